@@ -1,0 +1,61 @@
+"""The one door to every check: `nox` runs the default sessions, `nox -s NAME` one of them.
+
+Sessions run in the environment that nox itself is installed in, so that torch is installed
+once. Only `wheel` makes an environment of its own, because that is what it tests.
+"""
+
+import sys
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.10.9"
+nox.options.sessions = ["lint", "types", "tests", "docs", "wheel"]
+nox.options.error_on_missing_interpreters = True
+
+ROOT = Path(__file__).parent
+
+
+def python(session: nox.Session, *arguments: str, **env: str) -> None:
+    """Run a module with the interpreter that runs nox."""
+    session.run(sys.executable, "-m", *arguments, env=env, external=True)
+
+
+@nox.session(venv_backend="none")
+def lint(session: nox.Session) -> None:
+    python(session, "ruff", "check", ".")
+    python(session, "ruff", "format", "--check", ".")
+
+
+@nox.session(venv_backend="none")
+def types(session: nox.Session) -> None:
+    python(session, "mypy")
+
+
+@nox.session(venv_backend="none")
+def tests(session: nox.Session) -> None:
+    options = ["-m", "not slow", "--cov", "--cov-report=term"]
+    python(session, "pytest", *options, *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def slow(session: nox.Session) -> None:
+    python(session, "pytest", "-m", "slow", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def docs(session: nox.Session) -> None:
+    site = Path(session.create_tmp()) / "site"
+    python(session, "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(site))
+
+
+@nox.session
+def wheel(session: nox.Session) -> None:
+    folder = Path(session.create_tmp()).resolve()
+    for old in folder.glob("*.whl"):
+        old.unlink()
+    python(session, "pip", "wheel", "--quiet", "--no-deps", f"--wheel-dir={folder}", str(ROOT))
+    (built,) = folder.glob("cvrbench-*.whl")
+    session.install("--quiet", "-c", str(ROOT / "constraints.txt"), str(built))
+    script = ROOT / "tests" / "wheel_smoke.py"
+    session.run("python", "-I", str(script))

@@ -1,0 +1,99 @@
+"""The whole vocabulary of the command line: types and ranges here, values in `conf/*.yaml`.
+
+No field has a default: a change of Python can never silently alter what an old config means.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+from annotated_types import Ge, Gt, Lt
+
+from cvrbench.config.dataset import DatasetConfig
+from cvrbench.config.model import ModelConfig
+
+FORBID_EXTRA = {"extra": "forbid"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    """On which rows each task learns, and from which label (`cvrbench.objectives`)."""
+
+    __pydantic_config__: ClassVar = FORBID_EXTRA
+    kind: Literal["click_space", "entire_space", "exposure_space"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EqualConfig:
+    """The plain sum of the tasks' losses."""
+
+    __pydantic_config__: ClassVar = FORBID_EXTRA
+    kind: Literal["equal"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightedConfig:
+    """A weighted sum; `weights` maps a task's name to its weight, 1 for tasks not named."""
+
+    __pydantic_config__: ClassVar = FORBID_EXTRA
+    kind: Literal["weighted"]
+    weights: dict[str, Annotated[float, Ge(0)]]
+
+
+BalancingConfig = EqualConfig | WeightedConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerConfig:
+    """Optimisers, batches, early stopping and the device."""
+
+    __pydantic_config__: ClassVar = FORBID_EXTRA
+    batch_size: Annotated[int, Ge(1)]
+    eval_batch_size: Annotated[int, Ge(1)]
+    epochs: Annotated[int, Ge(1)]
+    evaluations_per_epoch: Annotated[int, Ge(1)]
+    patience: Annotated[int, Ge(1)]
+    """Evaluations without a better validation score before training stops."""
+    learning_rate: Annotated[float, Gt(0)]
+    weight_decay: Annotated[float, Ge(0)]
+    """Decoupled (AdamW), on the dense weights."""
+    embedding_optimizer: Literal["rowwise_adagrad", "lazy_adam", "adam"]
+    """The first two touch only the rows in the batch; `adam` is the textbook one over the table."""
+    embedding_learning_rate: Annotated[float, Gt(0)]
+    embedding_weight_decay: Annotated[float, Ge(0)]
+    """L2 penalty on the rows in the batch."""
+    device: str
+    """`auto`, `cpu`, `cuda` or `cuda:N`."""
+    precision: Literal["fp32", "bf16"]
+    compile: bool
+    threads: Annotated[int, Ge(1)] | None
+    """CPU threads of torch; null leaves torch's own choice."""
+    deterministic: bool
+    checkpoint_seconds: Annotated[float, Gt(0)]
+    """Least time between two checkpoints of an unfinished run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProtocolConfig:
+    """How a run chooses on validation and what it may touch."""
+
+    __pydantic_config__: ClassVar = FORBID_EXTRA
+    selection: str
+    """`mean_auc` (mean over the trained tasks of each task's AUC in its own space) or a metric."""
+    score_test: bool
+    """Score the test split once, after all choices. Sweep trials set this to false."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One experiment: everything that decides its numbers, and where it reads and writes."""
+
+    __pydantic_config__: ClassVar = FORBID_EXTRA
+    dataset: DatasetConfig
+    model: ModelConfig
+    objective: ObjectiveConfig
+    balancing: BalancingConfig
+    trainer: TrainerConfig
+    protocol: ProtocolConfig
+    seed: Annotated[int, Ge(0), Lt(2**31)]
+    data_dir: str
+    results_dir: str

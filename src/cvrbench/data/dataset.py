@@ -1,0 +1,169 @@
+"""A prepared dataset on disk, memory-mapped.
+
+Layout of a dataset folder, written whole by `prepare` and never changed afterwards:
+
+    manifest.json                 format version, schema, accounting, sources, sha256 of each file
+    vocabulary/<field>.parquet    value, id, count (of the training split), sorted by id
+    <split>/ids.npy               int32   [rows, categorical fields], ids local to the field
+    <split>/numeric.npy           float32 [rows, numeric fields], standardised
+    <split>/labels.npy            uint8   [rows, tasks]
+    <split>/groups.npy            int64   [rows], codes; only with a group column
+    <split>/truth.npy             float64 [rows, tasks], P(label | parent); only for planted data
+    <split>/bag<k>_offsets.npy    int64   [rows + 1], of the k-th multi-valued field
+    <split>/bag<k>_ids.npy        int32   [values]
+    <split>/bag<k>_weights.npy    float32 [values]
+
+with `<split>` one of train, valid, test. The manifest is written last.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from cvrbench.data.schema import Schema
+from cvrbench.errors import DataError
+
+FORMAT_VERSION = 1
+SPLITS = ("train", "valid", "test")
+
+
+class Bag(NamedTuple):
+    """One multi-valued field: row i holds `ids[offsets[i]:offsets[i + 1]]`."""
+
+    offsets: npt.NDArray[np.int64]
+    ids: npt.NDArray[np.int32]
+    weights: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """The rows of one split; every array is memory-mapped and read-only."""
+
+    name: str
+    ids: npt.NDArray[np.int32]
+    numeric: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.uint8]
+    bags: tuple[Bag, ...]
+    groups: npt.NDArray[np.int64] | None
+    truth: npt.NDArray[np.float64] | None
+
+    def __len__(self) -> int:
+        """Rows."""
+        return len(self.labels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """A prepared dataset: what it is and its three splits."""
+
+    path: Path
+    schema: Schema
+    manifest: dict[str, Any]
+    train: Split
+    valid: Split
+    test: Split
+
+    def split(self, name: str) -> Split:
+        """Give the split called `name`."""
+        return {"train": self.train, "valid": self.valid, "test": self.test}[name]
+
+
+def open_dataset(path: Path) -> Dataset:
+    """Open a prepared dataset, checking that it is whole and of the format this version reads.
+
+    Every file must have the recorded size and every vocabulary the recorded content; `verify`
+    also reads the arrays.
+
+    Raises:
+        DataError: The folder is missing, of another format version, or was changed.
+    """
+    manifest = read_manifest(path)
+    for name, entry in manifest["files"].items():
+        file = path / name
+        if not file.is_file():
+            raise DataError(f"{file} is missing; {_mend(manifest)}")
+        if file.stat().st_size != entry["bytes"]:
+            raise DataError(
+                f"{file} has {file.stat().st_size:,} bytes, its manifest says "
+                f"{entry['bytes']:,}; {_mend(manifest)}"
+            )
+        if name.startswith("vocabulary/") and sha256_of(file) != entry["sha256"]:
+            raise DataError(f"{file} was changed after it was prepared; {_mend(manifest)}")
+    schema = Schema.from_json(manifest["schema"])
+    splits = {name: _open_split(path, name, schema) for name in SPLITS}
+    return Dataset(path=path, schema=schema, manifest=manifest, **splits)
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Read a dataset's manifest.
+
+    Raises:
+        DataError: There is none, it is no JSON, or another format version wrote it.
+    """
+    file = path / "manifest.json"
+    try:
+        manifest: dict[str, Any] = json.loads(file.read_text())
+    except FileNotFoundError:
+        raise DataError(f"{path} holds no prepared dataset (no manifest.json)") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file} cannot be read: {error}") from None
+    if manifest.get("format_version") != FORMAT_VERSION:
+        raise DataError(
+            f"{file} has format version {manifest.get('format_version')}, this cvrbench reads "
+            f"{FORMAT_VERSION}; delete the folder and prepare the dataset again"
+        )
+    return manifest
+
+
+def verify(path: Path) -> int:
+    """Compare the sha256 of every file with the manifest.
+
+    Returns:
+        How many files were compared.
+
+    Raises:
+        DataError: A file is missing or differs.
+    """
+    dataset = open_dataset(path)
+    for name, entry in dataset.manifest["files"].items():
+        if sha256_of(path / name) != entry["sha256"]:
+            raise DataError(
+                f"{path / name} was changed after it was prepared; {_mend(dataset.manifest)}"
+            )
+    return len(dataset.manifest["files"])
+
+
+def sha256_of(path: Path) -> str:
+    """Hash a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _mend(manifest: dict[str, Any]) -> str:
+    return f"run `cvrbench data prepare {manifest['schema']['name']} --force`"
+
+
+def _open_split(path: Path, name: str, schema: Schema) -> Split:
+    folder = path / name
+
+    def load(file: str) -> npt.NDArray[Any]:
+        mapped: npt.NDArray[Any] = np.load(folder / file, mmap_mode="r", allow_pickle=False)
+        return mapped
+
+    return Split(
+        name=name,
+        ids=load("ids.npy"),
+        numeric=load("numeric.npy"),
+        labels=load("labels.npy"),
+        bags=tuple(
+            Bag(load(f"bag{k}_offsets.npy"), load(f"bag{k}_ids.npy"), load(f"bag{k}_weights.npy"))
+            for k in range(len(schema.multivalued))
+        ),
+        groups=load("groups.npy") if schema.group is not None else None,
+        truth=load("truth.npy") if (folder / "truth.npy").is_file() else None,
+    )

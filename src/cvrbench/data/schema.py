@@ -1,0 +1,100 @@
+"""What a dataset is: its fields, its tasks and the spaces in which the tasks are defined.
+
+This is all that a strategy, an objective or a metric may know of a dataset.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+PAD, MISSING, OOV = 0, 1, 2
+"""Reserved ids of every vocabulary: no value here, value absent, value not in the vocabulary."""
+N_RESERVED = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Categorical:
+    """A field with one id per row, in `[0, size)`; the first `N_RESERVED` ids are reserved."""
+
+    name: str
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultiValued:
+    """A field with a weighted bag of ids per row, each id in `[0, size)`."""
+
+    name: str
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numeric:
+    """A number per row, standardised by the mean and deviation of the training split."""
+
+    name: str
+    mean: float
+    std: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One binary label to predict.
+
+    Attributes:
+        name: Short name used in metrics: `ctr`, `cvr`, `income`.
+        label: The label's column in the raw table.
+        parent: The task whose label must be 1 for this one to be defined, if any. CVR has parent
+            `ctr`: it is a probability *given a click*.
+        joint: Name of the product along the chain of parents, a probability over all exposures
+            (`ctcvr`); set exactly when `parent` is.
+    """
+
+    name: str
+    label: str
+    parent: str | None = None
+    joint: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schema:
+    """Fields, tasks and sizes of one prepared dataset."""
+
+    name: str
+    categorical: tuple[Categorical, ...]
+    multivalued: tuple[MultiValued, ...]
+    numeric: tuple[Numeric, ...]
+    tasks: tuple[Task, ...]
+    group: str | None
+    rows: dict[str, int]
+    fingerprint: str
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Rows of one embedding table that serves every field."""
+        return sum(field.size for field in (*self.categorical, *self.multivalued))
+
+    def chain(self, task: int) -> tuple[int, ...]:
+        """Indices of the tasks from the root down to and including `task`."""
+        names = [t.name for t in self.tasks]
+        path = [task]
+        while (parent := self.tasks[path[0]].parent) is not None:
+            path.insert(0, names.index(parent))
+        return tuple(path)
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the plain form that `from_json` reads back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        """Rebuild a schema from its plain form."""
+        return cls(
+            name=data["name"],
+            categorical=tuple(Categorical(**f) for f in data["categorical"]),
+            multivalued=tuple(MultiValued(**f) for f in data["multivalued"]),
+            numeric=tuple(Numeric(**f) for f in data["numeric"]),
+            tasks=tuple(Task(**t) for t in data["tasks"]),
+            group=data["group"],
+            rows=data["rows"],
+            fingerprint=data["fingerprint"],
+        )

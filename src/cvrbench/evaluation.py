@@ -1,0 +1,297 @@
+"""Which metric is computed on which rows: every task in the space where it is defined.
+
+A metric's name says its space. `ctr_auc` and `ctcvr_auc` are taken over all exposures, `cvr_auc`
+over the rows whose parent labels are all 1 (clicked exposures). `cvr_auc_exposed` scores the
+conditional probability over all exposures against the label: it rewards a CVR that merely knows
+the CTR, and is kept, marked biased, because others publish it.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from cvrbench import metrics
+from cvrbench.data.schema import Schema, Task
+from cvrbench.errors import ConfigError, RunError
+
+Floats = npt.NDArray[np.floating[Any]]
+Bytes = npt.NDArray[np.uint8]
+Direction = Literal["higher", "lower", "one"]
+
+
+class Kind(NamedTuple):
+    """What a metric's last word means."""
+
+    label: str
+    direction: Direction
+    """`one`: the nearer to 1 the better."""
+    low: float
+    high: float
+
+
+METRICS_INFO: dict[str, Kind] = {
+    "auc": Kind("AUC", "higher", 0, 1),
+    "logloss": Kind("log loss", "lower", 0, float("inf")),
+    "gauc": Kind("GAUC", "higher", 0, 1),
+    "pcoc": Kind("PCOC", "one", 0, float("inf")),
+    "ece": Kind("ECE", "lower", 0, 1),
+    "auc_exposed": Kind("AUC", "higher", 0, 1),
+    "best_auc": Kind("best reachable AUC", "higher", 0, 1),
+    "regret": Kind("regret", "lower", float("-inf"), float("inf")),
+}
+"""Kinds of metric; a metric is called `<task or joint>_<kind>`."""
+
+EVALUATION_KINDS = tuple(METRICS_INFO)
+SELECTABLE_KINDS = ("auc", "logloss", "gauc", "pcoc", "ece")
+
+
+class MetricInfo(NamedTuple):
+    """How a report names a metric and reads its values."""
+
+    name: str
+    header: str
+    """`CVR AUC (clicked)`."""
+    space: str
+    direction: Direction
+    low: float
+    high: float
+
+
+class Scores(NamedTuple):
+    """Metrics by name; None where undefined, and then why."""
+
+    metrics: dict[str, float | None]
+    undefined: dict[str, str]
+
+
+class _Space(NamedTuple):
+    """One probability: the rows on which it is defined, its label and its predictions there."""
+
+    name: str
+    rows: npt.NDArray[np.bool_] | None
+    label: Bytes
+    predicted: Floats
+    truth: Floats | None
+
+    def take(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return values if self.rows is None else values[self.rows]
+
+
+def score(
+    schema: Schema,
+    labels: Bytes,
+    conditional: Floats,
+    joint: Floats,
+    groups: npt.NDArray[np.int64] | None = None,
+    truth: Floats | None = None,
+    *,
+    kinds: Collection[str] = EVALUATION_KINDS,
+) -> Scores:
+    """Compute every metric of one split.
+
+    Args:
+        schema: Tasks and their parents.
+        labels: [rows, tasks], 0 or 1.
+        conditional: [rows, tasks], P(label | parent's label is 1).
+        joint: [rows, tasks], the product along the chain of parents; for roots, `conditional`.
+        groups: [rows], user codes, for GAUC.
+        truth: [rows, tasks], the true conditional probabilities of planted data.
+        kinds: Which of `METRICS_INFO` to compute; while training, two are enough.
+
+    Raises:
+        RunError: A prediction is not a number.
+    """
+    _check_finite(schema, conditional, joint)
+    found: dict[str, float | None] = {}
+    undefined: dict[str, str] = {}
+
+    def add(name: str, compute: Callable[[], float]) -> None:
+        try:
+            found[name] = compute()
+        except metrics.Undefined as reason:
+            found[name] = None
+            undefined[name] = str(reason)
+
+    for space in _spaces(schema, labels, conditional, joint, truth):
+        for kind, compute in _metrics_of(space, groups):
+            if kind in kinds:
+                add(f"{space.name}_{kind}", compute)
+    for index, task in enumerate(schema.tasks):
+        if task.parent is not None and "auc_exposed" in kinds:
+            own, scores = labels[:, index], conditional[:, index]
+            add(f"{task.name}_auc_exposed", lambda a=own, b=scores: metrics.auc(a, b))
+    return Scores(found, undefined)
+
+
+def counts(schema: Schema, labels: Bytes) -> dict[str, dict[str, int]]:
+    """Count rows and positives of every space.
+
+    Returns:
+        `{"cvr": {"rows": 900, "positives": 31}, ...}`, one entry per task and per joint name.
+    """
+    nothing = np.zeros(labels.shape)
+    return {
+        space.name: {
+            "rows": int(len(label := space.take(space.label))),
+            "positives": int(label.sum(dtype=np.int64)),
+        }
+        for space in _spaces(schema, labels, nothing, nothing, None)
+    }
+
+
+def describe_metric(name: str, tasks: Sequence[Task] = ()) -> MetricInfo:
+    """Say what a metric is called, where it is measured and which way it is better.
+
+    Args:
+        name: Such as `cvr_auc`.
+        tasks: The dataset's tasks; without them `ctr`, `cvr` and `ctcvr` are assumed.
+
+    Raises:
+        ConfigError: No metric of these tasks has this name.
+
+    >>> describe_metric("cvr_auc").header
+    'CVR AUC (clicked)'
+    """
+    tasks = tasks or _USUAL
+    for owner, parent, is_joint in _owners(tasks):
+        kind = METRICS_INFO.get(name.removeprefix(f"{owner}_"))
+        if kind is None or not name.startswith(f"{owner}_"):
+            continue
+        biased = name.endswith("_auc_exposed")
+        space = _space_name(tasks, None if is_joint or biased else parent)
+        space += ", biased" if biased else ""
+        header = f"{owner.upper()} {kind.label} ({space})"
+        return MetricInfo(name, header, space, kind.direction, kind.low, kind.high)
+    valid = ", ".join(selectable(tasks))
+    raise ConfigError(f"there is no metric {name!r} for this dataset; valid names are: {valid}")
+
+
+def selectable(tasks: Sequence[Task]) -> list[str]:
+    """Name every metric that validation may choose by, apart from `mean_auc`."""
+    return [f"{owner}_{kind}" for owner, *_ in _owners(tasks) for kind in SELECTABLE_KINDS]
+
+
+def selection_score(
+    values: Mapping[str, float | None],
+    tasks: Sequence[str],
+    selection: str,
+    undefined: Mapping[str, str] | None = None,
+) -> float:
+    """Turn validation metrics into the one number to maximise.
+
+    Args:
+        values: Metrics by name, as `score` gives them.
+        tasks: Names of the trained tasks.
+        selection: `mean_auc` (mean of each trained task's AUC in its own space) or a metric's
+            name. What is better when lower counts negatively; PCOC by its distance from 1.
+        undefined: Reasons, as `score` gives them.
+
+    Raises:
+        ConfigError: There is no such metric.
+        RunError: The metric is undefined on these rows.
+    """
+    names = [f"{task}_auc" for task in tasks] if selection == "mean_auc" else [selection]
+    usable = [name for name in values if _kind_of(name) in SELECTABLE_KINDS]
+    total = 0.0
+    for name in names:
+        if name not in usable:
+            raise ConfigError(
+                f"protocol.selection={selection!r} is no metric of this dataset; "
+                f"valid names are: {', '.join(['mean_auc', *sorted(usable)])}"
+            )
+        value = values[name]
+        if value is None:
+            why = (undefined or {}).get(name, "it is undefined")
+            raise RunError(
+                f"validation cannot choose by {name}: {why}; choose another protocol.selection "
+                "or a larger validation split"
+            )
+        total += _as_gain(value, METRICS_INFO[_kind_of(name)].direction)
+    return total / len(names)
+
+
+_USUAL = (
+    Task(name="ctr", label="click"),
+    Task(name="cvr", label="conversion", parent="ctr", joint="ctcvr"),
+)
+
+
+def _as_gain(value: float, direction: Direction) -> float:
+    match direction:
+        case "higher":
+            return value
+        case "lower":
+            return -value
+        case "one":
+            return -abs(value - 1)
+
+
+def _kind_of(name: str) -> str:
+    # The longest ending wins: `ctr_best_auc` is a best AUC, not the AUC of `ctr_best`.
+    endings = [kind for kind in METRICS_INFO if name.endswith(f"_{kind}")]
+    return max(endings, key=len, default="")
+
+
+def _owners(tasks: Sequence[Task]) -> Iterator[tuple[str, str | None, bool]]:
+    for task in tasks:
+        yield task.name, task.parent, False
+        if task.joint is not None:
+            yield task.joint, task.parent, True
+
+
+def _space_name(tasks: Sequence[Task], parent: str | None) -> str:
+    nested = any(task.parent is not None for task in tasks)
+    if parent is None:
+        return "exposures" if nested else "all rows"
+    label = next((task.label for task in tasks if task.name == parent), parent)
+    return "clicked" if parent == "ctr" else f"{label} = 1"
+
+
+def _spaces(
+    schema: Schema, labels: Bytes, conditional: Floats, joint: Floats, truth: Floats | None
+) -> Iterator[_Space]:
+    for index, task in enumerate(schema.tasks):
+        chain = list(schema.chain(index))
+        rows = None if task.parent is None else labels[:, chain[:-1]].all(axis=1)
+        true = None if truth is None else truth[:, index]
+        yield _Space(task.name, rows, labels[:, index], conditional[:, index], true)
+        if task.joint is not None:
+            product = None if truth is None else truth[:, chain].prod(axis=1)
+            all_of = labels[:, chain].all(axis=1).astype(np.uint8)
+            yield _Space(task.joint, None, all_of, joint[:, index], product)
+
+
+def _metrics_of(
+    space: _Space, groups: npt.NDArray[np.int64] | None
+) -> Iterator[tuple[str, Callable[[], float]]]:
+    label, predicted = space.take(space.label), space.take(space.predicted)
+
+    def by_group() -> float:
+        if groups is None:
+            raise metrics.Undefined("the dataset has no group column")
+        return metrics.gauc(label, predicted, space.take(groups)).value
+
+    yield "auc", lambda: metrics.auc(label, predicted)
+    yield "logloss", lambda: metrics.log_loss(label, predicted)
+    yield "gauc", by_group
+    yield "pcoc", lambda: metrics.pcoc(label, predicted)
+    yield "ece", lambda: metrics.ece(label, predicted)
+    if space.truth is not None:
+        truth = space.take(space.truth)
+        yield "best_auc", lambda: metrics.auc(label, truth)
+        yield (
+            "regret",
+            lambda: metrics.log_loss(label, predicted) - metrics.log_loss(label, truth),
+        )
+
+
+def _check_finite(schema: Schema, conditional: Floats, joint: Floats) -> None:
+    for index, task in enumerate(schema.tasks):
+        for values in (conditional[:, index], joint[:, index]):
+            if bad := int((~np.isfinite(values)).sum()):
+                raise RunError(
+                    f"{bad:,} of {len(values):,} predictions of task {task.name!r} are not finite "
+                    "numbers; lower trainer.learning_rate or trainer.embedding_learning_rate"
+                )

@@ -1,0 +1,114 @@
+"""Progressive layered extraction (Tang et al., RecSys 2020); one level of it is CGC.
+
+Experts are shared or owned by a task. At every level, path t (a task) mixes its own and the
+shared experts, and the shared path mixes all experts:
+
+    x_t'  = sum over [own_t; shared]         of  softmax(W_t x_t)  * expert output
+    x_s'  = sum over [own_1; ...; shared]    of  softmax(W_s x_s)  * expert output
+
+A path's experts and gate read that path's output of the level below. The last level has no
+shared gate, since nothing would read it.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from cvrbench.data.batches import Features
+from cvrbench.data.schema import Schema
+from cvrbench.nn import FeatureEncoder, Gates, ParallelMLP, Towers, mix
+from cvrbench.strategies.base import SharingStrategy
+
+
+class Extraction(nn.Module):
+    """One level: experts of every path and the gates that mix them."""
+
+    def __init__(
+        self,
+        n_tasks: int,
+        n_in: int,
+        hidden: Sequence[int],
+        *,
+        n_shared: int,
+        n_specific: int,
+        shared_gate: bool,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.n_tasks, self.n_shared, self.n_specific = n_tasks, n_shared, n_specific
+        n_experts = n_tasks * n_specific + n_shared
+        self.experts = ParallelMLP(n_experts, n_in, hidden, dropout=dropout)
+        self.task_gates = Gates(n_tasks, n_in, n_specific + n_shared)
+        self.shared_gate = Gates(1, n_in, n_experts) if shared_gate else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix the experts.
+
+        Args:
+            x: `[batch, in]` on the first level, where all paths read the same, otherwise
+                `[tasks + 1, batch, in]` with the shared path last.
+
+        Returns:
+            `[tasks, batch, out]`, or `[tasks + 1, batch, out]` with a shared gate.
+        """
+        outputs = self.experts(x if x.dim() == 2 else x[self._reads(x.device)])
+        own = outputs[: self.n_tasks * self.n_specific].unflatten(
+            0, (self.n_tasks, self.n_specific)
+        )  # [tasks, specific, batch, out]
+        shared = outputs[self.n_tasks * self.n_specific :]
+        gates = self.task_gates(x if x.dim() == 2 else x[: self.n_tasks])
+        mixed = [mix(gates[:, :, : self.n_specific], own)] if self.n_specific else []
+        mixed += [mix(gates[:, :, self.n_specific :], shared)] if self.n_shared else []
+        paths = mixed[0] if len(mixed) == 1 else mixed[0] + mixed[1]
+        if self.shared_gate is None:
+            return paths
+        gate = self.shared_gate(x if x.dim() == 2 else x[-1])
+        return torch.cat([paths, mix(gate, outputs)])
+
+    def _reads(self, device: torch.device) -> Tensor:
+        """Which path each expert reads: its task's, or the shared one."""
+        tasks = torch.arange(self.n_tasks, device=device).repeat_interleave(self.n_specific)
+        return torch.cat([tasks, tasks.new_full((self.n_shared,), self.n_tasks)])
+
+
+class PLE(SharingStrategy):
+    """Shared and task-specific experts in levels."""
+
+    def __init__(
+        self,
+        schema: Schema,
+        *,
+        embedding_dim: int,
+        levels: int,
+        n_shared_experts: int,
+        n_specific_experts: int,
+        hidden: Sequence[int],
+        tower: Sequence[int],
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        n_tasks = len(schema.tasks)
+        self.encoder = FeatureEncoder(schema, embedding_dim)
+        width = hidden[-1] if hidden else self.encoder.width
+        self.levels = nn.ModuleList(
+            Extraction(
+                n_tasks,
+                self.encoder.width if level == 0 else width,
+                hidden,
+                n_shared=n_shared_experts,
+                n_specific=n_specific_experts,
+                shared_gate=level < levels - 1,
+                dropout=dropout,
+            )
+            for level in range(levels)
+        )
+        self.towers = Towers(n_tasks, width, tower, dropout=dropout)
+
+    def forward(self, features: Features) -> Tensor:
+        """Give the logits `[batch, tasks]`."""
+        x = self.encoder(features)  # [batch, width]
+        for level in self.levels:
+            x = level(x)
+        logits: Tensor = self.towers(x)  # x: [tasks, batch, out]
+        return logits

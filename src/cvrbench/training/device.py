@@ -1,0 +1,50 @@
+"""The device of a run, and the process settings a training needs."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from cvrbench.config.schema import TrainerConfig
+from cvrbench.errors import ConfigError, RunError
+
+
+def resolve_device(name: str) -> torch.device:
+    """Turn `auto`, `cpu`, `cuda` or `cuda:N` into a device that is there.
+
+    Raises:
+        ConfigError: The name is none of these.
+        RunError: A GPU is asked for that torch cannot use.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in {"cpu", "cuda"}:
+        raise ConfigError(f"trainer.device must be auto, cpu, cuda or cuda:N; got {name!r}")
+    if device.type == "cuda" and (
+        not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()
+    ):
+        raise RunError(
+            f"trainer.device={name} is asked for, but torch {torch.__version__} sees "
+            f"{torch.cuda.device_count()} GPUs; use trainer.device=cpu, or install a CUDA build"
+        )
+    return device
+
+
+@contextmanager
+def torch_settings(config: TrainerConfig) -> Iterator[None]:
+    """Set threads, determinism and the random state for one run, and put them back after it."""
+    threads = torch.get_num_threads()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    with torch.random.fork_rng():
+        torch.use_deterministic_algorithms(config.deterministic, warn_only=True)
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+            torch.use_deterministic_algorithms(deterministic)

@@ -1,0 +1,260 @@
+"""Train a network until validation stops improving, and leave its best weights in it.
+
+A function, not a Trainer: it gets the training and validation rows, cannot see the test split,
+and knows no strategy by name.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from cvrbench.config.schema import TrainerConfig
+from cvrbench.data.batches import SplitTensors
+from cvrbench.errors import RunError, RunInterrupted
+from cvrbench.objectives import Objective
+from cvrbench.rng import derive
+from cvrbench.strategies.base import SharingStrategy
+from cvrbench.training.checkpoint import StageFiles
+from cvrbench.training.optimizers import Optimizers, build_optimizers
+from cvrbench.training.predict import Predictions, predict
+from cvrbench.training.progress import OnProgress, Progress
+
+Metrics = dict[str, float | None]
+
+
+class Task(NamedTuple):
+    """What is optimised: losses, their weights, and how validation is scored."""
+
+    objective: Objective
+    loss_weights: Tensor
+    """`[tasks]`; 0 leaves a task out."""
+    score: Callable[[Predictions], tuple[float, Metrics]]
+    """Validation predictions -> the number that is maximised, and every metric."""
+
+
+class Outside(NamedTuple):
+    """A training's ties to the rest of the program."""
+
+    stage: str
+    files: StageFiles
+    on_progress: OnProgress
+    stop_requested: Callable[[], bool]
+
+
+@dataclass
+class State:
+    """Where a training is, apart from weights and optimisers; plain values only."""
+
+    epoch: int = 0
+    step_in_epoch: int = 0
+    step: int = 0
+    examples: int = 0
+    seconds: float = 0.0
+    """Time in optimiser steps; evaluations and checkpoints excluded."""
+    evaluations_since_best: int = 0
+    best_score: float = -math.inf
+    best_step: int = 0
+    best_metrics: Metrics = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+class FitResult(NamedTuple):
+    """How a training ended."""
+
+    score: float
+    """The best validation score; the network holds the weights that reached it."""
+    state: State
+
+
+def fit(
+    network: SharingStrategy,
+    train: SplitTensors,
+    valid: SplitTensors,
+    task: Task,
+    config: TrainerConfig,
+    *,
+    epochs: int,
+    seed: int,
+    outside: Outside,
+) -> FitResult:
+    """Train `network` for at most `epochs`, stopping early on validation.
+
+    Order of rows, dropout and everything else follow from `seed` alone. A finished stage is
+    answered from its checkpoint, one under way goes on from it, bit for bit.
+
+    Raises:
+        RunError: The loss is no longer finite.
+        RunInterrupted: A stop was requested; the checkpoint is written.
+    """
+    if (done := outside.files.finished()) is not None:
+        network.load_state_dict(done["best"])
+        state = State(**done["state"])
+        return FitResult(state.best_score, state)
+    optimizers = build_optimizers(network, config)
+    state, best = State(), _copy(network)
+    torch.manual_seed(derive(seed, "fit", outside.stage))
+    if (saved := outside.files.under_way()) is not None:
+        state = State(**saved["state"])
+        best = saved["best"]
+        network.load_state_dict(saved["network"])
+        optimizers.load_state_dict(saved["optimizers"])
+        _set_rng(saved["rng"])
+    loop = _Loop(network, optimizers, train, valid, task, config, epochs, seed, outside, state, best)
+    loop.run()
+    network.load_state_dict(loop.best)
+    outside.files.save_finished({"best": loop.best, "state": asdict(state)})
+    return FitResult(state.best_score, state)
+
+
+@dataclass
+class _Loop:
+    """One training under way."""
+
+    network: SharingStrategy
+    optimizers: Optimizers
+    train: SplitTensors
+    valid: SplitTensors
+    task: Task
+    config: TrainerConfig
+    epochs: int
+    seed: int
+    outside: Outside
+    state: State
+    best: dict[str, Tensor]
+
+    def run(self) -> None:
+        config, state = self.config, self.state
+        n_steps = -(-len(self.train) // config.batch_size)
+        evaluate_at = _evaluation_steps(n_steps, config.evaluations_per_epoch)
+        forward = torch.compile(self.network) if config.compile else self.network
+        device = self.train.labels.device
+        loss_sum = torch.zeros((), device=device)
+        last_save = clock = time.monotonic()
+        self.network.train()
+        while state.epoch < self.epochs:
+            order = _epoch_order(len(self.train), self.seed, state.epoch, device)
+            while state.step_in_epoch < n_steps:
+                start = state.step_in_epoch * config.batch_size
+                index = order[start : start + config.batch_size]
+                loss_sum += self._step(forward, index)
+                state.step_in_epoch += 1
+                state.step += 1
+                state.examples += len(index)
+                now = time.monotonic()
+                state.seconds, clock = state.seconds + now - clock, now
+                if state.step_in_epoch in evaluate_at:
+                    _check_finite(loss_sum, state.step, self.outside.stage)
+                    self._evaluate()
+                    if state.evaluations_since_best >= config.patience:
+                        return
+                    clock = time.monotonic()
+                self._report(n_steps)
+                stop = self.outside.stop_requested()
+                if stop or time.monotonic() - last_save > config.checkpoint_seconds:
+                    self._save()
+                    last_save = clock = time.monotonic()
+                if stop:
+                    raise RunInterrupted(f"stopped by the user in stage '{self.outside.stage}'")
+            state.epoch, state.step_in_epoch = state.epoch + 1, 0
+
+    def _step(self, forward: Callable[..., Tensor], index: Tensor) -> Tensor:
+        batch = self.train.gather(index)
+        with torch.autocast(
+            index.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"
+        ):
+            logits = forward(batch.features)
+        losses = self.task.objective.losses(logits.float(), batch.labels)
+        loss = (losses * self.task.loss_weights).sum()
+        self.optimizers.zero_grad()
+        loss.backward()
+        self.optimizers.step()
+        return loss.detach()
+
+    def _evaluate(self) -> None:
+        state = self.state
+        predictions = predict(
+            self.network,
+            self.valid,
+            self.task.objective,
+            batch_size=self.config.eval_batch_size,
+        )
+        score, metrics = self.task.score(predictions)
+        state.evaluations_since_best += 1
+        if score > state.best_score:
+            state.best_score, state.best_step, state.best_metrics = score, state.step, metrics
+            state.evaluations_since_best = 0
+            self.best = _copy(self.network)
+        state.history.append(
+            {
+                "stage": self.outside.stage,
+                "step": state.step,
+                "epoch": round(state.examples / len(self.train), 4),
+                "score": score,
+                "metrics": metrics,
+            }
+        )
+
+    def _report(self, n_steps: int) -> None:
+        state = self.state
+        self.outside.on_progress(
+            Progress(
+                stage=self.outside.stage,
+                step=state.step,
+                total_steps=n_steps * self.epochs,
+                examples_per_second=state.examples / max(state.seconds, 1e-9),
+                scores=state.history[-1]["metrics"] if state.history else None,
+            )
+        )
+
+    def _save(self) -> None:
+        self.outside.files.save_under_way(
+            {
+                "state": asdict(self.state),
+                "best": self.best,
+                "network": self.network.state_dict(),
+                "optimizers": self.optimizers.state_dict(),
+                "rng": _get_rng(),
+            }
+        )
+
+
+def _evaluation_steps(n_steps: int, per_epoch: int) -> frozenset[int]:
+    """Steps of an epoch after which to evaluate: evenly spread, the last always among them."""
+    marks: npt.NDArray[np.float64] = np.arange(1, per_epoch + 1) * n_steps / per_epoch
+    return frozenset(max(1, round(float(mark))) for mark in marks)
+
+
+def _epoch_order(rows: int, seed: int, epoch: int, device: torch.device) -> Tensor:
+    """The epoch's permutation of rows; the same for every strategy under one seed."""
+    generator = torch.Generator().manual_seed(derive(seed, "shuffle", epoch))
+    return torch.randperm(rows, generator=generator).to(device)
+
+
+def _check_finite(loss_sum: Tensor, step: int, stage: str) -> None:
+    if not bool(torch.isfinite(loss_sum)):
+        raise RunError(
+            f"the loss is not finite by step {step} of stage '{stage}'; lower "
+            "trainer.learning_rate or trainer.embedding_learning_rate, or use precision=fp32"
+        )
+
+
+def _copy(network: SharingStrategy) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+
+
+def _get_rng() -> dict[str, Any]:
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def _set_rng(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["cpu"])
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])

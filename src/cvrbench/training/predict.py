@@ -1,0 +1,40 @@
+"""The prediction pass: a network's probabilities for every row of a split."""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from cvrbench.data.batches import SplitTensors
+from cvrbench.objectives import Objective
+from cvrbench.strategies.base import SharingStrategy
+
+
+class Predictions(NamedTuple):
+    """Probabilities in both kinds of space, `[rows, tasks]` float64 each."""
+
+    conditional: npt.NDArray[np.float64]
+    joint: npt.NDArray[np.float64]
+
+
+@torch.inference_mode()
+def predict(
+    network: SharingStrategy, split: SplitTensors, objective: Objective, *, batch_size: int
+) -> Predictions:
+    """Predict all rows of a split, in order, in evaluation mode.
+
+    The network is left in the mode in which it came.
+    """
+    was_training = network.training
+    network.eval()
+    device = split.labels.device
+    conditional, joint = [], []
+    for start in range(0, len(split), batch_size):
+        index = torch.arange(start, min(start + batch_size, len(split)), device=device)
+        logits = network(split.gather(index).features)
+        probabilities = objective.probabilities(logits)
+        conditional.append(probabilities.conditional.cpu())
+        joint.append(probabilities.joint.cpu())
+    network.train(was_training)
+    return Predictions(torch.cat(conditional).numpy(), torch.cat(joint).numpy())

@@ -1,0 +1,119 @@
+"""Laws that every sharing strategy obeys, over every member of the config union."""
+
+from dataclasses import fields
+from typing import get_args
+
+import pytest
+import torch
+from tests.models.conftest_models import make_batch, make_schema
+
+from cvrbench.config.model import ModelConfig
+from cvrbench.data.batches import Features
+from cvrbench.data.schema import Schema
+from cvrbench.strategies import build_strategy
+from cvrbench.strategies.base import SharingStrategy
+
+VALUES = {
+    "embedding_dim": 4,
+    "hidden": (8, 6),
+    "tower": (5,),
+    "dropout": 0.0,
+    "n_experts": 3,
+    "gate": "per_task",
+    "levels": 2,
+    "n_shared_experts": 2,
+    "n_specific_experts": 1,
+    "density": 0.3,
+    "rounds": 2,
+    "scope": "global",
+    "search_epochs": 1,
+    "choice": "validation",
+}
+KINDS = [cls.__name__ for cls in get_args(ModelConfig)]
+
+
+def build(kind: str, schema: Schema, seed: int = 0, **changes: object) -> SharingStrategy:
+    cls = next(c for c in get_args(ModelConfig) if c.__name__ == kind)
+    values = {f.name: VALUES[f.name] for f in fields(cls) if f.name != "kind"}
+    name = get_args(cls.__annotations__["kind"])[0]
+    torch.manual_seed(seed)
+    return build_strategy(cls(kind=name, **{**values, **changes}), schema)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("n_tasks", [1, 2, 3])
+def test_logits_have_one_column_per_task_and_are_finite(kind: str, n_tasks: int) -> None:
+    schema = make_schema(n_tasks)
+    logits = build(kind, schema)(make_batch(schema).features)
+    assert logits.shape == (16, n_tasks)
+    assert torch.isfinite(logits).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_towers_can_be_left_out(kind: str) -> None:
+    schema = make_schema()
+    assert build(kind, schema, tower=())(make_batch(schema).features).shape == (16, 2)
+
+
+@pytest.mark.parametrize(
+    "kind", ["SingleTaskConfig", "SharedEmbeddingConfig", "SharedBottomConfig"]
+)
+@pytest.mark.parametrize("tower", [(), (5,)])
+def test_trunks_can_be_left_out(kind: str, tower: tuple[int, ...]) -> None:
+    schema = make_schema()
+    network = build(kind, schema, hidden=(), tower=tower)
+    assert network(make_batch(schema).features).shape == (16, 2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_do_not_influence_each_other(kind: str) -> None:
+    schema = make_schema(multivalued=False)
+    network = build(kind, schema)
+    features = make_batch(schema).features
+    order = torch.randperm(16, generator=torch.Generator().manual_seed(1))
+    shuffled = Features(
+        features.rows[order],
+        features.bag_rows,
+        features.bag_weights,
+        features.bag_segments,
+        features.numeric[order],
+    )
+    torch.testing.assert_close(network(shuffled), network(features)[order])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_seed_fixes_the_initial_weights(kind: str) -> None:
+    schema = make_schema()
+    first, again, other = (build(kind, schema, seed) for seed in (0, 0, 1))
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name])
+    assert not torch.equal(first.encoder.table, other.encoder.table)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradient_reaches_every_parameter(kind: str) -> None:
+    schema = make_schema(3)
+    network = build(kind, schema)
+    network(make_batch(schema, rows=256).features).square().sum().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        grad = parameter.grad
+        assert (grad.to_dense() if grad.is_sparse else grad).abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_network_overfits_a_few_rows(kind: str) -> None:
+    schema = make_schema()
+    network, batch = build(kind, schema, hidden=(32, 16)), make_batch(schema, rows=8)
+    for module in network.modules():
+        if hasattr(module, "sparse"):
+            module.sparse = False
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.02)
+    for _ in range(300):
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(
+            network(batch.features), batch.labels
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.02

@@ -1,0 +1,75 @@
+"""The documentation speaks of everything a user can choose, and of nothing that is not there."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from cvrbench.config import dataset, model, schema
+from cvrbench.evaluation import METRICS_INFO
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+CONFIGS = {
+    name: cls
+    for module in (schema, model, dataset)
+    for name, cls in vars(module).items()
+    if dataclasses.is_dataclass(cls)
+}
+
+
+def headings(page: str) -> set[str]:
+    return set(re.findall(r"^##+ (\w+)$", (DOCS / page).read_text(), re.MULTILINE))
+
+
+def options(group: str) -> set[str]:
+    return {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")}
+
+
+def test_every_strategy_has_its_paragraph():
+    assert options("model")
+    assert headings("strategies.md") == options("model")
+
+
+@pytest.mark.parametrize("group", ["dataset", "model", "objective", "balancing"])
+def test_the_readme_names_every_option(group):
+    row = re.search(rf"^\| `{group}=` \| (.*) \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    named = set(re.findall(r"`(\w+)`", row.group(1)))
+    assert options(group)
+    assert named == {name for name in options(group) if not name.startswith("_")}
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_every_key_is_explained(config):
+    text = (DOCS / "configuration.md").read_text()
+    fields = [field.name for field in dataclasses.fields(CONFIGS[config])]
+    assert fields
+    assert [name for name in fields if f"`{name}`" not in text] == []
+
+
+def test_every_metric_is_explained():
+    text = (DOCS / "metrics.md").read_text()
+    missing = [kind for kind in METRICS_INFO if f"`{kind}`" not in text and f"_{kind}`" not in text]
+    assert missing == []
+
+
+def test_the_readme_opens_with_the_commands_that_ci_runs():
+    commands = re.findall(r"^    (\S.*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    lines = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert commands[0].endswith("cvrbench run model=ncs")
+    assert lines[-1] == commands[1]
+
+
+def test_links_to_files_lead_somewhere():
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md")]
+    links = [
+        (page, target)
+        for page in pages
+        for target in re.findall(r"\]\(([^)#:\s]+)[^)]*\)", page.read_text())
+    ]
+    assert len(links) > 20
+    broken = [
+        f"{page.name}: {target}" for page, target in links if not (page.parent / target).exists()
+    ]
+    assert broken == []

@@ -1,0 +1,78 @@
+"""The row-wise optimisers against torch's, and the rule that masked weights never move."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+from cvrbench.training.optimizers import LazyAdam, RowwiseAdagrad
+
+IDS = [torch.tensor([0, 3, 3, 5]), torch.tensor([3, 1]), torch.tensor([5, 5, 0])]
+
+
+def train(optimizer: torch.optim.Optimizer, table: nn.Parameter) -> None:
+    for step, ids in enumerate(IDS):
+        optimizer.zero_grad()
+        target = torch.full((len(ids), 4), float(step + 1))
+        (F.embedding(ids, table, sparse=True) - target).square().sum().backward()
+        optimizer.step()
+
+
+def table() -> nn.Parameter:
+    return nn.Parameter(torch.randn(8, 4, generator=torch.Generator().manual_seed(0)))
+
+
+def test_lazy_adam_is_torchs_sparse_adam() -> None:
+    ours, theirs = table(), table()
+    train(LazyAdam([ours], lr=0.05, weight_decay=0.0), ours)
+    train(torch.optim.SparseAdam([theirs], lr=0.05), theirs)
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_rowwise_adagrad_with_one_column_is_torchs_adagrad() -> None:
+    ours = nn.Parameter(table().detach()[:, :1].clone())
+    theirs = nn.Parameter(ours.detach().clone())
+    for optimizer, weight in (
+        (RowwiseAdagrad([ours], lr=0.1, weight_decay=0.0, eps=1e-10), ours),
+        (torch.optim.Adagrad([theirs], lr=0.1, eps=1e-10), theirs),
+    ):
+        for ids in IDS:
+            optimizer.zero_grad()
+            (F.embedding(ids, weight, sparse=True) - 1).square().sum().backward()
+            optimizer.step()
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_rowwise_adagrad_scales_a_row_by_its_mean_square() -> None:
+    weight = table()
+    before = weight.detach().clone()
+    optimizer = RowwiseAdagrad([weight], lr=0.1, weight_decay=0.0)
+    grad = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    (F.embedding(torch.tensor([2]), weight, sparse=True) * grad).sum().backward()
+    optimizer.step()
+    expected = before.clone()
+    expected[2] -= 0.1 * grad / grad.square().mean().sqrt()
+    torch.testing.assert_close(weight.detach(), expected)
+
+
+@pytest.mark.parametrize("cls", [LazyAdam, RowwiseAdagrad])
+def test_rows_outside_the_batch_do_not_move(cls: type) -> None:
+    weight = table()
+    before = weight.detach().clone()
+    train(cls([weight], lr=0.1, weight_decay=0.1), weight)
+    untouched = [2, 4, 6, 7]
+    assert torch.equal(weight.detach()[untouched], before[untouched])
+    assert (weight.detach()[[0, 1, 3, 5]] != before[[0, 1, 3, 5]]).all()
+
+
+@pytest.mark.parametrize("cls", [LazyAdam, RowwiseAdagrad])
+def test_weight_decay_is_an_l2_penalty_on_the_rows_in_the_batch(cls: type) -> None:
+    decayed, penalised = table(), table()
+    ids = torch.tensor([1, 6])
+    one, other = cls([decayed], lr=0.1, weight_decay=0.3), cls([penalised], lr=0.1, weight_decay=0.0)
+    F.embedding(ids, decayed, sparse=True).sum().backward()
+    one.step()
+    rows = F.embedding(ids, penalised, sparse=True)
+    (rows.sum() + 0.15 * rows.square().sum()).backward()
+    other.step()
+    torch.testing.assert_close(decayed, penalised)

@@ -15,7 +15,7 @@ CONFIGS = {
     name: cls
     for module in (schema, model, dataset)
     for name, cls in vars(module).items()
-    if dataclasses.is_dataclass(cls)
+    if dataclasses.is_dataclass(cls) and cls.__module__.startswith("cvrbench.config")
 }
 
 

@@ -134,7 +134,7 @@ def counts(schema: Schema, labels: Bytes) -> dict[str, dict[str, int]]:
     nothing = np.zeros(labels.shape)
     return {
         space.name: {
-            "rows": int(len(label := space.take(space.label))),
+            "rows": len(label := space.take(space.label)),
             "positives": int(label.sum(dtype=np.int64)),
         }
         for space in _spaces(schema, labels, nothing, nothing, None)

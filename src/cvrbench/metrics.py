@@ -146,9 +146,7 @@ def hanley_mcneil(value: float, positives: int, negatives: int) -> float:
     """
     q1, q2 = value / (2 - value), 2 * value**2 / (1 + value)
     variance = (
-        value * (1 - value)
-        + (positives - 1) * (q1 - value**2)
-        + (negatives - 1) * (q2 - value**2)
+        value * (1 - value) + (positives - 1) * (q1 - value**2) + (negatives - 1) * (q2 - value**2)
     ) / (positives * negatives)
     return math.sqrt(max(variance, 0.0))
 

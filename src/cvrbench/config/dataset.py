@@ -1,0 +1,124 @@
+"""Configuration of the datasets (group `dataset=`): one dataclass per source."""
+
+from dataclasses import dataclass
+from datetime import date
+from typing import Annotated, ClassVar, Literal
+
+from annotated_types import Ge, Gt, Lt, MinLen
+
+from cvrbench.config.synthetic import SyntheticConfig
+
+FORBID_EXTRA = {"extra": "forbid"}
+Fraction = Annotated[float, Gt(0), Lt(1)]
+Count = Annotated[int, Ge(1)]
+Policy = Literal["drop", "keep", "zero_conversion"]
+"""What happens to a row whose label is 1 while its parent's is 0 (conversion without click):
+the row is dropped, kept as it is, or its conversion is set to 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KuaiRandConfig:
+    """KuaiRand-Pure, a video feed: clicks, and what follows them."""
+
+    __pydantic_config__: ClassVar = FORBID_EXTRA
+    kind: Literal["kuairand"]
+    conversions: Annotated[
+        tuple[Literal["long_view", "is_like", "is_follow", "is_comment", "is_profile_enter"], ...],
+        MinLen(1),
+    ]
+    """The first becomes task `cvr`, any other a task of its own; all given a click."""
+    split: Literal["time", "user", "random"]
+    valid_from: date
+    """First day of validation (`split=time`)."""
+    test_from: date
+    """First day of the test (`split=time`)."""
+    valid_fraction: Fraction
+    test_fraction: Fraction
+    split_seed: Annotated[int, Ge(0)]
+    min_count: Count
+    unclicked_conversions: Policy
+
+
+@dataclass(frozen=True, kw_only=True)
+class CensusIncomeConfig:
+    """Census-Income (KDD), the MMoE paper's data; its official test half is the test split."""
+
+    __pydantic_config__: ClassVar = FORBID_EXTRA
+    kind: Literal["census_income"]
+    tasks: Literal["income_married", "education_married"]
+    """The first or the second pair of tasks of Ma et al. (KDD 2018)."""
+    validation: Literal["train_part", "test_half"]
+    """From the training file (leak-free default), or half of the test file as others do."""
+    valid_fraction: Fraction
+    split_seed: Annotated[int, Ge(0)]
+    min_count: Count
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdultConfig:
+    """UCI Adult: income and never-married, official test file."""
+
+    __pydantic_config__: ClassVar = FORBID_EXTRA
+    kind: Literal["adult"]
+    valid_fraction: Fraction
+    split_seed: Annotated[int, Ge(0)]
+    min_count: Count
+
+
+@dataclass(frozen=True, kw_only=True)
+class HillstromConfig:
+    """Hillstrom's e-mail campaign: visit (as `ctr`), conversion given a visit (as `cvr`)."""
+
+    __pydantic_config__: ClassVar = FORBID_EXTRA
+    kind: Literal["hillstrom"]
+    valid_fraction: Fraction
+    test_fraction: Fraction
+    split_seed: Annotated[int, Ge(0)]
+    min_count: Count
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableTask:
+    """A task of a table: a 0/1 column, defined where the parent's label is 1."""
+
+    __pydantic_config__: ClassVar = FORBID_EXTRA
+    name: str
+    label: str
+    parent: str | None = None
+    joint: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableConfig:
+    """The user's own CSV or Parquet file, described here column by column."""
+
+    __pydantic_config__: ClassVar = FORBID_EXTRA
+    kind: Literal["table"]
+    path: str
+    """A .csv, .csv.gz or .parquet file."""
+    ids: tuple[str, ...]
+    numbers: tuple[str, ...]
+    lists: tuple[str, ...]
+    """List columns of Parquet, or text with the values separated by `list_separator`."""
+    list_separator: str
+    tasks: Annotated[tuple[TableTask, ...], MinLen(1)]
+    group: str | None
+    """Column by which rows belong together (a user), for GAUC and `split=group`."""
+    split: Literal["time", "group", "random", "column"]
+    split_column: str | None
+    """`time`: the column to order by. `column`: holds `train`, `valid` or `test` in each row."""
+    valid_fraction: Fraction
+    test_fraction: Fraction
+    split_seed: Annotated[int, Ge(0)]
+    min_count: Count
+    unclicked_conversions: Policy
+
+
+DatasetConfig = (
+    SyntheticConfig
+    | KuaiRandConfig
+    | CensusIncomeConfig
+    | AdultConfig
+    | HillstromConfig
+    | TableConfig
+)

@@ -11,7 +11,8 @@ import nox
 
 nox.needs_version = ">=2024.10.9"
 nox.options.sessions = ["lint", "types", "tests", "docs", "wheel"]
-nox.options.error_on_missing_interpreters = True
+# pip, not uv: pins and local wheels are then found the same way in every environment.
+nox.options.default_venv_backend = "virtualenv"
 
 ROOT = Path(__file__).parent
 

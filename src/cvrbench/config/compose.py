@@ -1,0 +1,286 @@
+"""From overrides on the command line to a validated, frozen `Config`.
+
+Hydra composes the yaml files and applies the overrides; pydantic checks the result against the
+dataclasses of `config.schema`. Neither is imported anywhere else.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from datetime import date
+from pathlib import Path
+from typing import Any, get_args
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import TypeAdapter, ValidationError
+
+from cvrbench.config import schema
+from cvrbench.config.locate import find_conf, groups
+from cvrbench.config.suggest import did_you_mean
+from cvrbench.errors import ConfigError
+
+GROUPS = ("dataset", "model", "objective", "balancing", "trainer", "protocol")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Composed:
+    """A config and the words it came from."""
+
+    config: schema.Config
+    choices: dict[str, str]
+    """Group -> chosen option: `{"model": "ncs", ...}`."""
+    overrides: tuple[str, ...]
+
+
+def compose(overrides: Sequence[str] = ()) -> Composed:
+    """Compose and validate one configuration.
+
+    Args:
+        overrides: Hydra's grammar: `group=option`, `key=value`.
+
+    Raises:
+        ConfigError: A group, option, key or value is wrong, or a list stands where one value
+            must.
+    """
+    conf = find_conf()
+    parsed = parse(overrides)
+    for override in parsed:
+        if override.is_sweep_override():
+            raise ConfigError(
+                f"{override.input_line} gives several values; add -m to run all of them"
+            )
+    _check_options(parsed, conf)
+    node, choices = _compose_node(parsed, conf)
+    values = _plain(node)
+    return Composed(config=config_from_dict(values), choices=choices, overrides=tuple(overrides))
+
+
+def plan(overrides: Sequence[str], *, multirun: bool) -> list[Composed]:
+    """Expand comma lists, `range` and `choice` into their product; compose and validate all.
+
+    The first override varies slowest.
+
+    Raises:
+        ConfigError: As `compose`; nothing has run by then.
+    """
+    if not multirun:
+        return [compose(overrides)]
+    cells: list[list[str]] = [[]]
+    for override in parse(overrides):
+        values = [override.input_line or ""]
+        if override.is_sweep_override():
+            name = override.get_key_element()
+            values = [f"{name}={value}" for value in override.sweep_string_iterator()]
+        cells = [[*cell, value] for cell in cells for value in values]
+    return [compose(cell) for cell in cells]
+
+
+def parse(overrides: Sequence[str]) -> list[Override]:
+    """Parse overrides, refusing what would add or delete keys.
+
+    Raises:
+        ConfigError: One is no `key=value`, or begins with `+` or `~`.
+    """
+    for text in overrides:
+        if text.startswith(("+", "~")):
+            raise ConfigError(
+                f"{text!r} would add or delete a key, but every key is declared already; write "
+                f"{text.lstrip('+~')!r}"
+            )
+        if "=" not in text:
+            raise ConfigError(f"{text!r} is no override; write key=value or group=option")
+    try:
+        parsed: list[Override] = OverridesParser.create().parse_overrides(list(overrides))
+    except OverrideParseException as error:
+        raise ConfigError(
+            f"{error.override!r} is not in Hydra's override grammar; quote lists and dicts for the "
+            "shell: 'model.hidden=[128,64]'"
+        ) from None
+    return parsed
+
+
+def config_to_dict(config: schema.Config) -> dict[str, Any]:
+    """Give a config as plain values that JSON and yaml hold without loss."""
+    plain: dict[str, Any] = _jsonable(asdict(config))
+    return plain
+
+
+def config_from_dict(values: Mapping[str, Any]) -> schema.Config:
+    """Validate plain values into a config.
+
+    Raises:
+        ConfigError: A key is missing or unknown, or a value is out of its range.
+    """
+    parts = {key: value for key, value in values.items() if key not in GROUPS}
+    for group in GROUPS:
+        parts[group] = _validate(_dataclass_of(group, values.get(group)), values[group], group)
+    config = _validate_root(parts)
+    return config
+
+
+def origins(overrides: Sequence[str]) -> list[tuple[str, str, str]]:
+    """Say where each value comes from: `(key, value, file or override)` in key order.
+
+    Raises:
+        ConfigError: As `compose`.
+    """
+    conf = find_conf()
+    composed = compose(overrides)
+    given = {o.key_or_group: o.input_line or "" for o in parse(overrides)}
+    experiment = composed.choices.get("experiment")
+    in_experiment: set[str] = set()
+    if experiment is not None:
+        in_experiment = set(_leaves(_load(conf / "experiment" / f"{experiment}.yaml")))
+    rows = []
+    for key, value in _leaves(config_to_dict(composed.config)).items():
+        group = key.split(".")[0]
+        if (near := next((k for k in given if key == k or key.startswith(f"{k}.")), None)) and (
+            near not in composed.choices
+        ):
+            where = f"override {given[near]}"
+        elif key in in_experiment:
+            where = f"experiment/{experiment}.yaml"
+        elif group in composed.choices:
+            where = f"{group}/{composed.choices[group]}.yaml"
+        else:
+            where = "config.yaml"
+        rows.append((key, str(value), where))
+    return rows
+
+
+def _compose_node(parsed: Sequence[Override], conf: Path) -> tuple[DictConfig, dict[str, str]]:
+    GlobalHydra.instance().clear()
+    lines = [override.input_line or "" for override in parsed]
+    try:
+        with initialize_config_dir(str(conf), version_base="1.3"):
+            node = hydra_compose("config", lines, return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise _explain(error, parsed, conf) from None
+    choices = {
+        str(group): str(option)
+        for group, option in node.hydra.runtime.choices.items()
+        if not str(group).startswith("hydra/") and option not in {None, "null"}
+    }
+    with_hydra = OmegaConf.masked_copy(node, [k for k in node if k != "hydra"])
+    return with_hydra, choices
+
+
+def _plain(node: DictConfig) -> dict[str, Any]:
+    try:
+        values = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None) or "?"
+        raise ConfigError(f"{key} has no value; set it: {key}=...") from None
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def _check_options(parsed: Sequence[Override], conf: Path) -> None:
+    available = groups(conf)
+    for override in parsed:
+        group = override.key_or_group
+        value = override.value()
+        if group in available and value not in available[group] and value is not None:
+            raise ConfigError(
+                f"no {group} called {value!r}.{did_you_mean(str(value), available[group])} "
+                f"Choices: {', '.join(available[group])}"
+            )
+
+
+def _explain(error: Exception, parsed: Sequence[Override], conf: Path) -> ConfigError:
+    """Turn Hydra's message about an unknown key into one with the nearest right key."""
+    available = groups(conf)
+    choosing = [o.input_line or "" for o in parsed if o.key_or_group in available]
+    try:
+        with initialize_config_dir(str(conf), version_base="1.3"):
+            base = hydra_compose("config", choosing)
+    except (HydraException, OmegaConfBaseException):
+        return ConfigError(str(error).splitlines()[0])
+    known = _leaves(OmegaConf.to_container(base))
+    nodes = {key.rsplit(".", n)[0] for key in known for n in range(1, key.count(".") + 1)}
+    for override in parsed:
+        key = override.key_or_group
+        if key in available or key in known or key in nodes:
+            continue
+        group, _, rest = key.partition(".")
+        for option in available.get(group, []):
+            if rest in _leaves(_load(conf / group / f"{option}.yaml")):
+                chosen = base.get(group, {}).get("kind", "another")
+                return ConfigError(f"{key} belongs to {group}={option}; you have {group}={chosen}")
+        names = [*known, *available]
+        return ConfigError(f"unknown key {key!r}.{did_you_mean(key, names)}")
+    return ConfigError(str(error).splitlines()[0])
+
+
+def _dataclass_of(group: str, values: Any) -> type:
+    """The dataclass that a group's values must fill, picked by `kind` where there are several."""
+    declared = next(f.type for f in fields(schema.Config) if f.name == group)
+    options = get_args(declared) or (declared,)
+    if len(options) == 1:
+        assert isinstance(options[0], type)
+        return options[0]
+    kinds = {get_args(cls.__annotations__["kind"])[0]: cls for cls in options}
+    kind = values.get("kind") if isinstance(values, Mapping) else None
+    if kind not in kinds:
+        raise ConfigError(
+            f"{group}.kind must be one of {', '.join(sorted(kinds))}; got {kind!r}"
+        )
+    found: type = kinds[kind]
+    return found
+
+
+def _validate(cls: type, values: Any, prefix: str) -> Any:
+    try:
+        return TypeAdapter(cls).validate_python(values)
+    except ValidationError as error:
+        raise _as_config_error(error, prefix) from None
+
+
+def _validate_root(parts: Mapping[str, Any]) -> schema.Config:
+    try:
+        # The groups are validated already; only what stands beside them is left to check.
+        return TypeAdapter(schema.Config).validate_python(dict(parts))
+    except ValidationError as error:
+        raise _as_config_error(error, "") from None
+
+
+def _as_config_error(error: ValidationError, prefix: str) -> ConfigError:
+    problem = error.errors()[0]
+    where = [str(part) for part in problem["loc"]]
+    key = ".".join([prefix, *where] if prefix else where)
+    if problem["type"] == "missing":
+        return ConfigError(f"{key} is missing from its yaml file")
+    if problem["type"] in {"unexpected_keyword_argument", "extra_forbidden"}:
+        return ConfigError(f"unknown key {key!r} in its yaml file")
+    rule = problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return ConfigError(f"{key or prefix}: {rule}")
+    return ConfigError(f"{key} must be {rule}; got {problem['input']!r}")
+
+
+def _leaves(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Flatten nested dicts: `{"model.hidden": [128, 64], ...}`."""
+    if not isinstance(values, Mapping) or (not values and prefix):
+        return {prefix: values}
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _leaves(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+def _load(file: Path) -> Any:
+    return OmegaConf.to_container(OmegaConf.load(file))
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(item) for item in value]
+    return value.isoformat() if isinstance(value, date) else value

@@ -3,29 +3,41 @@
 The only place where all parts meet, and the only one that touches the test split.
 """
 
-import shutil
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-import numpy as np
+import polars as pl
 import torch
 from safetensors.torch import save_file
 from torch.utils.flop_counter import FlopCounterMode
 
 from cvrbench.balancing import loss_weights
 from cvrbench.config.compose import Composed, config_from_dict, config_to_dict
-from cvrbench.config.schema import Config
 from cvrbench.data.batches import SplitTensors
-from cvrbench.data.dataset import Dataset, Split
-from cvrbench.data.prepare import ensure
-from cvrbench.errors import RunError, StoreError
-from cvrbench.evaluation import Scores, counts, score, selection_score
+from cvrbench.config.suggest import did_you_mean
+from cvrbench.data.dataset import Dataset, Split, open_dataset
+from cvrbench.data.library import ensure, prepared_folder
+from cvrbench.environment import describe_environment
+from cvrbench.errors import ConfigError, RunError
+from cvrbench.evaluation import Scores, counts, score, selectable, selection_score
+from cvrbench.nn import FeatureEncoder
 from cvrbench.objectives import Objective, alone, build_objective
 from cvrbench.rng import derive
-from cvrbench.store import ResultStore, RunFolder, RunRecord, run_id
+from cvrbench.store import (
+    RECORD_VERSION,
+    ResultStore,
+    RunFolder,
+    RunRecord,
+    State,
+    check_writable,
+    explain_write,
+    read_run_config,
+    run_id,
+)
 from cvrbench.strategies import build_strategy
 from cvrbench.strategies.base import SharingStrategy
 from cvrbench.training.checkpoint import StageFiles
@@ -34,7 +46,9 @@ from cvrbench.training.fit import FitResult, Outside, Task, fit
 from cvrbench.training.predict import Predictions, predict
 from cvrbench.training.progress import OnProgress, Progress, stop_on_interrupt
 
-State = Literal["new", "unfinished", "finished"]
+WATCHED_KINDS = ("auc", "logloss")
+"""Metrics computed at every look at validation; all of them once, at the end."""
+FLOP_ROWS = 64
 
 
 def state_of(composed: Composed) -> State:
@@ -43,9 +57,40 @@ def state_of(composed: Composed) -> State:
     folder = prepared_folder(config.dataset, composed.choices["dataset"], Path(config.data_dir))
     if not folder.is_dir():
         return "new"
-    fingerprint = open_dataset(folder).schema.fingerprint
+    return ResultStore(Path(config.results_dir)).state(folder_of(composed).name)
+
+
+def folder_of(composed: Composed) -> Path:
+    """Say where a cell's run is, or will be; its dataset must be prepared."""
+    config = composed.config
+    name = composed.choices["dataset"]
+    dataset = open_dataset(prepared_folder(config.dataset, name, Path(config.data_dir)))
     store = ResultStore(Path(config.results_dir))
-    return store.state(run_id(config_to_dict(config), composed.choices, fingerprint))
+    return store.runs / run_id(config_to_dict(config), composed.choices, dataset.schema.fingerprint)
+
+
+def check_plan(cells: Sequence[Composed]) -> None:
+    """Check what must hold before the first run of a plan starts, and prepare every dataset.
+
+    Raises:
+        ConfigError: A loss weight or the selection metric names no task of its dataset.
+        RunError: A device is absent.
+        DataError: A dataset cannot be prepared.
+        StoreError: A results folder is not writable.
+    """
+    for config in (cell.config for cell in cells):
+        resolve_device(config.trainer.device)
+        check_writable(Path(config.results_dir))
+    for cell in cells:
+        config = cell.config
+        dataset = ensure(config.dataset, cell.choices["dataset"], Path(config.data_dir))
+        tasks = dataset.schema.tasks
+        loss_weights(config.balancing, tuple(task.name for task in tasks))
+        if (name := config.protocol.selection) not in (valid := ["mean_auc", *selectable(tasks)]):
+            raise ConfigError(
+                f"protocol.selection={name!r} is no metric of {cell.choices['dataset']}."
+                f"{did_you_mean(name, valid)} Choices: {', '.join(valid)}"
+            )
 
 
 def run(
@@ -62,15 +107,18 @@ def run(
     config = composed.config
     device = resolve_device(config.trainer.device)
     dataset = ensure(config.dataset, composed.choices["dataset"], Path(config.data_dir))
-    config_dict = config_to_dict(config)
+    plain = config_to_dict(config)
     store = ResultStore(Path(config.results_dir))
-    id_ = run_id(config_dict, composed.choices, dataset.schema.fingerprint)
-    if not force and (record := store.find(id_)) is not None:
+    name = run_id(plain, composed.choices, dataset.schema.fingerprint)
+    if not force and (record := store.find(name)) is not None:
         return record
-    with store.open(id_, config=config_dict, choices=composed.choices, fresh=force) as folder:
-        with torch_settings(config.trainer), stop_on_interrupt() as stop_requested:
-            cell = _Cell(composed, dataset, device, folder, on_progress or _ignore, stop_requested)
-            return cell.run(id_)
+    with (
+        store.open(name, config=plain, choices=composed.choices, fresh=force) as folder,
+        torch_settings(config.trainer),
+        stop_on_interrupt() as stop_requested,
+    ):
+        cell = _Cell(composed, dataset, device, folder, on_progress or _ignore, stop_requested)
+        return cell.run()
 
 
 def resume(run_dir: Path, *, on_progress: OnProgress | None = None) -> RunRecord:
@@ -78,10 +126,19 @@ def resume(run_dir: Path, *, on_progress: OnProgress | None = None) -> RunRecord
 
     Raises:
         StoreError: The folder holds no run.
+        RunError: The prepared data or the versions changed since it began.
     """
     saved = read_run_config(run_dir)
-    config = config_from_dict({**saved["config"], "results_dir": str(run_dir.parent.parent)})
+    config = config_from_dict(saved["config"])
+    config = replace(config, results_dir=str(run_dir.resolve().parent.parent))
     composed = Composed(config=config, choices=saved["choices"], overrides=())
+    dataset = ensure(config.dataset, composed.choices["dataset"], Path(config.data_dir))
+    name = run_id(config_to_dict(config), composed.choices, dataset.schema.fingerprint)
+    if name != run_dir.resolve().name:
+        raise RunError(
+            f"{run_dir} was begun with other data or versions (it would be {name} now); start it "
+            "anew with `cvrbench run`"
+        )
     return run(composed, on_progress=on_progress)
 
 
@@ -95,36 +152,186 @@ class _Cell:
     folder: RunFolder
     on_progress: OnProgress
     stop_requested: Callable[[], bool]
+    searches: list[FitResult] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.config: Config = self.composed.config
+        self.config = self.composed.config
         self.schema = self.dataset.schema
+        self.tasks = tuple(task.name for task in self.schema.tasks)
         self.objective = build_objective(self.config.objective, self.schema)
-        self.stages: list[dict[str, object]] = []
+        self.loss_weights = loss_weights(self.config.balancing, self.tasks).to(self.device)
 
-    def run(self, id_: str) -> RunRecord:
+    def run(self) -> RunRecord:
         """Search, train, choose, test once, record."""
-        begun, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
+        begun, clock = datetime.now(UTC), time.monotonic()
         torch.manual_seed(derive(self.config.seed, "init"))
         network = build_strategy(self.config.model, self.schema).to(self.device)
         self.train = SplitTensors.load(self.dataset.train, self.schema, self.device)
         self.valid = SplitTensors.load(self.dataset.valid, self.schema, self.device)
         network.prepare(self._search)
-        search_seconds = sum(float(str(stage["seconds"])) for stage in self.stages)
-        final = self._fit(network, self._task(None), "train", self.config.trainer.epochs)
-        metrics, undefined = {"valid": final.state.best_metrics}, {}
-        n_tested = 0
+        final = self._train(network)
+        scores = {"valid": self._score(network, self.dataset.valid, self.valid)[0]}
+        n_scored = 0
         if self.config.protocol.score_test:
-            scores = self._test(network)
-            n_tested = 1
-            metrics["test"], undefined["test"] = scores.values, scores.undefined
+            n_scored = self.folder.count_test()
+            scores["test"] = self._test(network)
         self._save_weights(network)
-        seconds = {
-            "search": search_seconds,
-            "train": final.state.seconds,
-            "total": time.monotonic() - clock,
+        looks = [look for result in (*self.searches, final) for look in result.state.history]
+        self.folder.write_history(looks)
+        record = RunRecord(
+            **self._identity(),
+            **_results(scores),
+            **_size(network, self.valid),
+            **self._effort(final, time.monotonic() - clock),
+            test_scored=n_scored,
+            diagnostics=network.diagnostics(),
+            environment={
+                **describe_environment(),
+                "device": _device_name(self.device),
+                "threads": torch.get_num_threads(),
+                "begun": begun.isoformat(timespec="seconds"),
+                "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            },
+        )
+        self.folder.finish(record)
+        return record
+
+    def _search(
+        self, network: SharingStrategy, *, task: str, label: str, epochs: int
+    ) -> FitResult:
+        """Train on one task alone (`strategies.base.Fit`)."""
+        weights = torch.tensor([float(name == task) for name in self.tasks], device=self.device)
+        objective = alone(self.objective)
+
+        def own_auc(predictions: Predictions) -> tuple[float, dict[str, float | None]]:
+            found = self._watch(predictions, ("auc",))
+            return selection_score(found.metrics, [task], "mean_auc", found.undefined), found.metrics
+
+        result = self._fit(network, Task(objective, weights, own_auc), label, epochs)
+        self.searches.append(result)
+        return result
+
+    def _train(self, network: SharingStrategy) -> FitResult:
+        """Train on all tasks, validation choosing by `protocol.selection`."""
+        trained = [n for n, w in zip(self.tasks, self.loss_weights.tolist(), strict=True) if w > 0]
+        selection = self.config.protocol.selection
+        kinds = {*WATCHED_KINDS, selection.rsplit("_", 1)[-1]}
+
+        def chosen(predictions: Predictions) -> tuple[float, dict[str, float | None]]:
+            found = self._watch(predictions, tuple(sorted(kinds)))
+            value = selection_score(found.metrics, trained, selection, found.undefined)
+            return value, found.metrics
+
+        task = Task(self.objective, self.loss_weights, chosen)
+        return self._fit(network, task, "train", self.config.trainer.epochs)
+
+    def _fit(self, network: SharingStrategy, task: Task, stage: str, epochs: int) -> FitResult:
+        files = StageFiles(self.folder.checkpoints, len(self.searches))
+        return fit(
+            network,
+            self.train,
+            self.valid,
+            task,
+            self.config.trainer,
+            epochs=epochs,
+            seed=self.config.seed,
+            outside=Outside(stage, files, self.on_progress, self.stop_requested),
+        )
+
+    def _watch(self, predictions: Predictions, kinds: tuple[str, ...]) -> Scores:
+        valid = self.dataset.valid
+        return score(self.schema, valid.labels, *predictions, valid.groups, kinds=kinds)
+
+    def _score(
+        self, network: SharingStrategy, split: Split, tensors: SplitTensors
+    ) -> tuple[Scores, Predictions]:
+        """Predict a whole split and compute every metric."""
+        size = self.config.trainer.eval_batch_size
+        predictions = predict(network, tensors, self.objective, batch_size=size)
+        scores = score(self.schema, split.labels, *predictions, split.groups, split.truth)
+        return scores, predictions
+
+    def _test(self, network: SharingStrategy) -> Scores:
+        split = self.dataset.test
+        tensors = SplitTensors.load(split, self.schema, self.device)
+        scores, predictions = self._score(network, split, tensors)
+        columns: dict[str, Any] = {}
+        for index, task in enumerate(self.schema.tasks):
+            columns[f"label_{task.name}"] = split.labels[:, index]
+            columns[f"p_{task.name}"] = predictions.conditional[:, index]
+            if task.joint is not None:
+                columns[f"p_{task.joint}"] = predictions.joint[:, index]
+        if split.groups is not None:
+            columns["group"] = split.groups
+        self.folder.write_predictions(pl.DataFrame(columns))
+        return scores
+
+    def _save_weights(self, network: SharingStrategy) -> None:
+        state = {name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}
+        masks = {name: tensor for name, tensor in state.items() if tensor.dtype == torch.bool}
+        path = self.folder.path
+        with explain_write(path / "best.safetensors"):
+            save_file({n: t for n, t in state.items() if n not in masks}, path / "best.safetensors")
+            if masks:
+                save_file(masks, path / "masks.safetensors")
+
+    def _identity(self) -> dict[str, Any]:
+        splits = (self.dataset.train, self.dataset.valid, self.dataset.test)
+        return {
+            "record_version": RECORD_VERSION,
+            "run_id": self.folder.path.name,
+            "model": self.composed.choices["model"],
+            "dataset": self.composed.choices["dataset"],
+            "seed": self.config.seed,
+            "choices": self.composed.choices,
+            "config": config_to_dict(self.config),
+            "fingerprint": self.schema.fingerprint,
+            "tasks": [asdict(task) for task in self.schema.tasks],
+            "counts": {split.name: counts(self.schema, split.labels) for split in splits},
         }
-        ...
+
+    def _effort(self, final: FitResult, total: float) -> dict[str, Any]:
+        search = sum(result.state.seconds for result in self.searches)
+        examples = sum(result.state.examples for result in (*self.searches, final))
+        steps = search + final.state.seconds
+        return {
+            "seconds": {
+                "search": round(search, 3),
+                "train": round(final.state.seconds, 3),
+                "total": round(total, 3),
+            },
+            "examples_per_second": round(examples / max(steps, 1e-9), 1),
+            "best_step": final.state.best_step,
+            "best_epoch": round(
+                final.state.best_step * self.config.trainer.batch_size / len(self.train), 3
+            ),
+        }
+
+
+def _results(scores: dict[str, Scores]) -> dict[str, Any]:
+    return {
+        "metrics": {split: found.metrics for split, found in scores.items()},
+        "undefined": {split: found.undefined for split, found in scores.items()},
+    }
+
+
+def _size(network: SharingStrategy, rows: SplitTensors) -> dict[str, int]:
+    """Parameters, and multiply-adds of one example's forward pass (embedding look-ups are none)."""
+    n = min(FLOP_ROWS, len(rows))
+    features = rows.gather(torch.arange(n, device=rows.labels.device)).features
+    network.eval()
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        network(features)
+    tables = [m.table.numel() for m in network.modules() if isinstance(m, FeatureEncoder)]
+    return {
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "embedding_parameters": sum(tables),
+        "multiply_adds": counter.get_total_flops() // (2 * n),
+    }
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
 def _ignore(_: Progress) -> None:

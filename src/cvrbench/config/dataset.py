@@ -11,9 +11,9 @@ from cvrbench.config.synthetic import SyntheticConfig
 FORBID_EXTRA = {"extra": "forbid"}
 Fraction = Annotated[float, Gt(0), Lt(1)]
 Count = Annotated[int, Ge(1)]
-Policy = Literal["drop", "keep", "zero_conversion"]
-"""What happens to a row whose label is 1 while its parent's is 0 (conversion without click):
-the row is dropped, kept as it is, or its conversion is set to 0."""
+Policy = Literal["refuse", "drop", "keep", "zero_conversion"]
+"""What happens to a row whose label is 1 while its parent's is 0 (a conversion without a click): it
+stops the preparation, is dropped, is kept as it is, or has its conversion set to 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +86,7 @@ class TableTask:
     label: str
     parent: str | None = None
     joint: str | None = None
+    """Name of the product along the chain of parents; `<parent>_<name>` if not given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +113,23 @@ class TableConfig:
     split_seed: Annotated[int, Ge(0)]
     min_count: Count
     unclicked_conversions: Policy
+
+    def __post_init__(self) -> None:
+        """Refuse tasks that do not form chains, and a split without its column."""
+        names = [task.name for task in self.tasks]
+        if len(set(names)) < len(names):
+            raise ValueError(f"two tasks share a name; got {', '.join(names)}")
+        for position, task in enumerate(self.tasks):
+            if task.parent is not None and task.parent not in names[:position]:
+                raise ValueError(
+                    f"the parent {task.parent!r} of task {task.name!r} must be a task listed before it"
+                )
+        if not (self.ids or self.numbers or self.lists):
+            raise ValueError("name at least one feature column in ids, numbers or lists")
+        if self.split in {"time", "column"} and self.split_column is None:
+            raise ValueError(f"split={self.split} needs split_column, the column to go by")
+        if self.split == "group" and self.group is None:
+            raise ValueError("split=group needs group, the column to go by")
 
 
 DatasetConfig = (

@@ -34,8 +34,10 @@ class RawSplits:
         tasks: The tasks; `task.label` is a column.
         group: The column by which rows belong together (a user), if the data have one.
         group_disjoint: True when the split promises that no group is in two splits.
+        unnested: True when the user chose to keep rows whose label is 1 and their parent's 0.
         truth: Per task the column of its true probability (given its parent), for planted data.
-        accounting: Rows read, and rows dropped by reason; read = kept + sum of dropped.
+        accounting: Rows read, changed, and dropped by reason; `read` = kept + sum of `dropped: *`.
+        sources: Raw files read: name -> sha256.
     """
 
     train: pl.DataFrame
@@ -45,5 +47,11 @@ class RawSplits:
     tasks: tuple[Task, ...]
     group: str | None = None
     group_disjoint: bool = False
+    unnested: bool = False
     truth: tuple[str, ...] | None = None
     accounting: dict[str, int] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
+
+    def splits(self) -> dict[str, pl.DataFrame]:
+        """Give the three tables by name."""
+        return {"train": self.train, "valid": self.valid, "test": self.test}

@@ -1,0 +1,7 @@
+"""`python -m cvrbench`."""
+
+import sys
+
+from cvrbench.cli.app import main
+
+sys.exit(main())

@@ -1,0 +1,89 @@
+"""`cvrbench config`, `cvrbench ls` and `cvrbench show`."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from cvrbench.cli.console import out, print_json
+from cvrbench.cli.run import AsJson, Overrides
+
+ResultsDir = Annotated[Path, typer.Option(help="Folder of results")]
+
+
+def config(
+    overrides: Overrides = None,
+    where: Annotated[bool, typer.Option("--where", help="Print only the folder of yaml files")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Print the composed configuration and where each value comes from."""
+    from cvrbench.config.compose import compose, config_to_dict, origins
+    from cvrbench.config.locate import find_conf
+
+    if where:
+        print(find_conf())
+        return
+    if as_json:
+        print_json(config_to_dict(compose(overrides or []).config))
+        return
+    table = Table("key", "value", "from", box=None, pad_edge=False)
+    for key, value, origin in origins(overrides or []):
+        table.add_row(key, value, origin)
+    out.print(table)
+    print(f"yaml files: {find_conf()}")
+
+
+def list_runs(
+    results_dir: ResultsDir = Path("results"),
+    as_json: AsJson = False,
+) -> None:
+    """List runs, finished and unfinished."""
+    from cvrbench.store import ResultStore
+
+    store = ResultStore(results_dir)
+    rows = [(record.run_id, "finished", record.environment["finished"]) for record in store.records()]
+    rows += [(folder.name, "unfinished: cvrbench resume", "") for folder in store.unfinished()]
+    if as_json:
+        for run_id, state, when in rows:
+            print_json({"run_id": run_id, "state": state.split(":")[0], "finished": when or None})
+        return
+    table = Table("run", "state", "finished", box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*map(str, row))
+    if rows:
+        out.print(table)
+    else:
+        out.print(f"no runs in {results_dir}")
+
+
+def show(
+    run: Annotated[str, typer.Argument(help="A run's folder, or a part of its name")],
+    results_dir: ResultsDir = Path("results"),
+    as_json: AsJson = False,
+) -> None:
+    """Show one run: scores, size, time, what is shared, and what it ran on."""
+    from cvrbench.report.tables import run_table
+    from cvrbench.store import ResultStore, read_record
+
+    record = read_record(ResultStore(results_dir).folder(run))
+    if as_json:
+        print_json(asdict(record))
+        return
+    out.print(f"[bold]{record.run_id}[/bold]")
+    out.print(run_table(record))
+    facts = {
+        "parameters": f"{record.parameters:,} ({record.embedding_parameters:,} of them embeddings)",
+        "multiply-adds": f"{record.multiply_adds:,} per example",
+        "seconds": ", ".join(f"{part} {value:.1f}" for part, value in record.seconds.items()),
+        "examples/s": f"{record.examples_per_second:,.0f}",
+        "best weights": f"step {record.best_step:,}, epoch {record.best_epoch}",
+        "test scored": f"{record.test_scored} times" if record.test_scored != 1 else "once",
+        **{str(key): str(value) for key, value in record.diagnostics.items()},
+        **{str(key): str(value) for key, value in record.environment.items()},
+    }
+    table = Table("", "", box=None, pad_edge=False, show_header=False)
+    for key, value in facts.items():
+        table.add_row(key, value)
+    out.print(table)

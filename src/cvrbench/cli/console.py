@@ -1,0 +1,114 @@
+"""What all commands print with: results on stdout, the rest on stderr, bars on a terminal only."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+if TYPE_CHECKING:
+    from cvrbench.data.fetch import FetchProgress
+    from cvrbench.training import progress as training
+
+out = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+WIDE = 200
+"""Width when piped: tables are cut to the terminal's width, a file has none."""
+
+if not out.is_terminal:
+    out.width = WIDE
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON object as one line."""
+    print(json.dumps(value, allow_nan=False), flush=True)
+
+
+def note(text: str) -> None:
+    """Tell a person something that is no result; silent when piped."""
+    if errors.is_terminal:
+        errors.print(text, style="dim")
+
+
+@contextmanager
+def training_bar(title: str) -> "Iterator[Callable[[training.Progress], None]]":
+    """Show a run: stage, steps, examples per second, time left, validation AUC."""
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[scores]}", style="green"),
+        console=errors,
+        transient=True,
+        disable=not errors.is_terminal,
+    )
+    shown: dict[str, TaskID] = {}
+
+    def update(now: "training.Progress") -> None:
+        if bar.disable:
+            return
+        if now.stage not in shown:
+            for other in shown.values():
+                bar.update(other, visible=False)
+            shown[now.stage] = bar.add_task("", total=now.total_steps, rate="", scores="")
+        bar.update(
+            shown[now.stage],
+            completed=now.step,
+            description=f"{title} · {now.stage}",
+            rate=f"{now.examples_per_second:,.0f} examples/s",
+            scores=_scores(now.scores),
+        )
+
+    with bar:
+        yield update
+
+
+@contextmanager
+def download_bar() -> "Iterator[Callable[[FetchProgress], None]]":
+    """Show downloads: bytes, rate and time left."""
+    from rich.progress import DownloadColumn, TransferSpeedColumn
+
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=errors,
+        disable=not errors.is_terminal,
+    )
+    shown: dict[str, TaskID] = {}
+
+    def update(now: "FetchProgress") -> None:
+        if now.file_name not in shown:
+            shown[now.file_name] = bar.add_task(now.file_name, total=now.total)
+        bar.update(shown[now.file_name], completed=now.received, total=now.total)
+
+    with bar:
+        yield update
+
+
+@contextmanager
+def working(text: str) -> Iterator[None]:
+    """Show that something of unknown length is under way."""
+    if not errors.is_terminal:
+        yield
+        return
+    with errors.status(text):
+        yield
+
+
+def _scores(scores: dict[str, float | None] | None) -> str:
+    aucs = {k: v for k, v in (scores or {}).items() if k.endswith("_auc") and v is not None}
+    return " ".join(f"{name.removesuffix('_auc')} {value:.4f}" for name, value in aucs.items())

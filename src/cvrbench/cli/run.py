@@ -1,0 +1,192 @@
+"""`cvrbench run` and `cvrbench resume`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from cvrbench.cli.console import errors, note, out, print_json, training_bar, working
+from cvrbench.config.complete import complete
+from cvrbench.errors import CvrbenchError, RunInterrupted
+
+if TYPE_CHECKING:
+    from cvrbench.config.compose import Composed
+    from cvrbench.store import RunRecord
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[GROUP=OPTION | KEY=VALUE]...",
+        help="Hydra overrides: model=ncs dataset=kuairand trainer.epochs=2",
+        autocompletion=complete,
+        show_default=False,
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line")]
+
+
+def run(
+    overrides: Overrides = None,
+    multirun: Annotated[
+        bool, typer.Option("--multirun", "-m", help="Run every combination of comma lists, range() and choice()")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Run finished cells again")] = False,
+    fail_fast: Annotated[
+        bool, typer.Option("--fail-fast", help="Stop at the first run that fails")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train strategies on datasets and record how they score; finished cells are only read.
+
+    Examples:
+
+        cvrbench run model=ncs
+
+        cvrbench run -m model=single_task,mmoe,ncs dataset=kuairand seed=0,1,2
+    """
+    from cvrbench.config.compose import plan
+
+    cells = plan(overrides or [], multirun=multirun)
+    from cvrbench import experiment
+
+    if dry_run:
+        _print_plan(cells, as_json=as_json)
+        return
+    with working("preparing the data"):
+        experiment.check_plan(cells)
+    records, failed = [], []
+    for number, cell in enumerate(cells, 1):
+        try:
+            record = _run_cell(cell, f"{number}/{len(cells)}", force=force)
+        except RunInterrupted as stop:
+            raise _with_advice(stop, cell) from None
+        except CvrbenchError as error:
+            failed.append((cell, error))
+            if fail_fast or len(cells) == 1:
+                raise
+            errors.print(f"failed: {_title(cell)}: {error}", style="red", markup=False)
+            continue
+        records.append(record)
+        if as_json:
+            print_json(_as_json(cell, record))
+        elif len(cells) > 1:
+            out.print(_line(record))
+    if not as_json:
+        _print_results(records)
+    if failed:
+        for cell, error in failed:
+            errors.print(f"failed: {_title(cell)}: {error}", style="red", markup=False)
+        errors.print(f"{len(failed)} of {len(cells)} runs failed; the others are recorded")
+        raise typer.Exit(1)
+
+
+def resume(
+    run: Annotated[str, typer.Argument(help="A run's folder, or a part of its name")],
+    results_dir: Annotated[Path, typer.Option(help="Folder of results")] = Path("results"),
+    as_json: AsJson = False,
+) -> None:
+    """Go on with an interrupted run; it ends where the uninterrupted one would have ended."""
+    from cvrbench import experiment
+    from cvrbench.store import ResultStore
+
+    folder = ResultStore(results_dir).folder(run)
+    try:
+        with training_bar(folder.name) as on_progress:
+            record = experiment.resume(folder, on_progress=on_progress)
+    except RunInterrupted as stop:
+        raise RunInterrupted(f"{stop}; go on with `cvrbench resume {folder}`") from None
+    if as_json:
+        print_json(_summary(record, folder))
+    else:
+        _print_results([record], folder)
+
+
+def _run_cell(cell: "Composed", position: str, *, force: bool) -> "RunRecord":
+    from cvrbench import experiment
+
+    if not force and experiment.state_of(cell) == "finished":
+        note(f"{position} {_title(cell)}: finished before")
+        return experiment.run(cell)
+    with training_bar(f"{position} {_title(cell)}") as on_progress:
+        return experiment.run(cell, force=force, on_progress=on_progress)
+
+
+def _with_advice(stop: RunInterrupted, cell: "Composed") -> RunInterrupted:
+    from cvrbench import experiment
+
+    folder = experiment.folder_of(cell)
+    return RunInterrupted(f"{stop}; go on with `cvrbench resume {folder}`")
+
+
+def _print_plan(cells: "list[Composed]", *, as_json: bool) -> None:
+    from cvrbench import experiment
+
+    table = Table("#", "dataset", "model", "seed", "overrides", "state", box=None, pad_edge=False)
+    for number, cell in enumerate(cells, 1):
+        state = experiment.state_of(cell)
+        if as_json:
+            print_json(
+                {
+                    "dataset": cell.choices["dataset"],
+                    "model": cell.choices["model"],
+                    "seed": cell.config.seed,
+                    "overrides": list(cell.overrides),
+                    "state": state,
+                }
+            )
+        words = " ".join(cell.overrides)
+        table.add_row(str(number), cell.choices["dataset"], cell.choices["model"], str(cell.config.seed), words, state)
+    if not as_json:
+        out.print(table)
+
+
+def _print_results(records: "list[RunRecord]", folder: Path | None = None) -> None:
+    from cvrbench.report.frames import compare
+    from cvrbench.report.tables import comparison_table, run_table
+
+    if len(records) == 1:
+        (record,) = records
+        out.print(
+            f"[bold]{record.model}[/bold] on [bold]{record.dataset}[/bold], seed {record.seed}: "
+            f"{record.parameters:,} parameters, {record.seconds['total']:.0f} s, "
+            f"{record.examples_per_second:,.0f} examples/s"
+        )
+        out.print(run_table(record))
+        where = folder or Path(str(record.config["results_dir"])) / "runs" / record.run_id
+        out.print(f"{where}", soft_wrap=True)
+        return
+    for comparison in compare(records):
+        out.print(comparison_table(comparison))
+
+
+def _line(record: "RunRecord") -> str:
+    split = "test" if "test" in record.metrics else "valid"
+    values = record.metrics[split]
+    spaces = record.counts[split]
+    aucs = [f"{n} {v:.4f}" for n in spaces if (v := values.get(f"{n}_auc")) is not None]
+    return f"{record.run_id}  {split} AUC: {'  '.join(aucs)}"
+
+
+def _as_json(cell: "Composed", record: "RunRecord") -> dict[str, object]:
+    return _summary(record, Path(cell.config.results_dir) / "runs" / record.run_id)
+
+
+def _summary(record: "RunRecord", folder: Path) -> dict[str, object]:
+    return {
+        "run_dir": str(folder),
+        "model": record.model,
+        "dataset": record.dataset,
+        "seed": record.seed,
+        "metrics": record.metrics,
+        "parameters": record.parameters,
+        "seconds": record.seconds,
+        "examples_per_second": record.examples_per_second,
+    }
+
+
+def _title(cell: "Composed") -> str:
+    return f"{cell.choices['model']} on {cell.choices['dataset']}, seed {cell.config.seed}"
+
+

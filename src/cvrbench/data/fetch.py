@@ -1,0 +1,287 @@
+"""Download public raw data over HTTP: resumed, checked, in place only when whole."""
+
+import errno
+import hashlib
+import http.client
+import re
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from cvrbench import __version__
+from cvrbench.config.suggest import did_you_mean
+from cvrbench.errors import DataError
+
+CHUNK = 1 << 18
+ATTEMPTS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Download:
+    """One file: where it is and, where known, what it must hash to."""
+
+    url: str
+    file_name: str
+    checksum: str | None
+    """`md5:...` or `sha256:...` of the file as downloaded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Public:
+    """Raw data that anyone may download."""
+
+    licence: str
+    page: str
+    downloads: tuple[Download, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BehindLogin:
+    """Raw data that a person must download: what, and from where."""
+
+    licence: str
+    page: str
+    files: tuple[str, ...]
+
+
+SOURCES: Mapping[str, Public | BehindLogin] = {
+    "kuairand": Public(
+        licence="CC BY-SA 4.0",
+        page="https://kuairand.com",
+        downloads=(
+            Download(
+                url="https://zenodo.org/records/10439422/files/KuaiRand-Pure.tar.gz",
+                file_name="KuaiRand-Pure.tar.gz",
+                checksum="md5:0820331067a3784d9691136f772b35a7",
+            ),
+        ),
+    ),
+    "census_income": Public(
+        licence="CC BY 4.0",
+        page="https://archive.ics.uci.edu/dataset/117/census+income+kdd",
+        downloads=tuple(
+            Download(
+                url=f"https://archive.ics.uci.edu/ml/machine-learning-databases/census-income-mld/{name}",
+                file_name=name,
+                checksum=None,
+            )
+            for name in ("census-income.data.gz", "census-income.test.gz")
+        ),
+    ),
+    "adult": Public(
+        licence="CC BY 4.0",
+        page="https://archive.ics.uci.edu/dataset/2/adult",
+        downloads=tuple(
+            Download(
+                url=f"https://archive.ics.uci.edu/ml/machine-learning-databases/adult/{name}",
+                file_name=name,
+                checksum=f"sha256:{digest}",
+            )
+            for name, digest in (
+                ("adult.data", "5b00264637dbfec36bdeaab5676b0b309ff9eb788d63554ca0a249491c86603d"),
+                ("adult.test", "a2a9044bc167a35b2361efbabec64e89d69ce82d9790d2980119aac5fd7e9c05"),
+            )
+        ),
+    ),
+    "hillstrom": Public(
+        licence="public challenge data, no formal licence",
+        page="https://blog.minethatdata.com/2008/03/minethatdata-e-mail-analytics-and-data.html",
+        downloads=(
+            Download(
+                url=(
+                    "http://www.minethatdata.com/"
+                    "Kevin_Hillstrom_MineThatData_E-MailAnalytics_DataMiningChallenge_2008.03.20.csv"
+                ),
+                file_name=(
+                    "Kevin_Hillstrom_MineThatData_E-MailAnalytics_DataMiningChallenge_2008.03.20.csv"
+                ),
+                checksum="sha256:0e5893329d8b93cefecc571777672028290ab69865718020c78c7284f291aece",
+            ),
+        ),
+    ),
+    "aliccp": BehindLogin(
+        licence="CC BY-NC-SA 4.0",
+        page="https://tianchi.aliyun.com/dataset/408",
+        files=("sample_train.tar.gz", "sample_test.tar.gz"),
+    ),
+}
+OWN = {"synthetic": "none: drawn by cvrbench", "table": "yours"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchProgress:
+    """A moment of a download, in bytes; the total is None where the server does not say."""
+
+    file_name: str
+    received: int
+    total: int | None
+
+
+OnFetchProgress = Callable[[FetchProgress], None]
+
+
+class _TryAgain(Exception):
+    """The connection broke; what was received is kept."""
+
+
+def licence_of(kind: str) -> str:
+    """Give the terms of a source's data, by the dataset's kind."""
+    return OWN.get(kind) or SOURCES[kind].licence
+
+
+def fetch(
+    name: str,
+    folder: Path,
+    *,
+    sources: Mapping[str, Public | BehindLogin] = SOURCES,
+    on_progress: OnFetchProgress | None = None,
+    timeout: float = 30.0,
+) -> list[Path]:
+    """Download a dataset's raw files into `folder`.
+
+    A broken download is kept as `<file>.part` and continued, next time too. A file that is there
+    already is not downloaded again.
+
+    Args:
+        name: Name of the source.
+        folder: Usually `data_dir/raw/<name>`.
+        sources: What can be downloaded.
+        on_progress: Called after every piece received.
+        timeout: Seconds without a byte after which a connection counts as broken.
+
+    Raises:
+        DataError: No such source, a login is needed, the server refuses, the checksum differs,
+            or the disk is full.
+    """
+    source = sources.get(name)
+    if source is None:
+        raise DataError(
+            f"nothing to fetch is called {name!r}.{did_you_mean(name, sources)} "
+            f"Choices: {', '.join(sorted(sources))}"
+        )
+    if isinstance(source, BehindLogin):
+        raise DataError(
+            f"{name} needs a login: download {' and '.join(source.files)} from {source.page} "
+            f"({source.licence}) and put them into {folder}"
+        )
+    return [_fetch_one(d, folder, on_progress or _ignore, timeout) for d in source.downloads]
+
+
+def _fetch_one(
+    download: Download, folder: Path, on_progress: OnFetchProgress, timeout: float
+) -> Path:
+    target = folder / download.file_name
+    part = target.with_name(f"{target.name}.part")
+    if urlsplit(download.url).scheme not in {"http", "https"}:
+        raise DataError(f"{download.url} is neither http nor https")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if target.is_file() and _matches(target, download.checksum):
+            return target
+        for attempt in range(ATTEMPTS):
+            try:
+                _receive(download, part, on_progress, timeout)
+                break
+            except _TryAgain as broken:
+                if attempt == ATTEMPTS - 1:
+                    raise DataError(
+                        f"{download.url} broke off {ATTEMPTS} times ({broken}); "
+                        f"{part.stat().st_size if part.exists() else 0:,} bytes are kept in {part}, "
+                        "the same command goes on from there"
+                    ) from None
+                time.sleep(0.2 * 2**attempt)
+        if not _matches(part, download.checksum):
+            part.unlink()
+            raise DataError(
+                f"{download.url} does not have the expected {download.checksum}; it was deleted. "
+                "Fetch it again; if it stays so, the file was changed at its source"
+            )
+        part.replace(target)
+    except OSError as error:
+        reason = "no space left" if error.errno == errno.ENOSPC else error.strerror or error
+        raise DataError(f"cannot write {target}: {reason}; use --data-dir elsewhere") from None
+    _mark(part).unlink(missing_ok=True)
+    return target
+
+
+def _receive(download: Download, part: Path, on_progress: OnFetchProgress, timeout: float) -> None:
+    """Ask for what is missing of a file, and append it."""
+    have = part.stat().st_size if part.exists() else 0
+    headers = {"User-Agent": f"cvrbench/{__version__}"}
+    mark = _mark(part)
+    if have and mark.is_file():
+        # If-Range: the server sends the rest only if the file is still the one we began.
+        headers |= {"Range": f"bytes={have}-", "If-Range": mark.read_text()}
+    request = urllib.request.Request(download.url, headers=headers)  # noqa: S310 -- http(s) only
+    try:
+        with urllib.request.urlopen(request, timeout=timeout) as response:  # noqa: S310
+            start = _start_of(response, have)
+            tag = response.headers.get("ETag") or response.headers.get("Last-Modified")
+            if tag is None or tag.startswith("W/"):
+                mark.unlink(missing_ok=True)  # nothing to tell versions apart by: never continue
+            else:
+                mark.write_text(tag)
+            length = response.headers.get("Content-Length")
+            total = None if length is None else start + int(length)
+            _append(response, part, start, total, download.file_name, on_progress)
+    except urllib.error.HTTPError as error:
+        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            part.unlink()
+            raise _TryAgain("the part on disk did not fit") from None
+        if error.code >= http.HTTPStatus.INTERNAL_SERVER_ERROR:
+            raise _TryAgain(f"HTTP {error.code}") from None
+        raise DataError(f"{download.url}: the server answers HTTP {error.code} {error.reason}") from None
+    except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise _TryAgain(str(reason)) from None
+
+
+def _append(
+    response: http.client.HTTPResponse,
+    part: Path,
+    start: int,
+    total: int | None,
+    name: str,
+    on_progress: OnFetchProgress,
+) -> None:
+    received = start
+    with part.open("r+b" if start else "wb") as file:
+        file.truncate(start)
+        file.seek(start)
+        while piece := response.read(CHUNK):
+            file.write(piece)
+            received += len(piece)
+            on_progress(FetchProgress(file_name=name, received=received, total=total))
+    if total is not None and received < total:
+        raise _TryAgain(f"{received:,} of {total:,} bytes")
+
+
+def _start_of(response: http.client.HTTPResponse, have: int) -> int:
+    """Where the answer begins in the file: after what we have, or at 0 if the server sends it all."""
+    if response.status != http.HTTPStatus.PARTIAL_CONTENT:
+        return 0
+    begins = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+    if begins is None or int(begins[1]) != have:
+        raise _TryAgain("the server sent another range than asked for")
+    return have
+
+
+def _mark(part: Path) -> Path:
+    """Where the version of a half-received file is noted."""
+    return part.with_name(f"{part.name}.version")
+
+
+def _matches(file: Path, checksum: str | None) -> bool:
+    if checksum is None:
+        return True
+    kind, _, digest = checksum.partition(":")
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, kind).hexdigest() == digest
+
+
+def _ignore(_: FetchProgress) -> None:
+    """The progress of a download nobody watches."""

@@ -1,0 +1,105 @@
+"""The prepared datasets under `data_dir`: where they are, and making one when it is not there.
+
+    data_dir/raw/<source>/             raw files, put there by `fetch` or by the user
+    data_dir/prepared/<name>-<key>/    one per dataset and configuration
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from cvrbench.config.dataset import DatasetConfig, TableConfig
+from cvrbench.data.dataset import FORMAT_VERSION, Dataset, open_dataset, read_manifest, sha256_of
+from cvrbench.data.prepare import prepare
+from cvrbench.data.sources import load_raw, raw_folders
+from cvrbench.errors import DataError
+
+RAW_DATA_VARIABLE = "CVRBENCH_RAW_DATA"
+
+
+def ensure(
+    config: DatasetConfig,
+    name: str,
+    data_dir: Path,
+    *,
+    raw: Path | None = None,
+    force: bool = False,
+) -> Dataset:
+    """Open a prepared dataset; prepare it first where it is not, or `force` is set.
+
+    Args:
+        config: Which source, tasks and split.
+        name: The option of the group `dataset`.
+        data_dir: Folder of datasets.
+        raw: Folder or archive with the raw files, if not in the usual places.
+
+    Raises:
+        DataError: There is no prepared dataset and no raw files, or they fail a check.
+    """
+    folder = prepared_folder(config, name, data_dir)
+    if raw is None and not force and folder.is_dir() and not _outdated(config, folder):
+        return open_dataset(folder)
+    if raw is not None and not raw.exists():
+        raise DataError(f"--raw {raw} does not exist")
+    found = raw if raw is not None else find_raw(config, data_dir)
+    splits = load_raw(config, found)
+    return prepare(splits, name=name, target=folder, config=_plain(config))
+
+
+def prepared_folder(config: DatasetConfig, name: str, data_dir: Path) -> Path:
+    """Say where a dataset of this configuration is, or would be."""
+    text = json.dumps([FORMAT_VERSION, _plain(config)], sort_keys=True)
+    key = hashlib.sha256(text.encode()).hexdigest()[:10]
+    return data_dir / "prepared" / f"{name}-{key}"
+
+
+def status(config: DatasetConfig, name: str, data_dir: Path) -> tuple[str, int | None]:
+    """Say how far a dataset is, and how many rows it has if it is prepared."""
+    folder = prepared_folder(config, name, data_dir)
+    if folder.is_dir():
+        return "prepared", sum(read_manifest(folder)["schema"]["rows"].values())
+    if isinstance(config, TableConfig):
+        return "describe your file in its yaml", None
+    try:
+        find_raw(config, data_dir)
+    except DataError:
+        return f"to fetch: cvrbench data fetch {raw_folders(config)[0]}", None
+    return "to prepare" if raw_folders(config) else "drawn when first used", None
+
+
+def find_raw(config: DatasetConfig, data_dir: Path) -> Path:
+    """Find the folder of a source's raw files: under `data_dir/raw`, or $CVRBENCH_RAW_DATA.
+
+    Raises:
+        DataError: There is none; says how to get it.
+    """
+    names = raw_folders(config)
+    if not names:
+        return data_dir
+    places = [data_dir / "raw" / name for name in names]
+    if shared := os.environ.get(RAW_DATA_VARIABLE):
+        places += [Path(shared) / name for name in names]
+    for place in places:
+        if place.is_dir() and any(place.iterdir()):
+            return place
+    raise DataError(
+        f"dataset {names[0]!r} needs its raw files, and there are none in {places[0]}; run "
+        f"`cvrbench data fetch {names[0]}`, or `cvrbench data prepare {names[0]} --raw DIR_OR_ARCHIVE`"
+    )
+
+
+def _outdated(config: DatasetConfig, folder: Path) -> bool:
+    """Whether the user's own table changed since it was prepared."""
+    if not isinstance(config, TableConfig):
+        return False
+    table = Path(config.path).expanduser()
+    known = read_manifest(folder)["sources"].get(table.name)
+    return table.is_file() and sha256_of(table) != known
+
+
+def _plain(config: DatasetConfig) -> dict[str, Any]:
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(config), default=str))
+    return plain

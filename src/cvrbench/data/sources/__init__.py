@@ -1,0 +1,54 @@
+"""Where raw rows come from: one module per source, one `case` here."""
+
+from pathlib import Path
+from typing import assert_never
+
+from cvrbench.config.dataset import (
+    AdultConfig,
+    CensusIncomeConfig,
+    DatasetConfig,
+    HillstromConfig,
+    KuaiRandConfig,
+    TableConfig,
+)
+from cvrbench.config.synthetic import SyntheticConfig
+from cvrbench.data.raw import RawSplits
+from cvrbench.data.sources import adult, census_income, hillstrom, kuairand, synthetic, table
+
+
+def raw_folders(config: DatasetConfig) -> tuple[str, ...]:
+    """Names under which a source's raw files may lie, the usual one first; none if it needs none."""
+    match config:
+        case KuaiRandConfig():
+            return ("kuairand", "kuairand_pure")
+        case SyntheticConfig() | TableConfig():
+            return ()
+        case _:
+            return (config.kind,)
+
+
+def load_raw(config: DatasetConfig, raw: Path) -> RawSplits:
+    """Read, clean and split the raw rows of a dataset.
+
+    Args:
+        config: Which source, which tasks, which split.
+        raw: Folder or archive with the raw files; not looked at by sources that need none.
+
+    Raises:
+        DataError: A file is missing, damaged, or not what the source expects.
+    """
+    match config:
+        case SyntheticConfig():
+            return synthetic.load(config)
+        case KuaiRandConfig():
+            return kuairand.load(config, raw)
+        case CensusIncomeConfig():
+            return census_income.load(config, raw)
+        case AdultConfig():
+            return adult.load(config, raw)
+        case HillstromConfig():
+            return hillstrom.load(config, raw)
+        case TableConfig():
+            return table.load(config)
+        case _:
+            assert_never(config)

@@ -1,0 +1,132 @@
+"""The planted log: exposures, clicks and conversions drawn from a known model.
+
+Every value v of every field f has, per task t, an effect and a factor vector of length 4:
+
+    z_t = main_t + interaction_t
+    main_t        = sum_f ( effect_t[f, v_f] + conflict * s_t * clash[f, v_f] ),   s = (+1, -1)
+    interaction_t = sum_{f < g} < factor_t[f, v_f], factor_t[g, v_g] >
+    P(click) = sigmoid(a + z_1),   P(conversion | click) = sigmoid(b + z_2)
+
+Effects and factors of the two tasks are correlated by `correlation`; `clash` pulls the tasks
+apart, so that a network which shares everything must spend capacity on both signs. Main part and
+interactions are scaled to 60 and 40 % of the variance, each z_t to the deviation `signal`, and a
+and b are solved for the wanted rates. Users recur: a user has `rows / users` exposures on average,
+fewer or more by Zipf's law. The true probabilities are kept as columns.
+"""
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from scipy.optimize import brentq
+from scipy.special import expit
+
+from cvrbench.config.synthetic import SyntheticConfig
+from cvrbench.data.raw import RawField, RawSplits
+from cvrbench.data.schema import Task
+from cvrbench.data.splits import Cut, by_group, by_time
+from cvrbench.rng import numpy_stream
+
+N_FACTORS = 4
+MAIN_SHARE = 0.6
+TASKS = (
+    Task(name="ctr", label="click"),
+    Task(name="cvr", label="conversion", parent="ctr", joint="ctcvr"),
+)
+TRUTH = ("p_click", "p_conversion")
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+
+def load(config: SyntheticConfig) -> RawSplits:
+    """Draw the log and split it."""
+    sizes = {"user_id": config.users, "item_id": config.items}
+    sizes |= {f"field_{k + 1}": config.cardinality for k in range(config.n_fields)}
+    ids = {
+        name: _zipf(config.rows, size, config.zipf, numpy_stream(config.data_seed, "ids", name))
+        for name, size in sizes.items()
+    }
+    logits = _logits(config, ids, sizes)
+    p_click = expit(logits[0] + _intercept(logits[0], np.ones(config.rows), config.click_rate))
+    b = _intercept(logits[1], p_click, config.conversion_rate)
+    p_conversion = expit(logits[1] + b)
+    draw = numpy_stream(config.data_seed, "labels").random((2, config.rows))
+    click = draw[0] < p_click
+    columns = {
+        **ids,
+        "time": np.arange(config.rows),
+        "click": click.astype(np.uint8),
+        "conversion": (click & (draw[1] < p_conversion)).astype(np.uint8),
+        TRUTH[0]: p_click,
+        TRUTH[1]: p_conversion,
+    }
+    cut = _split(pl.DataFrame(columns), config)
+    return RawSplits(
+        train=cut.train,
+        valid=cut.valid,
+        test=cut.test,
+        fields=tuple(
+            RawField(name=name, kind="categorical", min_count=config.min_count) for name in ids
+        ),
+        tasks=TASKS,
+        group="user_id",
+        group_disjoint=config.split == "user",
+        truth=TRUTH,
+        accounting={"read": config.rows},
+    )
+
+
+def _zipf(rows: int, size: int, skew: float, rng: np.random.Generator) -> Ints:
+    weights = 1.0 / np.arange(1, size + 1) ** skew
+    return rng.choice(size, size=rows, p=weights / weights.sum()).astype(np.int64)
+
+
+def _logits(config: SyntheticConfig, ids: dict[str, Ints], sizes: dict[str, int]) -> Floats:
+    """Both tasks' logits without intercept, `[2, rows]`."""
+    main = np.zeros((2, config.rows))
+    total = np.zeros((2, config.rows, N_FACTORS))
+    squares = np.zeros((2, config.rows))
+    sign = np.array([1.0, -1.0])[:, None]
+    for name, values in ids.items():
+        rng = numpy_stream(config.data_seed, "effects", name)
+        effect = _correlated(rng.standard_normal((2, sizes[name])), config.correlation)
+        clash = rng.standard_normal(sizes[name])
+        factor = _correlated(rng.standard_normal((2, sizes[name], N_FACTORS)), config.correlation)
+        main += (effect + config.conflict * sign * clash)[:, values]
+        total += factor[:, values]
+        squares += (factor**2).sum(axis=2)[:, values]
+    # sum over pairs of <f, g> = (|sum f|^2 - sum |f|^2) / 2 (Rendle 2010, lemma 3.1)
+    interaction = ((total**2).sum(axis=2) - squares) / 2
+    mixed = MAIN_SHARE**0.5 * _unit(main) + (1 - MAIN_SHARE) ** 0.5 * _unit(interaction)
+    return config.signal * _unit(mixed)
+
+
+def _correlated(pair: Floats, correlation: float) -> Floats:
+    """Make the second of two independent standard normals correlate with the first."""
+    own = (1 - correlation**2) ** 0.5
+    return np.stack([pair[0], correlation * pair[0] + own * pair[1]])
+
+
+def _unit(values: Floats) -> Floats:
+    """Centre and scale each row to deviation 1 (0 where a row is constant)."""
+    centred = values - values.mean(axis=1, keepdims=True)
+    deviation = centred.std(axis=1, keepdims=True)
+    return np.divide(centred, deviation, out=np.zeros_like(centred), where=deviation > 0)
+
+
+def _intercept(logit: Floats, weight: Floats, rate: float) -> float:
+    """The intercept at which the weighted mean probability is `rate`."""
+
+    def excess(intercept: float) -> float:
+        return float(np.average(expit(logit + intercept), weights=weight)) - rate
+
+    return float(brentq(excess, -60.0, 60.0))
+
+
+def _split(frame: pl.DataFrame, config: SyntheticConfig) -> Cut:
+    fractions = {
+        "valid_fraction": config.valid_fraction,
+        "test_fraction": config.test_fraction,
+    }
+    if config.split == "time":
+        return by_time(frame, "time", **fractions)
+    return by_group(frame, "user_id", **fractions, seed=config.data_seed)

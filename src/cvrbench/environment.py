@@ -1,0 +1,54 @@
+"""What a run ran on: versions, the state of the source tree, the machine."""
+
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+PACKAGES = ("cvrbench", "torch", "numpy", "scipy", "polars", "hydra-core", "omegaconf", "pydantic")
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+def describe_environment() -> dict[str, object]:
+    """Collect what a reader of a record may want to know of where its numbers came from."""
+    return {
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "python": platform.python_version(),
+        "versions": versions(),
+        "git": git_state(),
+        "platform": platform.platform(),
+        "cpu_count": os.cpu_count(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that can change a number."""
+    return {name: metadata.version(name) for name in PACKAGES}
+
+
+def git_state() -> dict[str, object] | None:
+    """Commit of the checkout this package runs from, and whether files differ from it.
+
+    Returns:
+        None where the package is installed rather than run from a checkout, or without git.
+    """
+    if not (CHECKOUT / ".git").exists():
+        return None
+    try:
+        commit = _git("rev-parse", "HEAD")
+        return {"commit": commit, "dirty": bool(_git("status", "--porcelain", "--", "src", "conf"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(CHECKOUT), *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=10,
+    )
+    return done.stdout.strip()

@@ -1,0 +1,295 @@
+"""Run records and where they lie: the only code that knows the layout of a results folder.
+
+    results_dir/runs/<run id>/
+        config.json          resolved config, chosen options; written first
+        checkpoints/         of a run under way; gone when it is finished
+        history.jsonl        one line per look at validation, searches included
+        predictions.parquet  labels and probabilities of the test rows, in their order
+        best.safetensors     weights that validated best
+        masks.safetensors    masks, of strategies that have some
+        test-scored          how often the test split was scored
+        record.json          the result; written last and atomically, so its presence means done
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import polars as pl
+from filelock import FileLock, Timeout
+
+from cvrbench.environment import versions
+from cvrbench.errors import StoreError
+
+RECORD_VERSION = 1
+State = Literal["new", "unfinished", "finished"]
+NUMBER_FREE = ("data_dir", "results_dir")
+"""Keys of the config that cannot change a number, and so are no part of a run's identity."""
+
+Metrics = dict[str, float | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """Everything about one finished run that a table, a plot or a reviewer may ask for."""
+
+    record_version: int
+    run_id: str
+    model: str
+    dataset: str
+    seed: int
+    choices: dict[str, str]
+    config: dict[str, Any]
+    fingerprint: str
+    """Of the prepared data."""
+    tasks: list[dict[str, Any]]
+    """Name, label, parent and joint of each task."""
+    metrics: dict[str, Metrics]
+    """Split -> metric -> value; None where undefined."""
+    undefined: dict[str, dict[str, str]]
+    """Split -> metric -> why it is None."""
+    counts: dict[str, dict[str, dict[str, int]]]
+    """Split -> task or joint -> rows and positives."""
+    test_scored: int
+    """How often this cell's test split was scored, earlier forced runs included."""
+    parameters: int
+    embedding_parameters: int
+    multiply_adds: int
+    """Of one example's forward pass."""
+    seconds: dict[str, float]
+    """`search` and `train` (optimiser steps), `total` (wall clock)."""
+    examples_per_second: float
+    best_step: int
+    best_epoch: float
+    diagnostics: dict[str, Any]
+    environment: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the plain form."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], path: Path) -> Self:
+        """Rebuild a record from its plain form.
+
+        Raises:
+            StoreError: It is of another version, or lacks a key.
+        """
+        if data.get("record_version") != RECORD_VERSION:
+            raise StoreError(
+                f"{path} has record version {data.get('record_version')}, this cvrbench reads "
+                f"{RECORD_VERSION}; run the cell again with --force"
+            )
+        try:
+            return cls(**{field.name: data[field.name] for field in fields(cls)})
+        except KeyError as error:
+            raise StoreError(f"{path} has no key {error}; run the cell again with --force") from None
+
+
+def run_id(config: Mapping[str, Any], choices: Mapping[str, str], fingerprint: str) -> str:
+    """Name a run: `census_income-mmoe-s0-4f1c...`, the end a hash of all that decides its numbers."""
+    trainer = {k: v for k, v in config["trainer"].items() if k != "checkpoint_seconds"}
+    decisive = {k: v for k, v in config.items() if k not in NUMBER_FREE} | {"trainer": trainer}
+    known = versions()
+    identity = [decisive, fingerprint, known["cvrbench"], known["torch"]]
+    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
+    return f"{choices['dataset']}-{choices['model']}-s{config['seed']}-{key}"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run, locked by this process."""
+
+    path: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the stages of an unfinished run are kept."""
+        return self.path / "checkpoints"
+
+    def count_test(self) -> int:
+        """Note that the test split is scored now; give how often it has been, this time included."""
+        file = self.path / "test-scored"
+        count = 1 + (int(file.read_text()) if file.is_file() else 0)
+        write_text(file, str(count))
+        return count
+
+    def write_history(self, history: Sequence[Mapping[str, Any]]) -> None:
+        """Write every look at validation, one JSON object a line."""
+        write_text(self.path / "history.jsonl", "".join(json.dumps(h) + "\n" for h in history))
+
+    def write_predictions(self, frame: pl.DataFrame) -> None:
+        """Write the test rows' labels and probabilities."""
+        file = self.path / "predictions.parquet"
+        with explain_write(file):
+            frame.write_parquet(file.with_suffix(".tmp"))
+            file.with_suffix(".tmp").replace(file)
+
+    def finish(self, record: RunRecord) -> None:
+        """Write the record, which makes the run a finished one, and drop its checkpoints."""
+        text = json.dumps(record.to_json(), indent=1, allow_nan=False)
+        write_text(self.path / "record.json", text + "\n")
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+
+
+class ResultStore:
+    """All runs of one results folder."""
+
+    def __init__(self, results_dir: Path) -> None:
+        self.runs = results_dir / "runs"
+
+    def state(self, run_id: str) -> State:
+        """Say whether a run is finished, begun or new."""
+        folder = self.runs / run_id
+        if (folder / "checkpoints").is_dir():
+            return "unfinished"
+        return "finished" if (folder / "record.json").is_file() else "new"
+
+    def find(self, run_id: str) -> RunRecord | None:
+        """Read the record of a finished run, None if it is not finished."""
+        if self.state(run_id) != "finished":
+            return None
+        return read_record(self.runs / run_id)
+
+    def records(self) -> list[RunRecord]:
+        """Read all finished runs, by dataset, model and seed.
+
+        Raises:
+            StoreError: One cannot be read.
+        """
+        found = [read_record(file.parent) for file in self.runs.glob("*/record.json")]
+        return sorted(found, key=lambda r: (r.dataset, r.model, r.seed, r.run_id))
+
+    def unfinished(self) -> list[Path]:
+        """Folders of runs that were begun and not finished."""
+        return sorted(folder.parent for folder in self.runs.glob("*/checkpoints"))
+
+    def folder(self, run: str) -> Path:
+        """Find a run's folder by path, by id, or by a part of the id that fits only one.
+
+        Raises:
+            StoreError: None fits, or several do.
+        """
+        for path in (Path(run), self.runs / run):
+            if (path / "config.json").is_file():
+                return path
+        fitting = sorted(p.parent for p in self.runs.glob("*/config.json") if run in p.parent.name)
+        if len(fitting) == 1:
+            return fitting[0]
+        if not fitting:
+            raise StoreError(f"no run {run!r} in {self.runs}; `cvrbench ls` lists them")
+        names = ", ".join(p.name for p in fitting[:5])
+        raise StoreError(f"{run!r} fits {len(fitting)} runs: {names}; give more of the name")
+
+    @contextmanager
+    def open(
+        self, run_id: str, *, config: Mapping[str, Any], choices: Mapping[str, str], fresh: bool
+    ) -> Iterator[RunFolder]:
+        """Make or enter a run's folder and keep other processes out of it.
+
+        Args:
+            run_id: Name of the run.
+            config: Resolved config, as plain values.
+            choices: Group -> option.
+            fresh: Forget an earlier run's checkpoints; its record stays until the new one is whole.
+
+        Raises:
+            StoreError: The folder is not writable, or another process works in it.
+        """
+        path = self.runs / run_id
+        with explain_write(path):
+            path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(path / "lock", timeout=0)
+            try:
+                lock.acquire()
+            except Timeout:
+                raise StoreError(f"{path}: another process is running this cell") from None
+        try:
+            folder = RunFolder(path)
+            if fresh:
+                shutil.rmtree(folder.checkpoints, ignore_errors=True)
+            with explain_write(path):
+                folder.checkpoints.mkdir(exist_ok=True)
+            saved = {"config": dict(config), "choices": dict(choices)}
+            write_text(path / "config.json", json.dumps(saved, indent=1) + "\n")
+            yield folder
+        finally:
+            lock.release()
+            (path / "lock").unlink(missing_ok=True)
+
+
+def read_record(folder: Path) -> RunRecord:
+    """Read a run's record.
+
+    Raises:
+        StoreError: There is none, or it cannot be read.
+    """
+    return RunRecord.from_json(_read_json(folder / "record.json"), folder / "record.json")
+
+
+def read_run_config(folder: Path) -> dict[str, Any]:
+    """Read config and choices of a run, finished or not.
+
+    Raises:
+        StoreError: The folder holds no run.
+    """
+    return _read_json(folder / "config.json")
+
+
+def check_writable(results_dir: Path) -> None:
+    """Make the results folder, and try to write into it.
+
+    Raises:
+        StoreError: It is not writable; better known before hours of training than after.
+    """
+    with explain_write(results_dir):
+        results_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=results_dir):
+            pass
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        StoreError: The disk is full or the folder not writable.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    with explain_write(path):
+        with temporary.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+
+
+@contextmanager
+def explain_write(path: Path) -> Iterator[None]:
+    """Turn a failed write into a `StoreError` that says where and why."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise StoreError(f"no space left to write {path}; free some and resume") from None
+        raise StoreError(
+            f"cannot write {path}: {error.strerror or error}; set results_dir=... to a folder that "
+            "is writable"
+        ) from None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise StoreError(f"{path.parent} holds no {path.name}") from None
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path} cannot be read: {error}") from None
+    return data

@@ -7,7 +7,9 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-PACKAGES = ("cvrbench", "torch", "numpy", "scipy", "polars", "hydra-core", "omegaconf", "pydantic")
+from cvrbench import __version__
+
+PACKAGES = ("torch", "numpy", "scipy", "polars", "hydra-core", "omegaconf", "pydantic")
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
@@ -25,7 +27,7 @@ def describe_environment() -> dict[str, object]:
 
 def versions() -> dict[str, str]:
     """Versions of the packages that can change a number."""
-    return {name: metadata.version(name) for name in PACKAGES}
+    return {"cvrbench": __version__} | {name: metadata.version(name) for name in PACKAGES}
 
 
 def git_state() -> dict[str, object] | None:

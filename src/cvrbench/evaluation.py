@@ -7,6 +7,7 @@ the CTR, and is kept, marked biased, because others publish it.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -120,8 +121,8 @@ def score(
                 add(f"{space.name}_{kind}", compute)
     for index, task in enumerate(schema.tasks):
         if task.parent is not None and "auc_exposed" in kinds:
-            own, scores = labels[:, index], conditional[:, index]
-            add(f"{task.name}_auc_exposed", lambda a=own, b=scores: metrics.auc(a, b))
+            compute = partial(metrics.auc, labels[:, index], conditional[:, index])
+            add(f"{task.name}_auc_exposed", compute)
     return Scores(found, undefined)
 
 
@@ -254,12 +255,13 @@ def _spaces(
 ) -> Iterator[_Space]:
     for index, task in enumerate(schema.tasks):
         chain = list(schema.chain(index))
-        rows = None if task.parent is None else labels[:, chain[:-1]].all(axis=1)
+        ancestors: npt.NDArray[np.bool_] = np.all(labels[:, chain[:-1]], axis=1)
+        rows = None if task.parent is None else ancestors
         true = None if truth is None else truth[:, index]
         yield _Space(task.name, rows, labels[:, index], conditional[:, index], true)
         if task.joint is not None:
             product = None if truth is None else truth[:, chain].prod(axis=1)
-            all_of = labels[:, chain].all(axis=1).astype(np.uint8)
+            all_of = (ancestors & (labels[:, index] == 1)).astype(np.uint8)
             yield _Space(task.joint, None, all_of, joint[:, index], product)
 
 

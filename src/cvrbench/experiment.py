@@ -17,15 +17,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cvrbench.balancing import loss_weights
 from cvrbench.config.compose import Composed, config_from_dict, config_to_dict
-from cvrbench.data.batches import SplitTensors
 from cvrbench.config.suggest import did_you_mean
+from cvrbench.data.batches import SplitTensors
 from cvrbench.data.dataset import Dataset, Split, open_dataset
 from cvrbench.data.library import ensure, prepared_folder
 from cvrbench.environment import describe_environment
 from cvrbench.errors import ConfigError, RunError
 from cvrbench.evaluation import Scores, counts, score, selectable, selection_score
 from cvrbench.nn import FeatureEncoder
-from cvrbench.objectives import Objective, alone, build_objective
+from cvrbench.objectives import alone, build_objective
 from cvrbench.rng import derive
 from cvrbench.store import (
     RECORD_VERSION,
@@ -181,7 +181,7 @@ class _Cell:
         record = RunRecord(
             **self._identity(),
             **_results(scores),
-            **_size(network, self.valid),
+            **_count(network, self.valid),
             **self._effort(final, time.monotonic() - clock),
             test_scored=n_scored,
             diagnostics=network.diagnostics(),
@@ -196,16 +196,16 @@ class _Cell:
         self.folder.finish(record)
         return record
 
-    def _search(
-        self, network: SharingStrategy, *, task: str, label: str, epochs: int
-    ) -> FitResult:
+    def _search(self, network: SharingStrategy, *, task: str, label: str, epochs: int) -> FitResult:
         """Train on one task alone (`strategies.base.Fit`)."""
         weights = torch.tensor([float(name == task) for name in self.tasks], device=self.device)
         objective = alone(self.objective)
 
         def own_auc(predictions: Predictions) -> tuple[float, dict[str, float | None]]:
             found = self._watch(predictions, ("auc",))
-            return selection_score(found.metrics, [task], "mean_auc", found.undefined), found.metrics
+            return selection_score(
+                found.metrics, [task], "mean_auc", found.undefined
+            ), found.metrics
 
         result = self._fit(network, Task(objective, weights, own_auc), label, epochs)
         self.searches.append(result)
@@ -315,7 +315,7 @@ def _results(scores: dict[str, Scores]) -> dict[str, Any]:
     }
 
 
-def _size(network: SharingStrategy, rows: SplitTensors) -> dict[str, int]:
+def _count(network: SharingStrategy, rows: SplitTensors) -> dict[str, Any]:
     """Parameters, and multiply-adds of one example's forward pass (embedding look-ups are none)."""
     n = min(FLOP_ROWS, len(rows))
     features = rows.gather(torch.arange(n, device=rows.labels.device)).features

@@ -6,6 +6,7 @@ Python loop. Shape legend: `batch` rows, `n` parallel networks, `width` the enco
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -100,7 +101,7 @@ def parallel_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return torch.addmm(bias.view(-1), x.view(-1, n_in), weight[0]).view(1, -1, n_out)
     if x.dim() == 3:
         return torch.baddbmm(bias.expand(n, 1, n_out), x, weight)
-    result: Tensor = _CommonInputLinear.apply(x, weight, bias)
+    result: Tensor = _CommonInputLinear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -131,9 +132,7 @@ class ParallelMLP(nn.Module):
         self.dropout = dropout
         self.n_out = widths[-1] if widths else n_in
         sizes = [n_in, *widths]
-        self.weights = nn.ParameterList(
-            [_weight(n, i, o) for i, o in zip(sizes[:-1], sizes[1:], strict=True)]
-        )
+        self.weights = nn.ParameterList([_weight(n, i, o) for i, o in pairwise(sizes)])
         self.biases = nn.ParameterList([nn.Parameter(torch.zeros(n, 1, o)) for o in widths])
 
     def forward(self, x: Tensor) -> Tensor:

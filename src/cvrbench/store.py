@@ -1,14 +1,14 @@
 """Run records and where they lie: the only code that knows the layout of a results folder.
 
-    results_dir/runs/<run id>/
-        config.json          resolved config, chosen options; written first
-        checkpoints/         of a run under way; gone when it is finished
-        history.jsonl        one line per look at validation, searches included
-        predictions.parquet  labels and probabilities of the test rows, in their order
-        best.safetensors     weights that validated best
-        masks.safetensors    masks, of strategies that have some
-        test-scored          how often the test split was scored
-        record.json          the result; written last and atomically, so its presence means done
+results_dir/runs/<run id>/
+    config.json          resolved config, chosen options; written first
+    checkpoints/         of a run under way; gone when it is finished
+    history.jsonl        one line per look at validation, searches included
+    predictions.parquet  labels and probabilities of the test rows, in their order
+    best.safetensors     weights that validated best
+    masks.safetensors    masks, of strategies that have some
+    test-scored          how often the test split was scored
+    record.json          the result; written last and atomically, so its presence means done
 """
 
 import errno
@@ -91,11 +91,13 @@ class RunRecord:
         try:
             return cls(**{field.name: data[field.name] for field in fields(cls)})
         except KeyError as error:
-            raise StoreError(f"{path} has no key {error}; run the cell again with --force") from None
+            raise StoreError(
+                f"{path} has no key {error}; run the cell again with --force"
+            ) from None
 
 
 def run_id(config: Mapping[str, Any], choices: Mapping[str, str], fingerprint: str) -> str:
-    """Name a run: `census_income-mmoe-s0-4f1c...`, the end a hash of all that decides its numbers."""
+    """Name a run: `adult-mmoe-s0-4f1c...`, the end a hash of all that decides its numbers."""
     trainer = {k: v for k, v in config["trainer"].items() if k != "checkpoint_seconds"}
     decisive = {k: v for k, v in config.items() if k not in NUMBER_FREE} | {"trainer": trainer}
     known = versions()
@@ -116,7 +118,7 @@ class RunFolder:
         return self.path / "checkpoints"
 
     def count_test(self) -> int:
-        """Note that the test split is scored now; give how often it has been, this time included."""
+        """Note that the test split is scored; give how often it has been, this time included."""
         file = self.path / "test-scored"
         count = 1 + (int(file.read_text()) if file.is_file() else 0)
         write_text(file, str(count))

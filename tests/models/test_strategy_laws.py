@@ -5,13 +5,13 @@ from typing import get_args
 
 import pytest
 import torch
-from tests.models.conftest_models import make_batch, make_schema
 
 from cvrbench.config.model import ModelConfig
 from cvrbench.data.batches import Features
 from cvrbench.data.schema import Schema
 from cvrbench.strategies import build_strategy
 from cvrbench.strategies.base import SharingStrategy
+from tests.models.conftest_models import make_batch, make_schema
 
 VALUES = {
     "embedding_dim": 4,

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from tests.models.conftest_models import make_batch, make_schema
-from tests.models.test_strategy_laws import build
 
 from cvrbench.strategies.base import SharingStrategy
+from tests.models.conftest_models import make_batch, make_schema
+from tests.models.test_strategy_laws import build
 
 ROWS = 64
 
@@ -48,7 +48,8 @@ def test_ncs_with_all_ones_masks_has_the_gradients_of_shared_bottom() -> None:
     grads = dict(ncs.named_parameters())
     for name, parameter in shared.named_parameters():
         ours, theirs = grads[name].grad, parameter.grad
-        assert ours is not None and theirs is not None
+        assert ours is not None
+        assert theirs is not None
         if theirs.is_sparse:
             ours, theirs = ours.to_dense(), theirs.to_dense()
         torch.testing.assert_close(ours, theirs)

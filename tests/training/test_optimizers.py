@@ -69,7 +69,10 @@ def test_rows_outside_the_batch_do_not_move(cls: type) -> None:
 def test_weight_decay_is_an_l2_penalty_on_the_rows_in_the_batch(cls: type) -> None:
     decayed, penalised = table(), table()
     ids = torch.tensor([1, 6])
-    one, other = cls([decayed], lr=0.1, weight_decay=0.3), cls([penalised], lr=0.1, weight_decay=0.0)
+    one, other = (
+        cls([decayed], lr=0.1, weight_decay=0.3),
+        cls([penalised], lr=0.1, weight_decay=0.0),
+    )
     F.embedding(ids, decayed, sparse=True).sum().backward()
     one.step()
     rows = F.embedding(ids, penalised, sparse=True)

@@ -15,7 +15,9 @@ ResultsDir = Annotated[Path, typer.Option(help="Folder of results")]
 
 def config(
     overrides: Overrides = None,
-    where: Annotated[bool, typer.Option("--where", help="Print only the folder of yaml files")] = False,
+    where: Annotated[
+        bool, typer.Option("--where", help="Print only the folder of yaml files")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Print the composed configuration and where each value comes from."""
@@ -43,7 +45,9 @@ def list_runs(
     from cvrbench.store import ResultStore
 
     store = ResultStore(results_dir)
-    rows = [(record.run_id, "finished", record.environment["finished"]) for record in store.records()]
+    rows = [
+        (record.run_id, "finished", record.environment["finished"]) for record in store.records()
+    ]
     rows += [(folder.name, "unfinished: cvrbench resume", "") for folder in store.unfinished()]
     if as_json:
         for run_id, state, when in rows:

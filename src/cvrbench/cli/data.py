@@ -43,7 +43,7 @@ def fetch(
     name: Name,
     data_dir: Annotated[Path, typer.Option(help="Folder of datasets")] = Path("datasets"),
 ) -> None:
-    """Download a public dataset; for data behind a login, say what to download and where to put it."""
+    """Download a public dataset, or say what to download where a login is needed."""
     from cvrbench.data.fetch import fetch as download
 
     with download_bar() as on_progress:
@@ -92,7 +92,9 @@ def describe(
     overrides: Overrides = None,
     figure: Annotated[
         Path | None,
-        typer.Option(metavar="PNG", help="Where the picture goes; default: beside the prepared data"),
+        typer.Option(
+            metavar="PNG", help="Where the picture goes; default: beside the prepared data"
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

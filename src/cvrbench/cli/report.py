@@ -12,9 +12,12 @@ from cvrbench.errors import StoreError
 def report(
     results_dir: Annotated[Path, typer.Argument(help="Folder of results")] = Path("results"),
     figures: Annotated[
-        Path | None, typer.Option("--figures", metavar="DIR", help="Write one PNG per dataset there")
+        Path | None,
+        typer.Option("--figures", metavar="DIR", help="Write one PNG per dataset there"),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one object per dataset")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON, one object per dataset")
+    ] = False,
 ) -> None:
     """Compare all finished runs: one table per dataset, and figures on demand."""
     from cvrbench.report.frames import compare

@@ -29,7 +29,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object a l
 def run(
     overrides: Overrides = None,
     multirun: Annotated[
-        bool, typer.Option("--multirun", "-m", help="Run every combination of comma lists, range() and choice()")
+        bool,
+        typer.Option(
+            "--multirun", "-m", help="Run every combination of comma lists, range() and choice()"
+        ),
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop")] = False,
     force: Annotated[bool, typer.Option("--force", help="Run finished cells again")] = False,
@@ -41,7 +44,6 @@ def run(
     """Train strategies on datasets and record how they score; finished cells are only read.
 
     Examples:
-
         cvrbench run model=ncs
 
         cvrbench run -m model=single_task,mmoe,ncs dataset=kuairand seed=0,1,2
@@ -76,8 +78,8 @@ def run(
     if not as_json:
         _print_results(records)
     if failed:
-        for cell, error in failed:
-            errors.print(f"failed: {_title(cell)}: {error}", style="red", markup=False)
+        for cell, reason in failed:
+            errors.print(f"failed: {_title(cell)}: {reason}", style="red", markup=False)
         errors.print(f"{len(failed)} of {len(cells)} runs failed; the others are recorded")
         raise typer.Exit(1)
 
@@ -137,7 +139,14 @@ def _print_plan(cells: "list[Composed]", *, as_json: bool) -> None:
                 }
             )
         words = " ".join(cell.overrides)
-        table.add_row(str(number), cell.choices["dataset"], cell.choices["model"], str(cell.config.seed), words, state)
+        table.add_row(
+            str(number),
+            cell.choices["dataset"],
+            cell.choices["model"],
+            str(cell.config.seed),
+            words,
+            state,
+        )
     if not as_json:
         out.print(table)
 
@@ -188,5 +197,3 @@ def _summary(record: "RunRecord", folder: Path) -> dict[str, object]:
 
 def _title(cell: "Composed") -> str:
     return f"{cell.choices['model']} on {cell.choices['dataset']}, seed {cell.config.seed}"
-
-

@@ -27,6 +27,16 @@ from cvrbench.errors import ConfigError
 
 GROUPS = ("dataset", "model", "objective", "balancing", "trainer", "protocol")
 
+RULES = {
+    "date": "a day such as 2022-05-03",
+    "float": "a number",
+    "int": "a whole number",
+    "bool": "true or false",
+    "tuple": "a list",
+    "too_short": "a list of at least one",
+}
+"""Kinds of pydantic's errors whose own words suit a programmer more than a user."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Composed:
@@ -120,8 +130,7 @@ def config_from_dict(values: Mapping[str, Any]) -> schema.Config:
     parts = {key: value for key, value in values.items() if key not in GROUPS}
     for group in GROUPS:
         parts[group] = _validate(_dataclass_of(group, values.get(group)), values[group], group)
-    config = _validate_root(parts)
-    return config
+    return _validate_root(parts)
 
 
 def origins(overrides: Sequence[str]) -> list[tuple[str, str, str]]:
@@ -156,10 +165,17 @@ def origins(overrides: Sequence[str]) -> list[tuple[str, str, str]]:
 
 def _compose_node(parsed: Sequence[Override], conf: Path) -> tuple[DictConfig, dict[str, str]]:
     GlobalHydra.instance().clear()
-    lines = [override.input_line or "" for override in parsed]
+    # Hydra would merge a dict into the yaml's, whose keys are closed; ours replaces it.
+    whole = {o.key_or_group: o.value() for o in parsed if isinstance(o.value(), dict)}
+    lines = [override.input_line or "" for override in parsed if override.key_or_group not in whole]
     try:
         with initialize_config_dir(str(conf), version_base="1.3"):
             node = hydra_compose("config", lines, return_hydra_config=True)
+        for key, value in whole.items():
+            OmegaConf.select(node, key, throw_on_missing=True)
+            if not isinstance(OmegaConf.select(node, key), DictConfig):
+                raise ConfigError(f"{key} is no dict; got {_plain_dict(value)}")
+            OmegaConf.update(node, key, _plain_dict(value), merge=False)
     except (HydraException, OmegaConfBaseException) as error:
         raise _explain(error, parsed, conf) from None
     choices = {
@@ -167,8 +183,12 @@ def _compose_node(parsed: Sequence[Override], conf: Path) -> tuple[DictConfig, d
         for group, option in node.hydra.runtime.choices.items()
         if not str(group).startswith("hydra/") and option not in {None, "null"}
     }
-    with_hydra = OmegaConf.masked_copy(node, [k for k in node if k != "hydra"])
-    return with_hydra, choices
+    return OmegaConf.masked_copy(node, [str(key) for key in node if key != "hydra"]), choices
+
+
+def _plain_dict(value: Any) -> dict[str, Any]:
+    """A dict of Hydra's parser, whose keys may be quoted strings, as one of ours."""
+    return {str(key): item for key, item in value.items()}
 
 
 def _plain(node: DictConfig) -> dict[str, Any]:
@@ -228,9 +248,7 @@ def _dataclass_of(group: str, values: Any) -> type:
     kinds = {get_args(cls.__annotations__["kind"])[0]: cls for cls in options}
     kind = values.get("kind") if isinstance(values, Mapping) else None
     if kind not in kinds:
-        raise ConfigError(
-            f"{group}.kind must be one of {', '.join(sorted(kinds))}; got {kind!r}"
-        )
+        raise ConfigError(f"{group}.kind must be one of {', '.join(sorted(kinds))}; got {kind!r}")
     found: type = kinds[kind]
     return found
 
@@ -261,6 +279,9 @@ def _as_config_error(error: ValidationError, prefix: str) -> ConfigError:
     rule = problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     if problem["type"] == "value_error":
         return ConfigError(f"{key or prefix}: {rule}")
+    for kind, words in RULES.items():
+        if problem["type"].startswith(kind):
+            rule = words
     return ConfigError(f"{key} must be {rule}; got {problem['input']!r}")
 
 

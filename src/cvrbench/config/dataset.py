@@ -122,7 +122,7 @@ class TableConfig:
         for position, task in enumerate(self.tasks):
             if task.parent is not None and task.parent not in names[:position]:
                 raise ValueError(
-                    f"the parent {task.parent!r} of task {task.name!r} must be a task listed before it"
+                    f"parent {task.parent!r} of task {task.name!r} must be a task listed before it"
                 )
         if not (self.ids or self.numbers or self.lists):
             raise ValueError("name at least one feature column in ids, numbers or lists")

@@ -1,7 +1,8 @@
 """Configuration of the sharing strategies (group `model=`): one dataclass per strategy.
 
 `hidden` are the widths of the shared network or of one expert, `tower` those of a task's own
-network on top; an empty list leaves the part out where it may be empty. The last linear map to the logit is implied.
+network on top; an empty list leaves the part out where it may be empty. The last linear map to
+the logit is implied.
 """
 
 from dataclasses import dataclass
@@ -88,7 +89,9 @@ class PLEConfig:
                 "n_shared_experts and n_specific_experts are both 0; set at least one above 0"
             )
         if self.n_shared_experts == 0 and self.levels > 1:
-            raise ValueError("levels > 1 needs n_shared_experts >= 1: the shared path has no expert")
+            raise ValueError(
+                "levels > 1 needs n_shared_experts >= 1: the shared path has no expert"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,13 +4,15 @@ Members are read into memory and never unpacked to disk, so an archive's paths c
 """
 
 import gzip
+import io
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from cvrbench.errors import DataError
 
@@ -42,7 +44,7 @@ def find_files(raw: Path, wanted: Sequence[str], *, dataset: str) -> dict[str, b
         DataError: Something is missing, damaged, or there twice with different content.
     """
     if not raw.exists():
-        raise DataError(f"{raw} does not exist; give the folder or archive of {dataset}'s raw files")
+        raise DataError(f"{raw} does not exist; give the folder or archive of {dataset}'s files")
     seen: list[str] = []
     matches: dict[str, dict[str, bytes]] = {pattern: {} for pattern in wanted}
     for found in _walk(raw):
@@ -53,8 +55,8 @@ def find_files(raw: Path, wanted: Sequence[str], *, dataset: str) -> dict[str, b
     if missing := [pattern for pattern in wanted if not matches[pattern]]:
         there = ", ".join(sorted(set(seen))[:8]) or "nothing"
         raise DataError(
-            f"{raw} has no file {' and no file '.join(missing)}, which {dataset} needs; found there: "
-            f"{there}. Is it the right folder or archive?"
+            f"{raw} has no file {' and no file '.join(missing)}, which {dataset} needs; found "
+            f"there: {there}. Is it the right folder or archive?"
         )
     return {name: files[name] for files in matches.values() for name in sorted(files)}
 
@@ -67,7 +69,9 @@ def _add(files: dict[str, bytes], found: _Found) -> None:
             f"{found.where} is damaged or truncated ({error}); download it again"
         ) from None
     if files.setdefault(found.name, content) != content:
-        raise DataError(f"{found.where}: there is another {found.name} with other content; keep one")
+        raise DataError(
+            f"{found.where}: there is another {found.name} with other content; keep one"
+        )
 
 
 def _walk(path: Path) -> Iterator[_Found]:
@@ -76,24 +80,28 @@ def _walk(path: Path) -> Iterator[_Found]:
     for file in files:
         try:
             if file.name.endswith(TAR):
-                yield from _tar(file)
+                with file.open("rb") as stream:
+                    yield from _tar(stream, str(file))
             elif file.name.endswith(ZIP):
                 yield from _zip(file)
             else:
-                yield _Found(_base(file.name), str(file), lambda f=file: _plain(f.read_bytes(), f.name))
+                yield _Found(_base(file.name), str(file), partial(_read, file))
         except DAMAGED as error:
-            raise DataError(f"{file} is damaged or truncated ({error}); download it again") from None
+            raise DataError(
+                f"{file} is damaged or truncated ({error}); download it again"
+            ) from None
 
 
-def _tar(file: Path) -> Iterator[_Found]:
-    with tarfile.open(file) as archive:
+def _read(file: Path) -> bytes:
+    return _plain(file.read_bytes(), file.name)
+
+
+def _tar(stream: IO[bytes], where: str) -> Iterator[_Found]:
+    with tarfile.open(fileobj=stream) as archive:
         for member in archive:
             if member.isfile():
-                yield _Found(
-                    _base(Path(member.name).name),
-                    f"{file}: {member.name}",
-                    lambda m=member: _plain(_extract(archive, m), m.name),
-                )
+                name = _base(Path(member.name).name)
+                yield _Found(name, f"{where}: {member.name}", partial(_extract, archive, member))
 
 
 def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
@@ -102,7 +110,7 @@ def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     content = stream.read()
     if len(content) != member.size:
         raise EOFError(f"{len(content):,} of {member.size:,} bytes")
-    return content
+    return _plain(content, member.name)
 
 
 def _zip(file: Path) -> Iterator[_Found]:
@@ -110,14 +118,16 @@ def _zip(file: Path) -> Iterator[_Found]:
         for member in archive.infolist():
             if member.is_dir():
                 continue
-            name = Path(member.filename).name
-            if name.endswith(TAR):  # the UCI wraps its tar files
-                raise NotImplementedError(f"it holds the archive {name}; unpack it once")
-            yield _Found(
-                _base(name),
-                f"{file}: {member.filename}",
-                lambda m=member: _plain(archive.read(m), m.filename),
-            )
+            where = f"{file}: {member.filename}"
+            if member.filename.endswith(TAR):  # some providers wrap their tar file once more
+                yield from _tar(io.BytesIO(archive.read(member)), where)
+                continue
+            name = _base(Path(member.filename).name)
+            yield _Found(name, where, partial(_member, archive, member))
+
+
+def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    return _plain(archive.read(member), member.filename)
 
 
 def _plain(content: bytes, name: str) -> bytes:

@@ -1,8 +1,9 @@
-"""Batches by index arithmetic: a split's arrays as tensors, and the rows of one step out of them."""
+"""Batches by index arithmetic: a split's arrays as tensors, and one step's rows out of them."""
 
 from typing import NamedTuple, Self
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -56,37 +57,34 @@ class SplitTensors(NamedTuple):
     @classmethod
     def load(cls, split: Split, schema: Schema, device: torch.device) -> Self:
         """Copy a split to `device`, ids shifted to rows of the one embedding table."""
-        sizes = [field.size for field in (*schema.categorical, *schema.multivalued)]
-        starts = np.concatenate([[0], np.cumsum(sizes)])
+        sizes = [field.size for field in schema.id_fields]
+        starts: npt.NDArray[np.int64] = np.cumsum([0, *sizes])
         index_type = np.int32 if schema.vocabulary_size < 2**31 else np.int64
         n_categorical = len(schema.categorical)
-        rows = np.array(split.ids, dtype=index_type)
-        rows += starts[:n_categorical].astype(index_type)
+        shift = starts[:n_categorical].astype(index_type)
         bags = tuple(
             BagTensors(
                 torch.from_numpy(np.array(bag.offsets)).to(device),
-                torch.from_numpy(bag.ids.astype(index_type) + index_type(start)).to(device),
+                torch.from_numpy(np.add(bag.ids, start, dtype=index_type)).to(device),
                 torch.from_numpy(np.array(bag.weights)).to(device),
             )
-            for bag, start in zip(split.bags, starts[n_categorical:-1], strict=True)
+            for bag, start in zip(split.bags, starts[n_categorical:-1].tolist(), strict=True)
         )
         return cls(
-            torch.from_numpy(rows).to(device),
+            torch.from_numpy(np.add(split.ids, shift, dtype=index_type)).to(device),
             torch.from_numpy(np.array(split.numeric)).to(device),
             torch.from_numpy(np.array(split.labels)).to(device),
             bags,
         )
 
-    def __len__(self) -> int:  # type: ignore[override]
+    def __len__(self) -> int:
         """Rows of the split, not the tuple's fields."""
         return self.labels.shape[0]
 
     def gather(self, index: Tensor) -> Batch:
         """Take the rows `index` (int64, on the split's device), in that order."""
         values = [_bag_values(bag, index) for bag in self.bags]
-        segments = [
-            segment + field * len(index) for field, (_, _, segment) in enumerate(values)
-        ]
+        segments = [segment + field * len(index) for field, (_, _, segment) in enumerate(values)]
         empty = index.new_empty(0)
         features = Features(
             rows=self.rows.index_select(0, index).long(),

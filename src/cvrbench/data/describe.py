@@ -51,7 +51,7 @@ def describe(dataset: Dataset, counts: dict[str, dict[str, dict[str, int]]]) -> 
     schema = dataset.schema
     tables = {
         field.name: pl.read_parquet(dataset.path / "vocabulary" / f"{field.name}.parquet")
-        for field in (*schema.categorical, *schema.multivalued)
+        for field in schema.id_fields
     }
     facts = []
     for index, field in enumerate(schema.categorical):
@@ -93,9 +93,7 @@ def to_json(description: Description) -> dict[str, Any]:
     }
 
 
-def _facts(
-    name: str, kind: str, table: pl.DataFrame, test: npt.NDArray[np.int32]
-) -> FieldFacts:
+def _facts(name: str, kind: str, table: pl.DataFrame, test: npt.NDArray[np.int32]) -> FieldFacts:
     count = table["count"].to_numpy()
     total = max(int(count.sum()), 1)
     return FieldFacts(

@@ -32,11 +32,11 @@ class Vocabulary:
         """Give each value's id; absent ones are MISSING, unknown ones OOV."""
         text = as_text(values)
         known = self.table.filter(pl.col("id") >= N_RESERVED)
-        ids = text.replace_strict(
-            known["value"], known["id"], default=OOV, return_dtype=pl.Int32
-        )
+        ids = text.replace_strict(known["value"], known["id"], default=OOV, return_dtype=pl.Int32)
         missing = text.is_null()
-        return ids.zip_with(~missing, pl.repeat(MISSING, len(text), dtype=pl.Int32, eager=True)).to_numpy()
+        return ids.zip_with(
+            ~missing, pl.repeat(MISSING, len(text), dtype=pl.Int32, eager=True)
+        ).to_numpy()
 
 
 def learn_vocabulary(train: pl.Series, min_count: int) -> Vocabulary:
@@ -57,7 +57,9 @@ def learn_vocabulary(train: pl.Series, min_count: int) -> Vocabulary:
         schema={"value": pl.String, "count": pl.Int64},
     )
     table = pl.concat([reserved, often.with_columns(pl.col("count").cast(pl.Int64))])
-    return Vocabulary(table.with_row_index("id").select("value", pl.col("id").cast(pl.Int32), "count"))
+    return Vocabulary(
+        table.with_row_index("id").select("value", pl.col("id").cast(pl.Int32), "count")
+    )
 
 
 def as_text(values: pl.Series) -> pl.Series:
@@ -86,7 +88,9 @@ class Scale:
         """
         numbers = _numbers(values)
         absent = numbers.is_null().to_numpy()
-        scaled = ((numbers.fill_null(self.mean).to_numpy() - self.mean) / self.std).astype(np.float32)
+        scaled = ((numbers.fill_null(self.mean).to_numpy() - self.mean) / self.std).astype(
+            np.float32
+        )
         columns = [scaled, absent.astype(np.float32)] if self.has_gaps else [scaled]
         return np.stack(columns, axis=1)
 
@@ -105,9 +109,7 @@ def learn_scale(train: pl.Series) -> Scale:
     return Scale(float(present.mean()), std if std > 0 else 1.0, numbers.null_count() > 0)
 
 
-def encode_bags(
-    vocabulary: Vocabulary, values: pl.Series, weights: pl.Series | None
-) -> Bag:
+def encode_bags(vocabulary: Vocabulary, values: pl.Series, weights: pl.Series | None) -> Bag:
     """Encode a list column: an absent list holds one MISSING, an empty one nothing.
 
     Raises:

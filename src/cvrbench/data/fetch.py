@@ -124,7 +124,7 @@ class FetchProgress:
 OnFetchProgress = Callable[[FetchProgress], None]
 
 
-class _TryAgain(Exception):
+class _BrokenOffError(Exception):
     """The connection broke; what was received is kept."""
 
 
@@ -186,12 +186,11 @@ def _fetch_one(
             try:
                 _receive(download, part, on_progress, timeout)
                 break
-            except _TryAgain as broken:
+            except _BrokenOffError as broken:
                 if attempt == ATTEMPTS - 1:
                     raise DataError(
                         f"{download.url} broke off {ATTEMPTS} times ({broken}); "
-                        f"{part.stat().st_size if part.exists() else 0:,} bytes are kept in {part}, "
-                        "the same command goes on from there"
+                        f"what came is kept in {part}, and the same command goes on from there"
                     ) from None
                 time.sleep(0.2 * 2**attempt)
         if not _matches(part, download.checksum):
@@ -216,9 +215,9 @@ def _receive(download: Download, part: Path, on_progress: OnFetchProgress, timeo
     if have and mark.is_file():
         # If-Range: the server sends the rest only if the file is still the one we began.
         headers |= {"Range": f"bytes={have}-", "If-Range": mark.read_text()}
-    request = urllib.request.Request(download.url, headers=headers)  # noqa: S310 -- http(s) only
+    request = urllib.request.Request(download.url, headers=headers)
     try:
-        with urllib.request.urlopen(request, timeout=timeout) as response:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=timeout) as response:
             start = _start_of(response, have)
             tag = response.headers.get("ETag") or response.headers.get("Last-Modified")
             if tag is None or tag.startswith("W/"):
@@ -231,13 +230,20 @@ def _receive(download: Download, part: Path, on_progress: OnFetchProgress, timeo
     except urllib.error.HTTPError as error:
         if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             part.unlink()
-            raise _TryAgain("the part on disk did not fit") from None
+            raise _BrokenOffError("the part on disk did not fit") from None
         if error.code >= http.HTTPStatus.INTERNAL_SERVER_ERROR:
-            raise _TryAgain(f"HTTP {error.code}") from None
-        raise DataError(f"{download.url}: the server answers HTTP {error.code} {error.reason}") from None
-    except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+            raise _BrokenOffError(f"HTTP {error.code}") from None
+        raise DataError(
+            f"{download.url}: the server answers HTTP {error.code} {error.reason}"
+        ) from None
+    except (
+        urllib.error.URLError,
+        http.client.HTTPException,
+        ConnectionError,
+        TimeoutError,
+    ) as error:
         reason = getattr(error, "reason", None) or error
-        raise _TryAgain(str(reason)) from None
+        raise _BrokenOffError(str(reason)) from None
 
 
 def _append(
@@ -257,16 +263,16 @@ def _append(
             received += len(piece)
             on_progress(FetchProgress(file_name=name, received=received, total=total))
     if total is not None and received < total:
-        raise _TryAgain(f"{received:,} of {total:,} bytes")
+        raise _BrokenOffError(f"{received:,} of {total:,} bytes")
 
 
 def _start_of(response: http.client.HTTPResponse, have: int) -> int:
-    """Where the answer begins in the file: after what we have, or at 0 if the server sends it all."""
+    """Where the answer begins: after what we have, or at 0 if the server sends it all."""
     if response.status != http.HTTPStatus.PARTIAL_CONTENT:
         return 0
     begins = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
     if begins is None or int(begins[1]) != have:
-        raise _TryAgain("the server sent another range than asked for")
+        raise _BrokenOffError("the server sent another range than asked for")
     return have
 
 

@@ -1,7 +1,7 @@
 """The prepared datasets under `data_dir`: where they are, and making one when it is not there.
 
-    data_dir/raw/<source>/             raw files, put there by `fetch` or by the user
-    data_dir/prepared/<name>-<key>/    one per dataset and configuration
+data_dir/raw/<source>/             raw files, put there by `fetch` or by the user
+data_dir/prepared/<name>-<key>/    one per dataset and configuration
 """
 
 import hashlib
@@ -35,6 +35,7 @@ def ensure(
         name: The option of the group `dataset`.
         data_dir: Folder of datasets.
         raw: Folder or archive with the raw files, if not in the usual places.
+        force: Prepare again what is prepared.
 
     Raises:
         DataError: There is no prepared dataset and no raw files, or they fail a check.
@@ -87,7 +88,8 @@ def find_raw(config: DatasetConfig, data_dir: Path) -> Path:
             return place
     raise DataError(
         f"dataset {names[0]!r} needs its raw files, and there are none in {places[0]}; run "
-        f"`cvrbench data fetch {names[0]}`, or `cvrbench data prepare {names[0]} --raw DIR_OR_ARCHIVE`"
+        f"`cvrbench data fetch {names[0]}`, or "
+        f"`cvrbench data prepare {names[0]} --raw DIR_OR_ARCHIVE`"
     )
 
 

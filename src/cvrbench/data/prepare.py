@@ -76,7 +76,9 @@ def _disk_error(error: OSError, target: Path) -> DataError:
             f"no space left to write {target} ({free / 1e6:,.0f} MB free); nothing was kept: free "
             "some, or set data_dir=... to another disk"
         )
-    return DataError(f"cannot write {target}: {error.strerror or error}; set data_dir=... elsewhere")
+    return DataError(
+        f"cannot write {target}: {error.strerror or error}; set data_dir=... elsewhere"
+    )
 
 
 def _learn(raw: RawSplits) -> _Encoders:

@@ -69,9 +69,14 @@ class Schema:
     fingerprint: str
 
     @property
+    def id_fields(self) -> tuple[Categorical | MultiValued, ...]:
+        """Fields with a vocabulary, in the order in which they share one embedding table."""
+        return (*self.categorical, *self.multivalued)
+
+    @property
     def vocabulary_size(self) -> int:
         """Rows of one embedding table that serves every field."""
-        return sum(field.size for field in (*self.categorical, *self.multivalued))
+        return sum(field.size for field in self.id_fields)
 
     def chain(self, task: int) -> tuple[int, ...]:
         """Indices of the tasks from the root down to and including `task`."""

@@ -37,7 +37,7 @@ def by_day(frame: pl.DataFrame, column: str, *, valid_from: date, test_from: dat
 def by_time(
     frame: pl.DataFrame, column: str, *, valid_fraction: float, test_fraction: float
 ) -> Cut:
-    """Put the last rows into the test, those before them into validation; equal times stay together.
+    """Put the last rows into test, those before into validation; equal times stay together.
 
     Raises:
         DataError: The column has gaps, or the fractions leave nothing to train on.
@@ -66,14 +66,14 @@ def by_group(
     return _take(frame, of_row)
 
 
-def by_row(
-    frame: pl.DataFrame, *, valid_fraction: float, test_fraction: float, seed: int
-) -> Cut:
+def by_row(frame: pl.DataFrame, *, valid_fraction: float, test_fraction: float, seed: int) -> Cut:
     """Put every row into a part by itself, at random."""
     return _take(frame, pl.Series(_parts(len(frame), valid_fraction, test_fraction, seed)))
 
 
-def hold_out(frame: pl.DataFrame, *, fraction: float, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+def hold_out(
+    frame: pl.DataFrame, *, fraction: float, seed: int
+) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Cut a table in two at random: the rest, and `fraction` of the rows."""
     part = pl.Series(_parts(len(frame), fraction, 0.0, seed))
     return frame.filter(part == 0), frame.filter(part == 1)
@@ -83,8 +83,10 @@ def _take(frame: pl.DataFrame, part: pl.Series) -> Cut:
     return Cut(*(frame.filter(part == number) for number in range(3)))
 
 
-def _parts(n: int, valid_fraction: float, test_fraction: float, seed: int) -> np.ndarray[tuple[int], np.dtype[np.int8]]:
-    """Number the part of each of n things: 0 train, 1 valid, 2 test, exact counts, random places."""
+def _parts(
+    n: int, valid_fraction: float, test_fraction: float, seed: int
+) -> np.ndarray[tuple[int], np.dtype[np.int8]]:
+    """Give the part of each of n things: 0 train, 1 valid, 2 test; exact counts, random places."""
     _check_fractions(valid_fraction, test_fraction)
     n_valid, n_test = round(n * valid_fraction), round(n * test_fraction)
     part = np.zeros(n, dtype=np.int8)

@@ -38,9 +38,7 @@ class MaskSet:
     def dead_units(self) -> dict[str, tuple[int, ...]]:
         """Units per layer to which a task keeps no connection."""
         dead = [(~keep.any(dim=1)).sum(dim=1) for keep in self.keep]
-        return {
-            task: tuple(int(layer[t]) for layer in dead) for t, task in enumerate(self.tasks)
-        }
+        return {task: tuple(int(layer[t]) for layer in dead) for t, task in enumerate(self.tasks)}
 
     def _flat(self) -> Tensor:
         """All layers of a task in a row, `[tasks, connections]`."""

@@ -24,13 +24,17 @@ class Variant:
 
     def estimate(self, metric: str, split: str = "test") -> Estimate | None:
         """Mean over seeds and its 95 % interval; None where no run has the metric."""
-        values = [value for run in self.runs if (value := run.metrics[split].get(metric)) is not None]
+        values = [
+            value for run in self.runs if (value := run.metrics[split].get(metric)) is not None
+        ]
         return t_interval(values) if values else None
 
     @property
     def seconds(self) -> float:
         """Mean time in optimiser steps, searches included."""
-        return sum(run.seconds["search"] + run.seconds["train"] for run in self.runs) / len(self.runs)
+        return sum(run.seconds["search"] + run.seconds["train"] for run in self.runs) / len(
+            self.runs
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

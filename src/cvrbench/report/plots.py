@@ -31,19 +31,21 @@ def comparison_figure(comparison: Comparison) -> Figure:
     """AUC of every space: a dot per seed, the mean and its interval per strategy."""
     metrics = comparison.auc_metrics
     labels = [variant.label for variant in comparison.variants]
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(3.1 * len(metrics) + 1.2, 0.36 * len(labels) + 1.5), layout="constrained")
+    with mpl.rc_context(rc=STYLE):  # type: ignore[arg-type]  # the stubs want literal keys
+        figure = Figure(
+            figsize=(3.1 * len(metrics) + 1.2, 0.36 * len(labels) + 1.5), layout="constrained"
+        )
         axes = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
         for axis, metric in zip(axes, metrics, strict=True):
             _compare(axis, comparison, metric)
         axes[0].set_yticks(range(len(labels)), labels)
         axes[0].invert_yaxis()
         seeds = max(len(variant.runs) for variant in comparison.variants)
-        word = "seeds" if seeds > 1 else "seed"
+        words = "one seed: no interval over seeds"
+        if seeds > 1:
+            words = f"{seeds} seeds: dots are seeds, bars the mean's 95 % interval"
         figure.suptitle(
-            f"{comparison.dataset}, test split, {seeds} {word}: dots are seeds, bars the mean's 95 % interval"
-            if seeds > 1
-            else f"{comparison.dataset}, test split, one seed: no interval over seeds",
+            f"{comparison.dataset}, test split, {words}",
             x=0.01,
             ha="left",
             fontsize=10,
@@ -53,7 +55,7 @@ def comparison_figure(comparison: Comparison) -> Figure:
 
 def description_figure(description: Description) -> Figure:
     """Label rates per space and split, and how often the ids of each field occur."""
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(rc=STYLE):  # type: ignore[arg-type]  # the stubs want literal keys
         figure = Figure(figsize=(9.5, 3.6), layout="constrained")
         rates, ids = figure.subplots(1, 2)
         _label_rates(rates, description)
@@ -82,7 +84,15 @@ def _compare(axis: Axes, comparison: Comparison, metric: str) -> None:
         values = [v for run in variant.runs if (v := run.metrics["test"].get(metric)) is not None]
         if len(values) > 1:
             axis.plot(values, [row] * len(values), ".", color=POINT, alpha=0.35, markersize=6)
-        axis.errorbar(estimate.mean, row, xerr=estimate.half_width, fmt="o", color=POINT, markersize=5, capsize=3)
+        axis.errorbar(
+            estimate.mean,
+            row,
+            xerr=estimate.half_width,
+            fmt="o",
+            color=POINT,
+            markersize=5,
+            capsize=3,
+        )
     if (best := comparison.best_reachable(metric)) is not None:
         axis.axvline(best, color=TRUTH, linewidth=1.2, linestyle="--")
         axis.text(best, -0.6, "best reachable", color=TRUTH, fontsize=7, ha="right", va="center")
@@ -113,7 +123,9 @@ def _label_rates(axis: Axes, description: Description) -> None:
 def _id_counts(axis: Axes, description: Description) -> None:
     largest = sorted(description.id_counts.items(), key=lambda item: -len(item[1]))[:6]
     for name, values in largest:
-        axis.plot(range(1, len(values) + 1), values, linewidth=1.4, label=f"{name} ({len(values):,})")
+        axis.plot(
+            range(1, len(values) + 1), values, linewidth=1.4, label=f"{name} ({len(values):,})"
+        )
     axis.set_xscale("log")
     axis.set_yscale("log")
     axis.set_xlabel("rank of the id")

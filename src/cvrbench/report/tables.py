@@ -31,7 +31,10 @@ def run_table(record: RunRecord) -> Table:
     for name, count in record.counts[split].items():
         info = describe_metric(f"{name}_auc", tasks)
         row = [f"{name.upper()} ({info.space})", f"{count['rows']:,}", f"{count['positives']:,}"]
-        row += [number(record.metrics["valid"].get(f"{name}_auc")), number(values.get(f"{name}_auc"))]
+        row += [
+            number(record.metrics["valid"].get(f"{name}_auc")),
+            number(values.get(f"{name}_auc")),
+        ]
         if planted:
             row.append(number(values.get(f"{name}_best_auc")))
         row += [number(values.get(f"{name}_{kind}")) for kind in ("gauc", "logloss", "pcoc")]
@@ -41,7 +44,8 @@ def run_table(record: RunRecord) -> Table:
 
 def comparison_table(comparison: Comparison) -> Table:
     """All variants on one dataset: AUC of every space, mean over seeds and its interval."""
-    title = f"{comparison.dataset}: {comparison.counts[next(iter(comparison.counts))]['rows']:,} test rows"
+    rows = max(count["rows"] for count in comparison.counts.values())
+    title = f"{comparison.dataset}: {rows:,} test rows"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("strategy", no_wrap=True)
     table.add_column("seeds", justify="right")
@@ -60,7 +64,9 @@ def comparison_table(comparison: Comparison) -> Table:
             cells.append(f"[bold]{cell}[/bold]" if is_best else cell)
         run = variant.runs[0]
         dense = f"{run.parameters - run.embedding_parameters:,}"
-        table.add_row(variant.label, str(len(variant.runs)), *cells, dense, f"{variant.seconds:.0f}")
+        table.add_row(
+            variant.label, str(len(variant.runs)), *cells, dense, f"{variant.seconds:.0f}"
+        )
     reachable = [comparison.best_reachable(metric) for metric in metrics]
     if any(value is not None for value in reachable):
         table.add_section()
@@ -124,5 +130,7 @@ def interval(estimate: Estimate | None) -> str:
 
 
 def _best(comparison: Comparison, metric: str) -> float | None:
-    means = [e.mean for variant in comparison.variants if (e := variant.estimate(metric)) is not None]
+    means = [
+        e.mean for variant in comparison.variants if (e := variant.estimate(metric)) is not None
+    ]
     return max(means) if len(means) > 1 else None

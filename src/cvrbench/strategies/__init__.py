@@ -27,9 +27,7 @@ def build_strategy(config: ModelConfig, schema: Schema) -> SharingStrategy:
     dropout = config.dropout
     match config:
         case SingleTaskConfig():
-            return SingleTask(
-                schema, embedding_dim=d, hidden=hidden, tower=tower, dropout=dropout
-            )
+            return SingleTask(schema, embedding_dim=d, hidden=hidden, tower=tower, dropout=dropout)
         case SharedEmbeddingConfig():
             return SharedEmbedding(
                 schema, embedding_dim=d, hidden=hidden, tower=tower, dropout=dropout

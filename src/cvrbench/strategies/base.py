@@ -18,7 +18,7 @@ class SharingStrategy(nn.Module, ABC):
     def forward(self, features: Features) -> Tensor:
         """Give the logits `[batch, tasks]`; task t's is conditional on its parent's label 1."""
 
-    def prepare(self, fit: "Fit") -> None:  # noqa: B027 -- a hook: most strategies need nothing
+    def prepare(self, fit: "Fit") -> None:
         """Fix what must be fixed before the final training; nothing by default."""
 
     def moving(self) -> dict[nn.Parameter, Tensor]:

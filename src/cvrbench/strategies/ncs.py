@@ -1,5 +1,6 @@
-"""Neuron-connection sharing (NCS4CVR, arXiv 2008.09872): each task trains its own masked part
-of one trunk.
+"""Neuron-connection sharing (NCS): each task trains its own masked part of one trunk.
+
+NCS4CVR, arXiv 2008.09872:
 
     logit_t = h_t( f(e(x); theta * M_t) ),    M_t in {0, 1}^|theta|
 

@@ -1,6 +1,6 @@
 """Shared bottom (Caruana, Machine Learning 1997): one trunk, a tower per task.
 
-    logit_t = h_t( f( e(x) ) )
+logit_t = h_t( f( e(x) ) )
 """
 
 from collections.abc import Sequence

@@ -106,7 +106,9 @@ def fit(
         network.load_state_dict(saved["network"])
         optimizers.load_state_dict(saved["optimizers"])
         _set_rng(saved["rng"])
-    loop = _Loop(network, optimizers, train, valid, task, config, epochs, seed, outside, state, best)
+    loop = _Loop(
+        network, optimizers, train, valid, task, config, epochs, seed, outside, state, best
+    )
     loop.run()
     network.load_state_dict(loop.best)
     outside.files.save_finished({"best": loop.best, "state": asdict(state)})

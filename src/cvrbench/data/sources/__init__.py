@@ -17,7 +17,7 @@ from cvrbench.data.sources import adult, census_income, hillstrom, kuairand, syn
 
 
 def raw_folders(config: DatasetConfig) -> tuple[str, ...]:
-    """Names under which a source's raw files may lie, the usual one first; none if it needs none."""
+    """Give names under which a source's raw files may lie, the usual one first; maybe none."""
     match config:
         case KuaiRandConfig():
             return ("kuairand", "kuairand_pure")

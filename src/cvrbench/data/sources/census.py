@@ -23,7 +23,8 @@ def label(
     known = [*positive, *negative]
     if (unknown := values.filter(~values.is_in(known))).len():
         raise DataError(
-            f"{file}: column {column!r} holds {unknown[0]!r}; expected {' or '.join(map(repr, known))}"
+            f"{file}: column {column!r} holds {unknown[0]!r}; expected "
+            f"{' or '.join(map(repr, known))}"
         )
     return values.is_in(list(positive)).cast(pl.UInt8)
 
@@ -42,10 +43,16 @@ def binned(
     edges = {}
     for column in numbers:
         values = _numbers(learn, column)
-        edges[column] = sorted(set(np.quantile(values, np.linspace(0, 1, N_BINS + 1)[1:-1]).tolist()))
+        edges[column] = sorted(
+            set(np.quantile(values, np.linspace(0, 1, N_BINS + 1)[1:-1]).tolist())
+        )
         if len(edges[column]) < N_BINS // 2:  # mostly one value: spread the bins over the others
             other = values[values != np.median(values)]
-            more = np.quantile(other, np.linspace(0, 1, N_BINS + 1)[:-1]).tolist() if len(other) else []
+            more = (
+                np.quantile(other, np.linspace(0, 1, N_BINS + 1)[:-1]).tolist()
+                if len(other)
+                else []
+            )
             edges[column] = sorted({*edges[column], *more})
 
     def add(frame: pl.DataFrame) -> pl.DataFrame:
@@ -76,4 +83,6 @@ def _numbers(frame: pl.DataFrame, column: str) -> np.ndarray[tuple[int], np.dtyp
     try:
         return frame[column].cast(pl.Float64).to_numpy()
     except pl.exceptions.PolarsError as error:
-        raise DataError(f"column {column!r} must hold numbers: {str(error).splitlines()[0]}") from None
+        raise DataError(
+            f"column {column!r} must hold numbers: {str(error).splitlines()[0]}"
+        ) from None

@@ -27,9 +27,9 @@ def read_csv(
     check_columns(header, needed, file)
     types = {name: dtypes.get(name, pl.String) for name in needed}
     try:
-        return pl.read_csv(io.BytesIO(content), columns=list(needed), schema_overrides=types).select(
-            needed
-        )
+        return pl.read_csv(
+            io.BytesIO(content), columns=list(needed), schema_overrides=types
+        ).select(needed)
     except pl.exceptions.PolarsError as error:
         raise DataError(f"{file} cannot be read: {str(error).splitlines()[0]}") from None
 

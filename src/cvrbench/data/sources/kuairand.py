@@ -108,7 +108,10 @@ def _join(log: pl.DataFrame, files: dict[str, bytes]) -> pl.DataFrame:
         dtypes={"user_id": pl.Int64} | dict.fromkeys(counts, pl.Float64),
     )
     videos = read_csv(
-        files[VIDEOS], VIDEOS, needed=["video_id", *VIDEO_FIELDS, "tag"], dtypes={"video_id": pl.Int64}
+        files[VIDEOS],
+        VIDEOS,
+        needed=["video_id", *VIDEO_FIELDS, "tag"],
+        dtypes={"video_id": pl.Int64},
     )
     frame = log.join(users, on="user_id", how="left", maintain_order="left")
     frame = frame.join(videos, on="video_id", how="left", maintain_order="left")
@@ -127,9 +130,7 @@ def _join(log: pl.DataFrame, files: dict[str, bytes]) -> pl.DataFrame:
 def _split(frame: pl.DataFrame, config: KuaiRandConfig) -> Cut:
     if config.split == "time":
         try:
-            return by_day(
-                frame, "date", valid_from=config.valid_from, test_from=config.test_from
-            )
+            return by_day(frame, "date", valid_from=config.valid_from, test_from=config.test_from)
         except DataError as error:
             raise DataError(f"dataset kuairand: {error}") from None
     if config.split == "user":

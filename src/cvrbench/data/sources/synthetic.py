@@ -110,7 +110,8 @@ def _unit(values: Floats) -> Floats:
     """Centre and scale each row to deviation 1 (0 where a row is constant)."""
     centred = values - values.mean(axis=1, keepdims=True)
     deviation = centred.std(axis=1, keepdims=True)
-    return np.divide(centred, deviation, out=np.zeros_like(centred), where=deviation > 0)
+    scaled: Floats = np.divide(centred, deviation, out=np.zeros_like(centred), where=deviation > 0)
+    return scaled
 
 
 def _intercept(logit: Floats, weight: Floats, rate: float) -> float:

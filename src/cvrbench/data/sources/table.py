@@ -39,7 +39,10 @@ def load(config: TableConfig) -> RawSplits:
         test=cut.test,
         fields=(
             *(RawField(name=f, kind="categorical", min_count=config.min_count) for f in config.ids),
-            *(RawField(name=f, kind="multivalued", min_count=config.min_count) for f in config.lists),
+            *(
+                RawField(name=f, kind="multivalued", min_count=config.min_count)
+                for f in config.lists
+            ),
             *(RawField(name=f, kind="numeric") for f in config.numbers),
         ),
         tasks=tasks,
@@ -72,7 +75,7 @@ def _read(path: Path, config: TableConfig) -> pl.DataFrame:
         raise DataError(f"dataset.path names {path}, which is no file; set dataset.path=FILE")
     try:
         if path.suffix == ".parquet":
-            check_columns(pl.read_parquet_schema(path).names(), columns, str(path))
+            check_columns(list(pl.read_parquet_schema(path)), columns, str(path))
             frame = pl.read_parquet(path, columns=columns)
         elif path.name.endswith((".csv", ".csv.gz")):
             frame = _read_csv(path, columns, config)

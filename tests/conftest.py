@@ -1,10 +1,14 @@
 """What every test may ask for."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from cvrbench.config.compose import Composed, compose
+from cvrbench.data.library import ensure
 
 # No window opens, whatever the machine has.
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -24,3 +28,23 @@ def raw_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs real data: CVRBENCH_RAW_DATA={named} is no folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def quick_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data_dir in which the small planted log of `experiment=quick_check` is prepared."""
+    folder = tmp_path_factory.mktemp("datasets")
+    config = compose(["experiment=quick_check"]).config
+    ensure(config.dataset, "synthetic", folder)
+    return folder
+
+
+@pytest.fixture
+def quick(quick_data: Path, tmp_path: Path) -> Callable[..., Composed]:
+    """Compose a small cell that writes into this test's own folder: `quick("model=ple")`."""
+
+    def composed(*overrides: str) -> Composed:
+        places = [f"data_dir={quick_data}", f"results_dir={tmp_path}"]
+        return compose(["experiment=quick_check", *places, *overrides])
+
+    return composed

@@ -116,7 +116,7 @@ class _CommonInputLinear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x, weight = ctx.saved_tensors
+        x, weight = (saved.to(grad.dtype) for saved in ctx.saved_tensors)  # bf16 under autocast
         grad_x = grad[0] @ weight[0].T
         for g, w in zip(grad[1:], weight[1:], strict=True):
             grad_x = grad_x.addmm_(g, w.T)

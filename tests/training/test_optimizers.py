@@ -32,13 +32,13 @@ def test_lazy_adam_is_torchs_sparse_adam() -> None:
 def test_rowwise_adagrad_with_one_column_is_torchs_adagrad() -> None:
     ours = nn.Parameter(table().detach()[:, :1].clone())
     theirs = nn.Parameter(ours.detach().clone())
-    for optimizer, weight in (
-        (RowwiseAdagrad([ours], lr=0.1, weight_decay=0.0, eps=1e-10), ours),
-        (torch.optim.Adagrad([theirs], lr=0.1, eps=1e-10), theirs),
+    for optimizer, weight, sparse in (
+        (RowwiseAdagrad([ours], lr=0.1, weight_decay=0.0, eps=1e-10), ours, True),
+        (torch.optim.Adagrad([theirs], lr=0.1, eps=1e-10), theirs, False),
     ):
         for ids in IDS:
             optimizer.zero_grad()
-            (F.embedding(ids, weight, sparse=True) - 1).square().sum().backward()
+            (F.embedding(ids, weight, sparse=sparse) - 1).square().sum().backward()
             optimizer.step()
     torch.testing.assert_close(ours, theirs)
 

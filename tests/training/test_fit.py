@@ -1,0 +1,183 @@
+"""The training loop: what it promises whatever the strategy."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from cvrbench.config.compose import compose
+from cvrbench.data.batches import SplitTensors
+from cvrbench.data.library import ensure
+from cvrbench.errors import RunError, RunInterrupted
+from cvrbench.evaluation import score, selection_score
+from cvrbench.objectives import build_objective
+from cvrbench.strategies import build_strategy
+from cvrbench.strategies.ncs import TaskAlone
+from cvrbench.training.checkpoint import StageFiles
+from cvrbench.training.fit import FitResult, Outside, Task, fit
+from cvrbench.training.predict import predict
+
+CPU = torch.device("cpu")
+
+
+class Bench:
+    """Everything `fit` needs, on the small planted log."""
+
+    def __init__(self, data_dir: Path, folder: Path, *overrides: str) -> None:
+        self.config = compose(["experiment=quick_check", *overrides]).config
+        self.dataset = ensure(self.config.dataset, "synthetic", data_dir)
+        self.schema = self.dataset.schema
+        self.train = SplitTensors.load(self.dataset.train, self.schema, CPU)
+        self.valid = SplitTensors.load(self.dataset.valid, self.schema, CPU)
+        self.objective = build_objective(self.config.objective, self.schema)
+        self.folder = folder
+        torch.manual_seed(0)
+        self.network = build_strategy(self.config.model, self.schema)
+
+    def score(self, predictions):
+        labels = self.dataset.valid.labels
+        found = score(self.schema, labels, *predictions, kinds=("auc",))
+        return selection_score(found.metrics, ["ctr", "cvr"], "mean_auc"), found.metrics
+
+    def fit(self, network=None, *, weights=(1.0, 1.0), stop_after=None, **trainer) -> FitResult:
+        steps = iter(range(10**9))
+        return fit(
+            network or self.network,
+            self.train,
+            self.valid,
+            Task(self.objective, torch.tensor(weights), self.score),
+            replace(self.config.trainer, **trainer),
+            epochs=2,
+            seed=0,
+            outside=Outside(
+                stage="train",
+                files=StageFiles(self.folder, 0),
+                on_progress=lambda _: None,
+                stop_requested=lambda: next(steps) == stop_after,
+            ),
+        )
+
+    def valid_score(self) -> float:
+        return self.score(predict(self.network, self.valid, self.objective, batch_size=512))[0]
+
+
+@pytest.fixture
+def bench(quick_data, tmp_path):
+    return lambda *overrides: Bench(quick_data, tmp_path, *overrides)
+
+
+def test_the_network_is_left_with_the_weights_that_validated_best(bench):
+    one = bench("model=shared_bottom")
+    # A rate so high that the score goes down as well as up.
+    result = one.fit(learning_rate=0.05, evaluations_per_epoch=4, batch_size=256, patience=99)
+    scores = [look["score"] for look in result.state.history]
+    assert result.score == max(scores) != scores[-1]
+    assert one.valid_score() == result.score
+
+
+def test_training_stops_after_patience_looks_without_a_better_score(bench):
+    result = bench("model=shared_bottom").fit(
+        learning_rate=0.05, evaluations_per_epoch=8, batch_size=128, patience=2
+    )
+    scores = [look["score"] for look in result.state.history]
+    best = scores.index(max(scores))
+    assert len(scores) == best + 1 + 2 < 16
+
+
+def test_validation_is_looked_at_as_often_as_asked_and_at_each_epochs_end(bench):
+    result = bench("model=shared_bottom").fit(
+        evaluations_per_epoch=3, batch_size=512, patience=99
+    )
+    steps = [look["step"] for look in result.state.history]
+    per_epoch = math.ceil(4200 / 512)
+    assert len(steps) == 6
+    assert steps[2] == per_epoch
+    assert steps[5] == 2 * per_epoch
+
+
+@pytest.mark.parametrize("model", ["shared_bottom", "ncs", "ple"])
+@pytest.mark.parametrize("table", ["rowwise_adagrad", "lazy_adam", "adam"])
+@pytest.mark.parametrize("stop_after", [3, 11])
+def test_a_resumed_training_ends_bit_for_bit_where_an_uninterrupted_one_ends(
+    bench, quick_data, tmp_path, model, table, stop_after
+):
+    options = (f"model={model}", f"trainer.embedding_optimizer={table}")
+    straight = Bench(quick_data, tmp_path / "straight", *options)
+    expected = straight.fit(batch_size=512, patience=99)
+    broken = bench(*options)
+    with pytest.raises(RunInterrupted):
+        broken.fit(batch_size=512, patience=99, stop_after=stop_after)
+    again = bench(*options)
+    resumed = again.fit(batch_size=512, patience=99)
+    assert resumed.state.history == expected.state.history
+    for name, tensor in straight.network.state_dict().items():
+        assert torch.equal(tensor, again.network.state_dict()[name]), name
+
+
+def test_a_finished_stage_is_answered_from_its_file(bench):
+    first = bench("model=shared_bottom").fit()
+    again = bench("model=shared_bottom")
+    assert again.fit(stop_after=0).state == first.state
+    assert again.valid_score() == first.score
+
+
+def halve(network, seed: int = 0) -> None:
+    """Give each task of an NCS a random half of every layer."""
+    generator = torch.Generator().manual_seed(seed)
+    for keep in network.keep:
+        keep.copy_(torch.rand(keep.shape, generator=generator) < 0.5)
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.5])
+def test_a_weight_that_no_mask_keeps_never_moves(bench, weight_decay):
+    one = bench("model=ncs")
+    halve(one.network)
+    before = [w.detach().clone() for w in one.network.trunk.weights]
+    one.fit(weight_decay=weight_decay, learning_rate=0.01)
+    for weight, old, keep in zip(one.network.trunk.weights, before, one.network.keep, strict=True):
+        anywhere = keep.any(dim=0)
+        assert 0.2 < (~anywhere).double().mean() < 0.3
+        assert torch.equal(weight[0][~anywhere], old[0][~anywhere])
+        assert (weight[0][anywhere] != old[0][anywhere]).double().mean() > 0.9
+
+
+def test_a_task_alone_moves_only_what_its_own_mask_keeps(bench):
+    one = bench("model=ncs")
+    halve(one.network)
+    before = [w.detach().clone() for w in one.network.trunk.weights]
+    one.fit(TaskAlone(one.network, 1), weights=(0.0, 1.0), weight_decay=0.5, learning_rate=0.01)
+    for weight, old, keep in zip(one.network.trunk.weights, before, one.network.keep, strict=True):
+        assert torch.equal(weight[0][~keep[1]], old[0][~keep[1]])
+        assert (weight[0][keep[1]] != old[0][keep[1]]).double().mean() > 0.9
+
+
+def test_all_strategies_see_the_same_batches_in_the_same_order(quick_data, tmp_path, monkeypatch):
+    seen: dict[str, list[list[int]]] = {}
+    gather = SplitTensors.gather
+    for model in ("single_task", "mmoe", "ncs"):
+        one = Bench(quick_data, tmp_path / model, f"model={model}")
+        rows = seen.setdefault(model, [])
+
+        def spy(split, index, rows=rows):
+            if len(split) == 4200:
+                rows.append(index.tolist())
+            return gather(split, index)
+
+        monkeypatch.setattr(SplitTensors, "gather", spy)
+        one.fit(batch_size=512, patience=99)
+    assert seen["single_task"] == seen["mmoe"] == seen["ncs"]
+    first_epoch = seen["mmoe"][:9]
+    assert sorted(sum(first_epoch, [])) == list(range(4200))
+    assert first_epoch != seen["mmoe"][9:]
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_says_what_to_change(bench):
+    with pytest.raises(RunError, match="trainer.learning_rate"):
+        bench("model=shared_bottom").fit(learning_rate=1e30, batch_size=256)
+
+
+def test_bf16_and_a_dense_table_train_too(bench):
+    result = bench("model=mmoe").fit(precision="bf16", embedding_optimizer="adam")
+    assert 0.4 < result.score < 1

@@ -87,9 +87,7 @@ def test_training_stops_after_patience_looks_without_a_better_score(bench):
 
 
 def test_validation_is_looked_at_as_often_as_asked_and_at_each_epochs_end(bench):
-    result = bench("model=shared_bottom").fit(
-        evaluations_per_epoch=3, batch_size=512, patience=99
-    )
+    result = bench("model=shared_bottom").fit(evaluations_per_epoch=3, batch_size=512, patience=99)
     steps = [look["step"] for look in result.state.history]
     per_epoch = math.ceil(4200 / 512)
     assert len(steps) == 6

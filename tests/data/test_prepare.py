@@ -1,0 +1,205 @@
+"""Prepared datasets: what is written, what is learned from where, and what a changed file does."""
+
+import errno
+import json
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.preprocessing import StandardScaler
+
+from cvrbench.data import prepare as prepare_module
+from cvrbench.data.dataset import open_dataset, verify
+from cvrbench.data.encode import learn_vocabulary
+from cvrbench.data.prepare import prepare
+from cvrbench.data.raw import RawField, RawSplits
+from cvrbench.data.schema import MISSING, N_RESERVED, OOV, Task
+from cvrbench.errors import DataError
+
+
+def frame(rows: int, seed: int) -> pl.DataFrame:
+    rng = np.random.default_rng(seed)
+    age = rng.normal(40, 9, rows)
+    return pl.DataFrame(
+        {
+            "user": rng.integers(50, size=rows),
+            "colour": rng.choice(["red", "green", None], rows).tolist(),
+            "age": [None if a < 30 else float(a) for a in age],
+            "tags": [["a", "b"][: i % 3] for i in range(rows)],
+            "tags__weight": [[1.0, 0.5][: i % 3] for i in range(rows)],
+            "click": (rng.random(rows) < 0.4).astype(np.uint8),
+        }
+    )
+
+
+@pytest.fixture
+def raw() -> RawSplits:
+    return RawSplits(
+        train=frame(400, 0),
+        valid=frame(100, 1),
+        test=frame(100, 2),
+        fields=(
+            RawField(name="user", kind="categorical", min_count=8),
+            RawField(name="colour", kind="categorical"),
+            RawField(name="tags", kind="multivalued"),
+            RawField(name="age", kind="numeric"),
+        ),
+        tasks=(Task(name="ctr", label="click"),),
+        group="user",
+        accounting={"read": 600},
+    )
+
+
+def make(raw, folder, name="mine"):
+    return prepare(raw, name=name, target=folder / name, config={})
+
+
+def test_ids_lead_back_to_the_values(raw, tmp_path):
+    dataset = make(raw, tmp_path)
+    names = [field.name for field in dataset.schema.categorical]
+    for split, source in raw.splits().items():
+        for column, name in enumerate(names):
+            table = pl.read_parquet(dataset.path / "vocabulary" / f"{name}.parquet")
+            values = table["value"].to_list()
+            got = [values[i] for i in dataset.split(split).ids[:, column]]
+            for have, want in zip(got, source[name].cast(pl.String).to_list(), strict=True):
+                expected = "<missing>" if want is None else want
+                assert have == expected or (have == "<oov>" and want not in values)
+
+
+def test_vocabularies_and_scales_come_from_the_training_rows_alone(raw, tmp_path):
+    strange = raw.test.with_columns(
+        pl.lit("violet").alias("colour"), (pl.col("age") * 1000).alias("age")
+    )
+    one, other = make(raw, tmp_path, "one"), make(replace(raw, test=strange), tmp_path, "other")
+    assert one.schema.categorical == other.schema.categorical
+    assert one.schema.numeric == other.schema.numeric
+    assert (other.test.ids[:, 1] == OOV).all()
+    np.testing.assert_array_equal(one.train.ids, other.train.ids)
+
+
+@given(
+    values=st.lists(st.sampled_from(["a", "b", "c", None]), min_size=1, max_size=60),
+    min_count=st.integers(1, 10),
+)
+def test_a_value_is_known_when_seen_at_least_min_count_times(values, min_count):
+    vocabulary = learn_vocabulary(pl.Series("x", values, dtype=pl.String), min_count)
+    known = set(vocabulary.table["value"][N_RESERVED:])
+    assert known == {v for v in set(values) - {None} if values.count(v) >= min_count}
+    ids = vocabulary.encode(pl.Series("x", [*values, "new", None], dtype=pl.String))
+    for value, number in zip([*values, "new", None], ids, strict=True):
+        if value is None:
+            assert number == MISSING
+        elif value in known:
+            assert vocabulary.table["value"][int(number)] == value
+        else:
+            assert number == OOV
+
+
+def test_numbers_are_standardised_as_scikit_learn_does_and_gaps_have_a_column(raw, tmp_path):
+    dataset = make(raw, tmp_path)
+    ages = raw.train["age"].to_numpy().reshape(-1, 1)
+    scaler = StandardScaler().fit(ages[~np.isnan(ages[:, 0])])
+    for split, source in raw.splits().items():
+        column = source["age"].to_numpy()
+        expected = np.nan_to_num(scaler.transform(column.reshape(-1, 1))[:, 0], nan=0.0)
+        np.testing.assert_allclose(dataset.split(split).numeric[:, 0], expected, atol=1e-6)
+        np.testing.assert_array_equal(dataset.split(split).numeric[:, 1], np.isnan(column))
+
+
+def test_bags_hold_every_value_with_its_weight(raw, tmp_path):
+    dataset = make(raw, tmp_path)
+    table = pl.read_parquet(dataset.path / "vocabulary" / "tags.parquet")["value"]
+    bag = dataset.train.bags[0]
+    for row in range(60):
+        here = slice(bag.offsets[row], bag.offsets[row + 1])
+        assert [table[int(i)] for i in bag.ids[here]] == raw.train["tags"][row].to_list()
+        assert bag.weights[here].tolist() == raw.train["tags__weight"][row].to_list()
+
+
+def test_an_absent_list_is_missing_and_an_empty_one_is_nothing(raw, tmp_path):
+    lists = raw.train.with_columns(
+        pl.Series("tags", [None, []] + raw.train["tags"].to_list()[2:]),
+        pl.Series("tags__weight", [None, []] + raw.train["tags__weight"].to_list()[2:]),
+    )
+    bag = make(replace(raw, train=lists), tmp_path).train.bags[0]
+    assert bag.offsets[:3].tolist() == [0, 1, 1]
+    assert bag.ids[0] == MISSING
+
+
+def test_groups_are_the_same_in_all_splits(raw, tmp_path):
+    dataset = make(raw, tmp_path)
+    code: dict[int, int] = {}
+    for split, source in raw.splits().items():
+        for user, group in zip(source["user"], dataset.split(split).groups, strict=True):
+            assert code.setdefault(user, int(group)) == int(group)
+    assert len(set(code.values())) == len(code)
+
+
+def test_preparing_twice_gives_the_same_bytes_and_fingerprint(raw, tmp_path):
+    one, other = make(raw, tmp_path, "one"), make(raw, tmp_path / "b", "one")
+    assert one.schema == other.schema
+    assert one.manifest["files"] == other.manifest["files"]
+
+
+def test_another_row_gives_another_fingerprint(raw, tmp_path):
+    less = replace(raw, train=raw.train.head(399))
+    assert (
+        make(raw, tmp_path, "a").schema.fingerprint != make(less, tmp_path, "b").schema.fingerprint
+    )
+
+
+def test_verify_reads_every_file(raw, tmp_path):
+    dataset = make(raw, tmp_path)
+    assert verify(dataset.path) == len(list(dataset.path.rglob("*.npy"))) + 3
+    file = dataset.path / "test" / "ids.npy"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    open_dataset(dataset.path)
+    with pytest.raises(DataError, match=r"ids.npy was changed.*--force"):
+        verify(dataset.path)
+
+
+def test_a_vocabulary_edited_by_hand_is_noticed_when_opened(raw, tmp_path):
+    dataset = make(raw, tmp_path)
+    file = dataset.path / "vocabulary" / "colour.parquet"
+    table = pl.read_parquet(file).with_columns(pl.lit("pink").alias("value"))
+    table.write_parquet(file)
+    with pytest.raises(DataError, match=r"colour.parquet.*--force"):
+        open_dataset(dataset.path)
+
+
+def test_a_missing_file_and_another_format_are_named(raw, tmp_path):
+    dataset = make(raw, tmp_path)
+    manifest = dataset.path / "manifest.json"
+    data = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**data, "format_version": 99}))
+    with pytest.raises(DataError, match="format version 99"):
+        open_dataset(dataset.path)
+    manifest.write_text(json.dumps(data))
+    (dataset.path / "valid" / "labels.npy").unlink()
+    with pytest.raises(DataError, match="labels.npy is missing"):
+        open_dataset(dataset.path)
+
+
+def test_a_full_disk_leaves_the_old_dataset_and_nothing_else(raw, tmp_path, monkeypatch):
+    old = make(raw, tmp_path)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(prepare_module.np, "save", full)
+    with pytest.raises(DataError, match="no space left.*data_dir"):
+        make(replace(raw, train=raw.train.head(300)), tmp_path)
+    assert open_dataset(old.path).schema == old.schema
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_text_in_a_numeric_column_is_named(raw, tmp_path):
+    bad = raw.train.with_columns(pl.lit("forty").alias("age"))
+    with pytest.raises(DataError, match=r"'age' holds text, as 'forty'"):
+        make(replace(raw, train=bad), tmp_path)

@@ -1,0 +1,146 @@
+"""Sources read the true formats, whole, wherever they lie, and refuse what is not theirs."""
+
+import polars as pl
+import pytest
+
+from cvrbench.config.compose import compose
+from cvrbench.data.guards import check
+from cvrbench.data.sources import load_raw
+from cvrbench.errors import DataError
+from tests.data.raw_files import FILES, write
+
+
+def load(name: str, raw, *overrides: str):
+    return load_raw(
+        compose([f"dataset={name}", "dataset.min_count=1", *overrides]).config.dataset, raw
+    )
+
+
+@pytest.mark.parametrize("kind", ["plain", "gz", "zip", "tar"])
+@pytest.mark.parametrize("name", FILES)
+def test_a_source_is_read_alike_from_folders_and_archives(name, kind, tmp_path):
+    plain = load(name, write(FILES[name](), tmp_path / "plain"))
+    other = load(name, write(FILES[name](), tmp_path / kind, kind))
+    for split, frame in plain.splits().items():
+        assert frame.equals(other.splits()[split])
+    assert plain.sources == other.sources
+    check(plain, name)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_rows_read_are_rows_kept_plus_rows_dropped(name, tmp_path):
+    raw = load(name, write(FILES[name](), tmp_path))
+    kept = sum(len(frame) for frame in raw.splits().values())
+    dropped = sum(n for reason, n in raw.accounting.items() if reason.startswith("dropped"))
+    assert raw.accounting["read"] == kept + dropped
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("kind", ["gz", "zip", "tar"])
+def test_a_truncated_file_is_named(name, kind, tmp_path):
+    raw = write(FILES[name](), tmp_path, kind)
+    file = raw if raw.is_file() else min(raw.iterdir())
+    file.write_bytes(file.read_bytes()[: file.stat().st_size * 2 // 3])
+    with pytest.raises(DataError, match=f"{file.name}.*(truncated|damaged)"):
+        load(name, raw)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_wrong_archive_is_told_by_what_is_in_it(name, tmp_path):
+    other = next(n for n in FILES if n != name)
+    raw = write(FILES[other](), tmp_path, "zip")
+    found_there = min(FILES[other]())
+    with pytest.raises(DataError, match=r"(?s)has no file.*found there.*" + found_there[:12]):
+        load(name, raw)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_folder_that_is_not_there_is_named(name, tmp_path):
+    with pytest.raises(DataError, match="does not exist"):
+        load(name, tmp_path / "nowhere")
+
+
+def test_a_missing_column_is_named(tmp_path):
+    files = FILES["kuairand"]()
+    log = min(files)
+    files[log] = files[log].replace("long_view", "other", 1)
+    with pytest.raises(DataError, match=r"log_standard.*no column 'long_view'"):
+        load("kuairand", write(files, tmp_path))
+
+
+def test_a_label_of_two_is_named_with_its_row(tmp_path):
+    files = FILES["hillstrom"]()
+    (name,) = files
+    lines = files[name].splitlines()
+    lines[8] = "3,2) $100 - $200,1.0,1,0,Rural,0,Web,No E-Mail,2,0,0"
+    with pytest.raises(DataError, match=r"Hillstrom.*'visit' holds 2 .*row 8"):
+        load("hillstrom", write({name: "\n".join(lines)}, tmp_path))
+
+
+def test_a_line_with_too_few_values_is_named_by_its_number(tmp_path):
+    files = FILES["census_income"]()
+    first = min(files)
+    lines = files[first].splitlines()
+    lines[4] = "1, 2, 3"
+    files[first] = "\n".join(lines)
+    with pytest.raises(DataError, match=r"census-income.data.*42 values.*line 5 has 3"):
+        load("census_income", write(files, tmp_path))
+
+
+def test_an_unknown_income_is_refused(tmp_path):
+    files = FILES["adult"]()
+    files["adult.data"] = files["adult.data"].replace(">50K", ">60K", 1)
+    with pytest.raises(DataError, match=r"adult.data.*'>60K'"):
+        load("adult", write(files, tmp_path))
+
+
+def test_kuairand_drops_exact_duplicates_before_the_split(tmp_path):
+    files = FILES["kuairand"]()
+    log = min(files)
+    lines = files[log].splitlines()
+    files[log] = "\n".join([*lines, *lines[1:51]])
+    raw = load("kuairand", write(files, tmp_path))
+    assert raw.accounting["dropped: exact duplicate"] == 50
+    assert raw.accounting["read"] == 650
+
+
+def test_kuairand_days_keep_the_future_out_of_training(tmp_path):
+    raw = load("kuairand", write(FILES["kuairand"](), tmp_path))
+    assert raw.train["date"].max() < raw.valid["date"].min()
+    assert raw.valid["date"].max() < raw.test["date"].min()
+
+
+LEAKY = {"play_time_ms", "profile_stay_time", "comment_stay_time", "is_hate", "is_forward"}
+
+
+def test_kuairand_has_no_feedback_among_its_features(tmp_path):
+    raw = load("kuairand", write(FILES["kuairand"](), tmp_path))
+    names = {field.name for field in raw.fields}
+    assert not names & LEAKY
+    assert not {name for name in names if name in {"is_click", "is_like", "long_view"}}
+
+
+def test_kuairand_by_user_promises_and_keeps_users_apart(tmp_path):
+    raw = load("kuairand", write(FILES["kuairand"](), tmp_path), "dataset.split=user")
+    check(raw, "kuairand")
+    assert raw.group_disjoint
+
+
+def test_kuairand_has_a_task_per_conversion(tmp_path):
+    raw = load("kuairand_three", write(FILES["kuairand"](), tmp_path))
+    assert [task.name for task in raw.tasks] == ["ctr", "cvr", "like"]
+    assert [task.joint for task in raw.tasks] == [None, "ctcvr", "ct_like"]
+
+
+def test_census_labels_are_what_the_mmoe_paper_predicts(tmp_path):
+    raw = load("census_education", write(FILES["census_income"](), tmp_path))
+    names = {field.name for field in raw.fields}
+    assert not names & {"marital_stat", "instance_weight", "income_50k", "education"}
+    wrong = raw.test.filter(pl.col("college") != pl.col("education").str.contains("egree"))
+    assert set(wrong["education"]) <= {"Some college but no degree"}
+
+
+def test_census_can_validate_on_half_of_the_official_test(tmp_path):
+    folder = write(FILES["census_income"](), tmp_path)
+    raw = load("census_income", folder, "dataset.validation=test_half")
+    assert [len(f) for f in raw.splits().values()] == [400, 200, 200]

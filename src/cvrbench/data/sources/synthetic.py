@@ -7,7 +7,7 @@ Every value v of every field f has, per task t, an effect and a factor vector of
     interaction_t = sum_{f < g} < factor_t[f, v_f], factor_t[g, v_g] >
     P(click) = sigmoid(a + z_1),   P(conversion | click) = sigmoid(b + z_2)
 
-Effects and factors of the two tasks are correlated by `correlation`; `clash` pulls the tasks
+Effects and interactions of the two tasks are correlated by `correlation`; `clash` pulls the tasks
 apart, so that a network which shares everything must spend capacity on both signs. Main part and
 interactions are scaled to 60 and 40 % of the variance, each z_t to the deviation `signal`, and a
 and b are solved for the wanted rates. Users recur: a user has `rows / users` exposures on average,
@@ -90,12 +90,17 @@ def _logits(config: SyntheticConfig, ids: dict[str, Ints], sizes: dict[str, int]
         rng = numpy_stream(config.data_seed, "effects", name)
         effect = _correlated(rng.standard_normal((2, sizes[name])), config.correlation)
         clash = rng.standard_normal(sizes[name])
-        factor = _correlated(rng.standard_normal((2, sizes[name], N_FACTORS)), config.correlation)
+        # A product of two factors correlates by the square of what the factors do.
+        factor = _correlated(
+            rng.standard_normal((2, sizes[name], N_FACTORS)), abs(config.correlation) ** 0.5
+        )
         main += (effect + config.conflict * sign * clash)[:, values]
         total += factor[:, values]
         squares += (factor**2).sum(axis=2)[:, values]
     # sum over pairs of <f, g> = (|sum f|^2 - sum |f|^2) / 2 (Rendle 2010, lemma 3.1)
     interaction = ((total**2).sum(axis=2) - squares) / 2
+    if config.correlation < 0:
+        interaction[1] *= -1
     mixed = MAIN_SHARE**0.5 * _unit(main) + (1 - MAIN_SHARE) ** 0.5 * _unit(interaction)
     return config.signal * _unit(mixed)
 

@@ -113,9 +113,9 @@ def run(
     if not force and (record := store.find(name)) is not None:
         return record
     with (
-        store.open(name, config=plain, choices=composed.choices, fresh=force) as folder,
-        torch_settings(config.trainer),
         stop_on_interrupt() as stop_requested,
+        store.open(name, config=plain, choices=composed.choices, fresh=force) as folder,
+        torch_settings(config.trainer, device),
     ):
         cell = _Cell(composed, dataset, device, folder, on_progress or _ignore, stop_requested)
         return cell.run()

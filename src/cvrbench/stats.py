@@ -33,7 +33,7 @@ def auc_standard_error(auc: float, positives: int, negatives: int) -> float:
     """Standard error of an AUC over test rows (Hanley and McNeil, Radiology 1982, eq. 2).
 
     >>> round(auc_standard_error(0.893, 51, 58), 4)
-    0.0317
+    0.0325
     """
     q1, q2 = auc / (2 - auc), 2 * auc**2 / (1 + auc)
     variance = auc * (1 - auc) + (positives - 1) * (q1 - auc**2) + (negatives - 1) * (q2 - auc**2)

@@ -125,5 +125,5 @@ def test_policies_do_what_they_say():
     assert list(changed.values()) == [1]
     kept, _ = apply_policy(POLICY_ROWS, TASKS, "keep")
     assert kept.equals(POLICY_ROWS)
-    with pytest.raises(DataError, match="1 rows have buy = 1 with click = 0.*drop"):
+    with pytest.raises(DataError, match=r"1 rows have buy = 1 with click = 0.*drop"):
         apply_policy(POLICY_ROWS, TASKS, "refuse")

@@ -122,8 +122,8 @@ def test_bags_hold_every_value_with_its_weight(raw, tmp_path):
 
 def test_an_absent_list_is_missing_and_an_empty_one_is_nothing(raw, tmp_path):
     lists = raw.train.with_columns(
-        pl.Series("tags", [None, []] + raw.train["tags"].to_list()[2:]),
-        pl.Series("tags__weight", [None, []] + raw.train["tags__weight"].to_list()[2:]),
+        pl.Series("tags", [None, [], *raw.train["tags"].to_list()[2:]]),
+        pl.Series("tags__weight", [None, [], *raw.train["tags__weight"].to_list()[2:]]),
     )
     bag = make(replace(raw, train=lists), tmp_path).train.bags[0]
     assert bag.offsets[:3].tolist() == [0, 1, 1]
@@ -182,7 +182,7 @@ def test_a_missing_file_and_another_format_are_named(raw, tmp_path):
         open_dataset(dataset.path)
     manifest.write_text(json.dumps(data))
     (dataset.path / "valid" / "labels.npy").unlink()
-    with pytest.raises(DataError, match="labels.npy is missing"):
+    with pytest.raises(DataError, match=r"labels.npy is missing"):
         open_dataset(dataset.path)
 
 
@@ -193,7 +193,7 @@ def test_a_full_disk_leaves_the_old_dataset_and_nothing_else(raw, tmp_path, monk
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(prepare_module.np, "save", full)
-    with pytest.raises(DataError, match="no space left.*data_dir"):
+    with pytest.raises(DataError, match=r"no space left.*data_dir"):
         make(replace(raw, train=raw.train.head(300)), tmp_path)
     assert open_dataset(old.path).schema == old.schema
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]

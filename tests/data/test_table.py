@@ -133,7 +133,7 @@ def test_a_number_that_is_none_is_named(csv):
 
 def test_a_conversion_without_a_click_needs_a_policy(csv):
     log().with_columns(pl.lit(1).alias("bought")).write_csv(csv)
-    with pytest.raises(DataError, match="bought = 1 with click = 0.*unclicked_conversions"):
+    with pytest.raises(DataError, match=r"bought = 1 with click = 0.*unclicked_conversions"):
         load(described(csv))
     zeroed = load(described(csv, unclicked_conversions="zero_conversion"))
     assert (zeroed.train["bought"] <= zeroed.train["click"]).all()

@@ -1,6 +1,8 @@
 """The training loop: what it promises whatever the strategy."""
 
+import functools
 import math
+import operator
 from dataclasses import replace
 from pathlib import Path
 
@@ -167,12 +169,12 @@ def test_all_strategies_see_the_same_batches_in_the_same_order(quick_data, tmp_p
         one.fit(batch_size=512, patience=99)
     assert seen["single_task"] == seen["mmoe"] == seen["ncs"]
     first_epoch = seen["mmoe"][:9]
-    assert sorted(sum(first_epoch, [])) == list(range(4200))
+    assert sorted(functools.reduce(operator.iadd, first_epoch, [])) == list(range(4200))
     assert first_epoch != seen["mmoe"][9:]
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_says_what_to_change(bench):
-    with pytest.raises(RunError, match="trainer.learning_rate"):
+    with pytest.raises(RunError, match=r"trainer.learning_rate"):
         bench("model=shared_bottom").fit(learning_rate=1e30, batch_size=256)
 
 

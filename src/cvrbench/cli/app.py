@@ -54,10 +54,10 @@ def main() -> int:
     try:
         app()
     except RunInterrupted as stop:
-        errors.print(str(stop), style="yellow", markup=False, highlight=False)
+        errors.print(str(stop), style="yellow", markup=False, soft_wrap=True)
         return INTERRUPTED
     except CvrbenchError as error:
-        errors.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        errors.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
         return MISUSE if isinstance(error, ConfigError) else FAILED
     except KeyboardInterrupt:
         return INTERRUPTED

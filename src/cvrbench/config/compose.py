@@ -141,7 +141,8 @@ def origins(overrides: Sequence[str]) -> list[tuple[str, str, str]]:
     """
     conf = find_conf()
     composed = compose(overrides)
-    given = {o.key_or_group: o.input_line or "" for o in parse(overrides)}
+    parsed = [o for o in parse(overrides) if o.key_or_group not in composed.choices]
+    given = {override.key_or_group: override.input_line or "" for override in parsed}
     experiment = composed.choices.get("experiment")
     in_experiment: set[str] = set()
     if experiment is not None:
@@ -149,9 +150,8 @@ def origins(overrides: Sequence[str]) -> list[tuple[str, str, str]]:
     rows = []
     for key, value in _leaves(config_to_dict(composed.config)).items():
         group = key.split(".")[0]
-        if (near := next((k for k in given if key == k or key.startswith(f"{k}.")), None)) and (
-            near not in composed.choices
-        ):
+        near = next((k for k in given if key == k or key.startswith(f"{k}.")), None)
+        if near is not None:
             where = f"override {given[near]}"
         elif key in in_experiment:
             where = f"experiment/{experiment}.yaml"

@@ -1,0 +1,296 @@
+"""The command line as a user meets it: output, messages, exit codes, completion."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from cvrbench.cli.app import main
+from cvrbench.config.complete import complete, datasets
+
+QUICK = ("experiment=quick_check", "model.hidden=[8]", "model.tower=[]")
+
+
+class Said(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    def json(self) -> list[dict]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+@pytest.fixture
+def cvrbench(monkeypatch, capsys, quick_data, tmp_path):
+    """Call the command in an empty folder; the planted log is prepared already."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CVRBENCH_RAW_DATA", raising=False)
+    monkeypatch.setenv("CVRBENCH_CONF", str(Path(__file__).parents[1] / "conf"))
+    (tmp_path / "datasets").symlink_to(quick_data)
+
+    def call(*arguments: str) -> Said:
+        monkeypatch.setattr(sys, "argv", ["cvrbench", *arguments])
+        code = main()
+        return Said(code, *capsys.readouterr())
+
+    return call
+
+
+def test_a_run_prints_its_table_and_where_it_is(cvrbench):
+    said = cvrbench("run", "model=shared_bottom", *QUICK)
+    assert said.code == 0
+    assert "CVR (clicked)" in said.out
+    assert "best reachable" in said.out
+    folder = Path(said.out.splitlines()[-1])
+    assert (folder / "record.json").is_file()
+    assert said.err == ""
+
+
+def test_json_has_one_object_per_finished_cell(cvrbench):
+    said = cvrbench("run", "-m", "model=shared_bottom,mmoe", "seed=range(0,2)", *QUICK, "--json")
+    rows = said.json()
+    assert [(row["model"], row["seed"]) for row in rows] == [
+        ("shared_bottom", 0),
+        ("shared_bottom", 1),
+        ("mmoe", 0),
+        ("mmoe", 1),
+    ]
+    for row in rows:
+        assert set(row) == {
+            "run_dir", "model", "dataset", "seed", "metrics", "parameters", "seconds",
+            "examples_per_second",
+        }  # fmt: skip
+        assert {"ctr_auc", "cvr_auc", "ctcvr_auc", "cvr_logloss", "cvr_gauc"} <= set(
+            row["metrics"]["test"]
+        )
+        assert Path(row["run_dir"], "record.json").is_file()
+
+
+def test_finished_cells_are_skipped_and_still_reported(cvrbench):
+    first = cvrbench("run", "model=shared_bottom", *QUICK, "--json").json()
+    again = cvrbench("run", "-m", "model=shared_bottom,mmoe", *QUICK, "--json").json()
+    assert again[0] == first[0]
+    plan = cvrbench(
+        "run", "-m", "model=shared_bottom,mmoe,ple", *QUICK, "--dry-run", "--json"
+    ).json()
+    assert [cell["state"] for cell in plan] == ["finished", "finished", "new"]
+
+
+def test_a_dry_run_trains_and_writes_nothing(cvrbench, tmp_path):
+    said = cvrbench("run", "-m", "model=mmoe,ple", "seed=0,1", *QUICK, "--dry-run")
+    assert said.code == 0
+    assert len(said.out.splitlines()) == 5
+    assert not (tmp_path / "results").exists()
+
+
+def test_one_wrong_cell_stops_the_whole_plan_before_it_starts(cvrbench, tmp_path):
+    said = cvrbench("run", "-m", "model=mmoe,ple", "model.dropout=0.1,1.5", *QUICK)
+    assert said.code == 2
+    assert "model.dropout must be less than 1; got 1.5" in said.err
+    assert not (tmp_path / "results").exists()
+
+
+def test_failed_cells_are_listed_last_and_the_others_still_run(cvrbench):
+    said = cvrbench(
+        "run", "-m", "model=shared_bottom", "trainer.learning_rate=1e30,0.001", *QUICK, "--json"
+    )
+    assert said.code == 1
+    assert len(said.json()) == 1
+    assert "1 of 2 runs failed" in said.err
+    assert "trainer.learning_rate" in said.err
+    stopped = cvrbench(
+        "run",
+        "-m",
+        "model=mmoe",
+        "trainer.learning_rate=1e30,0.001",
+        *QUICK,
+        "--json",
+        "--fail-fast",
+    )
+    assert (stopped.code, stopped.out) == (1, "")
+
+
+MISUSES = {
+    "model=nsc": "Did you mean 'ncs'",
+    "modle=ncs": "Did you mean 'model'",
+    "model.desnity=0.3": "Did you mean 'model.density'",
+    "trainer.lr=0.1": "Did you mean 'trainer.learning_rate'",
+    "model.density=2": "model.density must be less than or equal to 1; got 2",
+    "seed=one": "seed must be a whole number; got 'one'",
+    "+model.x=1": "every key is declared already",
+    "seed=0,1": "add -m",
+    "ncs": "write key=value",
+    "model.n_experts=3": "belongs to model=mmoe; you have model=ncs",
+    "dataset=table": "dataset.path",
+}
+
+
+@pytest.mark.parametrize("override", MISUSES)
+def test_misuse_is_answered_with_the_nearest_right_thing(cvrbench, override):
+    said = cvrbench("run", override)
+    assert said.code == 2
+    assert MISUSES[override] in said.err
+    assert len(said.err.splitlines()) == 1
+    assert said.out == ""
+
+
+def test_a_mistyped_option_or_command_exits_with_2(cvrbench):
+    assert cvrbench("run", "--forse").code == 2
+    assert cvrbench("rum").code == 2
+
+
+def test_absent_raw_data_say_how_to_get_them(cvrbench, tmp_path):
+    said = cvrbench("run", "dataset=kuairand", "data_dir=elsewhere")
+    assert said.code == 1
+    assert "cvrbench data fetch kuairand" in said.err
+    assert not (tmp_path / "results" / "runs").exists()
+
+
+def test_a_results_folder_that_cannot_be_written_is_one_line(cvrbench, tmp_path):
+    (tmp_path / "results").write_text("a file")
+    said = cvrbench("run", *QUICK)
+    assert said.code == 1
+    assert "results_dir=" in said.err
+    assert len(said.err.splitlines()) == 1
+
+
+def test_a_gpu_that_is_not_there_is_one_line(cvrbench):
+    said = cvrbench("run", *QUICK, "trainer.device=cuda:9")
+    assert said.code == 1
+    assert "trainer.device=cpu" in said.err
+
+
+def test_report_compares_what_is_there(cvrbench):
+    cvrbench("run", "-m", "model=shared_bottom,ncs", "seed=0,1", *QUICK, "--json")
+    said = cvrbench("report", "results", "--figures", "figures")
+    assert said.code == 0
+    assert "CTR AUC (exposures)" in said.out
+    assert "CVR AUC (clicked)" in said.out
+    assert "±" in said.out
+    (figure,) = Path("figures").glob("synthetic-*.png")
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    (compared,) = cvrbench("report", "--json").json()
+    strategies = {row["strategy"]: row for row in compared["strategies"]}
+    assert list(strategies) == ["shared_bottom", "ncs"]
+    runs = cvrbench("run", "-m", "model=ncs", "seed=0,1", *QUICK, "--json").json()
+    mean = sum(run["metrics"]["test"]["cvr_auc"] for run in runs) / 2
+    assert strategies["ncs"]["metrics"]["cvr_auc"]["mean"] == pytest.approx(mean)
+    assert strategies["ncs"]["seeds"] == [0, 1]
+
+
+def test_report_without_runs_says_what_to_do(cvrbench):
+    said = cvrbench("report", "nothing")
+    assert said.code == 1
+    assert "cvrbench run" in said.err
+
+
+def test_ls_and_show_find_a_run_by_a_part_of_its_name(cvrbench):
+    (row,) = cvrbench("run", "model=ncs", *QUICK, "--json").json()
+    name = Path(row["run_dir"]).name
+    assert name in cvrbench("ls").out
+    shown = cvrbench("show", name[-6:])
+    assert "test scored" in shown.out
+    assert "once" in shown.out
+    assert "overlap" in shown.out
+    (record,) = cvrbench("show", name[-6:], "--json").json()
+    assert record["run_id"] == name
+    assert "ls" in cvrbench("show", "nothing").err
+
+
+def test_config_tells_where_each_value_comes_from(cvrbench):
+    said = cvrbench("config", "model=mmoe", "model.dropout=0.3", "experiment=quick_check")
+    lines = {line.split()[0]: line for line in said.out.splitlines() if line.split()}
+    assert "override model.dropout=0.3" in lines["model.dropout"]
+    assert "model/mmoe.yaml" in lines["model.n_experts"]
+    assert "experiment/quick_check.yaml" in lines["dataset.rows"]
+    assert "trainer/smoke.yaml" in lines["trainer.epochs"]
+    assert "config.yaml" in lines["seed"]
+    assert cvrbench("config", "--where").out.strip() == os.environ["CVRBENCH_CONF"]
+    (plain,) = cvrbench("config", "model=ple", "--json").json()
+    assert plain["model"]["kind"] == "ple"
+
+
+def test_data_commands_on_the_planted_log(cvrbench, quick_data):
+    small = ("rows=6000", "users=300", "items=200")
+    overrides = [f"dataset.{word}" for word in small]
+    (prepared,) = cvrbench("data", "prepare", "synthetic", *overrides, "--json").json()
+    assert prepared["rows"] == {"train": 4200, "valid": 600, "test": 1200}
+    said = cvrbench("data", "describe", "synthetic", *overrides, "--figure", "labels.png")
+    assert "ctcvr" in said.out
+    assert "user_id" in said.out
+    assert Path("labels.png").read_bytes().startswith(b"\x89PNG")
+    (facts,) = cvrbench("data", "describe", "synthetic", *overrides, "--json").json()
+    assert facts["counts"]["test"]["ctr"]["rows"] == 1200
+    assert "as they were written" in cvrbench("data", "verify", "synthetic", *overrides).out
+    listed = cvrbench("data", "list", "--json").json()
+    assert {row["dataset"] for row in listed} >= {"kuairand", "census_income", "table", "synthetic"}
+
+
+def test_data_prepare_refuses_a_raw_folder_that_is_not_there(cvrbench):
+    said = cvrbench("data", "prepare", "adult", "--raw", "nowhere")
+    assert said.code == 1
+    assert "nowhere does not exist" in said.err
+
+
+def test_ctrl_c_ends_cleanly_and_says_how_to_resume(quick_data, tmp_path):
+    (tmp_path / "datasets").symlink_to(quick_data)
+    command = [sys.executable, "-m", "cvrbench"]
+    long = [
+        "model=ncs",
+        *QUICK,
+        "model.search_epochs=40",
+        "trainer.batch_size=16",
+        "trainer.patience=999",
+    ]
+    conf = {"CVRBENCH_CONF": str(Path(__file__).parents[1] / "conf")}
+    running = subprocess.Popen(
+        [*command, "run", *long],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **conf},
+    )
+    checkpoints = tmp_path / "results" / "runs"
+    while not list(checkpoints.glob("*/checkpoints")) and running.poll() is None:
+        time.sleep(0.1)
+    time.sleep(1.0)
+    running.send_signal(signal.SIGINT)
+    _, err = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert "cvrbench resume results/runs/synthetic-ncs" in err
+    assert "Traceback" not in err
+    (folder,) = checkpoints.iterdir()
+    assert not (folder / "record.json").exists()
+    listed = subprocess.check_output([*command, "ls"], cwd=tmp_path, text=True)
+    assert "unfinished" in listed
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("model=n", ["model=ncs"]),
+        ("model.dens", ["model.density=0.2"]),
+        ("trainer.b", ["trainer.batch_size=1024"]),
+        ("see", ["seed=0"]),
+        ("dataset=kuairand_", ["dataset=kuairand_like", "dataset=kuairand_three"]),
+        ("nothing", []),
+    ],
+)
+def test_completion_offers_whole_assignments(typed, offered):
+    assert complete(typed) == offered
+
+
+def test_completion_knows_datasets():
+    assert datasets("kuairand_l") == ["kuairand_like"]
+
+
+def test_help_names_every_command(cvrbench):
+    text = cvrbench("--help").out
+    for command in ("run", "resume", "report", "config", "ls", "show", "data"):
+        assert command in text

@@ -190,8 +190,8 @@ def mix(gates: Tensor, experts: Tensor) -> Tensor:
     Returns:
         `[n, batch, out]`: the sum over the experts of gate times output.
     """
-    weights = gates.transpose(1, 2).unsqueeze(3)  # [n, experts, batch, 1]
-    return (weights * experts).sum(dim=1)
+    experts_axes = "ebo" if experts.dim() == 3 else "nebo"
+    return torch.einsum(f"nbe,{experts_axes}->nbo", gates, experts)
 
 
 def _weight(n: int, n_in: int, n_out: int) -> nn.Parameter:

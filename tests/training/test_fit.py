@@ -73,7 +73,7 @@ def bench(quick_data, tmp_path):
 def test_the_network_is_left_with_the_weights_that_validated_best(bench):
     one = bench("model=shared_bottom")
     # A rate so high that the score goes down as well as up.
-    result = one.fit(learning_rate=0.3, evaluations_per_epoch=4, batch_size=256, patience=99)
+    result = one.fit(learning_rate=0.02, evaluations_per_epoch=12, batch_size=64, patience=99)
     scores = [look["score"] for look in result.state.history]
     assert result.score == max(scores) != scores[-1]
     assert one.valid_score() == result.score

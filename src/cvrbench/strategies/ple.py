@@ -53,13 +53,13 @@ class Extraction(nn.Module):
             `[tasks, batch, out]`, or `[tasks + 1, batch, out]` with a shared gate.
         """
         outputs = self.experts(x if x.dim() == 2 else x[self._reads(x.device)])
-        own = outputs[: self.n_tasks * self.n_specific].unflatten(
-            0, (self.n_tasks, self.n_specific)
-        )  # [tasks, specific, batch, out]
-        shared = outputs[self.n_tasks * self.n_specific :]
+        # split, not slices: its gradient is one concatenation
+        own, shared = outputs.split([self.n_tasks * self.n_specific, self.n_shared])
+        own = own.unflatten(0, (self.n_tasks, self.n_specific))  # [tasks, specific, batch, out]
         gates = self.task_gates(x if x.dim() == 2 else x[: self.n_tasks])
-        mixed = [mix(gates[:, :, : self.n_specific], own)] if self.n_specific else []
-        mixed += [mix(gates[:, :, self.n_specific :], shared)] if self.n_shared else []
+        own_gates, shared_gates = gates.split([self.n_specific, self.n_shared], dim=2)
+        mixed = [mix(own_gates, own)] if self.n_specific else []
+        mixed += [mix(shared_gates, shared)] if self.n_shared else []
         paths = mixed[0] if len(mixed) == 1 else mixed[0] + mixed[1]
         if self.shared_gate is None:
             return paths

@@ -19,13 +19,13 @@ DISPATCHERS = ("build_strategy",)
 
 FLOORS = (
     {"errors"},
-    {"rng", "metrics", "config"},
+    {"rng", "metrics", "stats", "config", "environment"},
     {"data"},
     {"evaluation"},
     {"nn", "objectives", "balancing", "masks"},
     {"strategies"},
     {"training", "store"},
-    {"experiment", "report"},
+    {"experiment", "planning", "report"},
     {"cli"},
 )
 """From the ground up; a room may import from the floors below it and from itself."""
@@ -35,6 +35,7 @@ DOORWAYS = {"", "__main__"}
 
 HOMES = {
     "annotated_types": ("config",),
+    "filelock": ("store",),
     "hydra": ("config",),
     "matplotlib": ("report.plots",),
     "omegaconf": ("config",),

@@ -11,8 +11,8 @@ import pytest
 from safetensors.numpy import load_file
 from sklearn.metrics import roc_auc_score
 
-from cvrbench import experiment
-from cvrbench.config.compose import config_to_dict
+from cvrbench import experiment, planning
+from cvrbench.config.validate import config_to_dict
 from cvrbench.errors import ConfigError, RunError, RunInterrupted, StoreError
 from cvrbench.store import ResultStore, run_id
 
@@ -73,7 +73,7 @@ def test_parameters_and_multiply_adds_are_those_of_the_closed_form(quick):
 def test_a_finished_cell_is_only_read(quick, monkeypatch):
     cell = quick("model=shared_bottom")
     first = experiment.run(cell)
-    assert experiment.state_of(cell) == "finished"
+    assert planning.state_of(cell) == "finished"
     monkeypatch.setattr(experiment, "fit", lambda *_, **__: pytest.fail("trained again"))
     assert experiment.run(cell) == first
 
@@ -142,9 +142,9 @@ def test_an_interrupted_run_resumes_to_the_same_bits(quick, tmp_path, stage):
     expected = experiment.run(elsewhere)
     with pytest.raises(RunInterrupted, match=stage.split()[0]):
         experiment.run(cell, on_progress=interrupt_at(stage))
-    assert experiment.state_of(cell) == "unfinished"
+    assert planning.state_of(cell) == "unfinished"
     assert ResultStore(tmp_path).find(expected.run_id) is None
-    resumed = experiment.resume(experiment.folder_of(cell))
+    resumed = experiment.resume(planning.folder_of(cell))
     assert resumed.metrics == expected.metrics
     mine, theirs = folder(resumed, cell), folder(expected, elsewhere)
     for file in ("best.safetensors", "masks.safetensors", "predictions.parquet", "history.jsonl"):
@@ -177,7 +177,7 @@ def test_only_what_can_change_a_number_changes_a_runs_name(quick):
 
 def test_another_process_in_the_same_cell_is_kept_out(quick):
     cell = quick("model=shared_bottom")
-    path = experiment.folder_of(cell)
+    path = planning.folder_of(cell)
     store = ResultStore(Path(cell.config.results_dir))
     with (
         store.open(path.name, config={}, choices={}, fresh=False),
@@ -198,14 +198,14 @@ def test_another_process_in_the_same_cell_is_kept_out(quick):
 def test_a_plan_is_checked_before_its_first_run(quick, override, error, words):
     cell = quick("model=shared_bottom", "balancing=weighted", override)
     with pytest.raises(error, match=words):
-        experiment.check_plan([cell])
+        planning.check_plan([cell])
 
 
 def test_a_results_folder_that_cannot_be_made_is_refused_before_training(quick, tmp_path):
     (tmp_path / "file").write_text("")
     cell = quick("model=shared_bottom", f"results_dir={tmp_path}/file/results")
     with pytest.raises(StoreError, match="results_dir"):
-        experiment.check_plan([cell])
+        planning.check_plan([cell])
 
 
 def test_a_task_of_weight_zero_is_neither_trained_nor_selected_by(quick):

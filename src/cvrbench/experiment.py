@@ -4,7 +4,7 @@ The only place where all parts meet, and the only one that touches the test spli
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,14 +16,14 @@ from safetensors.torch import save_file
 from torch.utils.flop_counter import FlopCounterMode
 
 from cvrbench.balancing import loss_weights
-from cvrbench.config.compose import Composed, config_from_dict, config_to_dict
-from cvrbench.config.suggest import did_you_mean
+from cvrbench.config.compose import Composed
+from cvrbench.config.validate import config_from_dict, config_to_dict
 from cvrbench.data.batches import SplitTensors
-from cvrbench.data.dataset import Dataset, Split, open_dataset
-from cvrbench.data.library import ensure, prepared_folder
+from cvrbench.data.dataset import Dataset, Split
+from cvrbench.data.library import ensure
 from cvrbench.environment import describe_environment
-from cvrbench.errors import ConfigError, RunError
-from cvrbench.evaluation import Scores, counts, score, selectable, selection_score
+from cvrbench.errors import RunError
+from cvrbench.evaluation import Scores, counts, score, selection_score
 from cvrbench.nn import FeatureEncoder
 from cvrbench.objectives import alone, build_objective
 from cvrbench.rng import derive
@@ -32,8 +32,6 @@ from cvrbench.store import (
     ResultStore,
     RunFolder,
     RunRecord,
-    State,
-    check_writable,
     explain_write,
     read_run_config,
     run_id,
@@ -49,48 +47,6 @@ from cvrbench.training.progress import OnProgress, Progress, stop_on_interrupt
 WATCHED_KINDS = ("auc", "logloss")
 """Metrics computed at every look at validation; all of them once, at the end."""
 FLOP_ROWS = 64
-
-
-def state_of(composed: Composed) -> State:
-    """Say whether a cell of a plan is finished, begun or new, without computing anything."""
-    config = composed.config
-    folder = prepared_folder(config.dataset, composed.choices["dataset"], Path(config.data_dir))
-    if not folder.is_dir():
-        return "new"
-    return ResultStore(Path(config.results_dir)).state(folder_of(composed).name)
-
-
-def folder_of(composed: Composed) -> Path:
-    """Say where a cell's run is, or will be; its dataset must be prepared."""
-    config = composed.config
-    name = composed.choices["dataset"]
-    dataset = open_dataset(prepared_folder(config.dataset, name, Path(config.data_dir)))
-    store = ResultStore(Path(config.results_dir))
-    return store.runs / run_id(config_to_dict(config), composed.choices, dataset.schema.fingerprint)
-
-
-def check_plan(cells: Sequence[Composed]) -> None:
-    """Check what must hold before the first run of a plan starts, and prepare every dataset.
-
-    Raises:
-        ConfigError: A loss weight or the selection metric names no task of its dataset.
-        RunError: A device is absent.
-        DataError: A dataset cannot be prepared.
-        StoreError: A results folder is not writable.
-    """
-    for config in (cell.config for cell in cells):
-        resolve_device(config.trainer.device)
-        check_writable(Path(config.results_dir))
-    for cell in cells:
-        config = cell.config
-        dataset = ensure(config.dataset, cell.choices["dataset"], Path(config.data_dir))
-        tasks = dataset.schema.tasks
-        loss_weights(config.balancing, tuple(task.name for task in tasks))
-        if (name := config.protocol.selection) not in (valid := ["mean_auc", *selectable(tasks)]):
-            raise ConfigError(
-                f"protocol.selection={name!r} is no metric of {cell.choices['dataset']}."
-                f"{did_you_mean(name, valid)} Choices: {', '.join(valid)}"
-            )
 
 
 def run(

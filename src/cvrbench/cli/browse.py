@@ -21,8 +21,9 @@ def config(
     as_json: AsJson = False,
 ) -> None:
     """Print the composed configuration and where each value comes from."""
-    from cvrbench.config.compose import compose, config_to_dict, origins
+    from cvrbench.config.compose import compose, origins
     from cvrbench.config.locate import find_conf
+    from cvrbench.config.validate import config_to_dict
 
     if where:
         print(find_conf())

@@ -51,35 +51,19 @@ def run(
     from cvrbench.config.compose import plan
 
     cells = plan(overrides or [], multirun=multirun)
-    from cvrbench import experiment
-
     if dry_run:
         _print_plan(cells, as_json=as_json)
         return
+    from cvrbench import planning
+
     with working("preparing the data"):
-        experiment.check_plan(cells)
-    records, failed = [], []
-    for number, cell in enumerate(cells, 1):
-        try:
-            record = _run_cell(cell, f"{number}/{len(cells)}", force=force)
-        except RunInterrupted as stop:
-            raise _with_advice(stop, cell) from None
-        except CvrbenchError as error:
-            failed.append((cell, error))
-            if fail_fast or len(cells) == 1:
-                raise
-            errors.print(f"failed: {_title(cell)}: {error}", style="red", markup=False)
-            continue
-        records.append(record)
-        if as_json:
-            print_json(_as_json(cell, record))
-        elif len(cells) > 1:
-            out.print(_line(record))
+        planning.check_plan(cells)
+    records, failed = _run_cells(cells, force=force, fail_fast=fail_fast, as_json=as_json)
     if not as_json:
         _print_results(records)
+    for line in failed:
+        errors.print(line, style="red", markup=False, soft_wrap=True)
     if failed:
-        for cell, reason in failed:
-            errors.print(f"failed: {_title(cell)}: {reason}", style="red", markup=False)
         errors.print(f"{len(failed)} of {len(cells)} runs failed; the others are recorded")
         raise typer.Exit(1)
 
@@ -105,10 +89,35 @@ def resume(
         _print_results([record], folder)
 
 
-def _run_cell(cell: "Composed", position: str, *, force: bool) -> "RunRecord":
-    from cvrbench import experiment
+def _run_cells(
+    cells: "list[Composed]", *, force: bool, fail_fast: bool, as_json: bool
+) -> "tuple[list[RunRecord], list[str]]":
+    """Run a plan; give the records, and a line for each cell that failed."""
+    records: list[RunRecord] = []
+    failed: list[str] = []
+    for number, cell in enumerate(cells, 1):
+        try:
+            record = _run_cell(cell, f"{number}/{len(cells)}", force=force)
+        except RunInterrupted as stop:
+            raise _with_advice(stop, cell) from None
+        except CvrbenchError as error:
+            if fail_fast or len(cells) == 1:
+                raise
+            failed.append(f"failed: {' '.join(cell.overrides)}: {error}")
+            note(failed[-1])
+            continue
+        records.append(record)
+        if as_json:
+            print_json(_as_json(cell, record))
+        elif len(cells) > 1:
+            out.print(_line(record))
+    return records, failed
 
-    if not force and experiment.state_of(cell) == "finished":
+
+def _run_cell(cell: "Composed", position: str, *, force: bool) -> "RunRecord":
+    from cvrbench import experiment, planning
+
+    if not force and planning.state_of(cell) == "finished":
         note(f"{position} {_title(cell)}: finished before")
         return experiment.run(cell)
     with training_bar(f"{position} {_title(cell)}") as on_progress:
@@ -116,18 +125,18 @@ def _run_cell(cell: "Composed", position: str, *, force: bool) -> "RunRecord":
 
 
 def _with_advice(stop: RunInterrupted, cell: "Composed") -> RunInterrupted:
-    from cvrbench import experiment
+    from cvrbench import planning
 
-    folder = experiment.folder_of(cell)
+    folder = planning.folder_of(cell)
     return RunInterrupted(f"{stop}; go on with `cvrbench resume {folder}`")
 
 
 def _print_plan(cells: "list[Composed]", *, as_json: bool) -> None:
-    from cvrbench import experiment
+    from cvrbench import planning
 
     table = Table("#", "dataset", "model", "seed", "overrides", "state", box=None, pad_edge=False)
     for number, cell in enumerate(cells, 1):
-        state = experiment.state_of(cell)
+        state = planning.state_of(cell)
         if as_json:
             print_json(
                 {

@@ -1,0 +1,95 @@
+"""Plain values into a frozen `Config` and back: pydantic checks them against the dataclasses."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from datetime import date
+from typing import Any, get_args
+
+from pydantic import TypeAdapter, ValidationError
+
+from cvrbench.config import schema
+from cvrbench.errors import ConfigError
+
+GROUPS = ("dataset", "model", "objective", "balancing", "trainer", "protocol")
+RULES = {
+    "date": "a day such as 2022-05-03",
+    "float": "a number",
+    "int": "a whole number",
+    "bool": "true or false",
+    "tuple": "a list",
+    "too_short": "a list of at least one",
+}
+"""Kinds of pydantic's errors whose own words suit a programmer more than a user."""
+
+
+def config_to_dict(config: schema.Config) -> dict[str, Any]:
+    """Give a config as plain values that JSON and yaml hold without loss."""
+    plain: dict[str, Any] = _jsonable(asdict(config))
+    return plain
+
+
+def config_from_dict(values: Mapping[str, Any]) -> schema.Config:
+    """Validate plain values into a config.
+
+    Raises:
+        ConfigError: A key is missing or unknown, or a value is out of its range.
+    """
+    parts = {key: value for key, value in values.items() if key not in GROUPS}
+    for group in GROUPS:
+        parts[group] = _validate(_dataclass_of(group, values.get(group)), values[group], group)
+    return _validate_root(parts)
+
+
+def _dataclass_of(group: str, values: Any) -> type:
+    """The dataclass that a group's values must fill, picked by `kind` where there are several."""
+    declared = next(f.type for f in fields(schema.Config) if f.name == group)
+    options = get_args(declared) or (declared,)
+    if len(options) == 1:
+        assert isinstance(options[0], type)
+        return options[0]
+    kinds = {get_args(cls.__annotations__["kind"])[0]: cls for cls in options}
+    kind = values.get("kind") if isinstance(values, Mapping) else None
+    if kind not in kinds:
+        raise ConfigError(f"{group}.kind must be one of {', '.join(sorted(kinds))}; got {kind!r}")
+    found: type = kinds[kind]
+    return found
+
+
+def _validate(cls: type, values: Any, prefix: str) -> Any:
+    try:
+        return TypeAdapter(cls).validate_python(values)
+    except ValidationError as error:
+        raise _as_config_error(error, prefix) from None
+
+
+def _validate_root(parts: Mapping[str, Any]) -> schema.Config:
+    try:
+        # The groups are validated already; only what stands beside them is left to check.
+        return TypeAdapter(schema.Config).validate_python(dict(parts))
+    except ValidationError as error:
+        raise _as_config_error(error, "") from None
+
+
+def _as_config_error(error: ValidationError, prefix: str) -> ConfigError:
+    problem = error.errors()[0]
+    where = [str(part) for part in problem["loc"]]
+    key = ".".join([prefix, *where] if prefix else where)
+    if problem["type"] == "missing":
+        return ConfigError(f"{key} is missing from its yaml file")
+    if problem["type"] in {"unexpected_keyword_argument", "extra_forbidden"}:
+        return ConfigError(f"unknown key {key!r} in its yaml file")
+    rule = problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return ConfigError(f"{key or prefix}: {rule}")
+    for kind, words in RULES.items():
+        if problem["type"].startswith(kind):
+            rule = words
+    return ConfigError(f"{key} must be {rule}; got {problem['input']!r}")
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(item) for item in value]
+    return value.isoformat() if isinstance(value, date) else value

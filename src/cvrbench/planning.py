@@ -1,0 +1,57 @@
+"""The cells of a plan before they run: where they are, how far they are, whether they can run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cvrbench.balancing import loss_weights
+from cvrbench.config.compose import Composed
+from cvrbench.config.suggest import did_you_mean
+from cvrbench.config.validate import config_to_dict
+from cvrbench.data.dataset import open_dataset
+from cvrbench.data.library import ensure, prepared_folder
+from cvrbench.errors import ConfigError
+from cvrbench.evaluation import selectable
+from cvrbench.store import ResultStore, State, check_writable, run_id
+from cvrbench.training.device import resolve_device
+
+
+def state_of(composed: Composed) -> State:
+    """Say whether a cell of a plan is finished, begun or new, without computing anything."""
+    config = composed.config
+    folder = prepared_folder(config.dataset, composed.choices["dataset"], Path(config.data_dir))
+    if not folder.is_dir():
+        return "new"
+    return ResultStore(Path(config.results_dir)).state(folder_of(composed).name)
+
+
+def folder_of(composed: Composed) -> Path:
+    """Say where a cell's run is, or will be; its dataset must be prepared."""
+    config = composed.config
+    name = composed.choices["dataset"]
+    dataset = open_dataset(prepared_folder(config.dataset, name, Path(config.data_dir)))
+    store = ResultStore(Path(config.results_dir))
+    return store.runs / run_id(config_to_dict(config), composed.choices, dataset.schema.fingerprint)
+
+
+def check_plan(cells: Sequence[Composed]) -> None:
+    """Check what must hold before the first run of a plan starts, and prepare every dataset.
+
+    Raises:
+        ConfigError: A loss weight or the selection metric names no task of its dataset.
+        RunError: A device is absent.
+        DataError: A dataset cannot be prepared.
+        StoreError: A results folder is not writable.
+    """
+    for config in (cell.config for cell in cells):
+        resolve_device(config.trainer.device)
+        check_writable(Path(config.results_dir))
+    for cell in cells:
+        config = cell.config
+        dataset = ensure(config.dataset, cell.choices["dataset"], Path(config.data_dir))
+        tasks = dataset.schema.tasks
+        loss_weights(config.balancing, tuple(task.name for task in tasks))
+        if (name := config.protocol.selection) not in (valid := ["mean_auc", *selectable(tasks)]):
+            raise ConfigError(
+                f"protocol.selection={name!r} is no metric of {cell.choices['dataset']}."
+                f"{did_you_mean(name, valid)} Choices: {', '.join(valid)}"
+            )

@@ -1,0 +1,135 @@
+"""Configuration: every yaml composes, plans expand, errors name key and remedy."""
+
+import json
+from dataclasses import FrozenInstanceError
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from cvrbench.config.compose import compose, origins, plan
+from cvrbench.config.locate import find_conf, groups
+from cvrbench.config.suggest import did_you_mean
+from cvrbench.config.validate import config_from_dict, config_to_dict
+from cvrbench.errors import ConfigError
+
+CONF = Path(__file__).parents[2] / "conf"
+TABLE = ("dataset.path=log.csv", "dataset.ids=[user]")
+OPTIONS = [
+    (group, option)
+    for group, options in groups(CONF).items()
+    for option in options
+    if group != "experiment"
+]
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_composes_and_survives_json(group, option):
+    extra = TABLE if option == "table" else ()
+    composed = compose([f"{group}={option}", *extra])
+    assert composed.choices[group] == option
+    plain = json.loads(json.dumps(config_to_dict(composed.config)))
+    assert config_from_dict(plain) == composed.config
+
+
+@pytest.mark.parametrize("name", groups(CONF)["experiment"])
+def test_every_experiment_composes(name):
+    assert compose([f"experiment={name}"]).choices["experiment"] == name
+
+
+def test_every_yaml_value_is_commented_or_plain():
+    for file in CONF.rglob("*.yaml"):
+        assert file.read_text().endswith("\n")
+        assert "_target_" not in file.read_text()
+
+
+def test_a_config_is_frozen():
+    config = compose([]).config
+    with pytest.raises(FrozenInstanceError):
+        config.seed = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("words", "values"),
+    [
+        ("seed=0,1,2", [0, 1, 2]),
+        ("seed=range(3)", [0, 1, 2]),
+        ("seed=range(1,7,2)", [1, 3, 5]),
+        ("seed=choice(4,2)", [4, 2]),
+    ],
+)
+def test_hydras_grammar_of_several_values_is_kept(words, values):
+    assert [cell.config.seed for cell in plan([words], multirun=True)] == values
+
+
+def test_a_plan_is_the_product_of_its_lists_the_first_varying_slowest():
+    cells = plan(["model=mmoe,ple", "seed=0,1", "model.dropout=0.0,0.2"], multirun=True)
+    got = [(c.choices["model"], c.config.seed, c.config.model.dropout) for c in cells]
+    assert got == list(product(["mmoe", "ple"], [0, 1], [0.0, 0.2]))
+
+
+def test_lists_and_dicts_are_values():
+    assert compose(["model.hidden=[32,16]"]).config.model.hidden == (32, 16)
+    weighted = compose(["balancing=weighted", "balancing.weights={ctr:1,cvr:2.5}"])
+    assert weighted.config.balancing.weights == {"ctr": 1.0, "cvr": 2.5}
+
+
+WRONG = {
+    ("model.hidden=[0]",): r"model.hidden.0 must be greater than or equal to 1; got 0",
+    ("model=ple", "model.n_shared_experts=0"): r"levels > 1 needs n_shared_experts",
+    ("dataset=kuairand", "dataset.valid_from=soon"): r"must be a day such as 2022-05-03",
+    ("dataset=kuairand", "dataset.conversions=[is_click]"): r"dataset.conversions.0",
+    ("trainer.compile=maybe",): r"trainer.compile must be true or false; got 'maybe'",
+    ("objective=click",): r"no objective called 'click'. Did you mean 'click_space'",
+    ("model.kind=mlp",): r"model.kind must be one of",
+    ("~model.dropout",): r"every key is declared already",
+    ("model.hidden=[1,",): r"override grammar",
+    ("model.dropout={a:1}",): r"model.dropout is no dict",
+    ("dataset=table", *TABLE, "dataset.split=time"): r"split=time needs split_column",
+}
+
+
+@pytest.mark.parametrize("overrides", WRONG)
+def test_a_wrong_value_names_its_key_and_what_was_expected(overrides):
+    with pytest.raises(ConfigError, match=WRONG[overrides]):
+        compose(overrides)
+
+
+def test_origins_cover_every_value():
+    rows = origins(["experiment=quick_check", "model=mmoe", "seed=5"])
+    assert ("seed", "5", "override seed=5") in rows
+    keys = {key for key, _, _ in rows}
+    assert {"model.n_experts", "trainer.batch_size", "dataset.rows"} <= keys
+    files = {origin for _, _, origin in rows if origin.endswith(".yaml")}
+    assert all((CONF / file).is_file() for file in files)
+
+
+def test_the_users_own_conf_folder_comes_first(tmp_path, monkeypatch):
+    monkeypatch.delenv("CVRBENCH_CONF", raising=False)
+    monkeypatch.chdir(tmp_path)
+    elsewhere = find_conf()
+    (tmp_path / "conf" / "model").mkdir(parents=True)
+    (tmp_path / "conf" / "config.yaml").write_text("")
+    assert find_conf() == elsewhere  # another program's conf/ is left alone
+    (tmp_path / "conf" / "model" / "ncs.yaml").write_text("")
+    assert find_conf() == tmp_path / "conf"
+    monkeypatch.setenv("CVRBENCH_CONF", str(tmp_path / "nowhere"))
+    with pytest.raises(ConfigError, match="CVRBENCH_CONF"):
+        find_conf()
+
+
+@pytest.mark.parametrize(
+    ("word", "near"),
+    [
+        ("model.sparsty", "model.sparsity"),
+        ("sparsity", "model.sparsity"),
+        ("trainer.lr", "trainer.learning_rate"),
+    ],
+)
+def test_suggestions_know_last_parts_and_initials(word, near):
+    known = ["model.sparsity", "trainer.learning_rate", "trainer.threads"]
+    assert repr(near) in did_you_mean(word, known)
+
+
+def test_nothing_near_suggests_nothing():
+    assert did_you_mean("zzz", ["model", "seed"]) == ""

@@ -1,0 +1,120 @@
+"""Results on disk: whole or absent, named by what decides them, readable or explained."""
+
+import errno
+import json
+
+import pytest
+
+from cvrbench import store as store_module
+from cvrbench.environment import describe_environment
+from cvrbench.errors import StoreError
+from cvrbench.store import ResultStore, RunFolder, RunRecord, read_record, write_text
+
+RECORD = RunRecord(
+    record_version=1,
+    run_id="a-b-s0-c",
+    model="b",
+    dataset="a",
+    seed=0,
+    choices={},
+    config={},
+    fingerprint="f",
+    tasks=[],
+    metrics={"test": {"ctr_auc": 0.5}},
+    undefined={},
+    counts={},
+    test_scored=1,
+    parameters=1,
+    embedding_parameters=0,
+    multiply_adds=1,
+    seconds={},
+    examples_per_second=1.0,
+    best_step=1,
+    best_epoch=1.0,
+    diagnostics={},
+    environment={},
+)
+
+
+@pytest.fixture
+def store(tmp_path):
+    return ResultStore(tmp_path)
+
+
+def enter(store, name="a-b-s0-c", fresh=False):
+    return store.open(name, config={}, choices={}, fresh=fresh)
+
+
+def test_a_run_is_new_then_unfinished_then_finished(store):
+    assert store.state("a-b-s0-c") == "new"
+    with enter(store) as folder:
+        assert store.state("a-b-s0-c") == "unfinished"
+        assert store.find("a-b-s0-c") is None
+        folder.finish(RECORD)
+    assert store.state("a-b-s0-c") == "finished"
+    assert store.find("a-b-s0-c") == RECORD
+    assert store.records() == [RECORD]
+
+
+def test_a_forced_run_that_breaks_leaves_the_old_record_readable(store):
+    with enter(store) as folder:
+        folder.finish(RECORD)
+    with pytest.raises(RuntimeError), enter(store, fresh=True):
+        raise RuntimeError
+    assert read_record(store.runs / "a-b-s0-c") == RECORD
+    assert store.state("a-b-s0-c") == "unfinished"
+
+
+def test_a_full_disk_leaves_no_half_written_record(tmp_path, monkeypatch):
+    write_text(tmp_path / "record.json", "old")
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(store_module.os, "fsync", full)
+    with pytest.raises(StoreError, match="no space left"):
+        write_text(tmp_path / "record.json", "new")
+    assert (tmp_path / "record.json").read_text() == "old"
+
+
+def test_a_number_that_json_does_not_know_is_never_written(tmp_path):
+    bad = RunRecord(**{**RECORD.to_json(), "metrics": {"test": {"ctr_auc": float("nan")}}})
+    with pytest.raises(ValueError, match="JSON"):
+        RunFolder(tmp_path).finish(bad)
+    assert not (tmp_path / "record.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "cannot be read"),
+        (json.dumps({"record_version": 99}), "record version 99"),
+        (json.dumps({"record_version": 1}), "has no key"),
+    ],
+)
+def test_a_record_that_cannot_be_read_is_named(store, text, words):
+    with enter(store) as folder:
+        folder.finish(RECORD)
+    file = store.runs / "a-b-s0-c" / "record.json"
+    file.write_text(text)
+    with pytest.raises(StoreError, match=rf"record.json.*{words}"):
+        store.records()
+
+
+def test_a_run_is_found_by_a_part_that_fits_only_one(store):
+    for name in ("a-b-s0-c", "a-b-s1-d"):
+        with enter(store, name) as folder:
+            folder.finish(RECORD)
+    assert store.folder("s1-d").name == "a-b-s1-d"
+    assert store.folder(str(store.runs / "a-b-s0-c")).name == "a-b-s0-c"
+    with pytest.raises(StoreError, match="fits 2 runs"):
+        store.folder("a-b")
+    with pytest.raises(StoreError, match="cvrbench ls"):
+        store.folder("zzz")
+
+
+def test_the_environment_names_versions_and_the_state_of_the_checkout():
+    found = describe_environment()
+    assert {"cvrbench", "torch", "numpy", "polars"} <= set(found["versions"])
+    git = found["git"]
+    assert git is None or len(git["commit"]) == 40

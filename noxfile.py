@@ -10,7 +10,7 @@ from pathlib import Path
 import nox
 
 nox.needs_version = ">=2024.10.9"
-nox.options.sessions = ["lint", "types", "tests", "docs", "wheel"]
+nox.options.sessions = ["lint", "types", "tests", "docs", "wheel", "slow"]
 # pip, not uv: pins and local wheels are then found the same way in every environment.
 nox.options.default_venv_backend = "virtualenv"
 

@@ -12,11 +12,11 @@ from mkdocs.structure.files import File, Files
 PAGES = {
     "config": ("Configuration", ("config",)),
     "data": ("Data", ("data",)),
-    "metrics": ("Metrics", ("metrics", "evaluation")),
+    "metrics": ("Metrics", ("metrics", "evaluation", "stats")),
     "blocks": ("Building blocks", ("nn", "objectives", "balancing", "masks", "rng", "errors")),
     "strategies": ("Strategies", ("strategies",)),
     "training": ("Training", ("training",)),
-    "runs": ("Runs and results", ("", "experiment", "store")),
+    "runs": ("Runs and results", ("", "experiment", "planning", "store", "environment")),
     "report": ("Report", ("report",)),
     "cli": ("Command line", ("cli", "__main__")),
 }

@@ -33,8 +33,6 @@ def test_kuairand_reaches_what_its_clicks_and_long_views_allow(model, folders):
     assert test["ctr_auc"] >= 0.72
     assert test["ctcvr_auc"] >= 0.718
     assert test["cvr_auc"] >= 0.645
-    # A machine like CI's, alone, needs a quarter of this.
-    assert record.seconds["total"] < 240
 
 
 @pytest.mark.parametrize("model", ["shared_bottom", "mmoe", "ple", "ncs"])

@@ -12,6 +12,8 @@ from cvrbench.report.frames import Comparison
 from cvrbench.store import explain_write
 
 INK, GRID, POINT, TRUTH = "#1f2933", "#d9dee4", "#2563a8", "#c2410c"
+LINEAR_RANGE = 20
+"""Label rates further apart than this are drawn on a logarithmic axis."""
 STYLE: dict[str, Any] = {
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
@@ -113,7 +115,9 @@ def _label_rates(axis: Axes, description: Description) -> None:
         if position == 1:
             axis.bar_label(bars, [f"{value:.2%}" for value in values], fontsize=7, padding=2)
     axis.set_xticks(range(len(spaces)), spaces)
-    axis.set_yscale("log")
+    shares = [rate for split in description.rates.values() for rate in split.values()]
+    if max(shares) > LINEAR_RANGE * min(shares):
+        axis.set_yscale("log")  # else the rare label's bars would not be seen
     axis.set_ylabel("share of positives")
     axis.set_title("label rate by space")
     axis.margins(y=0.15)

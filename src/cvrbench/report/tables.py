@@ -11,8 +11,6 @@ from cvrbench.report.frames import Comparison
 from cvrbench.stats import Estimate
 from cvrbench.store import RunRecord
 
-SHOWN_KINDS = ("auc", "gauc", "logloss", "pcoc")
-
 
 def run_table(record: RunRecord) -> Table:
     """One finished run: a row per space, validation AUC and the main test metrics."""
@@ -26,6 +24,7 @@ def run_table(record: RunRecord) -> Table:
         table.add_column(header, justify="right")
     if planted:
         table.add_column("best reachable", justify="right")
+        table.add_column("regret", justify="right")
     for header in ("GAUC", "log loss", "PCOC"):
         table.add_column(header, justify="right")
     for name, count in record.counts[split].items():
@@ -36,7 +35,7 @@ def run_table(record: RunRecord) -> Table:
             number(values.get(f"{name}_auc")),
         ]
         if planted:
-            row.append(number(values.get(f"{name}_best_auc")))
+            row += [number(values.get(f"{name}_{kind}")) for kind in ("best_auc", "regret")]
         row += [number(values.get(f"{name}_{kind}")) for kind in ("gauc", "logloss", "pcoc")]
         table.add_row(*row)
     return table

@@ -128,6 +128,11 @@ MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 every_module = pytest.mark.parametrize("module", MODULES, ids=lambda name: name or "cvrbench")
 
 
+def test_every_folder_is_a_package():
+    folders = {path.parent for path in PACKAGE.rglob("*.py")}
+    assert [folder for folder in folders if not (folder / "__init__.py").is_file()] == []
+
+
 def test_the_whole_package_is_looked_at():
     assert {"errors", "metrics", "strategies.ncs", "training.fit", "cli.app"} <= set(MODULES)
     assert len(MODULES) == len(list(PACKAGE.rglob("*.py")))

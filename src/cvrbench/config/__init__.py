@@ -1,0 +1,1 @@
+"""Configuration: yaml values checked against frozen dataclasses; hydra and pydantic live here."""

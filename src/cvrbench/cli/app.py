@@ -21,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(run.run)
+app.command(epilog=browse.options())(run.run)
 app.command()(run.resume)
 app.command()(report.report)
 app.command()(browse.config)

@@ -9,8 +9,20 @@ from rich.table import Table
 
 from cvrbench.cli.console import out, print_json
 from cvrbench.cli.run import AsJson, Overrides
+from cvrbench.errors import ConfigError
 
 ResultsDir = Annotated[Path, typer.Option(help="Folder of results")]
+
+
+def options() -> str:
+    """Name every group and its options, for the end of a help text; nothing without a conf."""
+    from cvrbench.config.locate import find_conf, groups
+
+    try:
+        found = groups(find_conf())
+    except (ConfigError, OSError):
+        return ""
+    return "\n\n".join(f"{group}=  {', '.join(names)}" for group, names in found.items())
 
 
 def config(

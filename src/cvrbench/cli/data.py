@@ -42,12 +42,16 @@ def list_datasets(overrides: Overrides = None, as_json: AsJson = False) -> None:
 def fetch(
     name: Name,
     data_dir: Annotated[Path, typer.Option(help="Folder of datasets")] = Path("datasets"),
+    as_json: AsJson = False,
 ) -> None:
     """Download a public dataset, or say what to download where a login is needed."""
     from cvrbench.data.fetch import fetch as download
 
     with download_bar() as on_progress:
         files = download(name, data_dir / "raw" / name, on_progress=on_progress)
+    if as_json:
+        print_json({"dataset": name, "files": [str(file) for file in files]})
+        return
     for file in files:
         print(file)
 
@@ -115,7 +119,7 @@ def describe(
 
 
 @app.command()
-def verify(name: Name, overrides: Overrides = None) -> None:
+def verify(name: Name, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Compare every file of a prepared dataset with its recorded checksum."""
     from cvrbench.data.dataset import verify as compare
     from cvrbench.data.library import prepared_folder
@@ -124,6 +128,9 @@ def verify(name: Name, overrides: Overrides = None) -> None:
     folder = prepared_folder(config.dataset, name, Path(config.data_dir))
     with working(f"reading {folder}"):
         n = compare(folder)
+    if as_json:
+        print_json({"dataset": name, "path": str(folder), "files": n})
+        return
     out.print(f"{name}: {n} files are as they were written")
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[GROUP=OPTION | KEY=VALUE]...",
+        metavar="GROUP=OPTION|KEY=VALUE",
         help="Hydra overrides: model=ncs dataset=kuairand trainer.epochs=2",
         autocompletion=complete,
         show_default=False,

@@ -169,7 +169,9 @@ def test_only_what_can_change_a_number_changes_a_runs_name(quick):
     def name(composed) -> str:
         return run_id(config_to_dict(composed.config), composed.choices, "data")
 
-    assert name(quick("model=mmoe", "results_dir=x", "trainer.checkpoint_seconds=1")) == name(base)
+    assert name(
+        quick("model=mmoe", "results_dir=x", "trainer.checkpoint_seconds=1", "trainer.threads=2")
+    ) == name(base)
     for change in ("seed=1", "model.dropout=0.2", "trainer.patience=2", "objective=entire_space"):
         assert name(quick("model=mmoe", change)) != name(base)
     assert run_id(config_to_dict(base.config), base.choices, "other data") != name(base)

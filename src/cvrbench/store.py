@@ -31,8 +31,8 @@ from cvrbench.errors import StoreError
 
 RECORD_VERSION = 1
 State = Literal["new", "unfinished", "finished"]
-NUMBER_FREE = ("data_dir", "results_dir")
-"""Keys of the config that cannot change a number, and so are no part of a run's identity."""
+NUMBER_FREE = ("data_dir", "results_dir", "trainer.checkpoint_seconds", "trainer.threads")
+"""Keys of the config that are not to change a number, and so are no part of a run's identity."""
 
 Metrics = dict[str, float | None]
 
@@ -98,8 +98,12 @@ class RunRecord:
 
 def run_id(config: Mapping[str, Any], choices: Mapping[str, str], fingerprint: str) -> str:
     """Name a run: `adult-mmoe-s0-4f1c...`, the end a hash of all that decides its numbers."""
-    trainer = {k: v for k, v in config["trainer"].items() if k != "checkpoint_seconds"}
-    decisive = {k: v for k, v in config.items() if k not in NUMBER_FREE} | {"trainer": trainer}
+    decisive = {
+        **{key: value for key, value in config.items() if key not in NUMBER_FREE},
+        "trainer": {
+            k: v for k, v in config["trainer"].items() if f"trainer.{k}" not in NUMBER_FREE
+        },
+    }
     known = versions()
     identity = [decisive, fingerprint, known["cvrbench"], known["torch"]]
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]

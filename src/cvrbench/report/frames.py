@@ -8,9 +8,9 @@ from typing import Any
 from cvrbench.data.schema import Task
 from cvrbench.evaluation import describe_metric
 from cvrbench.stats import Estimate, auc_standard_error, t_interval
-from cvrbench.store import RunRecord
+from cvrbench.store import NUMBER_FREE, RunRecord
 
-IGNORED = ("seed", "data_dir", "results_dir", "dataset", "trainer.checkpoint_seconds")
+IGNORED = ("seed", "dataset", *NUMBER_FREE)
 """Config keys that do not make two runs of one strategy different variants."""
 
 

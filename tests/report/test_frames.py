@@ -6,6 +6,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from cvrbench.report.frames import compare
+from cvrbench.report.plots import comparison_figure, save
 from cvrbench.report.tables import comparison_json, comparison_table, interval, number, run_table
 from cvrbench.stats import Estimate
 from cvrbench.store import RunRecord
@@ -94,3 +95,18 @@ def test_undefined_is_shown_as_a_dash():
     assert number(None) == interval(None) == "-"
     assert interval(Estimate(0.7, None, 1)) == "0.7000"
     assert interval(Estimate(0.7, 0.01, 3)) == "0.7000 ± 0.0100"
+
+
+@pytest.mark.parametrize("n_variants", [1, 6])
+def test_figures_can_be_drawn_with_few_rows_and_with_many(n_variants, tmp_path):
+    planted = {f"{name}_best_auc": 0.8 for name in COUNTS}
+    records = []
+    for number, model in enumerate(
+        ("single_task", "mmoe", "ple", "cgc", "omoe", "ncs")[:n_variants]
+    ):
+        record = run(model, 0, 0.6 + 0.01 * number)
+        metrics = {"valid": {}, "test": {**record.metrics["test"], **planted}}
+        records.append(replace(record, metrics=metrics))
+    (comparison,) = compare(records)
+    file = save(comparison_figure(comparison), tmp_path / "deep" / "figure.png")
+    assert file.read_bytes().startswith(b"\x89PNG")

@@ -35,13 +35,13 @@ def comparison_figure(comparison: Comparison) -> Figure:
     labels = [variant.label for variant in comparison.variants]
     with mpl.rc_context(rc=STYLE):  # type: ignore[arg-type]  # the stubs want literal keys
         figure = Figure(
-            figsize=(3.1 * len(metrics) + 1.2, 0.36 * len(labels) + 1.5), layout="constrained"
+            figsize=(3.1 * len(metrics) + 1.2, 0.36 * len(labels) + 2.0), layout="constrained"
         )
         axes = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
         for axis, metric in zip(axes, metrics, strict=True):
             _compare(axis, comparison, metric)
         axes[0].set_yticks(range(len(labels)), labels)
-        axes[0].invert_yaxis()
+        axes[0].set_ylim(len(labels) - 0.5, -0.8)  # first on top, with room for a line of text
         seeds = max(len(variant.runs) for variant in comparison.variants)
         words = "one seed: no interval over seeds"
         if seeds > 1:
@@ -101,7 +101,7 @@ def _compare(axis: Axes, comparison: Comparison, metric: str) -> None:
     axis.set_title(comparison.header(metric))
     axis.grid(axis="x")
     axis.set_axisbelow(True)
-    axis.margins(x=0.12, y=0.12)
+    axis.margins(x=0.12)
     axis.locator_params(axis="x", nbins=5)
 
 

@@ -100,11 +100,10 @@ def test_undefined_is_shown_as_a_dash():
 @pytest.mark.parametrize("n_variants", [1, 6])
 def test_figures_can_be_drawn_with_few_rows_and_with_many(n_variants, tmp_path):
     planted = {f"{name}_best_auc": 0.8 for name in COUNTS}
+    models = ("single_task", "mmoe", "ple", "cgc", "omoe", "ncs")[:n_variants]
     records = []
-    for number, model in enumerate(
-        ("single_task", "mmoe", "ple", "cgc", "omoe", "ncs")[:n_variants]
-    ):
-        record = run(model, 0, 0.6 + 0.01 * number)
+    for seed, model in enumerate(models):
+        record = run(model, seed, 0.6 + 0.01 * seed)
         metrics = {"valid": {}, "test": {**record.metrics["test"], **planted}}
         records.append(replace(record, metrics=metrics))
     (comparison,) = compare(records)

@@ -286,6 +286,31 @@ def test_completion_offers_whole_assignments(typed, offered):
     assert complete(typed) == offered
 
 
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("cvrbench run model=n", ["ncs"]),  # bash splits at =, and puts the answer behind it
+        ("cvrbench run model=", ["cgc", "mmoe", "ncs"]),
+        ("cvrbench run model=ncs trainer.pat", ["trainer.patience=8"]),
+        ("cvrbench run model=ncs dataset=kuairand_l", ["kuairand_like"]),
+        ("cvrbench data describe hill", ["hillstrom"]),
+        ("cvrbench res", ["resume"]),
+    ],
+)
+def test_bash_completes_a_typed_line(line, offered):
+    words = line.replace("=", " = ").split()
+    asked = {
+        "_CVRBENCH_COMPLETE": "complete_bash",
+        "COMP_WORDS": " ".join(words),
+        "COMP_CWORD": str(len(words) - 1),
+    }
+    command = "from cvrbench.cli.app import app; app(prog_name='cvrbench')"
+    done = subprocess.run(
+        [sys.executable, "-c", command], capture_output=True, text=True, env={**os.environ, **asked}
+    )
+    assert done.stdout.split()[: len(offered)] == offered
+
+
 def test_completion_knows_datasets():
     assert datasets("kuairand_l") == ["kuairand_like"]
 

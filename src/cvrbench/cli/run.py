@@ -14,12 +14,17 @@ if TYPE_CHECKING:
     from cvrbench.config.compose import Composed
     from cvrbench.store import RunRecord
 
+
+def _complete(context: typer.Context, incomplete: str) -> list[str]:
+    return complete(incomplete, context.params.get("overrides") or [])
+
+
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="GROUP=OPTION|KEY=VALUE",
         help="Hydra overrides: model=ncs dataset=kuairand trainer.epochs=2",
-        autocompletion=complete,
+        autocompletion=_complete,
         show_default=False,
     ),
 ]

@@ -1,11 +1,12 @@
 """Shell completion of overrides: groups, their options, and keys with their present value.
 
-Reads the yaml files line by line rather than with hydra: completion must answer at once. Shells
-split words at `=`, so whole assignments are offered.
+Reads the yaml files line by line rather than with hydra: completion must answer at once. Zsh and
+fish hand over `model=n` and get whole assignments; bash splits it into `model`, `=` and `n`, and
+gets what belongs behind the `=`.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cvrbench.config.locate import find_conf, groups
@@ -14,15 +15,24 @@ from cvrbench.errors import ConfigError
 LEAF = re.compile(r"^(?P<key>[a-z_]+):\s*(?P<value>[^#]*?)\s*(#.*)?$")
 
 
-def complete(incomplete: str) -> list[str]:
+def complete(incomplete: str, before: Sequence[str] = ()) -> list[str]:
     """Give every `group=option` and `group.key=value` that begins with `incomplete`.
 
     A bare `model` is answered with the options of the group, not with every key below it.
+
+    Args:
+        incomplete: The word under the cursor.
+        before: The words before it.
     """
     try:
         conf = find_conf()
     except ConfigError:
         return []
+    words = " ".join(before).replace(" = ", "=").replace(" =", "=").split()
+    # Behind a key alone bash is at its `=`, for no override is a key without one.
+    if words and (words[-1].endswith("=") or "=" not in words[-1]):
+        start = f"{words[-1].rstrip('=')}="
+        return [w.removeprefix(start) for w in complete(f"{start}{incomplete}")]
     return [word for word in _words(conf, incomplete) if word.startswith(incomplete)]
 
 

@@ -16,7 +16,7 @@ PAGES = {
     "blocks": ("Building blocks", ("nn", "objectives", "balancing", "masks", "rng", "errors")),
     "strategies": ("Strategies", ("strategies",)),
     "training": ("Training", ("training",)),
-    "runs": ("Runs and results", ("", "experiment", "planning", "store", "environment")),
+    "runs": ("Runs and results", ("", "experiment", "planning", "store", "environment", "files")),
     "report": ("Report", ("report",)),
     "cli": ("Command line", ("cli", "__main__")),
 }

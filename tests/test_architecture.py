@@ -19,7 +19,7 @@ DISPATCHERS = ("build_strategy",)
 
 FLOORS = (
     {"errors"},
-    {"rng", "metrics", "stats", "config", "environment"},
+    {"rng", "metrics", "stats", "config", "environment", "files"},
     {"data"},
     {"evaluation"},
     {"nn", "objectives", "balancing", "masks"},

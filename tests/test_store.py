@@ -5,10 +5,11 @@ import json
 
 import pytest
 
-from cvrbench import store as store_module
+from cvrbench import files
 from cvrbench.environment import describe_environment
 from cvrbench.errors import StoreError
-from cvrbench.store import ResultStore, RunFolder, RunRecord, read_record, write_text
+from cvrbench.files import write_text
+from cvrbench.store import ResultStore, RunFolder, RunRecord, read_record
 
 RECORD = RunRecord(
     record_version=1,
@@ -71,7 +72,7 @@ def test_a_full_disk_leaves_no_half_written_record(tmp_path, monkeypatch):
     def full(_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(store_module.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(StoreError, match="no space left"):
         write_text(tmp_path / "record.json", "new")
     assert (tmp_path / "record.json").read_text() == "old"

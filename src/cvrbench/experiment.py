@@ -24,6 +24,7 @@ from cvrbench.data.library import ensure
 from cvrbench.environment import describe_environment
 from cvrbench.errors import RunError
 from cvrbench.evaluation import Scores, counts, score, selection_score
+from cvrbench.files import explain_write
 from cvrbench.nn import FeatureEncoder
 from cvrbench.objectives import alone, build_objective
 from cvrbench.rng import derive
@@ -32,7 +33,6 @@ from cvrbench.store import (
     ResultStore,
     RunFolder,
     RunRecord,
-    explain_write,
     read_run_config,
     run_id,
 )

@@ -11,7 +11,8 @@ from cvrbench.data.dataset import open_dataset
 from cvrbench.data.library import ensure, prepared_folder
 from cvrbench.errors import ConfigError
 from cvrbench.evaluation import selectable
-from cvrbench.store import ResultStore, State, check_writable, run_id
+from cvrbench.files import check_writable
+from cvrbench.store import ResultStore, State, run_id
 from cvrbench.training.device import resolve_device
 
 

@@ -11,12 +11,9 @@ results_dir/runs/<run id>/
     record.json          the result; written last and atomically, so its presence means done
 """
 
-import errno
 import hashlib
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -28,6 +25,7 @@ from filelock import FileLock, Timeout
 
 from cvrbench.environment import versions
 from cvrbench.errors import StoreError
+from cvrbench.files import explain_write, write_text
 
 RECORD_VERSION = 1
 State = Literal["new", "unfinished", "finished"]
@@ -248,47 +246,6 @@ def read_run_config(folder: Path) -> dict[str, Any]:
         StoreError: The folder holds no run.
     """
     return _read_json(folder / "config.json")
-
-
-def check_writable(results_dir: Path) -> None:
-    """Make the results folder, and try to write into it.
-
-    Raises:
-        StoreError: It is not writable; better known before hours of training than after.
-    """
-    with explain_write(results_dir):
-        results_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=results_dir):
-            pass
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        StoreError: The disk is full or the folder not writable.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    with explain_write(path):
-        with temporary.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-
-
-@contextmanager
-def explain_write(path: Path) -> Iterator[None]:
-    """Turn a failed write into a `StoreError` that says where and why."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise StoreError(f"no space left to write {path}; free some and resume") from None
-        raise StoreError(
-            f"cannot write {path}: {error.strerror or error}; set results_dir=... to a folder that "
-            "is writable"
-        ) from None
 
 
 def _read_json(path: Path) -> dict[str, Any]:

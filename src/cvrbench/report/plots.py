@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cvrbench.data.describe import Description
+from cvrbench.files import explain_write
 from cvrbench.report.frames import Comparison
-from cvrbench.store import explain_write
 
 INK, GRID, POINT, TRUTH = "#1f2933", "#d9dee4", "#2563a8", "#c2410c"
 LINEAR_RANGE = 20

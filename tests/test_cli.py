@@ -182,6 +182,32 @@ def test_report_compares_what_is_there(cvrbench):
     mean = sum(run["metrics"]["test"]["cvr_auc"] for run in runs) / 2
     assert strategies["ncs"]["metrics"]["cvr_auc"]["mean"] == pytest.approx(mean)
     assert strategies["ncs"]["seeds"] == [0, 1]
+    assert "difference to shared_bottom" in said.out
+    assert compared["baseline"] == "shared_bottom"
+    gain = strategies["ncs"]["differences"]["cvr_auc"]
+    other = strategies["shared_bottom"]["metrics"]["cvr_auc"]["mean"]
+    assert gain["mean"] == pytest.approx(mean - other)
+    assert gain["p"] <= gain["adjusted_p"] <= 1
+
+
+def test_report_compares_with_the_row_that_is_asked_for(cvrbench):
+    cvrbench("run", "-m", "model=shared_bottom,mmoe", "seed=0,1", *QUICK, "--json")
+    assert "difference to mmoe" in cvrbench("report", "--baseline", "mmoe").out
+    wrong = cvrbench("report", "--baseline", "mmoo")
+    assert wrong.code == 2
+    assert wrong.out == ""
+    assert "there are shared_bottom, mmoe" in wrong.err
+
+
+def test_report_without_predictions_shows_the_values_and_says_what_is_missing(cvrbench):
+    cvrbench("run", "-m", "model=shared_bottom,mmoe", "seed=0,1", *QUICK, "--json")
+    for file in Path("results").rglob("predictions.parquet"):
+        file.unlink()
+    said = cvrbench("report")
+    assert said.code == 0
+    assert "CVR AUC (clicked)" in said.out
+    assert "difference to" not in said.out
+    assert "predictions.parquet cannot be read" in said.err
 
 
 def test_report_without_runs_says_what_to_do(cvrbench):

@@ -172,6 +172,21 @@ class ResultStore:
         found = [read_record(file.parent) for file in self.runs.glob("*/record.json")]
         return sorted(found, key=lambda r: (r.dataset, r.model, r.seed, r.run_id))
 
+    def predictions(self, run_id: str) -> pl.DataFrame:
+        """Read a finished run's labels and probabilities on the test rows.
+
+        Raises:
+            StoreError: They are missing or damaged.
+        """
+        file = self.runs / run_id / "predictions.parquet"
+        try:
+            return pl.read_parquet(file)
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise StoreError(
+                f"{file} cannot be read ({str(error).splitlines()[0]}); run the cell again with "
+                "--force"
+            ) from None
+
     def unfinished(self) -> list[Path]:
         """Folders of runs that were begun and not finished."""
         return sorted(folder.parent for folder in self.runs.glob("*/checkpoints"))

@@ -1,12 +1,17 @@
 """`cvrbench report`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cvrbench.cli.console import errors, out, print_json
 from cvrbench.errors import StoreError
+
+if TYPE_CHECKING:
+    from cvrbench.report.differences import Differences
+    from cvrbench.report.frames import Comparison
+    from cvrbench.store import ResultStore
 
 
 def report(
@@ -15,13 +20,20 @@ def report(
         Path | None,
         typer.Option("--figures", metavar="DIR", help="Write one PNG per dataset there"),
     ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ROW",
+            help="Row to compare with; default: shared_bottom, shared_embedding or single_task",
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON, one object per dataset")
     ] = False,
 ) -> None:
-    """Compare all finished runs: one table per dataset, and figures on demand."""
+    """Compare all finished runs: per dataset the values, and which differences are real."""
+    from cvrbench.report.differences import choose_baselines
     from cvrbench.report.frames import compare
-    from cvrbench.report.tables import comparison_json, comparison_table
     from cvrbench.store import ResultStore
 
     store = ResultStore(results_dir)
@@ -30,11 +42,8 @@ def report(
         raise StoreError(
             f"{results_dir} holds no finished run with a scored test; run `cvrbench run model=ncs`"
         )
-    for comparison in comparisons:
-        if as_json:
-            print_json(comparison_json(comparison))
-        else:
-            out.print(comparison_table(comparison))
+    for comparison, row in zip(comparisons, choose_baselines(comparisons, baseline), strict=True):
+        _print(comparison, _differences(comparison, row, store), as_json=as_json)
         if figures is not None:
             from cvrbench.report.plots import comparison_figure, save
 
@@ -43,3 +52,29 @@ def report(
             errors.print(f"wrote {written}", soft_wrap=True)
     if (unfinished := store.unfinished()) and not as_json:
         errors.print(f"{len(unfinished)} unfinished runs are not counted; `cvrbench ls` lists them")
+
+
+def _differences(
+    comparison: "Comparison", baseline: str | None, store: "ResultStore"
+) -> "Differences | None":
+    """Differences to the baseline; None, with the reason on stderr, where there can be none."""
+    from cvrbench.report.differences import against
+
+    if baseline is None:
+        return None
+    try:
+        return against(comparison, baseline, store)
+    except StoreError as problem:
+        errors.print(f"no differences for {comparison.dataset}: {problem}", soft_wrap=True)
+        return None
+
+
+def _print(comparison: "Comparison", found: "Differences | None", *, as_json: bool) -> None:
+    from cvrbench.report.tables import comparison_json, comparison_table, difference_table
+
+    if as_json:
+        print_json(comparison_json(comparison, found))
+        return
+    out.print(comparison_table(comparison))
+    if found is not None and any(found.verdicts.values()):
+        out.print(difference_table(comparison, found))

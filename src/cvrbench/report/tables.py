@@ -3,10 +3,12 @@
 from typing import Any
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from cvrbench.data.schema import Task
 from cvrbench.evaluation import describe_metric
+from cvrbench.report.differences import Differences, Verdict
 from cvrbench.report.frames import Comparison
 from cvrbench.stats import Estimate
 from cvrbench.store import RunRecord
@@ -44,27 +46,21 @@ def run_table(record: RunRecord) -> Table:
 def comparison_table(comparison: Comparison) -> Table:
     """All variants on one dataset: AUC of every space, mean over seeds and its interval."""
     rows = max(count["rows"] for count in comparison.counts.values())
-    title = f"{comparison.dataset}: {rows:,} test rows"
+    title = escape(f"{comparison.dataset}: {rows:,} test rows")
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("strategy", no_wrap=True)
     table.add_column("seeds", justify="right")
     metrics = comparison.auc_metrics
-    best = {metric: _best(comparison, metric) for metric in metrics}
     for metric in metrics:
         table.add_column(comparison.header(metric), justify="right")
     table.add_column("dense parameters", justify="right")
     table.add_column("seconds", justify="right")
     for variant in comparison.variants:
-        cells = []
-        for metric in metrics:
-            estimate = variant.estimate(metric)
-            cell = interval(estimate)
-            is_best = estimate is not None and estimate.mean == best[metric]
-            cells.append(f"[bold]{cell}[/bold]" if is_best else cell)
+        cells = [interval(variant.estimate(metric)) for metric in metrics]
         run = variant.runs[0]
         dense = f"{run.parameters - run.embedding_parameters:,}"
         table.add_row(
-            variant.label, str(len(variant.runs)), *cells, dense, f"{variant.seconds:.0f}"
+            escape(variant.label), str(len(variant.runs)), *cells, dense, f"{variant.seconds:.0f}"
         )
     reachable = [comparison.best_reachable(metric) for metric in metrics]
     if any(value is not None for value in reachable):
@@ -73,6 +69,37 @@ def comparison_table(comparison: Comparison) -> Table:
     table.caption = caption(comparison)
     table.caption_justify = "left"
     return table
+
+
+def difference_table(comparison: Comparison, found: Differences) -> Table:
+    """All variants less the baseline; bold where the difference is real."""
+    title = escape(f"{comparison.dataset}: difference to {found.baseline}")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("strategy", no_wrap=True)
+    for metric in comparison.auc_metrics:
+        table.add_column(comparison.header(metric), justify="right")
+    for variant in comparison.variants:
+        if variant.label != found.baseline:
+            cells = [found.verdicts[m].get(variant.label) for m in comparison.auc_metrics]
+            table.add_row(escape(variant.label), *map(verdict, cells))
+    rows = "users, each with all of its rows" if found.clustered else "test rows"
+    table.caption = (
+        f"± is the 95 % interval over seeds and over redrawn {rows}; p is two-sided, adjusted "
+        "(Holm) over the rows of its column. Bold: p below 0.05. A dash: fewer than two seeds in "
+        "common."
+    )
+    table.caption_justify = "left"
+    return table
+
+
+def verdict(found: Verdict | None) -> str:
+    """`+0.0031 ± 0.0022 (p 0.012)`, bold where real."""
+    if found is None:
+        return "-"
+    d = found.difference
+    p = "<0.001" if found.adjusted_p < 0.001 else f"{found.adjusted_p:.3f}"
+    text = f"{d.mean:+.4f} ± {d.half_width:.4f} (p {p})"
+    return f"[bold]{text}[/bold]" if found.is_real else text
 
 
 def caption(comparison: Comparison) -> str:
@@ -88,17 +115,23 @@ def caption(comparison: Comparison) -> str:
     )
 
 
-def comparison_json(comparison: Comparison) -> dict[str, Any]:
-    """One dataset's comparison as plain values."""
+def comparison_json(comparison: Comparison, found: Differences | None = None) -> dict[str, Any]:
+    """One dataset's comparison as plain values, with the differences where there are some."""
     rows = []
     for variant in comparison.variants:
         metrics = {}
         for metric in variant.runs[0].metrics["test"]:
             estimate = variant.estimate(metric)
             metrics[metric] = None if estimate is None else estimate._asdict()
+        differences = {
+            metric: {**v.difference._asdict(), "adjusted_p": v.adjusted_p}
+            for metric, verdicts in (found.verdicts if found else {}).items()
+            if (v := verdicts.get(variant.label)) is not None
+        }
         rows.append(
             {
                 "strategy": variant.label,
+                "differences": differences,
                 "seeds": [run.seed for run in variant.runs],
                 "metrics": metrics,
                 "parameters": variant.runs[0].parameters,
@@ -110,6 +143,7 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
         "dataset": comparison.dataset,
         "fingerprint": comparison.fingerprint,
         "test": comparison.counts,
+        "baseline": found.baseline if found else None,
         "strategies": rows,
     }
 
@@ -126,10 +160,3 @@ def interval(estimate: Estimate | None) -> str:
     if estimate.half_width is None:
         return f"{estimate.mean:.4f}"
     return f"{estimate.mean:.4f} ± {estimate.half_width:.4f}"
-
-
-def _best(comparison: Comparison, metric: str) -> float | None:
-    means = [
-        e.mean for variant in comparison.variants if (e := variant.estimate(metric)) is not None
-    ]
-    return max(means) if len(means) > 1 else None

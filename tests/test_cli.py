@@ -199,6 +199,16 @@ def test_report_compares_with_the_row_that_is_asked_for(cvrbench):
     assert "there are shared_bottom, mmoe" in wrong.err
 
 
+def test_report_prints_for_papers_and_notebooks(cvrbench):
+    cvrbench("run", "-m", "model=shared_bottom,mmoe", "seed=0,1", *QUICK, "--json")
+    assert "| mmoe | 2 |" in cvrbench("report", "--format", "md").out
+    assert r"\toprule" in cvrbench("report", "--format", "latex").out
+    lines = cvrbench("report", "--format", "csv").out.splitlines()
+    assert lines[0].startswith("dataset,fingerprint,strategy,metric,mean")
+    assert any(",mmoe,cvr_auc," in line and ",shared_bottom," in line for line in lines)
+    assert cvrbench("report", "--format", "json").out == cvrbench("report", "--json").out
+
+
 def test_report_without_predictions_shows_the_values_and_says_what_is_missing(cvrbench):
     cvrbench("run", "-m", "model=shared_bottom,mmoe", "seed=0,1", *QUICK, "--json")
     for file in Path("results").rglob("predictions.parquet"):

@@ -13,7 +13,8 @@ from cvrbench.data.schema import Task
 from cvrbench.errors import ConfigError, StoreError
 from cvrbench.report.differences import against, choose_baselines, space_rows
 from cvrbench.report.frames import compare
-from cvrbench.report.tables import comparison_json, difference_table
+from cvrbench.report.grids import difference_grid
+from cvrbench.report.tables import comparison_json
 from cvrbench.store import ResultStore
 from tests.report.test_frames import TASKS, run
 
@@ -93,10 +94,10 @@ def test_the_interval_is_wider_than_seeds_alone_say(store):
 
 def test_only_real_differences_are_bold(store):
     (comparison,) = compare(store.records())
-    table = difference_table(comparison, against(comparison, "shared_bottom", store))
-    mmoe, ple = zip(*(column.cells for column in list(table.columns)[1:]), strict=True)
-    assert not any("bold" in cell for cell in mmoe)
-    assert all("bold" in cell for cell in ple)
+    grid = difference_grid(comparison, against(comparison, "shared_bottom", store))
+    mmoe, ple = grid.rows
+    assert not any(cell.strong for cell in mmoe)
+    assert all(cell.strong for cell in ple[1:])
 
 
 def test_one_seed_in_common_gives_no_verdict(store):
@@ -104,9 +105,9 @@ def test_one_seed_in_common_gives_no_verdict(store):
     (comparison,) = compare(kept)
     found = against(comparison, "shared_bottom", store)
     assert "ple" not in found.verdicts["ctr_auc"]
-    table = difference_table(comparison, found)
-    assert next(iter(table.columns[1].cells)) != "-"
-    assert list(table.columns[1].cells)[-1] == "-"
+    mmoe, ple = difference_grid(comparison, found).rows
+    assert "±" in mmoe[1].text
+    assert ple[1].text == "-"
 
 
 def test_a_baseline_is_the_usual_one_or_one_that_is_there(store):

@@ -1,13 +1,16 @@
 """What a report compares with what, and what it says of the doubt."""
 
 from dataclasses import replace
+from io import StringIO
 
 import pytest
+from rich.console import Console
 from scipy import stats as scipy_stats
 
 from cvrbench.report.frames import compare
+from cvrbench.report.grids import comparison_grid, interval, number
 from cvrbench.report.plots import comparison_figure, save
-from cvrbench.report.tables import comparison_json, comparison_table, interval, number, run_table
+from cvrbench.report.tables import comparison_json, grid_table, run_table
 from cvrbench.stats import Estimate
 from cvrbench.store import RunRecord
 from tests.test_store import RECORD
@@ -80,13 +83,13 @@ def test_few_positives_blur_more():
     assert comparison.row_error("ctcvr_auc") > comparison.row_error("ctr_auc") > 0
 
 
-def test_tables_name_the_space_and_mark_nothing_best_among_one(capsys):
+def test_tables_name_the_space_and_call_no_value_the_best():
     (comparison,) = compare([run("mmoe", 0, 0.7)])
-    headers = [str(column.header) for column in comparison_table(comparison).columns]
-    assert "CVR AUC (clicked)" in headers
-    assert "CTCVR AUC (exposures)" in headers
-    cells = [cell for column in comparison_table(comparison).columns for cell in column.cells]
-    assert not any("bold" in str(cell) for cell in cells)
+    grid = comparison_grid(comparison)
+    assert "CVR AUC (clicked)" in grid.headers
+    assert "CTCVR AUC (exposures)" in grid.headers
+    assert not any(cell.strong for row in grid.rows for cell in row)
+    assert grid_table(grid).row_count == 1
     assert comparison_json(comparison)["strategies"][0]["seconds"] == 3.0
     assert run_table(run("mmoe", 0, 0.7)).row_count == 3
 
@@ -109,3 +112,14 @@ def test_figures_can_be_drawn_with_few_rows_and_with_many(n_variants, tmp_path):
     (comparison,) = compare(records)
     file = save(comparison_figure(comparison), tmp_path / "deep" / "figure.png")
     assert file.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_comparison_of_two_tasks_fits_80_columns():
+    records = [run("shared_embedding", seed, 0.7 + seed / 100) for seed in range(3)]
+    (comparison,) = compare(records)
+    console = Console(width=80, file=StringIO())
+    console.print(grid_table(comparison_grid(comparison)))
+    said = console.file.getvalue()
+    assert "…" not in said
+    for word in ("shared_embedding", "(exposures)", "(clicked)", "params", "(s)"):
+        assert word in said

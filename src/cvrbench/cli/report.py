@@ -1,5 +1,6 @@
 """`cvrbench report`."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,9 +10,21 @@ from cvrbench.cli.console import errors, out, print_json
 from cvrbench.errors import StoreError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cvrbench.report.differences import Differences
     from cvrbench.report.frames import Comparison
     from cvrbench.store import ResultStore
+
+
+class Format(StrEnum):
+    """What a report is printed as."""
+
+    terminal = "terminal"
+    md = "md"
+    latex = "latex"
+    csv = "csv"
+    json = "json"
 
 
 def report(
@@ -27,6 +40,9 @@ def report(
             help="Row to compare with; default: shared_bottom, shared_embedding or single_task",
         ),
     ] = None,
+    layout: Annotated[
+        Format, typer.Option("--format", help="How tables are printed; `json` is --json")
+    ] = Format.terminal,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON, one object per dataset")
     ] = False,
@@ -42,15 +58,13 @@ def report(
         raise StoreError(
             f"{results_dir} holds no finished run with a scored test; run `cvrbench run model=ncs`"
         )
-    for comparison, row in zip(comparisons, choose_baselines(comparisons, baseline), strict=True):
-        _print(comparison, _differences(comparison, row, store), as_json=as_json)
+    rows = choose_baselines(comparisons, baseline)
+    compared = [(c, _differences(c, row, store)) for c, row in zip(comparisons, rows, strict=True)]
+    _print(compared, Format.json if as_json else layout)
+    for comparison in comparisons:
         if figures is not None:
-            from cvrbench.report.plots import comparison_figure, save
-
-            name = f"{comparison.dataset}-{comparison.fingerprint[:6]}.png"
-            written = save(comparison_figure(comparison), figures / name)
-            errors.print(f"wrote {written}", soft_wrap=True)
-    if (unfinished := store.unfinished()) and not as_json:
+            _draw(comparison, figures)
+    if (unfinished := store.unfinished()) and layout is Format.terminal and not as_json:
         errors.print(f"{len(unfinished)} unfinished runs are not counted; `cvrbench ls` lists them")
 
 
@@ -69,12 +83,34 @@ def _differences(
         return None
 
 
-def _print(comparison: "Comparison", found: "Differences | None", *, as_json: bool) -> None:
-    from cvrbench.report.tables import comparison_json, comparison_table, difference_table
+def _draw(comparison: "Comparison", folder: Path) -> None:
+    from cvrbench.report.plots import comparison_figure, save
 
-    if as_json:
-        print_json(comparison_json(comparison, found))
+    name = f"{comparison.dataset}-{comparison.fingerprint[:6]}.png"
+    written = save(comparison_figure(comparison), folder / name)
+    errors.print(f"wrote {written}", soft_wrap=True)
+
+
+def _print(compared: "Sequence[tuple[Comparison, Differences | None]]", layout: Format) -> None:
+    from cvrbench.report.export import to_csv, to_latex, to_markdown
+    from cvrbench.report.grids import comparison_grid, difference_grid
+    from cvrbench.report.tables import comparison_json, grid_table
+
+    if layout is Format.csv:
+        print(to_csv(compared), end="")
         return
-    out.print(comparison_table(comparison))
-    if found is not None and any(found.verdicts.values()):
-        out.print(difference_table(comparison, found))
+    for comparison, found in compared:
+        if layout is Format.json:
+            print_json(comparison_json(comparison, found))
+            continue
+        grids = [comparison_grid(comparison)]
+        if found is not None and any(found.verdicts.values()):
+            grids.append(difference_grid(comparison, found))
+        for grid in grids:
+            match layout:
+                case Format.terminal:
+                    out.print(grid_table(grid))
+                case Format.md:
+                    print(to_markdown(grid))
+                case Format.latex:
+                    print(to_latex(grid))

@@ -167,7 +167,8 @@ def _print_plan(cells: "list[Composed]", *, as_json: bool) -> None:
 
 def _print_results(records: "list[RunRecord]", folder: Path | None = None) -> None:
     from cvrbench.report.frames import compare
-    from cvrbench.report.tables import comparison_table, run_table
+    from cvrbench.report.grids import comparison_grid
+    from cvrbench.report.tables import grid_table, run_table
 
     if len(records) == 1:
         (record,) = records
@@ -181,7 +182,7 @@ def _print_results(records: "list[RunRecord]", folder: Path | None = None) -> No
         out.print(f"{where}", soft_wrap=True)
         return
     for comparison in compare(records):
-        out.print(comparison_table(comparison))
+        out.print(grid_table(comparison_grid(comparison)))
 
 
 def _line(record: "RunRecord") -> str:

@@ -1,0 +1,110 @@
+"""A report for papers and notebooks: Markdown and LaTeX of the terminal's tables, tidy CSV."""
+
+from collections.abc import Sequence
+
+import polars as pl
+
+from cvrbench.report.differences import Differences
+from cvrbench.report.frames import Comparison
+from cvrbench.report.grids import Cell, Grid
+
+LATEX_SPECIAL = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "&": r"\&",
+        "%": r"\%",
+        "$": r"\$",
+        "#": r"\#",
+        "_": r"\_",
+        "{": r"\{",
+        "}": r"\}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"$<$",
+        ">": r"$>$",
+        "±": r"$\pm$",
+        "\n": " ",
+    }
+)
+MARKDOWN_SPECIAL = str.maketrans(
+    {character: f"\\{character}" for character in "\\`*_{}[]<>|"} | {"\n": " "}
+)
+
+
+def to_markdown(grid: Grid) -> str:
+    """Write a grid as a heading, a table and its caption."""
+
+    def line(cells: Sequence[Cell]) -> str:
+        texts = [cell.text.translate(MARKDOWN_SPECIAL) for cell in cells]
+        strong = [f"**{t}**" if c.strong else t for t, c in zip(texts, cells, strict=True)]
+        return f"| {' | '.join(strong)} |"
+
+    rows = [*grid.rows, *([grid.last] if grid.last is not None else [])]
+    return "\n".join(
+        [
+            f"### {grid.title.translate(MARKDOWN_SPECIAL)}",
+            "",
+            line([Cell(header) for header in grid.headers]),
+            "|---|" + "---:|" * (len(grid.headers) - 1),
+            *map(line, rows),
+            "",
+            grid.caption.translate(MARKDOWN_SPECIAL),
+            "",
+        ]
+    )
+
+
+def to_latex(grid: Grid) -> str:
+    """Write a grid as a floating table; needs the package booktabs."""
+
+    def line(cells: Sequence[Cell]) -> str:
+        texts = [cell.text.translate(LATEX_SPECIAL) for cell in cells]
+        strong = [rf"\textbf{{{t}}}" if c.strong else t for t, c in zip(texts, cells, strict=True)]
+        return " & ".join(strong) + r" \\"
+
+    last = [] if grid.last is None else [r"\midrule", line(grid.last)]
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{f'{grid.title}. {grid.caption}'.translate(LATEX_SPECIAL)}}}",
+            rf"\begin{{tabular}}{{l{'r' * (len(grid.headers) - 1)}}}",
+            r"\toprule",
+            line([Cell(header) for header in grid.headers]),
+            r"\midrule",
+            *map(line, grid.rows),
+            *last,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def to_csv(compared: Sequence[tuple[Comparison, Differences | None]]) -> str:
+    """Write every metric of every row of every dataset, a line each."""
+    lines = []
+    for comparison, found in compared:
+        for variant in comparison.variants:
+            for metric in variant.runs[0].metrics["test"]:
+                estimate = variant.estimate(metric)
+                verdicts = found.verdicts.get(metric, {}) if found is not None else {}
+                verdict = verdicts.get(variant.label)
+                difference = verdict.difference if verdict is not None else None
+                lines.append(
+                    {
+                        "dataset": comparison.dataset,
+                        "fingerprint": comparison.fingerprint,
+                        "strategy": variant.label,
+                        "metric": metric,
+                        "mean": estimate.mean if estimate is not None else None,
+                        "half_width": estimate.half_width if estimate is not None else None,
+                        "seeds": estimate.n if estimate is not None else 0,
+                        "baseline": found.baseline if found is not None else None,
+                        "difference": difference.mean if difference is not None else None,
+                        "difference_half_width": difference.half_width if difference else None,
+                        "adjusted_p": verdict.adjusted_p if verdict is not None else None,
+                    }
+                )
+    return pl.DataFrame(lines, infer_schema_length=None).write_csv()

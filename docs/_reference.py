@@ -12,7 +12,7 @@ from mkdocs.structure.files import File, Files
 PAGES = {
     "config": ("Configuration", ("config",)),
     "data": ("Data", ("data",)),
-    "metrics": ("Metrics", ("metrics", "evaluation", "stats")),
+    "metrics": ("Metrics", ("metrics", "spaces", "evaluation", "stats")),
     "blocks": ("Building blocks", ("nn", "objectives", "balancing", "masks", "rng", "errors")),
     "strategies": ("Strategies", ("strategies",)),
     "training": ("Training", ("training",)),

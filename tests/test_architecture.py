@@ -21,6 +21,7 @@ FLOORS = (
     {"errors"},
     {"rng", "metrics", "stats", "config", "environment", "files"},
     {"data"},
+    {"spaces"},
     {"evaluation"},
     {"nn", "objectives", "balancing", "masks"},
     {"strategies"},

@@ -8,7 +8,7 @@ the CTR, and is kept, marked biased, because others publish it.
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +16,8 @@ import numpy.typing as npt
 from cvrbench import metrics
 from cvrbench.data.schema import Schema, Task
 from cvrbench.errors import ConfigError, RunError
+from cvrbench.spaces import Bytes, Floats, Space, spaces
 
-Floats = npt.NDArray[np.floating[Any]]
-Bytes = npt.NDArray[np.uint8]
 Direction = Literal["higher", "lower", "one"]
 
 
@@ -67,19 +66,6 @@ class Scores(NamedTuple):
     undefined: dict[str, str]
 
 
-class _Space(NamedTuple):
-    """One probability: the rows on which it is defined, its label and its predictions there."""
-
-    name: str
-    rows: npt.NDArray[np.bool_] | None
-    label: Bytes
-    predicted: Floats
-    truth: Floats | None
-
-    def take(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        return values if self.rows is None else values[self.rows]
-
-
 def score(
     schema: Schema,
     labels: Bytes,
@@ -115,7 +101,7 @@ def score(
             found[name] = None
             undefined[name] = str(reason)
 
-    for space in _spaces(schema, labels, conditional, joint, truth):
+    for space in spaces(schema.tasks, labels, conditional, joint, truth):
         for kind, compute in _metrics_of(space, groups):
             if kind in kinds:
                 add(f"{space.name}_{kind}", compute)
@@ -138,7 +124,7 @@ def counts(schema: Schema, labels: Bytes) -> dict[str, dict[str, int]]:
             "rows": len(label := space.take(space.label)),
             "positives": int(label.sum(dtype=np.int64)),
         }
-        for space in _spaces(schema, labels, nothing, nothing, None)
+        for space in spaces(schema.tasks, labels, nothing, nothing)
     }
 
 
@@ -250,23 +236,8 @@ def _space_name(tasks: Sequence[Task], parent: str | None) -> str:
     return "clicked" if parent == "ctr" else f"{label} = 1"
 
 
-def _spaces(
-    schema: Schema, labels: Bytes, conditional: Floats, joint: Floats, truth: Floats | None
-) -> Iterator[_Space]:
-    for index, task in enumerate(schema.tasks):
-        chain = list(schema.chain(index))
-        ancestors: npt.NDArray[np.bool_] = np.all(labels[:, chain[:-1]], axis=1)
-        rows = None if task.parent is None else ancestors
-        true = None if truth is None else truth[:, index]
-        yield _Space(task.name, rows, labels[:, index], conditional[:, index], true)
-        if task.joint is not None:
-            product = None if truth is None else truth[:, chain].prod(axis=1)
-            all_of = (ancestors & (labels[:, index] == 1)).astype(np.uint8)
-            yield _Space(task.joint, None, all_of, joint[:, index], product)
-
-
 def _metrics_of(
-    space: _Space, groups: npt.NDArray[np.int64] | None
+    space: Space, groups: npt.NDArray[np.int64] | None
 ) -> Iterator[tuple[str, Callable[[], float]]]:
     label, predicted = space.take(space.label), space.take(space.predicted)
 

@@ -11,7 +11,7 @@ from tests.models.conftest_models import make_batch, make_schema
 
 
 def objective(kind: str, n_tasks: int = 2) -> Objective:
-    return build_objective(ObjectiveConfig(kind=kind), make_schema(n_tasks))  # type: ignore[arg-type]
+    return build_objective(ObjectiveConfig(kind=kind), make_schema(n_tasks))
 
 
 @pytest.fixture

@@ -11,10 +11,11 @@ from sklearn.metrics import roc_auc_score
 
 from cvrbench.data.schema import Task
 from cvrbench.errors import ConfigError, StoreError
-from cvrbench.report.differences import against, choose_baselines, space_rows
+from cvrbench.report.differences import against, choose_baselines, read_moves
 from cvrbench.report.frames import compare
 from cvrbench.report.grids import difference_grid
 from cvrbench.report.tables import comparison_json
+from cvrbench.stats import auc_influence
 from cvrbench.store import ResultStore
 from tests.report.test_frames import TASKS, run
 
@@ -132,7 +133,7 @@ def test_missing_predictions_and_other_rows_are_named(store):
         against(comparison, "shared_bottom", store)
 
 
-def test_each_space_has_its_rows_and_its_label():
+def test_each_space_has_its_rows_and_its_label(tmp_path):
     tasks = [Task(**task) for task in TASKS]
     frame = pl.DataFrame(
         {
@@ -141,8 +142,20 @@ def test_each_space_has_its_rows_and_its_label():
             "p_ctr": [0.1, 0.2, 0.3, 0.4],
             "p_cvr": [0.5, 0.6, 0.7, 0.8],
             "p_ctcvr": [0.0, 0.1, 0.2, 0.3],
+            "group": [7, 7, 8, 9],
         }
     )
-    assert space_rows(frame, "ctr", tasks).rows() == [(0, 0.1), (1, 0.2), (1, 0.3), (0, 0.4)]
-    assert space_rows(frame, "cvr", tasks).rows() == [(1, 0.6), (0, 0.7)]
-    assert space_rows(frame, "ctcvr", tasks)["label"].to_list() == [0, 1, 0, 0]
+    record = run("mmoe", 0, 0.7)
+    (tmp_path / "runs" / record.run_id).mkdir(parents=True)
+    frame.write_parquet(tmp_path / "runs" / record.run_id / "predictions.parquet")
+    moves = read_moves(record, tasks, ResultStore(tmp_path))
+    of = {"ctr": [0, 1, 1, 0], "cvr": [1, 0], "ctcvr": [0, 1, 0, 0]}
+    users = {"ctr": [7, 7, 8, 9], "cvr": [7, 8], "ctcvr": [7, 7, 8, 9]}
+    scores = {"ctr": [0.1, 0.2, 0.3, 0.4], "cvr": [0.6, 0.7], "ctcvr": [0.0, 0.1, 0.2, 0.3]}
+    assert list(moves) == ["ctr_auc", "cvr_auc", "ctcvr_auc"]
+    for space, labels in of.items():
+        found = moves[f"{space}_auc"]
+        assert found.labels.tolist() == labels
+        assert found.groups.tolist() == users[space]
+        expected = auc_influence(np.array(labels), np.array(scores[space]))
+        assert found.influence.tolist() == expected.tolist()

@@ -9,7 +9,7 @@ from typing import Literal
 import polars as pl
 
 from cvrbench.data.raw import RawSplits
-from cvrbench.data.schema import Task
+from cvrbench.data.schema import Task, chain
 from cvrbench.errors import DataError
 
 Policy = Literal["refuse", "drop", "keep", "zero_conversion"]
@@ -135,13 +135,10 @@ def _check_nesting(raw: RawSplits, name: str) -> None:
 
 
 def _check_both_classes(tasks: Sequence[Task], frame: pl.DataFrame, where: str) -> None:
-    by_name = {task.name: task for task in tasks}
-    for task in tasks:
-        rows, space, parent = frame, "", task.parent
-        while parent is not None:
-            label = by_name[parent].label
-            rows, space = rows.filter(pl.col(label) == 1), f" where {label} = 1"
-            parent = by_name[parent].parent
+    for index, task in enumerate(tasks):
+        parents = [tasks[i].label for i in chain(tasks, index)[:-1]]
+        rows = frame.filter(pl.col(label) == 1 for label in parents) if parents else frame
+        space = f" where {parents[0]} = 1" if parents else ""
         positives = int(rows[task.label].sum())
         if positives in {0, len(rows)}:
             only = "no row has" if positives == 0 else "every row has"

@@ -3,6 +3,7 @@
 This is all that a strategy, an objective or a metric may know of a dataset.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -55,6 +56,15 @@ class Task:
     joint: str | None = None
 
 
+def chain(tasks: Sequence[Task], task: int) -> tuple[int, ...]:
+    """Indices of the tasks from the root down to and including `task`."""
+    names = [t.name for t in tasks]
+    path = [task]
+    while (parent := tasks[path[0]].parent) is not None:
+        path.insert(0, names.index(parent))
+    return tuple(path)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Schema:
     """Fields, tasks and sizes of one prepared dataset."""
@@ -80,11 +90,7 @@ class Schema:
 
     def chain(self, task: int) -> tuple[int, ...]:
         """Indices of the tasks from the root down to and including `task`."""
-        names = [t.name for t in self.tasks]
-        path = [task]
-        while (parent := self.tasks[path[0]].parent) is not None:
-            path.insert(0, names.index(parent))
-        return tuple(path)
+        return chain(self.tasks, task)
 
     def to_json(self) -> dict[str, Any]:
         """Give the plain form that `from_json` reads back."""

@@ -1,15 +1,26 @@
 """Which differences to the baseline are real: paired over seeds, and over the same test rows."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
-import polars as pl
 
 from cvrbench.data.schema import Task
 from cvrbench.errors import ConfigError, StoreError
-from cvrbench.report.frames import Comparison, Variant
-from cvrbench.stats import Difference, Floats, auc_influence, difference, holm, row_variance
+from cvrbench.report.frames import Comparison
+from cvrbench.spaces import spaces
+from cvrbench.stats import (
+    Difference,
+    Floats,
+    Labels,
+    auc_influence,
+    difference,
+    holm,
+    row_variance,
+)
 from cvrbench.store import ResultStore, RunRecord
 
 USUAL_BASELINES = ("shared_bottom", "shared_embedding", "single_task")
@@ -40,6 +51,10 @@ class Differences:
     clustered: bool
     """Whether test rows were taken user by user."""
 
+    def of(self, metric: str, label: str) -> Verdict | None:
+        """Give a variant's verdict in one metric, if it has one."""
+        return self.verdicts.get(metric, {}).get(label)
+
 
 def choose_baselines(comparisons: Sequence[Comparison], wanted: str | None) -> list[str | None]:
     """Give each comparison's baseline: the wanted row, else a usual one; None where it has none.
@@ -63,85 +78,74 @@ def against(comparison: Comparison, baseline: str, store: ResultStore) -> Differ
         StoreError: Predictions are missing, or were made on other rows.
     """
     by_label = {variant.label: variant for variant in comparison.variants}
-    base = by_label.pop(baseline)
-    verdicts: dict[str, dict[str, Verdict]] = {}
+    base = {run.seed: run for run in by_label.pop(baseline).runs}
+    tasks = comparison.tasks
+    of_base = cache(lambda seed: read_moves(base[seed], tasks, store))
+    found: dict[str, dict[str, Difference]] = {metric: {} for metric in comparison.auc_metrics}
     clustered = False
-    for metric in comparison.auc_metrics:
-        found: dict[str, Difference] = {}
-        for label, variant in by_label.items():
-            paired = _pairs(variant, base, metric)
-            if len(paired) < 2:
-                continue
-            variance, clustered = _row_variance(paired, metric, comparison.tasks, store)
-            gains = [_value(run, metric) - _value(other, metric) for run, other in paired]
-            found[label] = difference(gains, variance)
-        adjusted = holm([d.p for d in found.values()])
-        verdicts[metric] = {
-            label: Verdict(difference=found[label], adjusted_p=p)
-            for label, p in zip(found, adjusted, strict=True)
-        }
+    for label, variant in by_label.items():
+        runs = [run for run in variant.runs if run.seed in base]
+        if len(runs) < 2:
+            continue
+        pairs = [(read_moves(run, tasks, store), of_base(run.seed)) for run in runs]
+        for metric, differences in found.items():
+            both = [(a[metric], b[metric]) for a, b in pairs if metric in a and metric in b]
+            if len(both) >= 2:
+                differences[label] = _difference(both)
+                clustered = both[0][0].groups is not None
+    verdicts = {metric: _verdicts(differences) for metric, differences in found.items()}
     return Differences(baseline=baseline, verdicts=verdicts, clustered=clustered)
 
 
-Pairs = Sequence[tuple[RunRecord, RunRecord]]
+class Moves(NamedTuple):
+    """One run's AUC in one space, and how far each of the space's rows moves it."""
+
+    run_id: str
+    auc: float
+    labels: Labels
+    groups: Labels | None
+    influence: Floats
 
 
-def _pairs(variant: Variant, base: Variant, metric: str) -> Pairs:
-    """Runs of the same seed, where both have the metric."""
-    of_seed = {run.seed: run for run in base.runs}
-    return [
-        (run, of_seed[run.seed])
-        for run in variant.runs
-        if run.seed in of_seed
-        and run.metrics["test"].get(metric) is not None
-        and of_seed[run.seed].metrics["test"].get(metric) is not None
-    ]
+def read_moves(run: RunRecord, tasks: Sequence[Task], store: ResultStore) -> dict[str, Moves]:
+    """Read a run's predictions; give metric -> `Moves` of every AUC that is defined.
+
+    Raises:
+        StoreError: The predictions are missing, damaged, or not of the rows of the record.
+    """
+    frame = store.predictions(run.run_id)
+    groups = frame["group"].to_numpy() if "group" in frame.columns else None
+    labels = frame.select(f"label_{task.name}" for task in tasks).to_numpy()
+    conditional = frame.select(f"p_{task.name}" for task in tasks).to_numpy()
+    joint = frame.select(f"p_{task.joint or task.name}" for task in tasks).to_numpy()
+    moves = {}
+    for space in spaces(tasks, labels, conditional, joint):
+        auc = run.metrics["test"].get(f"{space.name}_auc")
+        if auc is None:
+            continue
+        label = space.take(space.label)
+        if not 0 < label.sum() < len(label):  # no AUC, where the record has one
+            raise StoreError(f"{run.run_id}: its predictions are not of the same test rows")
+        influence = auc_influence(label, space.take(space.predicted).astype(np.float64))
+        drawn = None if groups is None else space.take(groups)
+        moves[f"{space.name}_auc"] = Moves(run.run_id, auc, label, drawn, influence)
+    return moves
 
 
-def _value(run: RunRecord, metric: str) -> float:
-    value = run.metrics["test"][metric]
-    assert value is not None  # `_pairs` leaves such runs out
-    return value
+def _difference(pairs: Sequence[tuple[Moves, Moves]]) -> Difference:
+    """Test the mean gain of the first over the second, on the same rows."""
+    first = pairs[0][0]
+    for moves in chain.from_iterable(pairs):
+        if not np.array_equal(moves.labels, first.labels):
+            raise StoreError(f"{moves.run_id}: its predictions are not of the same test rows")
+    influence = np.mean([one.influence - other.influence for one, other in pairs], axis=0)
+    variance = row_variance(influence, first.labels, first.groups)
+    return difference([one.auc - other.auc for one, other in pairs], variance)
 
 
-def _row_variance(
-    paired: Pairs, metric: str, tasks: Sequence[Task], store: ResultStore
-) -> tuple[float, bool]:
-    """Variance of the mean gain over redrawn test rows, and whether users were drawn whole."""
-    total: Floats | None = None
-    first: pl.DataFrame | None = None
-    for pair in paired:
-        for run, sign in zip(pair, (1.0, -1.0), strict=True):
-            rows = space_rows(store.predictions(run.run_id), metric.removesuffix("_auc"), tasks)
-            first = rows if first is None else first
-            if not rows["label"].equals(first["label"]):
-                raise StoreError(f"{run.run_id}: its predictions are not of the same test rows")
-            share = sign / len(paired) * auc_influence(*_arrays(rows))
-            total = share if total is None else total + share
-    assert first is not None  # there are two pairs or more
-    assert total is not None
-    labels = first["label"].to_numpy()
-    groups = first["group"].to_numpy() if "group" in first.columns else None
-    return row_variance(total, labels, groups), groups is not None
-
-
-def space_rows(predictions: pl.DataFrame, space: str, tasks: Sequence[Task]) -> pl.DataFrame:
-    """Give label, score and group of the rows on which a task or joint is defined."""
-    by_name = {task.name: task for task in tasks}
-    task = next(task for task in tasks if space in {task.name, task.joint})
-    parents: list[str] = []
-    parent = task.parent
-    while parent is not None:
-        parents.append(f"label_{parent}")
-        parent = by_name[parent].parent
-    label, clicked = pl.col(f"label_{task.name}"), [pl.col(name) == 1 for name in parents]
-    if space == task.joint:
-        label = pl.all_horizontal(label == 1, *clicked)
-    elif parents:
-        predictions = predictions.filter(*clicked)
-    kept = [label.cast(pl.UInt8).alias("label"), pl.col(f"p_{space}").alias("score")]
-    return predictions.select(*kept, *(["group"] if "group" in predictions.columns else []))
-
-
-def _arrays(rows: pl.DataFrame) -> tuple[np.ndarray[tuple[int], np.dtype[np.uint8]], Floats]:
-    return rows["label"].to_numpy(), rows["score"].cast(pl.Float64).to_numpy()
+def _verdicts(differences: Mapping[str, Difference]) -> dict[str, Verdict]:
+    adjusted = holm([found.p for found in differences.values()])
+    return {
+        label: Verdict(difference=found, adjusted_p=p)
+        for (label, found), p in zip(differences.items(), adjusted, strict=True)
+    }

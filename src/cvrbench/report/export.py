@@ -89,8 +89,7 @@ def to_csv(compared: Sequence[tuple[Comparison, Differences | None]]) -> str:
         for variant in comparison.variants:
             for metric in variant.runs[0].metrics["test"]:
                 estimate = variant.estimate(metric)
-                verdicts = found.verdicts.get(metric, {}) if found is not None else {}
-                verdict = verdicts.get(variant.label)
+                verdict = found.of(metric, variant.label) if found is not None else None
                 difference = verdict.difference if verdict is not None else None
                 lines.append(
                     {

@@ -62,7 +62,7 @@ def difference_grid(comparison: Comparison, found: Differences) -> Grid:
     rows = []
     for variant in comparison.variants:
         if variant.label != found.baseline:
-            verdicts = [found.verdicts[metric].get(variant.label) for metric in metrics]
+            verdicts = [found.of(metric, variant.label) for metric in metrics]
             rows.append((Cell(variant.label), *map(verdict, verdicts)))
     drawn = "users, each with all of its rows" if found.clustered else "test rows"
     return Grid(

@@ -87,8 +87,8 @@ def comparison_json(comparison: Comparison, found: Differences | None = None) ->
             metrics[metric] = None if estimate is None else estimate._asdict()
         differences = {
             metric: {**v.difference._asdict(), "adjusted_p": v.adjusted_p}
-            for metric, verdicts in (found.verdicts if found else {}).items()
-            if (v := verdicts.get(variant.label)) is not None
+            for metric in comparison.auc_metrics
+            if found is not None and (v := found.of(metric, variant.label)) is not None
         }
         rows.append(
             {

@@ -36,7 +36,7 @@ DOORWAYS = {"", "__main__"}
 
 HOMES = {
     "annotated_types": ("config",),
-    "filelock": ("store",),
+    "filelock": ("data.workplace", "store"),
     "hydra": ("config",),
     "matplotlib": ("report.plots",),
     "omegaconf": ("config",),

@@ -20,12 +20,14 @@ from cvrbench.data.schema import Schema
 class FeatureEncoder(nn.Module):
     """Embeds every field and lines the vectors up with the numeric features.
 
-    One table serves all fields. A multi-valued field is the weighted mean of its values.
+    One table serves all fields. A multi-valued field is the weighted mean or sum of its values.
     `copies` tables of their own (one per task in `single_task`) lie behind each other in the
     same parameter, so that they still cost one gather and one optimiser step.
 
     Shape: features -> `[batch, width]`, or `[copies, batch, width]` with more than one copy.
     """
+
+    sums: Tensor
 
     def __init__(self, schema: Schema, embedding_dim: int, *, copies: int = 1) -> None:
         super().__init__()
@@ -33,6 +35,8 @@ class FeatureEncoder(nn.Module):
         self.vocabulary_size = schema.vocabulary_size
         self.embedding_dim = embedding_dim
         self.n_multivalued = len(schema.multivalued)
+        sums = torch.tensor([field.pool == "sum" for field in schema.multivalued], dtype=torch.bool)
+        self.register_buffer("sums", sums.reshape(-1, 1), persistent=False)
         n_fields = len(schema.categorical) + self.n_multivalued
         self.width = n_fields * embedding_dim + len(schema.numeric)
         self.table = nn.Parameter(torch.empty(copies * self.vocabulary_size, embedding_dim))
@@ -62,10 +66,11 @@ class FeatureEncoder(nn.Module):
         return encoded if self.copies > 1 else encoded.squeeze(0)
 
     def _pool(self, values: Tensor, features: Features, batch: int) -> Tensor:
-        """Weighted means of the bags: `[copies, values, dim]` -> `[copies, batch, fields*dim]`."""
+        """Weighted means or sums: `[copies, values, dim]` -> `[copies, batch, fields*dim]`."""
         n_bags = self.n_multivalued * batch
         weights, segments = features.bag_weights, features.bag_segments
         total = weights.new_zeros(n_bags).index_add(0, segments, weights).clamp_min(1e-12)
+        total = total.view(-1, batch).masked_fill(self.sums, 1.0).view(-1)
         scaled = values * (weights / total[segments])[:, None]
         pooled = values.new_zeros(self.copies, n_bags, self.embedding_dim)
         pooled = pooled.index_add(1, segments, scaled)

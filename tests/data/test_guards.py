@@ -6,10 +6,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from cvrbench.data.guards import apply_policy, check
+from cvrbench.data.guards import apply_policy
 from cvrbench.data.raw import RawField, RawSplits
 from cvrbench.data.schema import Task
 from cvrbench.errors import DataError
+from tests.data.checks import check
 
 TASKS = (
     Task(name="ctr", label="click"),
@@ -46,8 +47,9 @@ def raw() -> RawSplits:
     )
 
 
-def test_sound_data_pass(raw):
-    check(raw, "mine")
+@pytest.mark.parametrize("pieces", [1, 7])
+def test_sound_data_pass(raw, pieces):
+    check(raw, "mine", pieces)
 
 
 def test_a_label_among_the_features_is_refused(raw):
@@ -56,7 +58,8 @@ def test_a_label_among_the_features_is_refused(raw):
         check(bad, "mine")
 
 
-def test_a_label_under_another_name_is_refused(raw):
+@pytest.mark.parametrize("pieces", [1, 7])
+def test_a_label_under_another_name_is_refused(raw, pieces):
     disguised = {
         split: f.with_columns(
             pl.when(pl.col("click") == 1).then(pl.lit("y")).otherwise(pl.lit("n")).alias("seen")
@@ -65,7 +68,7 @@ def test_a_label_under_another_name_is_refused(raw):
     }
     fields = (*raw.fields, RawField(name="seen", kind="categorical"))
     with pytest.raises(DataError, match=r"'seen'.*'click'.*another name"):
-        check(replace(raw, **disguised, fields=fields), "mine")
+        check(replace(raw, **disguised, fields=fields), "mine", pieces)
 
 
 def test_a_field_listed_twice_is_refused(raw):
@@ -98,10 +101,11 @@ def test_a_constant_label_is_refused_in_its_own_space(raw, constant):
         check(replace(raw, test=bad), "mine")
 
 
-def test_a_user_in_two_splits_is_refused_where_the_split_promises_none(raw):
+@pytest.mark.parametrize("pieces", [1, 100])
+def test_a_user_in_two_splits_is_refused_where_the_split_promises_none(raw, pieces):
     both = replace(raw, test=pl.concat([raw.test, raw.train.head(1)]))
     with pytest.raises(DataError, match=r"1 values of 'user' are in train and in test"):
-        check(both, "mine")
+        check(both, "mine", pieces)
     check(replace(both, group_disjoint=False), "mine")
 
 

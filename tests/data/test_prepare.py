@@ -2,6 +2,8 @@
 
 import errno
 import json
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -11,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.preprocessing import StandardScaler
 
-from cvrbench.data import prepare as prepare_module
-from cvrbench.data.dataset import open_dataset, verify
-from cvrbench.data.encode import learn_vocabulary
+from cvrbench.data.dataset import SPLITS, open_dataset, verify
+from cvrbench.data.encode import VocabularyCounter
 from cvrbench.data.prepare import prepare
-from cvrbench.data.raw import RawField, RawSplits
+from cvrbench.data.raw import Chunk, RawField, RawSplits
 from cvrbench.data.schema import MISSING, N_RESERVED, OOV, Task
+from cvrbench.data.writer import StoreWriter
 from cvrbench.errors import DataError
 
 
@@ -86,7 +88,10 @@ def test_vocabularies_and_scales_come_from_the_training_rows_alone(raw, tmp_path
     min_count=st.integers(1, 10),
 )
 def test_a_value_is_known_when_seen_at_least_min_count_times(values, min_count):
-    vocabulary = learn_vocabulary(pl.Series("x", values, dtype=pl.String), min_count)
+    counter = VocabularyCounter()
+    for start in range(0, len(values), 7):
+        counter.add(pl.Series("x", values[start : start + 7], dtype=pl.String))
+    vocabulary = counter.learn(min_count)
     known = set(vocabulary.table["value"][N_RESERVED:])
     assert known == {v for v in set(values) - {None} if values.count(v) >= min_count}
     ids = vocabulary.encode(pl.Series("x", [*values, "new", None], dtype=pl.String))
@@ -192,11 +197,54 @@ def test_a_full_disk_leaves_the_old_dataset_and_nothing_else(raw, tmp_path, monk
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(prepare_module.np, "save", full)
+    monkeypatch.setattr(StoreWriter, "append", full)
     with pytest.raises(DataError, match=r"no space left.*data_dir"):
         make(replace(raw, train=raw.train.head(300)), tmp_path)
     assert open_dataset(old.path).schema == old.schema
-    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".locks", "mine"]
+
+
+def test_the_rows_of_a_stream_may_come_in_any_pieces(raw, tmp_path):
+    def pieces(account: Counter[str]) -> Iterator[Chunk]:
+        account.update(raw.accounting)
+        for start in range(0, 400, 7):
+            for split, whole in raw.splits().items():
+                if len(whole) > start:
+                    yield Chunk(split, whole.slice(start, 7))
+
+    whole = make(raw, tmp_path, "whole")
+    pieced = make(replace(raw.stream(), chunks=pieces), tmp_path / "pieces", "whole")
+    assert pieced.manifest["accounting"] == whole.manifest["accounting"]
+    for split in SPLITS:
+        one, other = whole.split(split), pieced.split(split)
+        np.testing.assert_array_equal(one.ids, other.ids)
+        np.testing.assert_array_equal(one.labels, other.labels)
+        np.testing.assert_array_equal(one.groups, other.groups)
+        np.testing.assert_allclose(one.numeric, other.numeric, atol=1e-6)
+        for bag, same in zip(one.bags, other.bags, strict=True):
+            for array, equal in zip(bag, same, strict=True):
+                np.testing.assert_array_equal(array, equal)
+
+
+def test_a_stream_that_changes_between_its_readings_is_noticed(raw, tmp_path):
+    readings = []
+
+    def chunks(_: Counter[str]) -> Iterator[Chunk]:
+        readings.append(1)
+        for split, whole in raw.splits().items():
+            yield Chunk(split, whole.head(len(whole) + 1 - len(readings)))
+
+    with pytest.raises(DataError, match="changed while they were read"):
+        make(replace(raw.stream(), chunks=chunks), tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".locks"]
+
+
+def test_what_a_killed_preparation_left_is_cleared_away(raw, tmp_path):
+    left = tmp_path / ".preparing-mine" / "dataset" / "vocabulary"
+    left.mkdir(parents=True)
+    (left / "colour.parquet").write_bytes(b"half a file")
+    make(raw, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".locks", "mine"]
 
 
 def test_text_in_a_numeric_column_is_named(raw, tmp_path):

@@ -4,9 +4,9 @@ import polars as pl
 import pytest
 
 from cvrbench.config.compose import compose
-from cvrbench.data.guards import check
 from cvrbench.data.sources import load_raw
 from cvrbench.errors import DataError
+from tests.data.checks import check
 from tests.data.raw_files import FILES, write
 
 

@@ -7,8 +7,8 @@ from scipy.stats import spearmanr
 from sklearn.metrics import log_loss, roc_auc_score
 
 from cvrbench.config.compose import compose
-from cvrbench.data.guards import check
 from cvrbench.data.sources.synthetic import load
+from tests.data.checks import check
 
 SMALL = ("dataset.rows=40000", "dataset.users=500", "dataset.items=300")
 

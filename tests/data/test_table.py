@@ -7,10 +7,10 @@ import polars as pl
 import pytest
 
 from cvrbench.config.dataset import TableConfig, TableTask
-from cvrbench.data.guards import check
 from cvrbench.data.library import ensure
 from cvrbench.data.sources.table import load
 from cvrbench.errors import DataError
+from tests.data.checks import check
 
 
 def log(rows: int = 900) -> pl.DataFrame:

@@ -44,6 +44,7 @@ class BagTensors(NamedTuple):
     offsets: Tensor
     rows: Tensor
     weights: Tensor
+    shared: bool
 
 
 class SplitTensors(NamedTuple):
@@ -53,6 +54,7 @@ class SplitTensors(NamedTuple):
     numeric: Tensor
     labels: Tensor
     bags: tuple[BagTensors, ...]
+    contexts: Tensor | None
 
     @classmethod
     def load(cls, split: Split, schema: Schema, device: torch.device) -> Self:
@@ -67,14 +69,19 @@ class SplitTensors(NamedTuple):
                 torch.from_numpy(np.array(bag.offsets)).to(device),
                 torch.from_numpy(np.add(bag.ids, start, dtype=index_type)).to(device),
                 torch.from_numpy(np.array(bag.weights)).to(device),
+                field.shared,
             )
-            for bag, start in zip(split.bags, starts[n_categorical:-1].tolist(), strict=True)
+            for bag, field, start in zip(
+                split.bags, schema.multivalued, starts[n_categorical:-1].tolist(), strict=True
+            )
         )
+        contexts = split.contexts
         return cls(
             torch.from_numpy(np.add(split.ids, shift, dtype=index_type)).to(device),
             torch.from_numpy(np.array(split.numeric)).to(device),
             torch.from_numpy(np.array(split.labels)).to(device),
             bags,
+            None if contexts is None else torch.from_numpy(np.array(contexts)).to(device),
         )
 
     def __len__(self) -> int:
@@ -83,7 +90,8 @@ class SplitTensors(NamedTuple):
 
     def gather(self, index: Tensor) -> Batch:
         """Take the rows `index` (int64, on the split's device), in that order."""
-        values = [_bag_values(bag, index) for bag in self.bags]
+        context = index if self.contexts is None else self.contexts[index].long()
+        values = [_bag_values(bag, context if bag.shared else index) for bag in self.bags]
         segments = [segment + field * len(index) for field, (_, _, segment) in enumerate(values)]
         empty = index.new_empty(0)
         features = Features(

@@ -9,7 +9,9 @@ Layout of a dataset folder, written whole by `prepare` and never changed afterwa
     <split>/labels.npy            uint8   [rows, tasks]
     <split>/groups.npy            int64   [rows], codes; only with a group column
     <split>/truth.npy             float64 [rows, tasks], P(label | parent); only for planted data
-    <split>/bag<k>_offsets.npy    int64   [rows + 1], of the k-th multi-valued field
+    <split>/contexts.npy          int32   [rows], which shared bags a row has; only if some are
+    <split>/bag<k>_offsets.npy    int64   [rows + 1], of the k-th multi-valued field;
+                                          [contexts + 1] if its bags are shared
     <split>/bag<k>_ids.npy        int32   [values]
     <split>/bag<k>_weights.npy    float32 [values]
 
@@ -28,12 +30,15 @@ import numpy.typing as npt
 from cvrbench.data.schema import Schema
 from cvrbench.errors import DataError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SPLITS = ("train", "valid", "test")
 
 
 class Bag(NamedTuple):
-    """One multi-valued field: row i holds `ids[offsets[i]:offsets[i + 1]]`."""
+    """One multi-valued field: bag i holds `ids[offsets[i]:offsets[i + 1]]`.
+
+    Row i has bag i, or, if the field's bags are shared, bag `contexts[i]`.
+    """
 
     offsets: npt.NDArray[np.int64]
     ids: npt.NDArray[np.int32]
@@ -49,6 +54,7 @@ class Split:
     numeric: npt.NDArray[np.float32]
     labels: npt.NDArray[np.uint8]
     bags: tuple[Bag, ...]
+    contexts: npt.NDArray[np.int32] | None
     groups: npt.NDArray[np.int64] | None
     truth: npt.NDArray[np.float64] | None
 
@@ -164,6 +170,7 @@ def _open_split(path: Path, name: str, schema: Schema) -> Split:
             Bag(load(f"bag{k}_offsets.npy"), load(f"bag{k}_ids.npy"), load(f"bag{k}_weights.npy"))
             for k in range(len(schema.multivalued))
         ),
+        contexts=load("contexts.npy") if any(f.shared for f in schema.multivalued) else None,
         groups=load("groups.npy") if schema.group is not None else None,
         truth=load("truth.npy") if (folder / "truth.npy").is_file() else None,
     )

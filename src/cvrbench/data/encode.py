@@ -14,6 +14,7 @@ from cvrbench.data.dataset import Bag
 from cvrbench.data.schema import MISSING, N_RESERVED, OOV
 from cvrbench.errors import DataError
 
+MANY_PIECES = 64
 RESERVED_VALUES = ("<pad>", "<missing>", "<oov>")
 
 
@@ -39,27 +40,41 @@ class Vocabulary:
         ).to_numpy()
 
 
-def learn_vocabulary(train: pl.Series, min_count: int) -> Vocabulary:
-    """Learn a field's vocabulary from its training values.
+class VocabularyCounter:
+    """Counts a field's training values, chunk after chunk; memory grows with the values only."""
 
-    Args:
-        train: One value per row, of any type.
-        min_count: Values seen fewer times become OOV.
-    """
-    text = as_text(train).rename("value")
-    counts = text.drop_nulls().value_counts(name="count")
-    often = counts.filter(pl.col("count") >= min_count).sort(
-        ["count", "value"], descending=[True, False]
-    )
-    rare = int(counts["count"].sum()) - int(often["count"].sum())
-    reserved = pl.DataFrame(
-        {"value": RESERVED_VALUES, "count": [0, text.null_count(), rare]},
-        schema={"value": pl.String, "count": pl.Int64},
-    )
-    table = pl.concat([reserved, often.with_columns(pl.col("count").cast(pl.Int64))])
-    return Vocabulary(
-        table.with_row_index("id").select("value", pl.col("id").cast(pl.Int32), "count")
-    )
+    def __init__(self) -> None:
+        self._counts: list[pl.DataFrame] = []
+        self._missing = 0
+
+    def add(self, values: pl.Series) -> None:
+        """Count some rows' values, of any type."""
+        text = as_text(values).rename("value")
+        self._missing += text.null_count()
+        counts = text.drop_nulls().value_counts(name="count")
+        self._counts.append(counts.with_columns(pl.col("count").cast(pl.Int64)))
+        # Merging when what came since is as much as what was there costs two passes over it all.
+        if sum(map(len, self._counts[1:])) > len(self._counts[0]):
+            self._counts = [self._merged()]
+
+    def learn(self, min_count: int) -> Vocabulary:
+        """Make the vocabulary; values seen fewer times than `min_count` become OOV."""
+        counts = self._merged()
+        often = counts.filter(pl.col("count") >= min_count).sort(
+            ["count", "value"], descending=[True, False]
+        )
+        rare = int(counts["count"].sum()) - int(often["count"].sum())
+        reserved = pl.DataFrame(
+            {"value": RESERVED_VALUES, "count": [0, self._missing, rare]},
+            schema={"value": pl.String, "count": pl.Int64},
+        )
+        table = pl.concat([reserved, often])
+        return Vocabulary(
+            table.with_row_index("id").select("value", pl.col("id").cast(pl.Int32), "count")
+        )
+
+    def _merged(self) -> pl.DataFrame:
+        return pl.concat(self._counts).group_by("value").agg(pl.col("count").sum())
 
 
 def as_text(values: pl.Series) -> pl.Series:
@@ -95,18 +110,42 @@ class Scale:
         return np.stack(columns, axis=1)
 
 
-def learn_scale(train: pl.Series) -> Scale:
-    """Learn mean and deviation of a numeric column from its training values.
+class ScaleCounter:
+    """Sums up a numeric column's training values, chunk after chunk (Chan et al. 1979)."""
 
-    Raises:
-        DataError: The column holds text or infinite numbers, or nothing at all.
-    """
-    numbers = _numbers(train)
-    present = numbers.drop_nulls().to_numpy()
-    if not len(present):
-        raise DataError(f"numeric column {train.name!r} has no value in the training rows")
-    std = float(present.std())
-    return Scale(float(present.mean()), std if std > 0 else 1.0, numbers.null_count() > 0)
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._n, self._mean, self._squares, self._has_gaps = 0, 0.0, 0.0, False
+
+    def add(self, values: pl.Series) -> None:
+        """Take some rows' values.
+
+        Raises:
+            DataError: They are text or infinite.
+        """
+        numbers = _numbers(values)
+        present = numbers.drop_nulls().to_numpy()
+        self._has_gaps |= numbers.null_count() > 0
+        n = len(present)
+        if not n:
+            return
+        mean = float(present.mean())
+        squares = float(present.var()) * n
+        delta, total = mean - self._mean, self._n + n
+        self._squares += squares + delta**2 * self._n * n / total
+        self._mean += delta * n / total
+        self._n = total
+
+    def learn(self) -> Scale:
+        """Make the scale; a constant column keeps deviation 1.
+
+        Raises:
+            DataError: There was no value.
+        """
+        if not self._n:
+            raise DataError(f"numeric column {self._name!r} has no value in the training rows")
+        std = (self._squares / self._n) ** 0.5
+        return Scale(self._mean, std if std > 0 else 1.0, self._has_gaps)
 
 
 def encode_bags(vocabulary: Vocabulary, values: pl.Series, weights: pl.Series | None) -> Bag:
@@ -132,12 +171,27 @@ def encode_bags(vocabulary: Vocabulary, values: pl.Series, weights: pl.Series | 
     return Bag(offsets, ids, bag_weights)
 
 
-def codes(groups: list[pl.Series]) -> list[npt.NDArray[np.int64]]:
-    """Number the groups of all splits together, in the order of their values."""
-    together = as_text(pl.concat([series.rename("group") for series in groups])).fill_null("")
-    _, numbered = np.unique(together.to_numpy().astype(str), return_inverse=True)
-    ends = np.cumsum([len(series) for series in groups])[:-1]
-    return [part.astype(np.int64) for part in np.split(numbered, ends)]
+class GroupCodes:
+    """Numbers the groups of all splits together, in the order of their values as text."""
+
+    def __init__(self) -> None:
+        self._values: list[pl.Series] = []
+
+    def add(self, groups: pl.Series) -> None:
+        """Take some rows' groups."""
+        self._values.append(_group_text(groups).unique())
+        if len(self._values) > MANY_PIECES:
+            self._values = [pl.concat(self._values).unique()]
+
+    def encode(self, groups: pl.Series) -> npt.NDArray[np.int64]:
+        """Give the rows' codes; every group must have been added before."""
+        if len(self._values) != 1 or not self._values[0].is_sorted():
+            self._values = [pl.concat(self._values).unique().sort()]
+        return self._values[0].search_sorted(_group_text(groups)).to_numpy().astype(np.int64)
+
+
+def _group_text(groups: pl.Series) -> pl.Series:
+    return as_text(groups.rename("group")).fill_null("")
 
 
 def _numbers(values: pl.Series) -> pl.Series:

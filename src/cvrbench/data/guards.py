@@ -3,12 +3,16 @@
 Each raises a `DataError` that says what was found and what to change.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
-from cvrbench.data.raw import RawSplits
+from cvrbench.data.dataset import SPLITS
+from cvrbench.data.raw import RawStream
 from cvrbench.data.schema import Task, chain
 from cvrbench.errors import DataError
 
@@ -16,6 +20,7 @@ Policy = Literal["refuse", "drop", "keep", "zero_conversion"]
 MAX_LEAK_VALUES = 50
 """A field with more values than this can determine a label by chance."""
 MIN_LEAK_ROWS = 1000
+MANY_PIECES = 64
 
 
 def apply_policy(
@@ -75,86 +80,135 @@ def check_labels(frame: pl.DataFrame, labels: Sequence[str], file: str) -> None:
             )
 
 
-def check(raw: RawSplits, name: str) -> None:
-    """Stop where a label is a feature, is constant, contradicts its parent, or groups leak.
+class Inspection:
+    """Looks at every row before anything is written, chunk after chunk.
 
-    Raises:
-        DataError: With the reason.
+    Stops where a label is a feature, is constant, contradicts its parent, or groups leak.
     """
-    _check_rows(raw, name)
-    _check_features(raw, name)
-    _check_nesting(raw, name)
-    for part, frame in raw.splits().items():
-        _check_both_classes(raw.tasks, frame, f"{name}, {part} split")
-    _check_groups(raw, name)
 
+    def __init__(self, raw: RawStream, name: str) -> None:
+        _check_names(raw, name)
+        self._raw, self._name = raw, name
+        self._rows: Counter[str] = Counter()
+        self._labels = [task.label for task in raw.tasks]
+        self._counts = {split: np.zeros((len(raw.tasks), 2), np.int64) for split in SPLITS}
+        self._groups: dict[str, list[pl.Series]] = {split: [] for split in SPLITS}
+        self._suspects = [f.name for f in raw.fields if f.kind != "multivalued"]
+        self._by_value: dict[str, pl.DataFrame] = {}
 
-def _check_rows(raw: RawSplits, name: str) -> None:
-    for part, frame in raw.splits().items():
-        if not len(frame):
-            raise DataError(
-                f"{name}: the {part} split is empty; change the split's days or fractions "
-                "(`cvrbench config dataset=...` shows them)"
+    def see(self, split: str, frame: pl.DataFrame) -> None:
+        """Look at some rows of a split.
+
+        Raises:
+            DataError: A label is neither 0 nor 1, or 1 where its parent's is 0.
+        """
+        where = f"{self._name}, {split} split"
+        self._rows[split] += len(frame)
+        check_labels(frame, self._labels, where)
+        if not self._raw.unnested:
+            try:
+                apply_policy(frame, self._raw.tasks, "refuse")
+            except DataError as error:
+                raise DataError(f"{where}: {error}") from None
+        self._count_labels(split, frame)
+        if split == "train":
+            self._watch_values(frame)
+        if self._raw.group is not None and self._raw.group_disjoint:
+            pieces = self._groups[split]
+            pieces.append(frame[self._raw.group].unique())
+            if len(pieces) > MANY_PIECES:
+                self._groups[split] = [pl.concat(pieces).unique()]
+
+    def finish(self) -> None:
+        """Judge the whole.
+
+        Raises:
+            DataError: A split is empty, a label constant or given away by a feature, or a group is
+                in two splits that promise to share none.
+        """
+        for split in SPLITS:
+            if not self._rows[split]:
+                raise DataError(
+                    f"{self._name}: the {split} split is empty; change the split's days or "
+                    "fractions (`cvrbench config dataset=...` shows them)"
+                )
+        self._judge_values()
+        for split in SPLITS:
+            _check_both_classes(
+                self._raw.tasks, self._counts[split], f"{self._name}, {split} split"
             )
-        check_labels(frame, [task.label for task in raw.tasks], f"{name}, {part} split")
+        self._judge_groups()
+
+    def _count_labels(self, split: str, frame: pl.DataFrame) -> None:
+        for index, task in enumerate(self._raw.tasks):
+            parents = [self._raw.tasks[i].label for i in self._parents(index)]
+            rows = frame.filter(pl.col(label) == 1 for label in parents) if parents else frame
+            self._counts[split][index] += (len(rows), int(rows[task.label].sum()))
+
+    def _parents(self, index: int) -> tuple[int, ...]:
+        return chain(self._raw.tasks, index)[:-1]
+
+    def _watch_values(self, frame: pl.DataFrame) -> None:
+        """Sum up rows and labels by value of each field that has few values."""
+        sums = (pl.len().alias("rows"), *(pl.col(label).sum() for label in self._labels))
+        for field in tuple(self._suspects):
+            seen = frame.group_by(pl.col(field).alias("value")).agg(*sums)
+            if field in self._by_value:
+                seen = pl.concat([self._by_value[field], seen], how="vertical_relaxed")
+                seen = seen.group_by("value").agg(pl.all().sum())
+            if len(seen) > MAX_LEAK_VALUES:
+                self._suspects.remove(field)
+                self._by_value.pop(field, None)
+            else:
+                self._by_value[field] = seen
+
+    def _judge_values(self) -> None:
+        n = self._rows["train"]
+        if n < MIN_LEAK_ROWS:
+            return
+        for field, seen in self._by_value.items():
+            for label in self._labels:
+                pure = bool(((seen[label] == 0) | (seen[label] == seen["rows"])).all())
+                if pure and 0 < int(seen[label].sum()) < n:
+                    raise DataError(
+                        f"{self._name}: each value of field {field!r} goes with one value of the "
+                        f"label {label!r} in all {n:,} training rows; it is the label by another "
+                        "name, take it out of the features"
+                    )
+
+    def _judge_groups(self) -> None:
+        group = self._raw.group
+        if group is None or not self._raw.group_disjoint:
+            return
+        parts = {split: pl.concat(pieces).unique() for split, pieces in self._groups.items()}
+        for one, other in (("train", "valid"), ("train", "test"), ("valid", "test")):
+            both = parts[one].filter(parts[one].is_in(parts[other].implode(), nulls_equal=True))
+            if len(both):
+                raise DataError(
+                    f"{self._name}: {len(both):,} values of {group!r} are in {one} and in {other}, "
+                    f"but this split promises none (one of them: {min(map(str, both))})"
+                )
 
 
-def _check_features(raw: RawSplits, name: str) -> None:
-    labels = [task.label for task in raw.tasks]
+def _check_names(raw: RawStream, name: str) -> None:
     fields = [field.name for field in raw.fields]
     if repeated := sorted({f for f in fields if fields.count(f) > 1}):
         raise DataError(f"{name}: column {repeated[0]!r} is listed twice among the features")
     if truth := sorted(set(raw.truth or ()) & set(fields)):
         raise DataError(f"{name}: the true probability {truth[0]!r} is among the features")
-    if leaked := [label for label in labels if label in fields]:
+    if leaked := [task.label for task in raw.tasks if task.label in fields]:
         raise DataError(f"{name}: the label {leaked[0]!r} is among the features; take it out")
-    if len(raw.train) < MIN_LEAK_ROWS:
-        return
-    for field in raw.fields:
-        if field.kind == "multivalued" or raw.train[field.name].n_unique() > MAX_LEAK_VALUES:
-            continue
-        by_value = raw.train.group_by(field.name).agg(pl.col(label).mean() for label in labels)
-        for label in labels:
-            rates = by_value[label]
-            if bool(rates.is_in([0.0, 1.0]).all()) and rates.n_unique() == 2:
-                raise DataError(
-                    f"{name}: each value of field {field.name!r} goes with one value of the label "
-                    f"{label!r} in all {len(raw.train):,} training rows; it is the label by "
-                    "another name, take it out of the features"
-                )
 
 
-def _check_nesting(raw: RawSplits, name: str) -> None:
-    if raw.unnested:
-        return
-    for part, frame in raw.splits().items():
-        try:
-            apply_policy(frame, raw.tasks, "refuse")
-        except DataError as error:
-            raise DataError(f"{name}, {part} split: {error}") from None
-
-
-def _check_both_classes(tasks: Sequence[Task], frame: pl.DataFrame, where: str) -> None:
+def _check_both_classes(tasks: Sequence[Task], counts: npt.NDArray[np.int64], where: str) -> None:
+    """Check a split's `[tasks, 2]` rows and positives of each task's space."""
     for index, task in enumerate(tasks):
         parents = [tasks[i].label for i in chain(tasks, index)[:-1]]
-        rows = frame.filter(pl.col(label) == 1 for label in parents) if parents else frame
         space = f" where {parents[0]} = 1" if parents else ""
-        positives = int(rows[task.label].sum())
-        if positives in {0, len(rows)}:
+        rows, positives = counts[index].tolist()
+        if positives in {0, rows}:
             only = "no row has" if positives == 0 else "every row has"
             raise DataError(
-                f"{where}: {only} {task.label} = 1 among {len(rows):,} rows{space}; a constant "
+                f"{where}: {only} {task.label} = 1 among {rows:,} rows{space}; a constant "
                 "label can be neither learned nor scored: change the split or the task"
-            )
-
-
-def _check_groups(raw: RawSplits, name: str) -> None:
-    if raw.group is None or not raw.group_disjoint:
-        return
-    parts = {part: set(frame[raw.group].unique()) for part, frame in raw.splits().items()}
-    for one, other in (("train", "valid"), ("train", "test"), ("valid", "test")):
-        if both := parts[one] & parts[other]:
-            raise DataError(
-                f"{name}: {len(both):,} values of {raw.group!r} are in {one} and in {other}, but "
-                f"this split promises none (one of them: {min(map(str, both))})"
             )

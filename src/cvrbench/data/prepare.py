@@ -1,11 +1,11 @@
-"""Write a prepared dataset: checked, encoded, fingerprinted, and in place only when whole."""
+"""Write a prepared dataset in two passes: check and learn, then encode; in place only when whole.
 
-import errno
-import hashlib
-import json
+Memory is bounded by a chunk and by what is learned, whatever the number of rows.
+"""
+
 import shutil
-import tempfile
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,33 +14,46 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from cvrbench.data.dataset import FORMAT_VERSION, SPLITS, Dataset, open_dataset, sha256_of
+from cvrbench.data.dataset import SPLITS, Dataset, open_dataset
 from cvrbench.data.encode import (
+    GroupCodes,
     Scale,
+    ScaleCounter,
     Vocabulary,
-    codes,
+    VocabularyCounter,
     encode_bags,
-    learn_scale,
-    learn_vocabulary,
 )
-from cvrbench.data.guards import check
-from cvrbench.data.raw import RawField, RawSplits
+from cvrbench.data.guards import Inspection
+from cvrbench.data.progress import OnRows, RowsProgress, silent
+from cvrbench.data.raw import Chunk, RawField, RawSplits, RawStream
 from cvrbench.data.schema import Categorical, MultiValued, Numeric, Schema
+from cvrbench.data.workplace import install, workplace
+from cvrbench.data.writer import StoreWriter
 from cvrbench.errors import DataError
 
 Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
-class _Encoders:
-    """What the training rows taught: a vocabulary or a scale per field, in the model's order."""
+class _Learned:
+    """What the first pass taught: a vocabulary or a scale per field, in the model's order."""
 
     categorical: dict[str, Vocabulary]
     multivalued: dict[str, Vocabulary]
     numeric: dict[str, Scale]
+    groups: GroupCodes
+    rows: dict[str, int]
+    accounting: dict[str, int]
 
 
-def prepare(raw: RawSplits, *, name: str, target: Path, config: Mapping[str, Any]) -> Dataset:
+def prepare(
+    raw: RawSplits | RawStream,
+    *,
+    name: str,
+    target: Path,
+    config: Mapping[str, Any],
+    on_rows: OnRows = silent,
+) -> Dataset:
     """Check, encode and write a dataset into the folder `target`, replacing an older one.
 
     The folder appears whole or not at all.
@@ -50,132 +63,138 @@ def prepare(raw: RawSplits, *, name: str, target: Path, config: Mapping[str, Any
         name: What the user calls the dataset.
         target: Folder to write.
         config: The dataset's configuration, kept in the manifest.
+        on_rows: Told of progress.
 
     Raises:
         DataError: The rows fail a check, or the disk is full or not writable.
     """
-    check(raw, name)
-    encoders = _learn(raw)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".preparing-", dir=target.parent) as work:
-            folder = Path(work) / "dataset"
-            _write(raw, encoders, folder, name=name, config=config)
-            if target.exists():
-                target.rename(Path(work) / "old")
-            folder.rename(target)
-    except OSError as error:
-        raise _disk_error(error, target) from None
+    stream = raw.stream() if isinstance(raw, RawSplits) else raw
+    with workplace(target) as work:
+        folder = work / "dataset"
+        shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
+        learned = _learn(stream, name, on_rows)
+        _write(stream, learned, folder, name=name, config=config, on_rows=on_rows)
+        install(folder, target, work)
     return open_dataset(target)
 
 
-def _disk_error(error: OSError, target: Path) -> DataError:
-    if error.errno == errno.ENOSPC:
-        free = shutil.disk_usage(target.parent).free
-        return DataError(
-            f"no space left to write {target} ({free / 1e6:,.0f} MB free); nothing was kept: free "
-            "some, or set data_dir=... to another disk"
-        )
-    return DataError(
-        f"cannot write {target}: {error.strerror or error}; set data_dir=... elsewhere"
+def _learn(raw: RawStream, name: str, on_rows: OnRows) -> _Learned:
+    inspection = Inspection(raw, name)
+    vocabularies = {f.name: VocabularyCounter() for f in raw.fields if f.kind != "numeric"}
+    scales = {f.name: ScaleCounter(f.name) for f in raw.fields if f.kind == "numeric"}
+    groups, rows = GroupCodes(), Counter[str]()
+    account = Counter[str]()
+    for split, frame in raw.chunks(account):
+        rows[split] += len(frame)
+        inspection.see(split, frame)
+        if raw.group is not None:
+            groups.add(frame[raw.group])
+        if split == "train":
+            for field in raw.fields:
+                _count(field, frame[field.name], vocabularies, scales)
+        on_rows(RowsProgress("counting values", rows.total(), 0.0))
+    inspection.finish()
+
+    def learn(kind: str) -> dict[str, Vocabulary]:
+        fields = [field for field in raw.fields if field.kind == kind]
+        return {field.name: vocabularies[field.name].learn(field.min_count) for field in fields}
+
+    return _Learned(
+        learn("categorical"),
+        learn("multivalued"),
+        {field: scale.learn() for field, scale in scales.items()},
+        groups,
+        {split: rows[split] for split in SPLITS},
+        dict(account),
     )
 
 
-def _learn(raw: RawSplits) -> _Encoders:
-    def vocabulary(field: RawField) -> Vocabulary:
-        values = raw.train[field.name]
-        if field.kind == "multivalued":
-            values = values.explode()
-        return learn_vocabulary(values, field.min_count)
-
-    kinds: dict[str, list[RawField]] = {"categorical": [], "multivalued": [], "numeric": []}
-    for field in raw.fields:
-        kinds[field.kind].append(field)
-    return _Encoders(
-        {field.name: vocabulary(field) for field in kinds["categorical"]},
-        {field.name: vocabulary(field) for field in kinds["multivalued"]},
-        {field.name: learn_scale(raw.train[field.name]) for field in kinds["numeric"]},
-    )
+def _count(
+    field: RawField,
+    values: pl.Series,
+    vocabularies: Mapping[str, VocabularyCounter],
+    scales: Mapping[str, ScaleCounter],
+) -> None:
+    if field.kind == "numeric":
+        scales[field.name].add(values)
+    else:
+        vocabularies[field.name].add(values.explode() if field.kind == "multivalued" else values)
 
 
 def _write(
-    raw: RawSplits, encoders: _Encoders, folder: Path, *, name: str, config: Mapping[str, Any]
+    raw: RawStream,
+    learned: _Learned,
+    folder: Path,
+    *,
+    name: str,
+    config: Mapping[str, Any],
+    on_rows: OnRows,
 ) -> None:
-    (folder / "vocabulary").mkdir(parents=True)
-    for field, vocabulary in (encoders.categorical | encoders.multivalued).items():
-        vocabulary.table.write_parquet(folder / "vocabulary" / f"{field}.parquet")
-    frames = raw.splits()
-    groups = [None] * 3 if raw.group is None else codes([f[raw.group] for f in frames.values()])
-    for split, group in zip(SPLITS, groups, strict=True):
-        (folder / split).mkdir()
-        for file, array in _arrays(raw, encoders, frames[split], group).items():
-            np.save(folder / split / f"{file}.npy", array)
-    files = {
-        path.relative_to(folder).as_posix(): {
-            "bytes": path.stat().st_size,
-            "sha256": sha256_of(path),
-        }
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-    schema = _schema(raw, encoders, name=name, files=files)
-    manifest = {
-        "format_version": FORMAT_VERSION,
-        "schema": schema.to_json(),
-        "config": dict(config),
-        "accounting": raw.accounting,
-        "sources": raw.sources,
-        "files": files,
-    }
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1, default=str) + "\n")
+    done, total = 0, sum(learned.rows.values())
+    with StoreWriter(folder) as writer:
+        for field, vocabulary in (learned.categorical | learned.multivalued).items():
+            vocabulary.table.write_parquet(folder / "vocabulary" / f"{field}.parquet")
+        for split, frame in _again(raw.chunks(Counter()), learned, name):
+            for file, array in _arrays(raw, learned, frame).items():
+                writer.append(split, file, array)
+            for k, (field, vocabulary) in enumerate(learned.multivalued.items()):
+                weight = f"{field}__weight"
+                weights = frame[weight] if weight in frame.columns else None
+                writer.append_bags(split, k, encode_bags(vocabulary, frame[field], weights))
+            done += len(frame)
+            on_rows(RowsProgress("writing", done, done / total))
+        writer.finish(
+            _schema(raw, learned, name),
+            config=config,
+            accounting=learned.accounting,
+            sources=raw.sources,
+        )
 
 
-def _arrays(
-    raw: RawSplits, encoders: _Encoders, frame: pl.DataFrame, groups: Array | None
-) -> dict[str, Array]:
-    """The files of one split: name -> array."""
+def _again(chunks: Iterator[Chunk], learned: _Learned, name: str) -> Iterator[Chunk]:
+    """The second reading; it must give as many rows as the first.
+
+    Raises:
+        DataError: It does not: somebody changed the raw files in between.
+    """
+    rows = Counter[str]()
+    for chunk in chunks:
+        rows[chunk.split] += len(chunk.frame)
+        yield chunk
+    if {split: rows[split] for split in SPLITS} != learned.rows:
+        raise DataError(f"{name}: the raw files changed while they were read; prepare them again")
+
+
+def _arrays(raw: RawStream, learned: _Learned, frame: pl.DataFrame) -> dict[str, Array]:
+    """The arrays of some rows, bags apart: name -> array."""
     n = len(frame)
-    ids = [vocabulary.encode(frame[f]) for f, vocabulary in encoders.categorical.items()]
-    numbers = [scale.encode(frame[f]) for f, scale in encoders.numeric.items()]
+    ids = [vocabulary.encode(frame[f]) for f, vocabulary in learned.categorical.items()]
+    numbers = [scale.encode(frame[f]) for f, scale in learned.numeric.items()]
     arrays: dict[str, Array] = {
         "ids": np.stack(ids, axis=1) if ids else np.empty((n, 0), np.int32),
         "numeric": np.concatenate(numbers, axis=1) if numbers else np.empty((n, 0), np.float32),
         "labels": frame.select(task.label for task in raw.tasks).to_numpy().astype(np.uint8),
     }
-    if groups is not None:
-        arrays["groups"] = groups
+    if raw.group is not None:
+        arrays["groups"] = learned.groups.encode(frame[raw.group])
     if raw.truth is not None:
         arrays["truth"] = frame.select(raw.truth).to_numpy().astype(np.float64)
-    for k, (field, vocabulary) in enumerate(encoders.multivalued.items()):
-        weight = f"{field}__weight"
-        weights = frame[weight] if weight in frame.columns else None
-        bag = encode_bags(vocabulary, frame[field], weights)
-        arrays |= {f"bag{k}_{part}": array for part, array in bag._asdict().items()}
     return arrays
 
 
-def _schema(
-    raw: RawSplits, encoders: _Encoders, *, name: str, files: dict[str, dict[str, Any]]
-) -> Schema:
+def _schema(raw: RawStream, learned: _Learned, name: str) -> Schema:
     numeric: list[Numeric] = []
-    for field, scale in encoders.numeric.items():
+    for field, scale in learned.numeric.items():
         numeric.append(Numeric(name=field, mean=scale.mean, std=scale.std))
         if scale.has_gaps:
             numeric.append(Numeric(name=f"{field} is missing", mean=0.0, std=1.0))
-    parts = [f"{file} {entry['sha256']}" for file, entry in files.items()]
-    parts += [repr((field.name, field.kind)) for field in raw.fields]
-    parts += [repr(task) for task in raw.tasks]
     return Schema(
         name=name,
-        categorical=tuple(
-            Categorical(name=f, size=v.size) for f, v in encoders.categorical.items()
-        ),
-        multivalued=tuple(
-            MultiValued(name=f, size=v.size) for f, v in encoders.multivalued.items()
-        ),
+        categorical=tuple(Categorical(name=f, size=v.size) for f, v in learned.categorical.items()),
+        multivalued=tuple(MultiValued(name=f, size=v.size) for f, v in learned.multivalued.items()),
         numeric=tuple(numeric),
         tasks=raw.tasks,
         group=raw.group,
-        rows={split: len(frame) for split, frame in raw.splits().items()},
-        fingerprint=hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16],
+        rows=learned.rows,
+        fingerprint="",
     )

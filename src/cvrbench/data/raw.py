@@ -1,7 +1,13 @@
-"""What a source hands to `prepare`: three tables and what their columns mean."""
+"""What a source hands to `prepare`: tables and what their columns mean.
 
+A log that fits in memory comes as `RawSplits`, three tables; a larger one as `RawStream`, which
+can be read through twice, piece by piece.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import polars as pl
 
@@ -24,20 +30,50 @@ class RawField:
     min_count: int = 1
 
 
+class Chunk(NamedTuple):
+    """Some rows of one split, at most a few hundred thousand; labels are integers 0 or 1."""
+
+    split: str
+    """train, valid or test."""
+    frame: pl.DataFrame
+
+
 @dataclass(frozen=True, kw_only=True)
-class RawSplits:
-    """The rows of one dataset, split, cleaned and accounted for, not yet encoded.
+class RawStream:
+    """The rows of one dataset, split and cleaned, not yet encoded, a chunk at a time.
 
     Attributes:
-        train, valid, test: Tables with the same columns; labels are integers 0 or 1.
+        chunks: Reads the rows from the first to the last, as often as it is called the same; counts
+            into its argument rows read, changed, and dropped by reason, so that in the end
+            `read` = kept + sum of `dropped: *`.
         fields: The feature columns, in the order in which the model sees them.
         tasks: The tasks; `task.label` is a column.
         group: The column by which rows belong together (a user), if the data have one.
         group_disjoint: True when the split promises that no group is in two splits.
         unnested: True when the user chose to keep rows whose label is 1 and their parent's 0.
         truth: Per task the column of its true probability (given its parent), for planted data.
-        accounting: Rows read, changed, and dropped by reason; `read` = kept + sum of `dropped: *`.
         sources: Raw files read: name -> sha256.
+    """
+
+    chunks: Callable[[Counter[str]], Iterator[Chunk]]
+    fields: tuple[RawField, ...]
+    tasks: tuple[Task, ...]
+    group: str | None = None
+    group_disjoint: bool = False
+    unnested: bool = False
+    truth: tuple[str, ...] | None = None
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawSplits:
+    """The rows of one dataset, split, cleaned and accounted for, not yet encoded.
+
+    Attributes:
+        train, valid, test: Tables with the same columns; labels are integers 0 or 1.
+        accounting: Rows read, changed, and dropped by reason; `read` = kept + sum of `dropped: *`.
+
+    Every other attribute is as in `RawStream`.
     """
 
     train: pl.DataFrame
@@ -55,3 +91,21 @@ class RawSplits:
     def splits(self) -> dict[str, pl.DataFrame]:
         """Give the three tables by name."""
         return {"train": self.train, "valid": self.valid, "test": self.test}
+
+    def stream(self) -> RawStream:
+        """Give the three tables as a stream of three chunks."""
+
+        def chunks(account: Counter[str]) -> Iterator[Chunk]:
+            account.update(self.accounting)
+            return (Chunk(name, frame) for name, frame in self.splits().items())
+
+        return RawStream(
+            chunks=chunks,
+            fields=self.fields,
+            tasks=self.tasks,
+            group=self.group,
+            group_disjoint=self.group_disjoint,
+            unnested=self.unnested,
+            truth=self.truth,
+            sources=self.sources,
+        )

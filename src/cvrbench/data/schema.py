@@ -5,7 +5,7 @@ This is all that a strategy, an objective or a metric may know of a dataset.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 PAD, MISSING, OOV = 0, 1, 2
 """Reserved ids of every vocabulary: no value here, value absent, value not in the vocabulary."""
@@ -22,10 +22,21 @@ class Categorical:
 
 @dataclass(frozen=True, kw_only=True)
 class MultiValued:
-    """A field with a weighted bag of ids per row, each id in `[0, size)`."""
+    """A field with a weighted bag of ids per row, each id in `[0, size)`.
+
+    Attributes:
+        name: Its name.
+        size: Ids of its vocabulary, reserved ones included.
+        pool: Whether a bag counts as the weighted mean of its values, or as their weighted sum: a
+            bag of one value keeps its weight only in a sum.
+        shared: Whether many rows have one bag (the user's history, on every row of a page view):
+            it is then stored once per context, and `contexts` says which one a row has.
+    """
 
     name: str
     size: int
+    pool: Literal["mean", "sum"] = "mean"
+    shared: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

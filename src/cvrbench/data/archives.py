@@ -1,36 +1,107 @@
 """Raw files wherever they lie: in a folder, gzipped, or inside a tar or zip archive.
 
-Members are read into memory and never unpacked to disk, so an archive's paths can do no harm.
+Members are read as streams and never unpacked to disk, so an archive's paths can do no harm.
 """
 
 import gzip
-import io
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from fnmatch import fnmatch
-from functools import partial
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, cast
 
 from cvrbench.errors import DataError
 
 TAR, ZIP = (".tar.gz", ".tgz", ".tar"), (".zip",)
 DAMAGED = (OSError, EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile, NotImplementedError)
+Opener = Callable[[ExitStack], IO[bytes]]
 
 
-class _Found(NamedTuple):
-    """A file that was found, and how to read it."""
+@dataclass(frozen=True)
+class RawFile:
+    """A file that was found.
+
+    Attributes:
+        name: Base name, without .gz.
+        where: Path, and the member's path where it is in an archive.
+        size: Bytes it has on disk or, in an archive, unpacked.
+        is_gzipped: Whether unpacking a .gz will give more bytes than `size`.
+    """
 
     name: str
-    """Base name, without .gz."""
     where: str
-    read: Callable[[], bytes]
+    size: int
+    is_gzipped: bool
+    opener: Opener
+
+    def read(self) -> bytes:
+        """Read it whole.
+
+        Raises:
+            DataError: It is damaged.
+        """
+        return b"".join(self._pieces(-1))
+
+    def blocks(self, size: int) -> Iterator[bytes]:
+        """Read it as blocks of whole lines, of about `size` bytes each.
+
+        A line longer than `size` makes its block longer; the last line may lack its end.
+
+        Raises:
+            DataError: It is damaged.
+        """
+        rest: list[bytes] = []
+        for piece in self._pieces(size):
+            end = piece.rfind(b"\n") + 1
+            if end:
+                yield b"".join([*rest, piece[:end]])
+                rest = []
+            rest.append(piece[end:])
+        if last := b"".join(rest):
+            yield last
+
+    def _pieces(self, size: int) -> Iterator[bytes]:
+        """The stream in pieces of `size` bytes; only reading is guarded, not what others do."""
+        with ExitStack() as stack:
+            with explain_damage(self.where):
+                stream = self.opener(stack)
+                if self.is_gzipped:
+                    unzipped = stack.enter_context(gzip.GzipFile(fileobj=stream))
+                    stream = cast("IO[bytes]", unzipped)
+            total = 0
+            while True:
+                with explain_damage(self.where):
+                    piece = stream.read(size)
+                    total += len(piece)
+                    if not piece and not self.is_gzipped and total != self.size:
+                        raise EOFError(f"{total:,} of {self.size:,} bytes")
+                if not piece:
+                    return
+                yield piece
 
 
 def find_files(raw: Path, wanted: Sequence[str], *, dataset: str) -> dict[str, bytes]:
-    """Read the wanted files of a dataset.
+    """Read the wanted files of a dataset; see `locate`, which finds them.
+
+    Returns:
+        Content by base name without `.gz`.
+    """
+    files: dict[str, bytes] = {}
+    for found in _matching(raw, wanted, dataset):
+        content = found.read()
+        if files.setdefault(found.name, content) != content:
+            raise DataError(
+                f"{found.where}: there is another {found.name} with other content; keep one"
+            )
+    return files
+
+
+def locate(raw: Path, wanted: Sequence[str], *, dataset: str) -> dict[str, RawFile]:
+    """Find the wanted files of a dataset, to be read as streams.
 
     Args:
         raw: A folder (searched with all below it), an archive, or the file itself.
@@ -38,101 +109,89 @@ def find_files(raw: Path, wanted: Sequence[str], *, dataset: str) -> dict[str, b
         dataset: For messages.
 
     Returns:
-        Content by base name without `.gz`, in the order of `wanted`; a pattern's files by name.
+        Files by base name without `.gz`, in the order of `wanted`; a pattern's files by name.
 
     Raises:
-        DataError: Something is missing, damaged, or there twice with different content.
+        DataError: Something is missing, damaged, or there twice.
     """
+    files: dict[str, RawFile] = {}
+    for found in _matching(raw, wanted, dataset):
+        if (other := files.setdefault(found.name, found)) is not found:
+            raise DataError(f"{found.where} and {other.where} are both {found.name}; keep one")
+    return files
+
+
+def _matching(raw: Path, wanted: Sequence[str], dataset: str) -> list[RawFile]:
     if not raw.exists():
         raise DataError(f"{raw} does not exist; give the folder or archive of {dataset}'s files")
-    seen: list[str] = []
-    matches: dict[str, dict[str, bytes]] = {pattern: {} for pattern in wanted}
-    for found in _walk(raw):
-        seen.append(found.name)
-        for pattern in wanted:
-            if fnmatch(found.name, pattern):
-                _add(matches[pattern], found)
-    if missing := [pattern for pattern in wanted if not matches[pattern]]:
-        there = ", ".join(sorted(set(seen))[:8]) or "nothing"
+    there = list(_walk(raw))
+    matches = {p: [found for found in there if fnmatch(found.name, p)] for p in wanted}
+    if missing := [pattern for pattern, files in matches.items() if not files]:
+        names = ", ".join(sorted({found.name for found in there})[:8]) or "nothing"
         raise DataError(
             f"{raw} has no file {' and no file '.join(missing)}, which {dataset} needs; found "
-            f"there: {there}. Is it the right folder or archive?"
+            f"there: {names}. Is it the right folder or archive?"
         )
-    return {name: files[name] for files in matches.values() for name in sorted(files)}
+    return [f for files in matches.values() for f in sorted(files, key=lambda found: found.name)]
 
 
-def _add(files: dict[str, bytes], found: _Found) -> None:
+@contextmanager
+def explain_damage(where: str) -> Iterator[None]:
+    """Turn a failed reading into a `DataError` that names the file."""
     try:
-        content = found.read()
+        yield
     except DAMAGED as error:
-        raise DataError(
-            f"{found.where} is damaged or truncated ({error}); download it again"
-        ) from None
-    if files.setdefault(found.name, content) != content:
-        raise DataError(
-            f"{found.where}: there is another {found.name} with other content; keep one"
-        )
+        raise DataError(f"{where} is damaged or truncated ({error}); download it again") from None
 
 
-def _walk(path: Path) -> Iterator[_Found]:
+def _walk(path: Path) -> Iterator[RawFile]:
     """Every file at or below a path, members of archives included."""
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     for file in files:
-        try:
-            if file.name.endswith(TAR):
-                with file.open("rb") as stream:
-                    yield from _tar(stream, str(file))
-            elif file.name.endswith(ZIP):
-                yield from _zip(file)
-            else:
-                yield _Found(_base(file.name), str(file), partial(_read, file))
-        except DAMAGED as error:
-            raise DataError(
-                f"{file} is damaged or truncated ({error}); download it again"
-            ) from None
+        with explain_damage(str(file)):
+            yield from _look_inside(file.name, str(file), file.stat().st_size, _on_disk(file))
 
 
-def _read(file: Path) -> bytes:
-    return _plain(file.read_bytes(), file.name)
+def _on_disk(file: Path) -> Opener:
+    return lambda stack: stack.enter_context(file.open("rb"))
 
 
-def _tar(stream: IO[bytes], where: str) -> Iterator[_Found]:
-    with tarfile.open(fileobj=stream) as archive:
-        for member in archive:
-            if member.isfile():
-                name = _base(Path(member.name).name)
-                yield _Found(name, f"{where}: {member.name}", partial(_extract, archive, member))
+def _look_inside(name: str, where: str, size: int, opener: Opener) -> Iterator[RawFile]:
+    """The file itself, or what is in it if it is an archive; archives may lie in archives."""
+    if name.endswith(TAR):
+        with ExitStack() as stack, tarfile.open(fileobj=opener(stack)) as tar:
+            for member in tar:
+                if member.isfile():
+                    inner = _in_tar(opener, member)
+                    base = Path(member.name).name
+                    yield from _look_inside(base, f"{where}: {member.name}", member.size, inner)
+    elif name.endswith(ZIP):
+        with ExitStack() as stack, zipfile.ZipFile(opener(stack)) as archive:
+            for info in archive.infolist():
+                if not info.is_dir():
+                    unzip = _in_zip(opener, info.filename)
+                    base = Path(info.filename).name
+                    yield from _look_inside(
+                        base, f"{where}: {info.filename}", info.file_size, unzip
+                    )
+    else:
+        yield RawFile(name.removesuffix(".gz"), where, size, name.endswith(".gz"), opener)
 
 
-def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    stream = archive.extractfile(member)
-    assert stream is not None  # only regular files come here
-    content = stream.read()
-    if len(content) != member.size:
-        raise EOFError(f"{len(content):,} of {member.size:,} bytes")
-    return _plain(content, member.name)
+def _in_tar(outer: Opener, member: tarfile.TarInfo) -> Opener:
+    def opener(stack: ExitStack) -> IO[bytes]:
+        source = outer(stack)
+        archive = stack.enter_context(tarfile.open(fileobj=source))  # noqa: SIM115 - the stack does
+        stream = archive.extractfile(member)
+        assert stream is not None  # only regular files come here
+        return stack.enter_context(stream)
+
+    return opener
 
 
-def _zip(file: Path) -> Iterator[_Found]:
-    with zipfile.ZipFile(file) as archive:
-        for member in archive.infolist():
-            if member.is_dir():
-                continue
-            where = f"{file}: {member.filename}"
-            if member.filename.endswith(TAR):  # some providers wrap their tar file once more
-                yield from _tar(io.BytesIO(archive.read(member)), where)
-                continue
-            name = _base(Path(member.filename).name)
-            yield _Found(name, where, partial(_member, archive, member))
+def _in_zip(outer: Opener, name: str) -> Opener:
+    def opener(stack: ExitStack) -> IO[bytes]:
+        archive = stack.enter_context(zipfile.ZipFile(outer(stack)))
+        return stack.enter_context(archive.open(name))
 
-
-def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
-    return _plain(archive.read(member), member.filename)
-
-
-def _plain(content: bytes, name: str) -> bytes:
-    return gzip.decompress(content) if name.endswith(".gz") else content
-
-
-def _base(name: str) -> str:
-    return name.removesuffix(".gz")
+    return opener

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Lt, MinLen
 
+from cvrbench.config.aliccp import AliCCPConfig
 from cvrbench.config.synthetic import SyntheticConfig
 
 FORBID_EXTRA = {"extra": "forbid"}
@@ -132,7 +133,7 @@ class TableConfig:
             raise ValueError("split=group needs group, the column to go by")
 
 
-DatasetConfig = (
+TabularConfig = (
     SyntheticConfig
     | KuaiRandConfig
     | CensusIncomeConfig
@@ -140,3 +141,6 @@ DatasetConfig = (
     | HillstromConfig
     | TableConfig
 )
+"""Datasets that come as tables, and are prepared by `data.prepare`."""
+
+DatasetConfig = TabularConfig | AliCCPConfig

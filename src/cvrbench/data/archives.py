@@ -9,7 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import IO, cast
@@ -30,12 +30,14 @@ class RawFile:
         where: Path, and the member's path where it is in an archive.
         size: Bytes it has on disk or, in an archive, unpacked.
         is_gzipped: Whether unpacking a .gz will give more bytes than `size`.
+        changed: When the file, or the archive it is in, was last changed, in nanoseconds.
     """
 
     name: str
     where: str
     size: int
     is_gzipped: bool
+    changed: int
     opener: Opener
 
     def read(self) -> bytes:
@@ -149,7 +151,9 @@ def _walk(path: Path) -> Iterator[RawFile]:
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     for file in files:
         with explain_damage(str(file)):
-            yield from _look_inside(file.name, str(file), file.stat().st_size, _on_disk(file))
+            about = file.stat()
+            for found in _look_inside(file.name, str(file), about.st_size, _on_disk(file)):
+                yield replace(found, changed=about.st_mtime_ns)
 
 
 def _on_disk(file: Path) -> Opener:
@@ -175,7 +179,7 @@ def _look_inside(name: str, where: str, size: int, opener: Opener) -> Iterator[R
                         base, f"{where}: {info.filename}", info.file_size, unzip
                     )
     else:
-        yield RawFile(name.removesuffix(".gz"), where, size, name.endswith(".gz"), opener)
+        yield RawFile(name.removesuffix(".gz"), where, size, name.endswith(".gz"), 0, opener)
 
 
 def _in_tar(outer: Opener, member: tarfile.TarInfo) -> Opener:

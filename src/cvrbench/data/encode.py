@@ -40,6 +40,25 @@ class Vocabulary:
         ).to_numpy()
 
 
+def vocabulary_table(
+    *, values: pl.Series, counts: pl.Series, missing: int, rare: int
+) -> Vocabulary:
+    """Make a vocabulary.
+
+    Args:
+        values: Known values as text, in the order of their ids.
+        counts: How often each stands in the training rows.
+        missing: Training rows without a value.
+        rare: Training values that are too rare to be known.
+    """
+    table = pl.DataFrame({"value": values, "count": counts.cast(pl.Int64)})
+    reserved = pl.DataFrame(
+        {"value": RESERVED_VALUES, "count": [0, missing, rare]}, schema=table.schema
+    )
+    numbered = pl.concat([reserved, table]).with_row_index("id")
+    return Vocabulary(numbered.select("value", pl.col("id").cast(pl.Int32), "count"))
+
+
 class VocabularyCounter:
     """Counts a field's training values, chunk after chunk; memory grows with the values only."""
 
@@ -64,13 +83,8 @@ class VocabularyCounter:
             ["count", "value"], descending=[True, False]
         )
         rare = int(counts["count"].sum()) - int(often["count"].sum())
-        reserved = pl.DataFrame(
-            {"value": RESERVED_VALUES, "count": [0, self._missing, rare]},
-            schema={"value": pl.String, "count": pl.Int64},
-        )
-        table = pl.concat([reserved, often])
-        return Vocabulary(
-            table.with_row_index("id").select("value", pl.col("id").cast(pl.Int32), "count")
+        return vocabulary_table(
+            values=often["value"], counts=often["count"], missing=self._missing, rare=rare
         )
 
     def _merged(self) -> pl.DataFrame:

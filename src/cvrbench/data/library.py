@@ -11,10 +11,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from cvrbench.config.aliccp import AliCCPConfig
 from cvrbench.config.dataset import DatasetConfig, TableConfig
 from cvrbench.data.dataset import FORMAT_VERSION, Dataset, open_dataset, read_manifest, sha256_of
 from cvrbench.data.prepare import prepare
+from cvrbench.data.progress import OnRows, silent
 from cvrbench.data.sources import load_raw, raw_folders
+from cvrbench.data.sources.aliccp import ingest as aliccp
+from cvrbench.data.tolerance import STRICT, Tolerance
 from cvrbench.errors import DataError
 
 RAW_DATA_VARIABLE = "CVRBENCH_RAW_DATA"
@@ -27,6 +31,8 @@ def ensure(
     *,
     raw: Path | None = None,
     force: bool = False,
+    tolerance: Tolerance = STRICT,
+    on_rows: OnRows = silent,
 ) -> Dataset:
     """Open a prepared dataset; prepare it first where it is not, or `force` is set.
 
@@ -36,6 +42,8 @@ def ensure(
         data_dir: Folder of datasets.
         raw: Folder or archive with the raw files, if not in the usual places.
         force: Prepare again what is prepared.
+        tolerance: What to do about lines that are none, where the source can leave them out.
+        on_rows: Told how far a preparation is.
 
     Raises:
         DataError: There is no prepared dataset and no raw files, or they fail a check.
@@ -46,8 +54,18 @@ def ensure(
     if raw is not None and not raw.exists():
         raise DataError(f"--raw {raw} does not exist")
     found = raw if raw is not None else find_raw(config, data_dir)
-    splits = load_raw(config, found)
-    return prepare(splits, name=name, target=folder, config=_plain(config))
+    if isinstance(config, AliCCPConfig):
+        return aliccp.prepare(
+            config,
+            found,
+            folder,
+            name=name,
+            plain=_plain(config),
+            tolerance=tolerance,
+            on_rows=on_rows,
+        )
+    rows = load_raw(config, found)
+    return prepare(rows, name=name, target=folder, config=_plain(config), on_rows=on_rows)
 
 
 def prepared_folder(config: DatasetConfig, name: str, data_dir: Path) -> Path:

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +34,8 @@ class _ArrayFile:
         self.rows += len(array)
 
     def close(self) -> None:
+        if self.file.closed:
+            return
         shape = (self.rows, *self.row_shape)
         text = repr({"descr": self.dtype.str, "fortran_order": False, "shape": shape})
         length = HEADER_BYTES - len(NPY_MAGIC) - 2
@@ -78,6 +82,19 @@ class StoreWriter:
         self.append(split, f"bag{k}_ids", bags.ids)
         self.append(split, f"bag{k}_weights", bags.weights)
         self._values[split, k] = int(shifted[-1])
+
+    def copy_split(self, source: str, target: str) -> None:
+        """Let another split have the same rows, without writing them again where that can be."""
+        (self.folder / target).mkdir()
+        for (split, name), file in self._files.items():
+            if split == source:
+                file.close()
+                path = self.folder / source / f"{name}.npy"
+                other = self.folder / target / path.name
+                try:
+                    os.link(path, other)
+                except OSError:  # a file system without links
+                    shutil.copyfile(path, other)
 
     def finish(
         self,

@@ -10,9 +10,10 @@ from cvrbench.config.dataset import (
     HillstromConfig,
     KuaiRandConfig,
     TableConfig,
+    TabularConfig,
 )
 from cvrbench.config.synthetic import SyntheticConfig
-from cvrbench.data.raw import RawSplits
+from cvrbench.data.raw import RawSplits, RawStream
 from cvrbench.data.sources import adult, census_income, hillstrom, kuairand, synthetic, table
 
 
@@ -27,7 +28,7 @@ def raw_folders(config: DatasetConfig) -> tuple[str, ...]:
             return (config.kind,)
 
 
-def load_raw(config: DatasetConfig, raw: Path) -> RawSplits:
+def load_raw(config: TabularConfig, raw: Path) -> RawSplits | RawStream:
     """Read, clean and split the raw rows of a dataset.
 
     Args:

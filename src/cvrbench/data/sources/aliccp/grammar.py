@@ -121,6 +121,7 @@ def _fields() -> tuple[Field, ...]:
 
 FIELDS = _fields()
 """All fields, in the order of their names and of their ids."""
+BY_NAME = {field.name: field for field in FIELDS}
 
 
 def fields_of(kind: Kind) -> tuple[Field, ...]:

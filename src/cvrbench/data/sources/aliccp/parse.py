@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cvrbench.data.sources.aliccp.explain import fault
+from cvrbench.data.sources.aliccp.explain import Reason, fault
 from cvrbench.data.sources.aliccp.grammar import (
     FEATURE_SEPARATOR,
     FIELDS,
@@ -73,7 +73,7 @@ class Fault(NamedTuple):
 
     line: int
     """Counted from 1."""
-    reason: str
+    reason: Reason
 
 
 def parse_or_explain(

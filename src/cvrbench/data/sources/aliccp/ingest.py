@@ -1,0 +1,173 @@
+"""Ali-CCP from raw files to a prepared dataset: read both halves into parts, learn, write.
+
+A killed preparation goes on where it was: parts that are whole are not made again, and the rest
+does not depend on who made them.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cvrbench.config.aliccp import AliCCPConfig
+from cvrbench.data.archives import RawFile, locate
+from cvrbench.data.dataset import SPLITS, Dataset, open_dataset
+from cvrbench.data.progress import OnRows, silent
+from cvrbench.data.schema import Categorical, MultiValued, Numeric, Schema, Task
+from cvrbench.data.sources.aliccp.common import USER
+from cvrbench.data.sources.aliccp.encode import write_half
+from cvrbench.data.sources.aliccp.faults import FaultLog
+from cvrbench.data.sources.aliccp.grammar import Half, file_name
+from cvrbench.data.sources.aliccp.half import HalfRead, Reading, read_half
+from cvrbench.data.sources.aliccp.layout import CROSSED, TEST, VALID, Layout
+from cvrbench.data.sources.aliccp.learn import Codebook, learn
+from cvrbench.data.sources.aliccp.parts import BLOCK_BYTES, KINDS
+from cvrbench.data.sources.aliccp.totals import account, check_rows, compare
+from cvrbench.data.sources.aliccp.truth import TruthReader
+from cvrbench.data.tolerance import Tolerance
+from cvrbench.data.workplace import check_space, install, workplace
+from cvrbench.data.writer import StoreWriter
+from cvrbench.errors import DataError
+
+HALVES: tuple[Half, ...] = ("train", "test")
+SPACE_PER_RAW_BYTE = 0.8
+"""Parts and arrays together, per byte of unpacked raw text; measured on generated files."""
+JOURNAL_VERSION = 1
+TASKS = (
+    Task(name="ctr", label="click"),
+    Task(name="cvr", label="conversion", parent="ctr", joint="ctcvr"),
+)
+
+
+def prepare(
+    config: AliCCPConfig,
+    raw: Path,
+    target: Path,
+    *,
+    name: str,
+    plain: Mapping[str, Any],
+    tolerance: Tolerance,
+    on_rows: OnRows = silent,
+    threads: int | None = None,
+    block_bytes: int = BLOCK_BYTES,
+) -> Dataset:
+    """Prepare Ali-CCP into the folder `target`, replacing an older one.
+
+    Args:
+        config: What is wanted of it.
+        raw: Folder or archive with the four raw files, and maybe `truth_<half>.csv`.
+        target: Folder to write; it appears whole or not at all.
+        name: What the user calls the dataset.
+        plain: The configuration as plain values, kept in the manifest.
+        tolerance: What to do about faulty lines.
+        on_rows: Told of progress.
+        threads: Blocks parsed at a time; by default as many as there are cores, at most four.
+        block_bytes: Raw bytes in a part.
+
+    Raises:
+        DataError: Files are missing, damaged or faulty, or the disk is too small.
+    """
+    files = locate(raw, [file_name(k, h) for h in HALVES for k in KINDS], dataset="aliccp")
+    log = FaultLog(tolerance)
+    layout = Layout(config)
+    with workplace(target) as work:
+        _keep_or_clear(work, files, block_bytes)
+        size = sum(file.size for file in files.values())
+        check_space(work, int(size * SPACE_PER_RAW_BYTE) - _size_of(work), "preparing aliccp")
+        how = Reading(work, log, on_rows, threads or min(os.cpu_count() or 1, 4), block_bytes)
+        halves = [read_half(half, layout, files, how) for half in HALVES]
+        check_rows(halves, name)
+        book = learn(layout, halves, on_rows)
+        folder = work / "dataset"
+        shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
+        with StoreWriter(folder) as writer:
+            _write(writer, book, halves, _truths(raw), on_rows)
+            writer.finish(
+                _schema(layout, book, halves, name),
+                config=plain,
+                accounting=account(halves, log, config),
+                sources={file.raw.name: file.sha256 for half in halves for file in half.files()},
+                notes={"totals": compare(halves, book.distinct), "faults": log.examples},
+            )
+        install(folder, target, work)
+    return open_dataset(target)
+
+
+def _write(
+    writer: StoreWriter,
+    book: Codebook,
+    halves: Sequence[HalfRead],
+    truths: Mapping[Half, TruthReader],
+    on_rows: OnRows,
+) -> None:
+    for field, codes in book.fields.items():
+        path = writer.folder / "vocabulary" / f"{field}.parquet"
+        codes.vocabulary.table.write_parquet(path)
+    for half in halves:
+        write_half(writer, book, half, truths.get(half.half), on_rows)
+    if book.layout.config.validation == "test":
+        writer.copy_split("test", "valid")
+
+
+def _keep_or_clear(work: Path, files: Mapping[str, RawFile], block_bytes: int) -> None:
+    """Keep parts of the same raw files, cut the same way; clear away any others."""
+    journal = work / "journal.json"
+    now = {
+        "version": JOURNAL_VERSION,
+        "block_bytes": block_bytes,
+        "files": {name: [file.where, file.size, file.changed] for name, file in files.items()},
+    }
+    try:
+        same = json.loads(journal.read_text()) == now
+    except (OSError, ValueError):
+        same = False
+    if not same:
+        for path in work.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        journal.write_text(json.dumps(now))
+
+
+def _size_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _truths(raw: Path) -> dict[Half, TruthReader]:
+    """The true probabilities of generated data, where they lie beside the raw files."""
+    names = {half: f"truth_{half}.csv" for half in HALVES}
+    try:
+        files = locate(raw, list(names.values()), dataset="aliccp")
+    except DataError:
+        return {}
+    return {half: TruthReader(files[name]) for half, name in names.items()}
+
+
+def _schema(layout: Layout, book: Codebook, halves: Sequence[HalfRead], name: str) -> Schema:
+    rows = np.sum([half.used.sum(axis=1) for half in halves], axis=0).tolist()
+    if layout.config.validation == "test":
+        rows[VALID] = rows[TEST]
+    sizes = {field: codes.vocabulary.size for field, codes in book.fields.items()}
+    return Schema(
+        name=name,
+        categorical=tuple(Categorical(name=f.name, size=sizes[f.name]) for f in layout.categorical),
+        multivalued=tuple(
+            MultiValued(
+                name=f.name,
+                size=sizes[f.name],
+                pool="sum" if f.name in CROSSED else "mean",
+                shared=f.kind == "common",
+            )
+            for f in layout.multivalued
+        ),
+        numeric=tuple(
+            Numeric(name=f"D{f.name}", mean=0.0, std=book.largest[f.name] or 1.0)
+            for f in layout.numeric
+        ),
+        tasks=TASKS,
+        group=USER,
+        rows=dict(zip(SPLITS, rows, strict=True)),
+        fingerprint="",
+    )

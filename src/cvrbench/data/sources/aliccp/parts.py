@@ -1,0 +1,238 @@
+"""A raw file as parts: one per block of its lines, as arrays, on disk.
+
+Parts are what a preparation that was killed need not do again. What is in a part depends on its
+block alone: not on the number of threads, nor on which parts were there before.
+"""
+
+import hashlib
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from cvrbench.data.archives import RawFile
+from cvrbench.data.dataset import Bag
+from cvrbench.data.progress import OnRows, RowsProgress, silent
+from cvrbench.data.sources.aliccp.explain import Reason
+from cvrbench.data.sources.aliccp.grammar import FIELDS, Kind, fields_of
+from cvrbench.data.sources.aliccp.parse import Fault, Lines, parse_or_explain
+
+BLOCK_BYTES = 16 << 20
+KINDS: tuple[Kind, ...] = ("common", "skeleton")
+SINGLES = {kind: tuple(f.name for f in fields_of(kind) if not f.bag) for kind in KINDS}
+BAGS = {kind: tuple(f.name for f in fields_of(kind) if f.bag) for kind in KINDS}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """The good lines of one block.
+
+    Attributes:
+        kind: Of which file.
+        line: int64 `[rows]`, number of each row's line in the file, from 1.
+        index: uint64 `[rows]`, the common feature index.
+        sample_id: int64 `[rows]` of skeleton rows, else empty.
+        labels: uint8 `[rows, 2]` of skeleton rows: click and conversion.
+        singles: int32 `[rows, fields]`, ids of the fields with one value; 0 where it is absent.
+        bags: Field -> its values, row after row, as they stand in the file.
+        n_lines: Lines of the block, good or not.
+        faults: Those that are none.
+    """
+
+    kind: Kind
+    line: npt.NDArray[np.int64]
+    index: npt.NDArray[np.uint64]
+    sample_id: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.uint8]
+    singles: npt.NDArray[np.int32]
+    bags: dict[str, Bag]
+    n_lines: int
+    faults: tuple[Fault, ...]
+
+    def keys(self) -> Self:
+        """Give the same part without its bags: what an index of it needs."""
+        return replace(self, bags={})
+
+    def save(self, path: Path) -> None:
+        """Write it whole or not at all."""
+        arrays: dict[str, npt.NDArray[Any]] = {
+            name: getattr(self, name)
+            for name in ("line", "index", "sample_id", "labels", "singles")
+        }
+        for field, bag in self.bags.items():
+            arrays |= {f"{field}.{part}": array for part, array in bag._asdict().items()}
+        about = json.dumps({"kind": self.kind, "n_lines": self.n_lines, "faults": self.faults})
+        arrays["about"] = np.frombuffer(about.encode(), np.uint8)
+        temporary = path.with_suffix(".tmp")
+        with temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read it back."""
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+        about = json.loads(arrays.pop("about").tobytes())
+        bags = {
+            key.removesuffix(".ids"): Bag(
+                **{part: arrays.pop(key.replace(".ids", f".{part}")) for part in Bag._fields}
+            )
+            for key in list(arrays)
+            if key.endswith(".ids")
+        }
+        about["faults"] = tuple(Fault(line, Reason(*reason)) for line, reason in about["faults"])
+        return cls(**arrays, bags=bags, **about)
+
+
+@dataclass(frozen=True)
+class PartFile:
+    """A raw file that was read: its parts in order, and what it is."""
+
+    raw: RawFile
+    paths: tuple[Path, ...]
+    sha256: str
+
+    def __iter__(self) -> Iterator[Part]:
+        """Load one part after the other."""
+        return (Part.load(path) for path in self.paths)
+
+
+def read_parts(
+    raw: RawFile,
+    kind: Kind,
+    folder: Path,
+    *,
+    on_part: Callable[[Part], None],
+    on_rows: OnRows = silent,
+    threads: int = 2,
+    block_bytes: int = BLOCK_BYTES,
+) -> PartFile:
+    """Read a raw file into parts under `folder`; those that are there are not made again.
+
+    Args:
+        raw: The file.
+        kind: What it holds.
+        folder: Where its parts go; of this file and block size only.
+        on_part: Is shown every part, in order; may raise.
+        on_rows: Told of progress.
+        threads: Blocks parsed at a time; numpy lets go of the interpreter's lock.
+        block_bytes: Size of a block.
+
+    Raises:
+        DataError: The file is damaged.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256()
+    waiting: deque[tuple[Future[Part], int]] = deque()
+    paths: list[Path] = []
+    first_line, done_bytes = 1, 0
+
+    def finish_one() -> None:
+        future, n_bytes = waiting.popleft()
+        part = future.result()
+        on_part(part)
+        nonlocal done_bytes
+        done_bytes += n_bytes
+        share = 0.0 if raw.is_gzipped else done_bytes / max(raw.size, 1)
+        rows = int(part.line[-1]) if len(part.line) else 0
+        on_rows(RowsProgress(f"reading {raw.name}", rows, share))
+
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for block in raw.blocks(block_bytes):
+                digest.update(block)
+                paths.append(folder / f"{len(paths):06d}.npz")
+                job = pool.submit(_make, block, kind, first_line, paths[-1])
+                waiting.append((job, len(block)))
+                first_line += block.count(b"\n")
+                if len(waiting) > threads:
+                    finish_one()
+            while waiting:
+                finish_one()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return PartFile(raw, tuple(paths), digest.hexdigest())
+
+
+def _make(block: bytes, kind: Kind, first_line: int, path: Path) -> Part:
+    if path.is_file():
+        return Part.load(path)
+    part = to_part(block, kind, first_line)
+    part.save(path)
+    return part
+
+
+def to_part(block: bytes, kind: Kind, first_line: int) -> Part:
+    """Parse a block of lines; `first_line` is the number of its first one in the file."""
+    pieces, faults = parse_or_explain(block, kind, first_line)
+    n_lines = sum(map(len, pieces)) + len(faults)
+    good = np.ones(n_lines, np.bool_)
+    good[[fault.line - first_line for fault in faults]] = False
+    groups = [_group(lines, kind) for lines in pieces] or [_group(_NO_LINES, kind)]
+    return Part(
+        kind=kind,
+        line=np.flatnonzero(good) + first_line,
+        index=np.concatenate([lines.index for lines in pieces or [_NO_LINES]]),
+        sample_id=np.concatenate([lines.sample_id for lines in pieces or [_NO_LINES]]),
+        labels=np.concatenate([lines.labels for lines in pieces or [_NO_LINES]]),
+        singles=np.concatenate([singles for singles, _ in groups]),
+        bags={field: concatenate([bags[field] for _, bags in groups]) for field in BAGS[kind]},
+        n_lines=n_lines,
+        faults=tuple(faults),
+    )
+
+
+_NO_LINES = Lines(
+    index=np.empty(0, np.uint64),
+    sample_id=np.empty(0, np.int64),
+    labels=np.empty((0, 2), np.uint8),
+    offsets=np.zeros(1, np.int64),
+    field=np.empty(0, np.uint8),
+    ids=np.empty(0, np.int32),
+    values=np.empty(0, np.float32),
+)
+
+
+def _group(lines: Lines, kind: Kind) -> tuple[npt.NDArray[np.int32], dict[str, Bag]]:
+    """Features line after line -> ids field by field: single ones `[rows, fields]`, and bags."""
+    n = len(lines)
+    row = np.repeat(np.arange(n), np.diff(lines.offsets))
+    singles = np.zeros((n, len(SINGLES[kind])), np.int32)
+    single = _COLUMN[lines.field] >= 0
+    singles[row[single], _COLUMN[lines.field[single]]] = lines.ids[single]
+    bags = {}
+    for name in BAGS[kind]:
+        chosen = np.flatnonzero(lines.field == _NUMBER[name])
+        lengths = np.bincount(row[chosen], minlength=n)
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        bags[name] = Bag(offsets, lines.ids[chosen], lines.values[chosen])
+    return singles, bags
+
+
+_NUMBER = {field.name: number for number, field in enumerate(FIELDS)}
+_COLUMN = np.array(
+    [-1 if field.bag else SINGLES[field.kind].index(field.name) for field in FIELDS], np.int64
+)
+
+
+def concatenate(bags: Sequence[Bag]) -> Bag:
+    """Put bags behind each other."""
+    if len(bags) == 1:
+        return bags[0]
+    lengths = np.concatenate([np.diff(bag.offsets) for bag in bags])
+    return Bag(
+        np.concatenate([[0], np.cumsum(lengths)]),
+        np.concatenate([bag.ids for bag in bags]),
+        np.concatenate([bag.weights for bag in bags]),
+    )

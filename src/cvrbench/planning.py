@@ -9,6 +9,7 @@ from cvrbench.config.suggest import did_you_mean
 from cvrbench.config.validate import config_to_dict
 from cvrbench.data.dataset import open_dataset
 from cvrbench.data.library import ensure, prepared_folder
+from cvrbench.data.progress import OnRows, silent
 from cvrbench.errors import ConfigError
 from cvrbench.evaluation import selectable
 from cvrbench.files import check_writable
@@ -34,7 +35,7 @@ def folder_of(composed: Composed) -> Path:
     return store.runs / run_id(config_to_dict(config), composed.choices, dataset.schema.fingerprint)
 
 
-def check_plan(cells: Sequence[Composed]) -> None:
+def check_plan(cells: Sequence[Composed], *, on_rows: OnRows = silent) -> None:
     """Check what must hold before the first run of a plan starts, and prepare every dataset.
 
     Raises:
@@ -48,11 +49,13 @@ def check_plan(cells: Sequence[Composed]) -> None:
         check_writable(Path(config.results_dir))
     for cell in cells:
         config = cell.config
-        dataset = ensure(config.dataset, cell.choices["dataset"], Path(config.data_dir))
+        name, data_dir = cell.choices["dataset"], Path(config.data_dir)
+        dataset = ensure(config.dataset, name, data_dir, on_rows=on_rows)
         tasks = dataset.schema.tasks
         loss_weights(config.balancing, tuple(task.name for task in tasks))
-        if (name := config.protocol.selection) not in (valid := ["mean_auc", *selectable(tasks)]):
+        metric = config.protocol.selection
+        if metric not in (valid := ["mean_auc", *selectable(tasks)]):
             raise ConfigError(
-                f"protocol.selection={name!r} is no metric of {cell.choices['dataset']}."
-                f"{did_you_mean(name, valid)} Choices: {', '.join(valid)}"
+                f"protocol.selection={metric!r} is no metric of {name}."
+                f"{did_you_mean(metric, valid)} Choices: {', '.join(valid)}"
             )

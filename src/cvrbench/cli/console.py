@@ -11,12 +11,14 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     TaskID,
+    TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
 )
 
 if TYPE_CHECKING:
     from cvrbench.data.fetch import FetchProgress
+    from cvrbench.data.progress import RowsProgress
     from cvrbench.training import progress as training
 
 out = Console(highlight=False)
@@ -94,6 +96,38 @@ def download_bar() -> "Iterator[Callable[[FetchProgress], None]]":
         if now.file_name not in shown:
             shown[now.file_name] = bar.add_task(now.file_name, total=now.total)
         bar.update(shown[now.file_name], completed=now.received, total=now.total)
+
+    with bar:
+        yield update
+
+
+@contextmanager
+def preparing_bar(title: str) -> "Iterator[Callable[[RowsProgress], None]]":
+    """Show a preparation: stage, share done, rows per second, time left."""
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(compact=True),
+        console=errors,
+        transient=True,
+        disable=not errors.is_terminal,
+    )
+    shown: dict[str, TaskID] = {}
+
+    def update(now: "RowsProgress") -> None:
+        if bar.disable:
+            return
+        if now.stage not in shown:
+            for other in shown.values():
+                bar.update(other, visible=False)
+            shown[now.stage] = bar.add_task(f"{title} · {now.stage}", total=None, rate="")
+        task = shown[now.stage]
+        elapsed = bar.tasks[task].elapsed or 0.0
+        rate = f"{now.rows / elapsed:,.0f} rows/s" if elapsed > 0 else ""
+        # A stage that cannot tell how far it is keeps a bar without an end.
+        bar.update(task, rate=rate, total=1.0 if now.done else None, completed=now.done)
 
     with bar:
         yield update

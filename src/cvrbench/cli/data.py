@@ -1,12 +1,13 @@
 """`cvrbench data`: list, fetch, prepare, describe and verify datasets."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from cvrbench.cli.console import download_bar, out, print_json, working
+from cvrbench.cli.console import download_bar, out, preparing_bar, print_json, working
 from cvrbench.cli.run import AsJson, Overrides
 from cvrbench.config.complete import datasets
 from cvrbench.errors import ConfigError
@@ -17,6 +18,17 @@ if TYPE_CHECKING:
     from cvrbench.data.describe import Description
 
 app = typer.Typer(help="List, fetch, prepare, describe and verify datasets.", no_args_is_help=True)
+
+PRESET, DEFAULT_PRESET = "preset=", "lossless"
+"""`preset=aitm` is short for the dataset of that name behind a `_`: aliccp_aitm."""
+
+
+class OnError(StrEnum):
+    """What to do at a faulty line."""
+
+    stop = "stop"
+    skip = "skip"
+
 
 Name = Annotated[
     str, typer.Argument(help="A dataset, as `cvrbench data list` shows", autocompletion=datasets)
@@ -64,15 +76,34 @@ def prepare(
         Path | None, typer.Option(help="Folder or archive with the raw files", show_default=False)
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Prepare again what is prepared")] = False,
+    on_error: Annotated[
+        OnError, typer.Option(help="At a faulty line: stop, or skip and account for it (aliccp)")
+    ] = OnError.stop,
+    max_skips: Annotated[int, typer.Option(min=0, help="Most lines to skip")] = 1000,
     as_json: AsJson = False,
 ) -> None:
-    """Check, clean, split and encode a dataset."""
+    """Check, clean, split and encode a dataset.
+
+    Examples:
+        cvrbench data prepare aliccp --raw DIR
+
+        cvrbench data prepare aliccp --raw DIR preset=aitm
+    """
     from cvrbench.data.library import ensure
+    from cvrbench.data.tolerance import Tolerance
 
     composed = _compose(name, overrides)
-    config = composed.config
-    with working(f"preparing {name}"):
-        dataset = ensure(config.dataset, name, Path(config.data_dir), raw=raw, force=force)
+    config, name = composed.config, composed.choices["dataset"]
+    with preparing_bar(f"preparing {name}") as on_rows:
+        dataset = ensure(
+            config.dataset,
+            name,
+            Path(config.data_dir),
+            raw=raw,
+            force=force,
+            tolerance=Tolerance(on_error.value, max_skips),
+            on_rows=on_rows,
+        )
     if as_json:
         print_json(
             {
@@ -80,6 +111,7 @@ def prepare(
                 "rows": dataset.schema.rows,
                 "fingerprint": dataset.schema.fingerprint,
                 "accounting": dataset.manifest["accounting"],
+                "remarks": dataset.manifest.get("remarks", []),
             }
         )
         return
@@ -87,6 +119,8 @@ def prepare(
     out.print(f"[bold]{name}[/bold]: {rows} rows; {dataset.schema.vocabulary_size:,} ids")
     for reason, n in dataset.manifest["accounting"].items():
         out.print(f"  {reason}: {n:,} rows")
+    for remark in dataset.manifest.get("remarks", []):
+        out.print(f"  {remark}")
     out.print(str(dataset.path), soft_wrap=True)
 
 
@@ -124,7 +158,8 @@ def verify(name: Name, overrides: Overrides = None, as_json: AsJson = False) -> 
     from cvrbench.data.dataset import verify as compare
     from cvrbench.data.library import prepared_folder
 
-    config = _compose(name, overrides).config
+    composed = _compose(name, overrides)
+    config, name = composed.config, composed.choices["dataset"]
     folder = prepared_folder(config.dataset, name, Path(config.data_dir))
     with working(f"reading {folder}"):
         n = compare(folder)
@@ -150,15 +185,20 @@ def _status(name: str, overrides: list[str]) -> tuple[str, int | None, str]:
 def _compose(name: str, overrides: list[str] | None) -> "Composed":
     from cvrbench.config.compose import compose
 
-    return compose([f"dataset={name}", *(overrides or [])])
+    texts = overrides or []
+    presets = [text.removeprefix(PRESET) for text in texts if text.startswith(PRESET)]
+    if presets and presets[-1] != DEFAULT_PRESET:
+        name = f"{name}_{presets[-1]}"
+    return compose([f"dataset={name}", *(text for text in texts if not text.startswith(PRESET))])
 
 
 def _open(composed: "Composed") -> "Dataset":
     from cvrbench.data.library import ensure
 
     config = composed.config
-    with working("preparing the data"):
-        return ensure(config.dataset, composed.choices["dataset"], Path(config.data_dir))
+    name, data_dir = composed.choices["dataset"], Path(config.data_dir)
+    with preparing_bar("preparing the data") as on_rows:
+        return ensure(config.dataset, name, data_dir, on_rows=on_rows)
 
 
 def _describe(dataset: "Dataset") -> "Description":

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from cvrbench.cli.console import errors, note, out, print_json, training_bar, working
+from cvrbench.cli.console import errors, note, out, preparing_bar, print_json, training_bar
 from cvrbench.config.complete import complete
 from cvrbench.errors import CvrbenchError, RunInterrupted
 
@@ -61,8 +61,8 @@ def run(
         return
     from cvrbench import planning
 
-    with working("preparing the data"):
-        planning.check_plan(cells)
+    with preparing_bar("preparing the data") as on_rows:
+        planning.check_plan(cells, on_rows=on_rows)
     records, failed = _run_cells(cells, force=force, fail_fast=fail_fast, as_json=as_json)
     if not as_json:
         _print_results(records)

@@ -26,7 +26,7 @@ from cvrbench.data.sources.aliccp.half import HalfRead, Reading, read_half
 from cvrbench.data.sources.aliccp.layout import CROSSED, TEST, VALID, Layout
 from cvrbench.data.sources.aliccp.learn import Codebook, learn
 from cvrbench.data.sources.aliccp.parts import BLOCK_BYTES, KINDS
-from cvrbench.data.sources.aliccp.totals import account, check_rows, compare
+from cvrbench.data.sources.aliccp.totals import account, check_rows, compare, remarks
 from cvrbench.data.sources.aliccp.truth import TruthReader
 from cvrbench.data.tolerance import Tolerance
 from cvrbench.data.workplace import check_space, install, workplace
@@ -86,12 +86,14 @@ def prepare(
         shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
         with StoreWriter(folder) as writer:
             _write(writer, book, halves, _truths(raw), on_rows)
+            found = compare(halves, book.distinct)
+            said = remarks(config, found)
             writer.finish(
                 _schema(layout, book, halves, name),
                 config=plain,
                 accounting=account(halves, log, config),
                 sources={file.raw.name: file.sha256 for half in halves for file in half.files()},
-                notes={"totals": compare(halves, book.distinct), "faults": log.examples},
+                notes={"totals": found, "remarks": said, "faults": log.examples},
             )
         install(folder, target, work)
     return open_dataset(target)

@@ -75,3 +75,31 @@ def compare(halves: Sequence[HalfRead], distinct: Mapping[str, int]) -> dict[str
     known = KNOWN_TOTALS | {f"distinct {field.name}": field.distinct for field in FIELDS}
     found |= {f"distinct {name}": n for name, n in distinct.items()}
     return {name: {"found": n, "known": known.get(name)} for name, n in found.items()}
+
+
+def remarks(config: AliCCPConfig, totals: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Say what the user of the dataset should know: other files than published, unfair splits."""
+    said = []
+    rows = totals["train skeleton rows"]
+    if rows["found"] != rows["known"]:
+        said.append(
+            f"not the published training file: {rows['found']:,} rows, published {rows['known']:,}"
+        )
+    else:
+        said += [
+            f"{name}: {found['found']:,}, published {found['known']:,}"
+            for name, found in totals.items()
+            if found["known"] is not None and found["found"] != found["known"]
+        ]
+    if config.validation == "random":
+        said.append(
+            "validation rows are drawn at random: a user and even a page view is on both sides, so "
+            "validation flatters; dataset.validation=user does not"
+        )
+    if config.validation == "test":
+        said.append(
+            "the test rows validate too: epochs are chosen on the test, so its scores flatter"
+        )
+    if config.weights == "numeric":
+        said.append("weights are scaled by their maximum over all splits, the test included")
+    return said

@@ -1,0 +1,406 @@
+"""Ali-CCP from raw text to the prepared dataset: nothing lost, nothing invented, all accounted."""
+
+import gzip
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cvrbench.config.compose import compose
+from cvrbench.data import workplace
+from cvrbench.data.dataset import SPLITS, Dataset, verify
+from cvrbench.data.sources.aliccp import ingest
+from cvrbench.data.sources.aliccp.grammar import FIELDS
+from cvrbench.data.tolerance import STRICT, Tolerance
+from cvrbench.errors import DataError
+from tests.data.aliccp_files import Half, Row, draw, write
+
+BAGS = ("109_14", "110_14", "127_14", "150_14", "210", "508", "509", "702", "853")
+SMALL_BLOCK = 3_000
+
+
+def prepare(
+    raw: Path,
+    target: Path,
+    *overrides: str,
+    name: str = "aliccp",
+    tolerance: Tolerance = STRICT,
+    block_bytes: int = SMALL_BLOCK,
+) -> Dataset:
+    config = compose([f"dataset={name}", *overrides]).config.dataset
+    return ingest.prepare(
+        config,
+        raw,
+        target / name,
+        name=name,
+        plain={},
+        tolerance=tolerance,
+        block_bytes=block_bytes,
+    )
+
+
+@dataclass
+class Raw:
+    """The rows of both halves and the folder that holds their files."""
+
+    train: Half
+    test: Half
+    folder: Path
+
+    def rows(self, *, keep_unclicked: bool = False) -> tuple[list[Row], list[Row]]:
+        return tuple(
+            [r for r in half.rows if keep_unclicked or not (r.conversion and not r.click)]
+            for half in (self.train, self.test)
+        )
+
+
+def make(folder: Path, seed: int = 0, **sizes: int) -> Raw:
+    train, test = draw(seed, **sizes), draw(seed, first_key=1000, **sizes)
+    return Raw(train, test, write(folder / "raw", train, test, truth=True))
+
+
+@pytest.fixture
+def raw(tmp_path) -> Raw:
+    return make(tmp_path)
+
+
+def vocabulary(dataset: Dataset, field: str) -> list[str]:
+    return pl.read_parquet(dataset.path / "vocabulary" / f"{field}.parquet")["value"].to_list()
+
+
+def decoded(dataset: Dataset, split: str) -> list[dict[str, list[tuple[str, float]]]]:
+    """Every row of a split as field -> values as text with their weights, by the store alone."""
+    part, schema = dataset.split(split), dataset.schema
+    words = {field.name: vocabulary(dataset, field.name) for field in schema.id_fields}
+    rows = []
+    for row in range(len(part)):
+        values = {
+            field.name: [(words[field.name][int(part.ids[row, k])], 1.0)]
+            for k, field in enumerate(schema.categorical)
+        }
+        for field, bag in zip(schema.multivalued, part.bags, strict=True):
+            at = int(part.contexts[row]) if field.shared else row
+            here = slice(bag.offsets[at], bag.offsets[at + 1])
+            values[field.name] = [
+                (words[field.name][int(i)], float(w))
+                for i, w in zip(bag.ids[here], bag.weights[here], strict=True)
+            ]
+        rows.append(values)
+    return rows
+
+
+def expected(row: Row, known: dict[str, set[str]]) -> dict[str, list[tuple[str, float]]]:
+    """The same of a raw row: values that the training rows do not have are `<oov>`."""
+    values = {}
+    for field in FIELDS:
+        name = field.name
+        pairs = [(str(i), float(np.float32(w))) for i, w in row.values(name)]
+        if name not in BAGS:
+            pairs = [(pairs[0][0] if pairs else "<missing>", 1.0)]
+        known_pairs = [(v if v in known[name] | {"<missing>"} else "<oov>", w) for v, w in pairs]
+        values[name] = known_pairs
+    return values
+
+
+def group_of(row: Row, half: Half) -> int:
+    """The user; a page view of nobody is a group of its own."""
+    users = [identity for identity, _ in row.values("101")]
+    return users[0] if users else -1 - half.contexts.index(row.context)
+
+
+def by_split(dataset: Dataset, raw: Raw) -> dict[str, list[Row]]:
+    """The raw rows of each split, in order, by the groups that the store put into validation."""
+    train, test = raw.rows()
+    valid = set(dataset.valid.groups.tolist())
+    assert not valid & set(dataset.train.groups.tolist())
+    return {
+        "train": [row for row in train if group_of(row, raw.train) not in valid],
+        "valid": [row for row in train if group_of(row, raw.train) in valid],
+        "test": test,
+    }
+
+
+def assert_lossless(dataset: Dataset, raw: Raw) -> None:
+    """Every kept row stands in the store with its labels, group, truth, ids and weights."""
+    rows = by_split(dataset, raw)
+    known = {
+        field.name: {str(i) for row in rows["train"] for i, _ in row.values(field.name)}
+        for field in FIELDS
+    }
+    truth = {id(r): t for h in (raw.train, raw.test) for r, t in zip(h.rows, h.truth, strict=True)}
+    for name, part in rows.items():
+        split, half = dataset.split(name), raw.test if name == "test" else raw.train
+        assert split.labels.tolist() == [[row.click, row.conversion] for row in part]
+        assert split.groups.tolist() == [group_of(row, half) for row in part]
+        assert split.truth.tolist() == [list(truth[id(row)]) for row in part]
+        assert decoded(dataset, name) == [expected(row, known) for row in part]
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    n_contexts=st.integers(20, 30),
+    n_rows=st.integers(250, 350),
+    block_bytes=st.sampled_from([500, 3_000, 20_000, 10_000_000]),
+)
+def test_every_id_weight_and_label_is_found_again(
+    tmp_path_factory, seed, n_contexts, n_rows, block_bytes
+):
+    folder = tmp_path_factory.mktemp("round")
+    raw = make(folder, seed, n_contexts=n_contexts, n_rows=n_rows)
+    fraction = "dataset.valid_fraction=0.4"
+    assert_lossless(prepare(raw.folder, folder, fraction, block_bytes=block_bytes), raw)
+
+
+def test_a_store_does_not_depend_on_blocks_threads_or_where_the_files_lie(raw, tmp_path):
+    one = prepare(raw.folder, tmp_path / "one")
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for path in raw.folder.rglob("*.csv"):
+        (flat / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+    for half in ("train", "test"):
+        with tarfile.open(tmp_path / f"sample_{half}.tar.gz", "w:gz") as archive:
+            archive.add(raw.folder / f"sample_{half}", arcname=f"sample_{half}")
+            archive.add(raw.folder / f"truth_{half}.csv", arcname=f"truth_{half}.csv")
+    archives = tmp_path / "archives"
+    archives.mkdir()
+    for path in tmp_path.glob("*.tar.gz"):
+        path.rename(archives / path.name)
+    for place, size in ((raw.folder, 700), (flat, 5_000), (archives, 9_000)):
+        other = prepare(place, tmp_path / f"by {place.name}", block_bytes=size)
+        assert other.manifest["files"] == one.manifest["files"]
+        assert other.manifest["sources"] == one.manifest["sources"]
+
+
+def test_read_is_kept_plus_dropped(raw, tmp_path):
+    broken = sum(r.conversion > r.click for half in (raw.train, raw.test) for r in half.rows)
+    assert broken > 0
+    dataset = prepare(raw.folder, tmp_path / "drop")
+    assert dataset.manifest["accounting"] == {
+        "read": 300,
+        "dropped: conversion = 1 with click = 0": broken,
+    }
+    assert sum(dataset.schema.rows.values()) == 300 - broken
+
+
+def test_rows_with_a_conversion_but_no_click_are_treated_as_wanted(raw, tmp_path):
+    everything = raw.rows(keep_unclicked=True)
+    n = sum(map(len, everything))
+    conversions = sum(row.conversion for rows in everything for row in rows)
+    clicked = sum(row.conversion * row.click for rows in everything for row in rows)
+    policy = "dataset.unclicked_conversions="
+    for name, left in (("keep", conversions), ("zero_conversion", clicked)):
+        dataset = prepare(raw.folder, tmp_path / name, policy + name)
+        assert sum(dataset.schema.rows.values()) == n
+        assert sum(int(dataset.split(s).labels[:, 1].sum()) for s in SPLITS) == left
+    with pytest.raises(DataError, match=r"line \d+: conversion = 1 with click = 0"):
+        prepare(raw.folder, tmp_path / "refuse", policy + "refuse")
+
+
+def test_the_longest_bags_keep_their_heaviest_values_in_order(raw, tmp_path):
+    dataset = prepare(raw.folder, tmp_path / "short", "dataset.max_len=3")
+    rows = by_split(dataset, raw)["train"]
+    cut = 0
+    for row, values in zip(rows, decoded(dataset, "train"), strict=True):
+        for name in BAGS:
+            pairs = [(str(i), float(np.float32(w))) for i, w in row.values(name)]
+            order = sorted(range(len(pairs)), key=lambda k: (-pairs[k][1], k))[:3]
+            assert values[name] == [pairs[k] for k in sorted(order)]
+            cut += len(pairs) > 3
+    assert cut > 50
+
+
+def last(row: Row, name: str) -> tuple[int, float] | None:
+    return next(iter(reversed(row.values(name))), None)
+
+
+PRESETS = {"aitm": 12, "rechub": 10, "merlin": 1}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_keeps_the_last_value_and_its_authors_threshold(preset, tmp_path):
+    raw = make(tmp_path, seed=3, n_contexts=40, n_rows=900)
+    dataset = prepare(raw.folder, tmp_path, name=f"aliccp_{preset}")
+    assert not dataset.schema.multivalued
+    names = [field.name for field in dataset.schema.categorical]
+    without = {"109_14", "110_14", "127_14", "150_14", "210"} if preset == "aitm" else set()
+    assert names == [field.name for field in FIELDS if field.name not in without]
+    train, test = raw.rows()
+    rows = {"train": train, "test": test}
+    if preset == "aitm":  # a random tenth of the training rows validates
+        assert 0.05 < len(dataset.valid) / len(train) < 0.15
+        return
+    counts = {name: [last(row, name) for row in train] for name in names}
+    for name in names:
+        seen = [pair[0] for pair in counts[name] if pair]
+        known = {v for v in set(seen) if seen.count(v) >= PRESETS[preset]}
+        assert set(vocabulary(dataset, name)[3:]) == {str(v) for v in known}
+        column = names.index(name)
+        words = vocabulary(dataset, name)
+        absent = "<missing>" if preset == "merlin" else "<oov>"
+        for row, identity in zip(train, dataset.train.ids[:, column], strict=True):
+            pair = last(row, name)
+            value = absent if pair is None else str(pair[0]) if pair[0] in known else "<oov>"
+            assert words[int(identity)] == value
+    if preset == "merlin":
+        np.testing.assert_array_equal(dataset.valid.ids, dataset.test.ids)
+        assert len(dataset.test) == len(rows["test"])
+    else:
+        assert len(dataset.valid) + len(dataset.test) == len(test)
+        assert 0.4 < len(dataset.valid) / len(test) < 0.6
+
+
+def test_aitm_counts_twelve(tmp_path):
+    raw = make(tmp_path, seed=4, n_contexts=40, n_rows=900)
+    dataset = prepare(raw.folder, tmp_path, name="aliccp_aitm")
+    table = pl.read_parquet(dataset.path / "vocabulary" / "206.parquet")
+    assert table["count"][3:].min() >= 12
+    assert table["count"].sum() == len(dataset.train)
+
+
+def test_rechub_scales_the_last_weight_over_all_rows(tmp_path):
+    raw = make(tmp_path, seed=3, n_contexts=40, n_rows=900)
+    dataset = prepare(raw.folder, tmp_path, name="aliccp_rechub")
+    names = [field.name for field in dataset.schema.numeric]
+    assert names == [f"D{n}" for n in ("109_14", "110_14", "127_14", "150_14", *BAGS[5:])]
+    train, test = raw.rows(keep_unclicked=True)
+    for column, name in enumerate(names):
+        weights = [(last(row, name[1:]) or (0, 0.0))[1] for row in [*train, *test]]
+        kept = [(last(row, name[1:]) or (0, 0.0))[1] for row in raw.rows()[0]]
+        scaled = np.array(kept) / max(weights)
+        np.testing.assert_allclose(dataset.train.numeric[:, column], scaled, rtol=1e-6)
+
+
+FAULTS = {
+    "duplicate index": ("common", lambda lines: [*lines, lines[0]], "again"),
+    "unknown index": (
+        "skeleton",
+        lambda lines: [lines[0].replace(lines[0].split(",")[3], "f" * 16), *lines[1:]],
+        "is not in the common file",
+    ),
+    "blank line": ("skeleton", lambda lines: [*lines[:5], "", *lines[5:]], "line 6: the line is"),
+    "feature_num": (
+        "common",
+        lambda lines: [lines[0].replace(",", ",9", 1), *lines[1:]],
+        "feature_num",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_stops_or_is_left_out_and_counted(raw, tmp_path, name):
+    kind, spoil, words = FAULTS[name]
+    base = "common_features_train.csv" if kind == "common" else "sample_skeleton_train.csv"
+    path = next(raw.folder.rglob(base))
+    path.write_text("".join(f"{line}\n" for line in spoil(path.read_text().splitlines())))
+    (raw.folder / "truth_train.csv").unlink()
+    with pytest.raises(DataError, match=rf"{base}, line \d+: .*{words}|{base}, {words}"):
+        prepare(raw.folder, tmp_path / "stop")
+    assert [p.name for p in (tmp_path / "stop").iterdir()] == [".locks"]
+    dataset = prepare(raw.folder, tmp_path / "skip", tolerance=Tolerance("skip", 100))
+    account = dataset.manifest["accounting"]
+    dropped = sum(n for reason, n in account.items() if reason.startswith("dropped"))
+    assert account["read"] == sum(dataset.schema.rows.values()) + dropped
+    said = account if kind == "skeleton" else {"lines of the common files left out": 1}
+    assert account.items() >= said.items()
+    assert any(words.split(": ")[-1] in example for example in dataset.manifest["faults"])
+    if kind == "skeleton":
+        assert account[f"dropped: {name}"] == 1
+
+
+def test_more_faults_than_allowed_stop_after_all(raw, tmp_path):
+    path = next(raw.folder.rglob("sample_skeleton_train.csv"))
+    path.write_text(path.read_text() + "\n" * 9)
+    with pytest.raises(DataError, match=r"line 156: the line is blank.*fault 6, more than the 5"):
+        prepare(raw.folder, tmp_path / "skip", tolerance=Tolerance("skip", 5))
+
+
+def test_an_id_in_two_fields_is_found_where_their_border_is_not_known(raw, tmp_path):
+    path = next(raw.folder.rglob("common_features_train.csv"))
+    first, *others = path.read_text().splitlines()
+    index = first.split(",")[0]
+    extra = "109_14\x02300000\x031.0\x01101\x02300000\x031.0"
+    others.append(f"{index[::-1]},2,{extra}")
+    path.write_text("".join(f"{line}\n" for line in [first, *others]))
+    with pytest.raises(DataError, match="id 300000 stands in field 101 and in field 109_14"):
+        prepare(raw.folder, tmp_path / "both")
+
+
+def test_a_truth_file_of_other_rows_is_refused(raw, tmp_path):
+    path = raw.folder / "truth_test.csv"
+    lines = path.read_text().splitlines()
+    path.write_text("".join(f"{line}\n" for line in [lines[0], *reversed(lines[1:])]))
+    with pytest.raises(DataError, match=r"truth_test.csv: sample ids differ"):
+        prepare(raw.folder, tmp_path / "other")
+
+
+def test_a_disk_that_is_too_small_is_known_before_it_is_full(raw, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(
+        workplace.shutil, "disk_usage", lambda _: type(usage)(usage.total, usage.used, 1000)
+    )
+    with pytest.raises(DataError, match=r"needs about .* GB .*data_dir"):
+        prepare(raw.folder, tmp_path / "full")
+
+
+KILLER = """
+import os, signal, sys
+from pathlib import Path
+from cvrbench.data import workplace, writer
+from cvrbench.data.sources.aliccp import ingest, parts
+from cvrbench.config.compose import compose
+from cvrbench.data.tolerance import STRICT
+
+raw, target, where, at = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+owner = {"save": parts.Part, "append": writer.StoreWriter, "replace": Path, "rename": Path}[where]
+plain, calls = getattr(owner, where), [0]
+
+def counted(*args, **kwargs):
+    calls[0] += 1
+    if calls[0] == at:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return plain(*args, **kwargs)
+
+setattr(owner, where, counted)
+config = compose(["dataset=aliccp"]).config.dataset
+ingest.prepare(config, raw, target, name="aliccp", plain={}, tolerance=STRICT, block_bytes=3000)
+"""
+
+
+@pytest.mark.parametrize(
+    ("where", "at"),
+    [("save", 1), ("save", 30), ("replace", 12), ("append", 1), ("append", 200), ("rename", 1)],
+)
+def test_a_killed_preparation_goes_on_to_the_same_store(raw, tmp_path, where, at):
+    whole = prepare(raw.folder, tmp_path / "whole")
+    target = tmp_path / "killed" / "aliccp"
+    command = [sys.executable, "-c", KILLER, str(raw.folder), str(target), where, str(at)]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert not target.exists()
+    work = target.parent / ".preparing-aliccp"
+    made = {path: path.stat().st_mtime_ns for path in work.rglob("*.npz")}
+    resumed = prepare(raw.folder, target.parent)
+    assert resumed.manifest["files"] == whole.manifest["files"]
+    assert resumed.manifest["accounting"] == whole.manifest["accounting"]
+    assert sorted(path.name for path in target.parent.iterdir()) == [".locks", "aliccp"]
+    assert verify(target) == len(whole.manifest["files"])
+    assert len(made) >= min(at - 1, 1) if where == "save" else made
+
+
+def test_parts_of_files_that_changed_are_not_used(raw, tmp_path):
+    target = tmp_path / "killed" / "aliccp"
+    command = [sys.executable, "-c", KILLER, str(raw.folder), str(target), "append", "1"]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    other = make(tmp_path / "other", seed=99)
+    shutil.copytree(other.folder, raw.folder, dirs_exist_ok=True)
+    changed = prepare(raw.folder, target.parent)
+    assert changed.manifest["files"] == prepare(other.folder, tmp_path).manifest["files"]

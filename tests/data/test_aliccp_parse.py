@@ -1,0 +1,175 @@
+"""Ali-CCP's parser against its grammar written a second time, line by line and without numpy."""
+
+import random
+import re
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cvrbench.data.sources.aliccp.explain import fault
+from cvrbench.data.sources.aliccp.grammar import FIELDS, MAX_ID
+from cvrbench.data.sources.aliccp.parse import Lines, parse, parse_or_explain
+from cvrbench.data.sources.aliccp.words import Refused
+from tests.data.aliccp_files import draw
+
+NAMES = [field.name for field in FIELDS]
+TOKEN = re.compile(r"(\d{3}(?:_14)?)\x02(\d+)\x03([\d.]+)")
+
+
+def read_slowly(line: str) -> tuple[int, list[tuple[str, int, np.float32]]]:
+    """Index and features by regular expression and Python's own numbers."""
+    index = re.search(r"(?:^|,)([0-9a-f]{16}),", line)
+    assert index is not None
+    tokens = [(a, int(b), np.float32(float(c))) for a, b, c in TOKEN.findall(line)]
+    return int(index[1], 16), tokens
+
+
+def tokens_of(lines: Lines, row: int) -> list[tuple[str, int, np.float32]]:
+    here = slice(lines.offsets[row], lines.offsets[row + 1])
+    columns = (lines.field[here], lines.ids[here], lines.values[here])
+    return [(NAMES[f], int(i), v) for f, i, v in zip(*columns, strict=True)]
+
+
+@given(seed=st.integers(0, 10_000), n=st.integers(1, 40))
+def test_lines_are_read_as_a_regular_expression_reads_them(seed, n):
+    half = draw(seed, n_contexts=3, n_rows=n)
+    for kind, objects in (("skeleton", half.rows), ("common", half.contexts)):
+        texts = [thing.line() for thing in objects]
+        lines = parse("".join(f"{text}\n" for text in texts).encode(), kind)
+        assert len(lines) == len(texts)
+        for row, text in enumerate(texts):
+            assert (int(lines.index[row]), tokens_of(lines, row)) == read_slowly(text)
+    rows = parse("".join(f"{row.line()}\n" for row in half.rows).encode(), "skeleton")
+    assert rows.sample_id.tolist() == [row.sample_id for row in half.rows]
+    assert rows.labels.tolist() == [[row.click, row.conversion] for row in half.rows]
+
+
+@given(
+    value=st.one_of(
+        st.from_regex(r"[0-9]{1,12}(\.[0-9]{1,12})?", fullmatch=True),
+        st.from_regex(r"[0-9]\.[0-9]{1,9}", fullmatch=True),
+        st.sampled_from(
+            ["nan", "inf", "-1.0", "+1.0", "1e3", "1.", ".5", "", " 1.0", "1,0", "0x1"]
+        ),
+    )
+)
+def test_a_value_is_the_nearest_float_or_refused(value):
+    line = f"0123456789abcdef,1,121\x023438700\x03{value}\n".encode()
+    plain = re.fullmatch(r"\d+(\.\d+)?", value) is not None
+    if plain and 0 < float(value) < 1e6:
+        assert parse(line, "common").values.tolist() == [np.float32(float(value))]
+    else:
+        with pytest.raises(Refused):
+            parse(line, "common")
+
+
+@pytest.mark.parametrize("sample_id", ["0", "7", "12345678", "123456789", "9999999999999999"])
+def test_sample_ids_of_up_to_16_digits_are_read(sample_id):
+    line = f"{sample_id},1,0,{'0' * 16},1,301\x029351665\x031.0\n".encode()
+    assert parse(line, "skeleton").sample_id.tolist() == [int(sample_id)]
+
+
+def test_every_field_has_its_own_block_of_ids():
+    for field in FIELDS:
+        assert 1 <= field.low <= field.block[0] <= field.block[1] <= field.high <= MAX_ID
+        assert field.block[1] - field.block[0] + 1 >= field.distinct
+    for before, after in pairwise(FIELDS):
+        assert before.block[1] < after.block[0]
+        assert before.name < after.name
+
+
+GOOD = "12,1,0,0123456789abcdef,2,205\x025000000\x031.0\x01301\x029351665\x031.0"
+CORPUS = {
+    "truncated line": (GOOD, "no end"),
+    "CR LF": (GOOD + "\r\n", "CR LF"),
+    "malformed feature": (GOOD.replace("\x03", "", 1) + "\n", "is not field"),
+    "unknown field": (
+        GOOD.replace("205\x02", "204\x02") + "\n",
+        "field '204', expected one of",
+    ),
+    "field of the other file": (GOOD.replace("301\x029351665", "121\x023438700") + "\n", "common"),
+    "id outside its block": (GOOD.replace("5000000", "3438700") + "\n", "3438700 lies outside"),
+    "feature_num": (GOOD.replace(",2,", ",3,") + "\n", "feature_num is 3, but there are 2"),
+    "no features": (GOOD[: GOOD.index("205")] + "\n", "features column is empty"),
+    "not ASCII": (GOOD.replace("1.0", "1.é", 1) + "\n", "ASCII"),
+    "value": (GOOD.replace("1.0", "nan", 1) + "\n", "value of field 205 is 'nan'"),
+    "blank line": ("\n", "blank"),
+    "gzipped": ("\x1f\x8b\x08\x00\n", "gzipped"),
+    "column count": ("0123456789abcdef,1,121\x023438700\x031.0\n", "3 columns.*common file"),
+    "label": (GOOD.replace(",1,0,", ",2,0,") + "\n", "click is '2', expected 0 or 1"),
+    "sample id": (GOOD.replace("12,", "x,", 1) + "\n", "sample id is 'x'"),
+    "index": (GOOD.replace("abcdef", "ABCDEF") + "\n", "16 of 0-9a-f"),
+    "id": (GOOD.replace("5000000", "50000x0") + "\n", "id of field 205 is '50000x0'"),
+    "repeated field": (GOOD.replace("301\x029351665", "205\x025000001") + "\n", "205 stands twice"),
+}
+
+
+@pytest.mark.parametrize("name", CORPUS)
+def test_each_fault_is_named_with_its_line_and_the_lines_around_it_are_kept(name):
+    text, words = CORPUS[name]
+    bad = text.encode("latin-1")
+    before = f"{GOOD}\n{GOOD}\n".encode()
+    after = f"{GOOD}\n".encode() if bad.endswith(b"\n") else b""
+    pieces, faults = parse_or_explain(before + bad + after, "skeleton", first_line=101)
+    assert [(f.line, f.reason.name) for f in faults] == [(103, name)]
+    assert re.search(words, faults[0].reason.words)
+    assert sum(map(len, pieces)) == (3 if after else 2)
+
+
+def mutate(line: bytes, rng: random.Random) -> bytes:
+    """Do to a line what bad disks, editors and scripts do."""
+    body = bytearray(line[:-1])
+    for _ in range(rng.choice([1, 1, 1, 2, 5])):
+        at = rng.randrange(len(body)) if body else 0
+        match rng.randrange(7):
+            case 0 if body:
+                body[at] = rng.randrange(256)
+            case 1:
+                body.insert(at, rng.choice(b"\x00\x01\x02\x03,.\r\x7f\xff0919_ae"))
+            case 2 if body:
+                del body[at]
+            case 3:
+                del body[at : at + rng.randrange(1, 40)]
+            case 4 if body:
+                body[at] = rng.choice(b"\x01\x02\x03,.0123456789")
+            case 5:
+                body[at:at] = body[at : at + rng.randrange(1, 30)]
+            case _ if body:
+                other = rng.randrange(len(body))
+                body[at], body[other] = body[other], body[at]
+    return bytes(body).replace(b"\n", b" ") + b"\n"
+
+
+def fuzz(n: int, seed: int) -> tuple[int, int]:
+    """Parse mutated lines in blocks; the slow grammar must agree on every one of them."""
+    rng = random.Random(seed)
+    half = draw(seed, n_contexts=40, n_rows=400)
+    kept = refused = 0
+    for start in range(0, n, 200):
+        kind, things = rng.choice([("skeleton", half.rows), ("common", half.contexts)])
+        lines = [mutate(f"{rng.choice(things).line()}\n".encode(), rng) for _ in range(200)]
+        pieces, faults = parse_or_explain(b"".join(lines), kind, first_line=start + 1)
+        expected = {start + k + 1: fault(line, kind) for k, line in enumerate(lines)}
+        assert dict(faults) == {at: reason for at, reason in expected.items() if reason is not None}
+        good = [line for at, line in enumerate(lines, start + 1) if expected[at] is None]
+        got = [(int(p.index[row]), tokens_of(p, row)) for p in pieces for row in range(len(p))]
+        assert got == [read_slowly(line.decode()) for line in good]
+        kept, refused = kept + len(good), refused + len(faults)
+    assert kept + refused == n
+    return kept, refused
+
+
+def test_mutated_lines_are_read_right_or_refused_with_a_reason():
+    kept, refused = fuzz(4_000, seed=1)
+    assert kept > 200
+    assert refused > 2_000
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_mutated_lines():
+    kept, refused = fuzz(100_000, seed=2)
+    assert kept > 5_000
+    assert refused > 50_000

@@ -355,3 +355,62 @@ def test_help_names_every_command(cvrbench):
     text = cvrbench("--help").out
     for command in ("run", "resume", "report", "config", "ls", "show", "data"):
         assert command in text
+
+
+SMALL = ("--rows", "4e3", "--test-rows", "2e3", "--cvr", "0.3", "--ctr", "0.3")
+SMALL_WORLD = ("--card", "0.002", "--hist", "0.05", "--workers", "1")
+
+
+def test_generated_files_are_prepared_and_run(cvrbench):
+    made = cvrbench("data", "generate", "aliccp", *SMALL, *SMALL_WORLD, "--out", "made")
+    assert made.code == 0
+    assert "train: 4,000 rows" in made.out
+    assert "cvrbench data prepare aliccp --raw made" in made.out
+    own = "data_dir=own"  # the shared datasets folder stays as it is
+    prepared = cvrbench("data", "prepare", "aliccp", own, "--raw", "made")
+    assert prepared.code == 0
+    assert "read: 6,000 rows" in prepared.out
+    assert "not the published training file: 4,000 rows" in prepared.out
+    assert prepared.err == ""
+    said = cvrbench("run", "model=shared_bottom", "dataset=aliccp", "trainer=smoke", own, "--json")
+    (record,) = said.json()
+    assert record["metrics"]["test"]["cvr_best_auc"] > 0.5
+
+
+def test_a_preset_is_a_dataset_of_its_own_name(cvrbench):
+    cvrbench("data", "generate", "aliccp", *SMALL, *SMALL_WORLD, "--out", "made")
+    said = cvrbench("data", "prepare", "aliccp", "preset=aitm", "data_dir=own", "--raw", "made")
+    assert said.code == 0
+    assert "aliccp_aitm" in said.out
+    assert "validation rows are drawn at random" in said.out
+    unknown = cvrbench("data", "prepare", "aliccp", "preset=aitn", "--raw", "made")
+    assert unknown.code == 2
+    assert "aliccp_aitm" in unknown.err
+
+
+def test_a_faulty_line_is_named_and_can_be_left_out(cvrbench):
+    cvrbench("data", "generate", "aliccp", *SMALL, *SMALL_WORLD, "--out", "made")
+    path = Path("made/sample_train/sample_skeleton_train.csv")
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:6], b"7,1\n", *lines[6:]]))
+    Path("made/truth_train.csv").unlink()
+    stopped = cvrbench("data", "prepare", "aliccp", "data_dir=own", "--raw", "made")
+    assert stopped.code == 1
+    assert "sample_skeleton_train.csv, line 7: 2 columns" in stopped.err
+    assert "--on-error skip" in stopped.err
+    assert sorted(p.name for p in Path("own/prepared").iterdir()) == [".locks"]
+    skip = ("--on-error", "skip", "--json")
+    said = cvrbench("data", "prepare", "aliccp", "data_dir=own", "--raw", "made", *skip)
+    assert said.json()[0]["accounting"]["dropped: column count"] == 1
+
+
+def test_a_generation_refuses_a_folder_with_something_in_it(cvrbench):
+    Path("taken").mkdir()
+    Path("taken/thesis.tex").write_text("years of work")
+    said = cvrbench("data", "generate", "aliccp", *SMALL, *SMALL_WORLD, "--out", "taken")
+    assert said.code == 1
+    assert "taken" in said.err
+    assert Path("taken/thesis.tex").read_text() == "years of work"
+    wrong = cvrbench("data", "generate", "aliccp", "--rows", "many", "--out", "made")
+    assert wrong.code == 2
+    assert "many" in wrong.err

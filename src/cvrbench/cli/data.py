@@ -1,4 +1,4 @@
-"""`cvrbench data`: list, fetch, prepare, describe and verify datasets."""
+"""`cvrbench data`: list, fetch, generate, prepare, describe and verify datasets."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -8,6 +8,7 @@ import typer
 from rich.table import Table
 
 from cvrbench.cli.console import download_bar, out, preparing_bar, print_json, working
+from cvrbench.cli.generate import generate
 from cvrbench.cli.run import AsJson, Overrides
 from cvrbench.config.complete import datasets
 from cvrbench.errors import ConfigError
@@ -17,7 +18,11 @@ if TYPE_CHECKING:
     from cvrbench.data.dataset import Dataset
     from cvrbench.data.describe import Description
 
-app = typer.Typer(help="List, fetch, prepare, describe and verify datasets.", no_args_is_help=True)
+app = typer.Typer(
+    help="List, fetch, generate, prepare, describe and verify datasets.", no_args_is_help=True
+)
+
+app.command()(generate)
 
 PRESET, DEFAULT_PRESET = "preset=", "lossless"
 """`preset=aitm` is short for the dataset of that name behind a `_`: aliccp_aitm."""

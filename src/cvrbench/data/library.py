@@ -53,7 +53,7 @@ def ensure(
         return open_dataset(folder)
     if raw is not None and not raw.exists():
         raise DataError(f"--raw {raw} does not exist")
-    found = raw if raw is not None else find_raw(config, data_dir)
+    found = raw if raw is not None else find_raw(config, name, data_dir)
     if isinstance(config, AliCCPConfig):
         return aliccp.prepare(
             config,
@@ -62,6 +62,7 @@ def ensure(
             name=name,
             plain=_plain(config),
             tolerance=tolerance,
+            force=force,
             on_rows=on_rows,
         )
     rows = load_raw(config, found)
@@ -83,13 +84,13 @@ def status(config: DatasetConfig, name: str, data_dir: Path) -> tuple[str, int |
     if isinstance(config, TableConfig):
         return "describe your file in its yaml", None
     try:
-        find_raw(config, data_dir)
+        find_raw(config, name, data_dir)
     except DataError:
         return f"to fetch: cvrbench data fetch {raw_folders(config)[0]}", None
     return "to prepare" if raw_folders(config) else "drawn when first used", None
 
 
-def find_raw(config: DatasetConfig, data_dir: Path) -> Path:
+def find_raw(config: DatasetConfig, name: str, data_dir: Path) -> Path:
     """Find the folder of a source's raw files: under `data_dir/raw`, or $CVRBENCH_RAW_DATA.
 
     Raises:
@@ -105,9 +106,9 @@ def find_raw(config: DatasetConfig, data_dir: Path) -> Path:
         if place.is_dir() and any(place.iterdir()):
             return place
     raise DataError(
-        f"dataset {names[0]!r} needs its raw files, and there are none in {places[0]}; run "
+        f"dataset {name!r} needs its raw files, and there are none in {places[0]}; run "
         f"`cvrbench data fetch {names[0]}`, or "
-        f"`cvrbench data prepare {names[0]} --raw DIR_OR_ARCHIVE`"
+        f"`cvrbench data prepare {name} --raw DIR_OR_ARCHIVE`"
     )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from cvrbench.config.aliccp import AliCCPConfig
 from cvrbench.data.archives import RawFile, locate
-from cvrbench.data.dataset import SPLITS, Dataset, open_dataset
+from cvrbench.data.dataset import SPLITS, Dataset, open_dataset, read_manifest
 from cvrbench.data.progress import OnRows, silent
 from cvrbench.data.schema import Categorical, MultiValued, Numeric, Schema, Task
 from cvrbench.data.sources.aliccp.common import USER
@@ -34,7 +34,7 @@ from cvrbench.data.writer import StoreWriter
 from cvrbench.errors import DataError
 
 HALVES: tuple[Half, ...] = ("train", "test")
-SPACE_PER_RAW_BYTE = 0.8
+SPACE_PER_RAW_BYTE = 1.1
 """Parts and arrays together, per byte of unpacked raw text; measured on generated files."""
 JOURNAL_VERSION = 1
 TASKS = (
@@ -51,11 +51,12 @@ def prepare(
     name: str,
     plain: Mapping[str, Any],
     tolerance: Tolerance,
+    force: bool = False,
     on_rows: OnRows = silent,
     threads: int | None = None,
     block_bytes: int = BLOCK_BYTES,
 ) -> Dataset:
-    """Prepare Ali-CCP into the folder `target`, replacing an older one.
+    """Prepare Ali-CCP into the folder `target`, replacing one that came from other files.
 
     Args:
         config: What is wanted of it.
@@ -64,6 +65,7 @@ def prepare(
         name: What the user calls the dataset.
         plain: The configuration as plain values, kept in the manifest.
         tolerance: What to do about faulty lines.
+        force: Prepare again what came from the same files.
         on_rows: Told of progress.
         threads: Blocks parsed at a time; by default as many as there are cores, at most four.
         block_bytes: Raw bytes in a part.
@@ -72,10 +74,11 @@ def prepare(
         DataError: Files are missing, damaged or faulty, or the disk is too small.
     """
     files = locate(raw, [file_name(k, h) for h in HALVES for k in KINDS], dataset="aliccp")
-    log = FaultLog(tolerance)
-    layout = Layout(config)
+    log, layout, snapshot = FaultLog(tolerance), Layout(config), _snapshot(files)
     with workplace(target) as work:
-        _keep_or_clear(work, files, block_bytes)
+        if not force and _is_made_of(target, snapshot, tolerance):
+            return open_dataset(target)
+        _keep_or_clear(work, snapshot, block_bytes)
         size = sum(file.size for file in files.values())
         check_space(work, int(size * SPACE_PER_RAW_BYTE) - _size_of(work), "preparing aliccp")
         how = Reading(work, log, on_rows, threads or min(os.cpu_count() or 1, 4), block_bytes)
@@ -93,7 +96,12 @@ def prepare(
                 config=plain,
                 accounting=account(halves, log, config),
                 sources={file.raw.name: file.sha256 for half in halves for file in half.files()},
-                notes={"totals": found, "remarks": said, "faults": log.examples},
+                notes={
+                    "raw": snapshot,
+                    "totals": found,
+                    "remarks": said,
+                    "faults": log.examples,
+                },
             )
         install(folder, target, work)
     return open_dataset(target)
@@ -115,14 +123,25 @@ def _write(
         writer.copy_split("test", "valid")
 
 
-def _keep_or_clear(work: Path, files: Mapping[str, RawFile], block_bytes: int) -> None:
+def _snapshot(files: Mapping[str, RawFile]) -> dict[str, Any]:
+    """What tells raw files from others of the same names, without reading them."""
+    return {name: [file.where, file.size, file.changed] for name, file in files.items()}
+
+
+def _is_made_of(target: Path, snapshot: Mapping[str, Any], tolerance: Tolerance) -> bool:
+    """Whether the dataset is there, of these files, and has no faults left out unasked."""
+    try:
+        manifest = read_manifest(target)
+    except DataError:
+        return False
+    strict = tolerance.on_error == "stop"
+    return manifest.get("raw") == snapshot and not (strict and manifest["faults"])
+
+
+def _keep_or_clear(work: Path, snapshot: Mapping[str, Any], block_bytes: int) -> None:
     """Keep parts of the same raw files, cut the same way; clear away any others."""
     journal = work / "journal.json"
-    now = {
-        "version": JOURNAL_VERSION,
-        "block_bytes": block_bytes,
-        "files": {name: [file.where, file.size, file.changed] for name, file in files.items()},
-    }
+    now = {"version": JOURNAL_VERSION, "block_bytes": block_bytes, "files": snapshot}
     try:
         same = json.loads(journal.read_text()) == now
     except (OSError, ValueError):

@@ -103,8 +103,13 @@ class PartFile:
     sha256: str
 
     def __iter__(self) -> Iterator[Part]:
-        """Load one part after the other."""
-        return (Part.load(path) for path in self.paths)
+        """Load one part after the other, the next one while this one is used."""
+        with ThreadPoolExecutor(1) as pool:
+            loading = (pool.submit(Part.load, path) for path in self.paths)
+            ahead = next(loading, None)
+            while ahead is not None:
+                current, ahead = ahead, next(loading, None)
+                yield current.result()
 
 
 def read_parts(

@@ -1,0 +1,107 @@
+"""`cvrbench data generate`: raw files in a public dataset's format, with planted truth."""
+
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cvrbench.cli.console import out, preparing_bar, print_json
+from cvrbench.cli.run import AsJson
+
+TEST_SHARE = 4
+"""Test rows are a quarter of the training rows unless wanted otherwise."""
+
+
+class Format(StrEnum):
+    """Datasets whose raw files can be generated."""
+
+    aliccp = "aliccp"
+
+
+def _rows(text: str) -> int:
+    """Read `1e6`, `1_000_000` or `1000000`."""
+    try:
+        number = float(text.replace("_", ""))
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no number of rows, such as 1e6") from None
+    if not number.is_integer():
+        raise typer.BadParameter(f"{text} is no whole number of rows")
+    return int(number)
+
+
+Rows = Annotated[int, typer.Option(parser=_rows, metavar="N", help="Training rows, such as 1e6")]
+TestRows = Annotated[
+    int | None,
+    typer.Option(parser=_rows, metavar="N", help="Test rows; a quarter as many if not given"),
+]
+Replay = Annotated[
+    int | None,
+    typer.Option(
+        parser=_rows,
+        metavar="N",
+        help="Draw N rows, then repeat them with fresh ids and labels; for 10^8 rows",
+    ),
+]
+
+
+def generate(
+    name: Annotated[Format, typer.Argument(help="In whose format")],
+    out_dir: Annotated[Path, typer.Option("--out", help="Folder to write; empty or new")],
+    rows: Rows = 100_000,
+    test_rows: TestRows = None,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same bytes")] = 0,
+    ctr: Annotated[float, typer.Option(help="Share of rows that are clicked")] = 0.03887,
+    cvr: Annotated[float, typer.Option(help="Share of clicks that convert")] = 0.00535,
+    conflict: Annotated[
+        float, typer.Option(help="Strength of effects with opposite signs on CTR and CVR")
+    ] = 0.8,
+    card: Annotated[float, typer.Option(help="Number of values of a field, 1 = real")] = 1.0,
+    hist: Annotated[float, typer.Option(help="Length of the histories, 1 = real")] = 1.0,
+    anomaly: Annotated[float, typer.Option(help="Share of conversions without a click")] = 5.4e-6,
+    replay: Replay = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; as many as cores")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write raw files in Ali-CCP's format whose true probabilities are known.
+
+    Examples:
+        cvrbench data generate aliccp --rows 1e6 --out generated
+
+        cvrbench data prepare aliccp --raw generated
+    """
+    from cvrbench.data.generator.files import generate as write
+    from cvrbench.data.generator.options import GeneratorConfig
+    from cvrbench.data.progress import RowsProgress
+
+    config = GeneratorConfig(
+        rows=rows,
+        test_rows=test_rows if test_rows is not None else max(rows // TEST_SHARE, 10),
+        seed=seed,
+        card=card,
+        hist=hist,
+        ctr=ctr,
+        cvr=cvr,
+        conflict=conflict,
+        anomaly=anomaly,
+        replay=replay,
+    )
+    with preparing_bar(f"generating {name.value}") as on_rows:
+
+        def on_progress(done: int, total: int) -> None:
+            on_rows(RowsProgress("writing", done, done / total))
+
+        manifest = write(
+            config, out_dir, workers=workers or os.cpu_count() or 1, on_progress=on_progress
+        )
+    if as_json:
+        print_json({"path": str(out_dir), **manifest})
+        return
+    for half in ("train", "test"):
+        n = manifest[half]
+        out.print(
+            f"{half}: {n['rows']:,} rows, {n['clicks']:,} clicks, {n['conversions']:,} conversions,"
+            f" {n['common_rows']:,} common rows"
+        )
+    out.print(f"{out_dir}; go on with `cvrbench data prepare {name.value} --raw {out_dir}`")

@@ -109,24 +109,7 @@ def prepare(
             tolerance=Tolerance(on_error.value, max_skips),
             on_rows=on_rows,
         )
-    if as_json:
-        print_json(
-            {
-                "path": str(dataset.path),
-                "rows": dataset.schema.rows,
-                "fingerprint": dataset.schema.fingerprint,
-                "accounting": dataset.manifest["accounting"],
-                "remarks": dataset.manifest.get("remarks", []),
-            }
-        )
-        return
-    rows = ", ".join(f"{n:,} {split}" for split, n in dataset.schema.rows.items())
-    out.print(f"[bold]{name}[/bold]: {rows} rows; {dataset.schema.vocabulary_size:,} ids")
-    for reason, n in dataset.manifest["accounting"].items():
-        out.print(f"  {reason}: {n:,} rows")
-    for remark in dataset.manifest.get("remarks", []):
-        out.print(f"  {remark}")
-    out.print(str(dataset.path), soft_wrap=True)
+    _print_prepared(dataset, as_json=as_json)
 
 
 @app.command()
@@ -239,3 +222,26 @@ def _print_description(description: "Description") -> None:
     out.print()
     for reason, n in description.accounting.items():
         out.print(f"rows {reason}: {n:,}")
+
+
+def _print_prepared(dataset: "Dataset", *, as_json: bool) -> None:
+    if as_json:
+        print_json(
+            {
+                "path": str(dataset.path),
+                "rows": dataset.schema.rows,
+                "fingerprint": dataset.schema.fingerprint,
+                "accounting": dataset.manifest["accounting"],
+                "remarks": dataset.manifest.get("remarks", []),
+            }
+        )
+        return
+    rows = ", ".join(f"{n:,} {split}" for split, n in dataset.schema.rows.items())
+    out.print(
+        f"[bold]{dataset.schema.name}[/bold]: {rows} rows; {dataset.schema.vocabulary_size:,} ids"
+    )
+    for reason, n in dataset.manifest["accounting"].items():
+        out.print(f"  {reason}: {n:,} rows")
+    for remark in dataset.manifest.get("remarks", []):
+        out.print(f"  {remark}")
+    out.print(str(dataset.path), soft_wrap=True)

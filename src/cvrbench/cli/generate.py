@@ -3,12 +3,17 @@
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cvrbench.cli.console import out, preparing_bar, print_json
 from cvrbench.cli.run import AsJson
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from cvrbench.data.generator.options import GeneratorConfig
 
 TEST_SHARE = 4
 """Test rows are a quarter of the training rows unless wanted otherwise."""
@@ -31,11 +36,20 @@ def _rows(text: str) -> int:
     return int(number)
 
 
+Name = Annotated[Format, typer.Argument(help="In whose format")]
+Out = Annotated[Path, typer.Option("--out", help="Folder to write; empty or new")]
 Rows = Annotated[int, typer.Option(parser=_rows, metavar="N", help="Training rows, such as 1e6")]
 TestRows = Annotated[
     int | None,
     typer.Option(parser=_rows, metavar="N", help="Test rows; a quarter as many if not given"),
 ]
+Seed = Annotated[int, typer.Option(min=0, help="Same seed, same bytes")]
+Ctr = Annotated[float, typer.Option(help="Share of rows that are clicked")]
+Cvr = Annotated[float, typer.Option(help="Share of clicks that convert")]
+Conflict = Annotated[float, typer.Option(help="Strength of effects of opposite sign on the tasks")]
+Card = Annotated[float, typer.Option(help="Number of values of a field, 1 = real")]
+Hist = Annotated[float, typer.Option(help="Length of the histories, 1 = real")]
+Anomaly = Annotated[float, typer.Option(help="Share of rows with a conversion but no click")]
 Replay = Annotated[
     int | None,
     typer.Option(
@@ -44,24 +58,23 @@ Replay = Annotated[
         help="Draw N rows, then repeat them with fresh ids and labels; for 10^8 rows",
     ),
 ]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes; as many as cores")]
 
 
 def generate(
-    name: Annotated[Format, typer.Argument(help="In whose format")],
-    out_dir: Annotated[Path, typer.Option("--out", help="Folder to write; empty or new")],
+    name: Name,
+    out_dir: Out,
     rows: Rows = 100_000,
     test_rows: TestRows = None,
-    seed: Annotated[int, typer.Option(min=0, help="Same seed, same bytes")] = 0,
-    ctr: Annotated[float, typer.Option(help="Share of rows that are clicked")] = 0.03887,
-    cvr: Annotated[float, typer.Option(help="Share of clicks that convert")] = 0.00535,
-    conflict: Annotated[
-        float, typer.Option(help="Strength of effects with opposite signs on CTR and CVR")
-    ] = 0.8,
-    card: Annotated[float, typer.Option(help="Number of values of a field, 1 = real")] = 1.0,
-    hist: Annotated[float, typer.Option(help="Length of the histories, 1 = real")] = 1.0,
-    anomaly: Annotated[float, typer.Option(help="Share of conversions without a click")] = 5.4e-6,
+    seed: Seed = 0,
+    ctr: Ctr = 0.03887,
+    cvr: Cvr = 0.00535,
+    conflict: Conflict = 0.8,
+    card: Card = 1.0,
+    hist: Hist = 1.0,
+    anomaly: Anomaly = 5.4e-6,
     replay: Replay = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes; as many as cores")] = None,
+    workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:
     """Write raw files in Ali-CCP's format whose true probabilities are known.
@@ -71,9 +84,7 @@ def generate(
 
         cvrbench data prepare aliccp --raw generated
     """
-    from cvrbench.data.generator.files import generate as write
     from cvrbench.data.generator.options import GeneratorConfig
-    from cvrbench.data.progress import RowsProgress
 
     config = GeneratorConfig(
         rows=rows,
@@ -87,21 +98,32 @@ def generate(
         anomaly=anomaly,
         replay=replay,
     )
-    with preparing_bar(f"generating {name.value}") as on_rows:
-
-        def on_progress(done: int, total: int) -> None:
-            on_rows(RowsProgress("writing", done, done / total))
-
-        manifest = write(
-            config, out_dir, workers=workers or os.cpu_count() or 1, on_progress=on_progress
-        )
+    manifest = _write(config, out_dir, name, workers or os.cpu_count() or 1)
     if as_json:
         print_json({"path": str(out_dir), **manifest})
-        return
+    else:
+        _print_totals(manifest)
+        out.print(f"{out_dir}; go on with `cvrbench data prepare {name.value} --raw {out_dir}`")
+
+
+def _print_totals(manifest: "Mapping[str, Any]") -> None:
     for half in ("train", "test"):
         n = manifest[half]
         out.print(
             f"{half}: {n['rows']:,} rows, {n['clicks']:,} clicks, {n['conversions']:,} conversions,"
             f" {n['common_rows']:,} common rows"
         )
-    out.print(f"{out_dir}; go on with `cvrbench data prepare {name.value} --raw {out_dir}`")
+
+
+def _write(
+    config: "GeneratorConfig", out_dir: Path, name: Format, workers: int
+) -> "dict[str, Any]":
+    from cvrbench.data.generator.files import generate as write
+    from cvrbench.data.progress import RowsProgress
+
+    with preparing_bar(f"generating {name.value}") as on_rows:
+
+        def on_progress(done: int, total: int) -> None:
+            on_rows(RowsProgress("writing", done, done / total))
+
+        return write(config, out_dir, workers=workers, on_progress=on_progress)

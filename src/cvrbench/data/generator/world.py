@@ -173,9 +173,10 @@ def build(seed: int, card: float) -> World:
 def _catalogue(rng: Rng, n: dict[str, int]) -> Catalogue:
     """Draw each item's shop, category and brand, the items sorted by category."""
 
+    cums = {name: np.cumsum(popularity(rng, name, n[name])) for name in ("206", "207", "216")}
+
     def draw(name: str, times: int) -> Ints:
-        cum = np.cumsum(popularity(rng, name, n[name]))
-        return pick(cum, rng.random(times) * cum[-1]).astype(np.int32)
+        return pick(cums[name], rng.random(times) * cums[name][-1]).astype(np.int32)
 
     shop = draw("207", n["205"])
     # Every shop sells something; the rest of the items go to the large ones.

@@ -88,26 +88,13 @@ def prepare(
         folder = work / "dataset"
         shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
         with StoreWriter(folder) as writer:
-            _write(writer, book, halves, _truths(raw), on_rows)
-            found = compare(halves, book.distinct)
-            said = remarks(config, found)
-            writer.finish(
-                _schema(layout, book, halves, name),
-                config=plain,
-                accounting=account(halves, log, config),
-                sources={file.raw.name: file.sha256 for half in halves for file in half.files()},
-                notes={
-                    "raw": snapshot,
-                    "totals": found,
-                    "remarks": said,
-                    "faults": log.examples,
-                },
-            )
+            _write_arrays(writer, book, halves, _truths(raw), on_rows)
+            _write_manifest(writer, book, halves, log, name=name, config=plain, raw=snapshot)
         install(folder, target, work)
     return open_dataset(target)
 
 
-def _write(
+def _write_arrays(
     writer: StoreWriter,
     book: Codebook,
     halves: Sequence[HalfRead],
@@ -121,6 +108,32 @@ def _write(
         write_half(writer, book, half, truths.get(half.half), on_rows)
     if book.layout.config.validation == "test":
         writer.copy_split("test", "valid")
+
+
+def _write_manifest(
+    writer: StoreWriter,
+    book: Codebook,
+    halves: Sequence[HalfRead],
+    log: FaultLog,
+    *,
+    name: str,
+    config: Mapping[str, Any],
+    raw: Mapping[str, Any],
+) -> None:
+    found = compare(halves, book.distinct)
+    notes = {
+        "raw": raw,
+        "totals": found,
+        "remarks": remarks(book.layout.config, found),
+        "faults": log.examples,
+    }
+    writer.finish(
+        _schema(book.layout, book, halves, name),
+        config=config,
+        accounting=account(halves, log, book.layout.config),
+        sources={file.raw.name: file.sha256 for half in halves for file in half.files()},
+        notes=notes,
+    )
 
 
 def _snapshot(files: Mapping[str, RawFile]) -> dict[str, Any]:

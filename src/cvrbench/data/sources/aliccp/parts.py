@@ -137,21 +137,9 @@ def read_parts(
         DataError: The file is damaged.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.sha256()
+    digest, paths, first_line = hashlib.sha256(), list[Path](), 1
+    progress = _Progress(raw, on_rows)
     waiting: deque[tuple[Future[Part], int]] = deque()
-    paths: list[Path] = []
-    first_line, done_bytes = 1, 0
-
-    def finish_one() -> None:
-        future, n_bytes = waiting.popleft()
-        part = future.result()
-        on_part(part)
-        nonlocal done_bytes
-        done_bytes += n_bytes
-        share = 0.0 if raw.is_gzipped else done_bytes / max(raw.size, 1)
-        rows = int(part.line[-1]) if len(part.line) else 0
-        on_rows(RowsProgress(f"reading {raw.name}", rows, share))
-
     with ThreadPoolExecutor(threads) as pool:
         try:
             for block in raw.blocks(block_bytes):
@@ -161,13 +149,35 @@ def read_parts(
                 waiting.append((job, len(block)))
                 first_line += block.count(b"\n")
                 if len(waiting) > threads:
-                    finish_one()
+                    _finish(*waiting.popleft(), on_part, progress)
             while waiting:
-                finish_one()
+                _finish(*waiting.popleft(), on_part, progress)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
     return PartFile(raw, tuple(paths), digest.hexdigest())
+
+
+class _Progress:
+    """Tells how much of a raw file is parsed."""
+
+    def __init__(self, raw: RawFile, on_rows: OnRows) -> None:
+        self._raw, self._on_rows = raw, on_rows
+        self._rows = self._bytes = 0
+
+    def add(self, rows: int, n_bytes: int) -> None:
+        self._rows, self._bytes = self._rows + rows, self._bytes + n_bytes
+        # How much a gzipped file holds is known at its end only.
+        share = 0.0 if self._raw.is_gzipped else self._bytes / max(self._raw.size, 1)
+        self._on_rows(RowsProgress(f"reading {self._raw.name}", self._rows, share))
+
+
+def _finish(
+    future: Future[Part], n_bytes: int, on_part: Callable[[Part], None], progress: _Progress
+) -> None:
+    part = future.result()
+    on_part(part)
+    progress.add(part.n_lines, n_bytes)
 
 
 def _make(block: bytes, kind: Kind, first_line: int, path: Path) -> Part:

@@ -159,7 +159,7 @@ def verify(name: Name, overrides: Overrides = None, as_json: AsJson = False) -> 
 
 def _status(name: str, overrides: list[str]) -> tuple[str, int | None, str]:
     """State, rows if prepared, and licence of one option of the group `dataset`."""
-    from cvrbench.data.fetch import licence_of
+    from cvrbench.data.catalogue import licence_of
     from cvrbench.data.library import status
 
     try:

@@ -7,6 +7,13 @@ from typing import Annotated, ClassVar, Literal
 from annotated_types import Ge, Gt, Lt, MinLen
 
 from cvrbench.config.aliccp import AliCCPConfig
+from cvrbench.config.public import (
+    AliExpressConfig,
+    CriteoAttributionConfig,
+    KuaiRecConfig,
+    TenrecConfig,
+    TikTokConfig,
+)
 from cvrbench.config.synthetic import SyntheticConfig
 
 FORBID_EXTRA = {"extra": "forbid"}
@@ -19,10 +26,11 @@ stops the preparation, is dropped, is kept as it is, or has its conversion set t
 
 @dataclass(frozen=True, kw_only=True)
 class KuaiRandConfig:
-    """KuaiRand-Pure, a video feed: clicks, and what follows them."""
+    """KuaiRand, a video feed: clicks, and what follows them."""
 
     __pydantic_config__: ClassVar = FORBID_EXTRA
     kind: Literal["kuairand"]
+    variant: Literal["pure", "1k", "27k"]
     conversions: Annotated[
         tuple[Literal["long_view", "is_like", "is_follow", "is_comment", "is_profile_enter"], ...],
         MinLen(1),
@@ -139,6 +147,11 @@ TabularConfig = (
     | CensusIncomeConfig
     | AdultConfig
     | HillstromConfig
+    | AliExpressConfig
+    | TenrecConfig
+    | TikTokConfig
+    | CriteoAttributionConfig
+    | KuaiRecConfig
     | TableConfig
 )
 """Datasets that come as tables, and are prepared by `data.prepare`."""

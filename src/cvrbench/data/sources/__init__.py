@@ -12,16 +12,37 @@ from cvrbench.config.dataset import (
     TableConfig,
     TabularConfig,
 )
+from cvrbench.config.public import (
+    AliExpressConfig,
+    CriteoAttributionConfig,
+    KuaiRecConfig,
+    TenrecConfig,
+    TikTokConfig,
+)
 from cvrbench.config.synthetic import SyntheticConfig
 from cvrbench.data.raw import RawSplits, RawStream
-from cvrbench.data.sources import adult, census_income, hillstrom, kuairand, synthetic, table
+from cvrbench.data.sources import (
+    adult,
+    aliexpress,
+    census_income,
+    criteo_attribution,
+    hillstrom,
+    kuairand,
+    kuairec,
+    synthetic,
+    table,
+    tenrec,
+    tiktok,
+)
 
 
 def raw_folders(config: DatasetConfig) -> tuple[str, ...]:
     """Give names under which a source's raw files may lie, the usual one first; maybe none."""
     match config:
         case KuaiRandConfig():
-            return ("kuairand", "kuairand_pure")
+            if config.variant == "pure":
+                return ("kuairand", "kuairand_pure")
+            return (f"kuairand_{config.variant}",)
         case SyntheticConfig() | TableConfig():
             return ()
         case _:
@@ -49,6 +70,16 @@ def load_raw(config: TabularConfig, raw: Path) -> RawSplits | RawStream:
             return adult.load(config, raw)
         case HillstromConfig():
             return hillstrom.load(config, raw)
+        case AliExpressConfig():
+            return aliexpress.load(config, raw)
+        case TenrecConfig():
+            return tenrec.load(config, raw)
+        case TikTokConfig():
+            return tiktok.load(config, raw)
+        case CriteoAttributionConfig():
+            return criteo_attribution.load(config, raw)
+        case KuaiRecConfig():
+            return kuairec.load(config, raw)
         case TableConfig():
             return table.load(config)
         case _:

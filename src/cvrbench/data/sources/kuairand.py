@@ -1,21 +1,29 @@
-"""KuaiRand-Pure (Gao et al., CIKM 2022): a video feed's exposures, clicks, and what follows.
+"""KuaiRand (Gao et al., CIKM 2022): a video feed's exposures, clicks, and what follows.
 
 Source: kuairand.com, Zenodo record 10439422, CC BY-SA 4.0. Reads the standard log and joins the
-user and the basic video features. Never features: every feedback column (`is_*`, `long_view`,
-play and stay times) and `video_features_statistic`, whose averages span the whole month and so
-the test days. Exact duplicates are dropped before the split.
+user and the basic video features. Pure is read whole; 1K and 27K as streams of rows, with the
+videos' features in memory (some 50 bytes a video: 0.2 GB of 1K's, 1.6 GB of 27K's). Never
+features: every feedback column (`is_*`, `long_view`, play and stay times) and
+`video_features_statistic`, whose averages span the whole month and so the test days. Pure's exact
+duplicates are dropped before the split; of the larger logs they cannot be found without holding
+the log, and are kept.
 """
 
+from collections import Counter
+from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 
 import polars as pl
 
 from cvrbench.config.dataset import KuaiRandConfig
-from cvrbench.data.archives import find_files
+from cvrbench.data.archives import find_files, locate
 from cvrbench.data.guards import apply_policy, check_labels
-from cvrbench.data.raw import RawField, RawSplits
+from cvrbench.data.raw import RawField, RawSplits, RawStream
 from cvrbench.data.schema import Task
 from cvrbench.data.sources.delimited import read_csv, sha256s
+from cvrbench.data.sources.lines import Layout, frames, sha256
+from cvrbench.data.sources.streams import SPLIT, Fractions, chunks, cut_by_key
 from cvrbench.data.splits import Cut, by_day, by_group, by_row
 from cvrbench.errors import DataError
 
@@ -36,6 +44,19 @@ VIDEO_FIELDS = (
     "author_id", "video_type", "upload_dt", "upload_type", "music_id", "music_type",
 )  # fmt: skip
 NUMBERS = ("duration_log", "follow_log", "fans_log", "friend_log", "register_log")
+COUNTS = {
+    "follow_user_num": "follow",
+    "fans_user_num": "fans",
+    "friend_user_num": "friend",
+    "register_days": "register",
+}
+LOG_LAYOUT = Layout(types=dict.fromkeys(LOG_COLUMNS, pl.Int64))
+VIDEO_LAYOUT = Layout(
+    types={"video_id": pl.Int64, "author_id": pl.Int64, "music_id": pl.Int64}
+    | dict.fromkeys(("video_type", "upload_dt", "upload_type", "music_type", "tag"), pl.String),
+    is_quoted=True,
+    nullable={*VIDEO_FIELDS, "tag"},
+)
 SHORT_NAMES = {
     "is_like": "like",
     "is_follow": "follow",
@@ -45,8 +66,12 @@ SHORT_NAMES = {
 }
 
 
-def load(config: KuaiRandConfig, raw: Path) -> RawSplits:
+def load(config: KuaiRandConfig, raw: Path) -> RawSplits | RawStream:
     """Read, join, clean and split the log."""
+    return _load_pure(config, raw) if config.variant == "pure" else _load_large(config, raw)
+
+
+def _load_pure(config: KuaiRandConfig, raw: Path) -> RawSplits:
     files = find_files(raw, [LOG, USERS, VIDEOS], dataset="kuairand")
     log = _read_log(files)
     accounting = {"read": len(log)}
@@ -55,22 +80,79 @@ def load(config: KuaiRandConfig, raw: Path) -> RawSplits:
     log, changed = apply_policy(log, _tasks(config), config.unclicked_conversions)
     frame = _join(log, files)
     cut = _split(frame, config)
-    ids = ("user_id", "video_id", "tab", "hour", "duration_bin", *USER_FIELDS, *VIDEO_FIELDS)
     return RawSplits(
         train=cut.train,
         valid=cut.valid,
         test=cut.test,
-        fields=(
-            *(RawField(name=f, kind="categorical", min_count=config.min_count) for f in ids),
-            RawField(name="tag", kind="multivalued", min_count=config.min_count),
-            *(RawField(name=f, kind="numeric") for f in NUMBERS),
-        ),
+        fields=_fields(config),
         tasks=_tasks(config),
         group="user_id",
         group_disjoint=config.split == "user",
         unnested=config.unclicked_conversions == "keep",
         accounting=accounting | changed,
         sources=sha256s(files),
+    )
+
+
+def _load_large(config: KuaiRandConfig, raw: Path) -> RawStream:
+    log, users_name, videos_name = (
+        f"log_standard_*_{config.variant}*.csv",
+        f"user_features_{config.variant}.csv",
+        f"video_features_basic_{config.variant}*.csv",
+    )
+    files = locate(raw, [log, users_name, videos_name], dataset=f"kuairand_{config.variant}")
+    users = _read_users(files[users_name].read(), files[users_name].where)
+    videos = pl.concat(
+        frame.with_columns(pl.col("tag").str.split(","))
+        for name, file in files.items()
+        if fnmatch(name, videos_name)
+        for frame in frames(file, VIDEO_LAYOUT)
+    )
+    fractions = Fractions(config.valid_fraction, config.test_fraction, config.split_seed)
+
+    def tables(account: Counter[str]) -> Iterator[pl.DataFrame]:
+        row = 0
+        for file in (files[name] for name in files if fnmatch(name, log)):
+            for frame in frames(file, LOG_LAYOUT):
+                account["read"] += len(frame)
+                table = _features(frame, users, videos)
+                yield table.with_columns(_codes(table, row, config, fractions).alias(SPLIT))
+                row += len(frame)
+
+    return RawStream(
+        chunks=chunks(
+            tables,
+            where=f"kuairand {config.variant}",
+            tasks=_tasks(config),
+            policy=config.unclicked_conversions,
+        ),
+        fields=_fields(config),
+        tasks=_tasks(config),
+        group="user_id",
+        group_disjoint=config.split == "user",
+        unnested=config.unclicked_conversions == "keep",
+        sources={name: sha256(file) for name, file in files.items()},
+    )
+
+
+def _codes(
+    table: pl.DataFrame, first_row: int, config: KuaiRandConfig, fractions: Fractions
+) -> pl.Series:
+    """The split of each row of a stream."""
+    if config.split == "time":
+        day = table["date"]
+        return (day >= config.valid_from).cast(pl.Int8) + (day >= config.test_from).cast(pl.Int8)
+    if config.split == "user":
+        return cut_by_key(table["user_id"], fractions)
+    return cut_by_key(pl.int_range(first_row, first_row + len(table), eager=True), fractions)
+
+
+def _fields(config: KuaiRandConfig) -> tuple[RawField, ...]:
+    ids = ("user_id", "video_id", "tab", "hour", "duration_bin", *USER_FIELDS, *VIDEO_FIELDS)
+    return (
+        *(RawField(name=f, kind="categorical", min_count=config.min_count) for f in ids),
+        RawField(name="tag", kind="multivalued", min_count=config.min_count),
+        *(RawField(name=f, kind="numeric") for f in NUMBERS),
     )
 
 
@@ -99,20 +181,26 @@ def _read_log(files: dict[str, bytes]) -> pl.DataFrame:
 
 
 def _join(log: pl.DataFrame, files: dict[str, bytes]) -> pl.DataFrame:
-    counts = {"follow_user_num": "follow", "fans_user_num": "fans", "friend_user_num": "friend"}
-    counts["register_days"] = "register"
-    users = read_csv(
-        files[USERS],
-        USERS,
-        needed=["user_id", *USER_FIELDS, *counts],
-        dtypes={"user_id": pl.Int64} | dict.fromkeys(counts, pl.Float64),
-    )
     videos = read_csv(
         files[VIDEOS],
         VIDEOS,
         needed=["video_id", *VIDEO_FIELDS, "tag"],
         dtypes={"video_id": pl.Int64},
     )
+    videos = videos.with_columns(pl.col("tag").str.split(","))
+    return _features(log, _read_users(files[USERS], USERS), videos)
+
+
+def _read_users(content: bytes, where: str) -> pl.DataFrame:
+    return read_csv(
+        content,
+        where,
+        needed=["user_id", *USER_FIELDS, *COUNTS],
+        dtypes={"user_id": pl.Int64} | dict.fromkeys(COUNTS, pl.Float64),
+    )
+
+
+def _features(log: pl.DataFrame, users: pl.DataFrame, videos: pl.DataFrame) -> pl.DataFrame:
     frame = log.join(users, on="user_id", how="left", maintain_order="left")
     frame = frame.join(videos, on="video_id", how="left", maintain_order="left")
     seconds = pl.col("duration_ms") / 1000
@@ -122,8 +210,7 @@ def _join(log: pl.DataFrame, files: dict[str, bytes]) -> pl.DataFrame:
         # Bins of a quarter octave: 18 s, where the rule for a long view changes, is one of many.
         (seconds.clip(0.1).log(2) * 4).floor().cast(pl.Int64).alias("duration_bin"),
         seconds.clip(0).log1p().alias("duration_log"),
-        pl.col("tag").str.split(","),
-        *(pl.col(column).clip(0).log1p().alias(f"{name}_log") for column, name in counts.items()),
+        *(pl.col(column).clip(0).log1p().alias(f"{name}_log") for column, name in COUNTS.items()),
     )
 
 

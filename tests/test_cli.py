@@ -314,7 +314,8 @@ def test_ctrl_c_ends_cleanly_and_says_how_to_resume(quick_data, tmp_path):
         ("model.dens", ["model.density=0.2"]),
         ("trainer.b", ["trainer.batch_size=512"]),
         ("see", ["seed=0"]),
-        ("dataset=kuairand_", ["dataset=kuairand_like", "dataset=kuairand_three"]),
+        ("dataset=kuairand_l", ["dataset=kuairand_like"]),
+        ("dataset=census_", ["dataset=census_education", "dataset=census_income"]),
         ("nothing", []),
     ],
 )

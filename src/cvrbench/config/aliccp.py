@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-from annotated_types import Ge, Gt, Lt, MinLen
+from annotated_types import Ge, MinLen
+
+from cvrbench.config.limits import FORBID_EXTRA, Count, Fraction, Policy, Seed
 
 FieldName = Literal[
     "101", "109_14", "110_14", "121", "122", "124", "125", "126", "127", "127_14", "128", "129",
@@ -15,7 +17,7 @@ FieldName = Literal[
 class AliCCPConfig:
     """Ali-CCP: Taobao's exposures, clicks and purchases (Ma et al., SIGIR 2018)."""
 
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
+    __pydantic_config__: ClassVar = FORBID_EXTRA
     kind: Literal["aliccp"]
     fields: Annotated[tuple[FieldName, ...], MinLen(1)]
     values: Literal["all", "last"]
@@ -25,15 +27,15 @@ class AliCCPConfig:
     one's weight, scaled to [0, 1] over all splits, as torch-rechub does (it sees the test)."""
     max_len: Annotated[int, Ge(1)] | None
     """Longest bag: the values with the largest weights are kept, in their order."""
-    min_count: Annotated[int, Ge(1)]
+    min_count: Count
     missing: Literal["own_id", "oov"]
     """Whether an absent value has an id of its own, or that of the rare and unknown ones."""
     validation: Literal["user", "random", "test_half", "test"]
     """`user`: users of the training file; `random`: its rows (a user is then on both sides);
     `test_half`: half of the test file's rows; `test`: the test rows serve as both."""
-    valid_fraction: Annotated[float, Gt(0), Lt(1)]
-    split_seed: Annotated[int, Ge(0)]
-    unclicked_conversions: Literal["refuse", "drop", "keep", "zero_conversion"]
+    valid_fraction: Fraction
+    split_seed: Seed
+    unclicked_conversions: Policy
 
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other."""

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Annotated, ClassVar, Literal
 
-from annotated_types import Ge, Gt, Lt, MinLen
+from annotated_types import MinLen
 
 from cvrbench.config.aliccp import AliCCPConfig
+from cvrbench.config.limits import FORBID_EXTRA, Count, Fraction, Policy, Seed
 from cvrbench.config.public import (
     AliExpressConfig,
     CriteoAttributionConfig,
@@ -15,13 +16,6 @@ from cvrbench.config.public import (
     TikTokConfig,
 )
 from cvrbench.config.synthetic import SyntheticConfig
-
-FORBID_EXTRA = {"extra": "forbid"}
-Fraction = Annotated[float, Gt(0), Lt(1)]
-Count = Annotated[int, Ge(1)]
-Policy = Literal["refuse", "drop", "keep", "zero_conversion"]
-"""What happens to a row whose label is 1 while its parent's is 0 (a conversion without a click): it
-stops the preparation, is dropped, is kept as it is, or has its conversion set to 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +37,7 @@ class KuaiRandConfig:
     """First day of the test (`split=time`)."""
     valid_fraction: Fraction
     test_fraction: Fraction
-    split_seed: Annotated[int, Ge(0)]
+    split_seed: Seed
     min_count: Count
     unclicked_conversions: Policy
 
@@ -59,7 +53,7 @@ class CensusIncomeConfig:
     validation: Literal["train_part", "test_half"]
     """From the training file (leak-free default), or half of the test file as others do."""
     valid_fraction: Fraction
-    split_seed: Annotated[int, Ge(0)]
+    split_seed: Seed
     min_count: Count
 
 
@@ -70,7 +64,7 @@ class AdultConfig:
     __pydantic_config__: ClassVar = FORBID_EXTRA
     kind: Literal["adult"]
     valid_fraction: Fraction
-    split_seed: Annotated[int, Ge(0)]
+    split_seed: Seed
     min_count: Count
 
 
@@ -82,7 +76,7 @@ class HillstromConfig:
     kind: Literal["hillstrom"]
     valid_fraction: Fraction
     test_fraction: Fraction
-    split_seed: Annotated[int, Ge(0)]
+    split_seed: Seed
     min_count: Count
 
 
@@ -119,7 +113,7 @@ class TableConfig:
     """`time`: the column to order by. `column`: holds `train`, `valid` or `test` in each row."""
     valid_fraction: Fraction
     test_fraction: Fraction
-    split_seed: Annotated[int, Ge(0)]
+    split_seed: Seed
     min_count: Count
     unclicked_conversions: Policy
 

@@ -10,10 +10,11 @@ from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
+from cvrbench.config.limits import FORBID_EXTRA
+
 Width = Annotated[int, Ge(1)]
 Layers = Annotated[tuple[Width, ...], MinLen(1)]
 Dropout = Annotated[float, Ge(0), Lt(1)]
-FORBID_EXTRA = {"extra": "forbid"}
 
 
 @dataclass(frozen=True, kw_only=True)

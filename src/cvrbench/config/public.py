@@ -3,13 +3,9 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt
 
-FORBID_EXTRA = {"extra": "forbid"}
-Fraction = Annotated[float, Gt(0), Lt(1)]
-Count = Annotated[int, Ge(1)]
-Seed = Annotated[int, Ge(0)]
-Policy = Literal["refuse", "drop", "keep", "zero_conversion"]
+from cvrbench.config.limits import FORBID_EXTRA, Count, Fraction, Policy, Seed
 
 
 @dataclass(frozen=True, kw_only=True)

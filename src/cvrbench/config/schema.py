@@ -9,9 +9,8 @@ from typing import Annotated, ClassVar, Literal
 from annotated_types import Ge, Gt, Lt
 
 from cvrbench.config.dataset import DatasetConfig
+from cvrbench.config.limits import FORBID_EXTRA
 from cvrbench.config.model import ModelConfig
-
-FORBID_EXTRA = {"extra": "forbid"}
 
 
 @dataclass(frozen=True, kw_only=True)

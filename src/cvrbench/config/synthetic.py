@@ -5,15 +5,16 @@ from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
+from cvrbench.config.limits import FORBID_EXTRA, Count
+
 Rate = Annotated[float, Gt(0), Lt(1)]
-Count = Annotated[int, Ge(1)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticConfig:
     """Exposures, clicks and conversions drawn from a known model; see `sources.synthetic`."""
 
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
+    __pydantic_config__: ClassVar = FORBID_EXTRA
     kind: Literal["synthetic"]
     rows: Annotated[int, Ge(100)]
     users: Count

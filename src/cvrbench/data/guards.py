@@ -5,18 +5,17 @@ Each raises a `DataError` that says what was found and what to change.
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from cvrbench.config.limits import Policy
 from cvrbench.data.dataset import SPLITS
 from cvrbench.data.raw import RawStream
 from cvrbench.data.schema import Task, chain
 from cvrbench.errors import DataError
 
-Policy = Literal["refuse", "drop", "keep", "zero_conversion"]
 MAX_LEAK_VALUES = 50
 """A field with more values than this can determine a label by chance."""
 MIN_LEAK_ROWS = 1000

@@ -27,7 +27,7 @@ FAVOURITE_EVENT, REPEATED_EVENT = 0.65, 0.25
 SAME_SHOP_EXPOSURE, SAME_CATEGORY_EXPOSURE = 0.14, 0.35
 FOREIGN = {"206": 0.01, "207": 0.1, "216": 0.05, "210": 0.01}
 """Share of events whose shop and so on are never exposed; by skeleton field."""
-WITH_INTENTION = 0.6
+WITH_INTENTION = 0.75
 """Share of events that count one of their item's intentions."""
 ID_BITS = 24
 

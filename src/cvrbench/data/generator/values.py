@@ -19,7 +19,7 @@ MIN_VALUES = 50
 """Of a field whose number of values is scaled; a pool of intentions needs 40."""
 PROFILE_MAX = 100
 """Fields with fewer values are never scaled: profile and scene."""
-SIGMA = {"101": 1.52, "205": 2.2, "206": 2.3, "207": 1.9, "216": 1.3}
+SIGMA = {"101": 1.52, "205": 2.2, "206": 2.4, "207": 1.9, "216": 1.3}
 """Those of 206, 207 and 216 are smaller than what is seen in rows, to which items add theirs."""
 BY_NAME = {field.name: field for field in FIELDS}
 

@@ -32,7 +32,7 @@ SAME_CATEGORY, SAME_BRAND, HAS_BRAND = 0.75, 0.71, 0.7114
 LEADERS, LED, LEADER_SKEW = 20, 0.6, 3
 """A category's leading brands, the share of its shops and items that they have, and its skew."""
 POOL, MAX_INTENTIONS, MEAN_INTENTIONS, NO_INTENTION = 40, 14, 6.1, 1e-4
-PATTERNS, PATTERN_SKEW = 4096, 0.05
+PATTERNS, PATTERN_SKEW = 4096, 0.08
 FAVOURITES = 14
 FACTORS = 8
 PROFILE = ("121", "122", "124", "125", "126", "127", "128", "129")

@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from cvrbench.config.limits import Policy
 from cvrbench.data.dataset import SPLITS
-from cvrbench.data.guards import Policy, apply_policy, check_labels
+from cvrbench.data.guards import apply_policy, check_labels
 from cvrbench.data.raw import Chunk
 from cvrbench.data.schema import Task
 from cvrbench.data.splits import row_uniforms

@@ -1,0 +1,13 @@
+"""What fields of configurations have in common: ranges, and that no unknown key is taken."""
+
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Lt
+
+FORBID_EXTRA = {"extra": "forbid"}
+Fraction = Annotated[float, Gt(0), Lt(1)]
+Count = Annotated[int, Ge(1)]
+Seed = Annotated[int, Ge(0)]
+Policy = Literal["refuse", "drop", "keep", "zero_conversion"]
+"""What happens to a row whose label is 1 while its parent's is 0 (a conversion without a click): it
+stops the preparation, is dropped, is kept as it is, or has its conversion set to 0."""

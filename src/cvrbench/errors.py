@@ -22,4 +22,4 @@ class StoreError(CvrbenchError):
 
 
 class RunInterrupted(CvrbenchError):
-    """The user stopped a run; its folder holds what `cvrbench resume` needs."""
+    """The user stopped a run or a preparation; its folder holds what is needed to go on."""

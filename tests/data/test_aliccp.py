@@ -22,7 +22,7 @@ from cvrbench.data.dataset import SPLITS, Dataset, verify
 from cvrbench.data.sources.aliccp import ingest
 from cvrbench.data.sources.aliccp.grammar import FIELDS
 from cvrbench.data.tolerance import STRICT, Tolerance
-from cvrbench.errors import DataError
+from cvrbench.errors import DataError, RunInterrupted
 from tests.data.aliccp_files import Half, Row, draw, write
 
 BAGS = ("109_14", "110_14", "127_14", "150_14", "210", "508", "509", "702", "853")
@@ -412,6 +412,19 @@ def test_what_is_prepared_of_the_same_files_is_not_prepared_again(raw, tmp_path)
     assert skipped.manifest["accounting"]["dropped: blank line"] == 1
     with pytest.raises(DataError, match="line 151"):
         prepare(raw.folder, tmp_path)
+
+
+def test_a_stopped_preparation_says_so_and_goes_on(raw, tmp_path, monkeypatch):
+    def stop(*_args, **_kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ingest, "learn", stop)
+        with pytest.raises(RunInterrupted, match=r"kept .*the same command goes on"):
+            prepare(raw.folder, tmp_path)
+    made = list((tmp_path / ".preparing-aliccp").rglob("*.npz"))
+    assert made
+    assert_lossless(prepare(raw.folder, tmp_path), raw)
 
 
 def test_parts_of_files_that_changed_are_not_used(raw, tmp_path):

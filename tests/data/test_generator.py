@@ -5,6 +5,7 @@ import math
 import re
 import shutil
 from collections import Counter, defaultdict
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -157,7 +158,7 @@ def test_every_line_keeps_the_grammar(folder, half):
 def test_halves_share_no_index_and_shards_are_sorted_runs(folder, train):
     assert not set(train.common_keys) & set(read(folder, "test").common_keys)
     keys = train.common_keys
-    falls = sum(a > b for a, b in zip(keys, keys[1:], strict=False))
+    falls = sum(a > b for a, b in pairwise(keys))
     assert falls == math.ceil(SMALL["rows"] / SHARD) - 1
     assert keys != list(dict.fromkeys(train.keys))
 
@@ -249,7 +250,7 @@ def test_coverage_is_the_real_files(likely):
         assert len({name in context for name in ("121", "122", "124", "125", "127", "128")}) == 1
     branded = np.mean(["216" in row for row in data.tokens])
     assert branded == pytest.approx(0.7114, abs=0.05)
-    assert np.mean([len(row["210"]) for row in data.tokens]) == pytest.approx(6.1, abs=0.4)
+    assert np.mean([len(row.get("210", ())) for row in data.tokens]) == pytest.approx(6.1, abs=0.4)
 
 
 def test_contexts_have_the_real_length():
@@ -395,8 +396,19 @@ def test_a_disk_that_is_too_small_is_found_out_before(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "option",
-    [{"rows": 9}, {"test_rows": 0}, {"seed": -1}, {"card": 0.0}, {"hist": math.nan}, {"ctr": 1.0}]
-    + [{"cvr": 0.0}, {"conflict": -1.0}, {"conflict": math.inf}, {"anomaly": 1.0}, {"replay": 5}],
+    [
+        {"rows": 9},
+        {"test_rows": 0},
+        {"seed": -1},
+        {"card": 0.0},
+        {"hist": math.nan},
+        {"ctr": 1.0},
+        {"cvr": 0.0},
+        {"conflict": -1.0},
+        {"conflict": math.inf},
+        {"anomaly": 1.0},
+        {"replay": 5},
+    ],  # fmt: skip
 )
 def test_options_out_of_range_are_refused(option, tmp_path):
     with pytest.raises(DataError, match=f"{next(iter(option))}=.* cannot be generated: give"):

@@ -102,13 +102,16 @@ def find_files(raw: Path, wanted: Sequence[str], *, dataset: str) -> dict[str, b
     return files
 
 
-def locate(raw: Path, wanted: Sequence[str], *, dataset: str) -> dict[str, RawFile]:
+def locate(
+    raw: Path, wanted: Sequence[str], *, dataset: str, optional: Sequence[str] = ()
+) -> dict[str, RawFile]:
     """Find the wanted files of a dataset, to be read as streams.
 
     Args:
         raw: A folder (searched with all below it), an archive, or the file itself.
         wanted: Base names, or patterns such as `log_standard_*.csv`. A file may be gzipped.
         dataset: For messages.
+        optional: The same, of files that need not be there.
 
     Returns:
         Files by base name without `.gz`, in the order of `wanted`; a pattern's files by name.
@@ -117,18 +120,21 @@ def locate(raw: Path, wanted: Sequence[str], *, dataset: str) -> dict[str, RawFi
         DataError: Something is missing, damaged, or there twice.
     """
     files: dict[str, RawFile] = {}
-    for found in _matching(raw, wanted, dataset):
+    for found in _matching(raw, wanted, dataset, optional):
         if (other := files.setdefault(found.name, found)) is not found:
             raise DataError(f"{found.where} and {other.where} are both {found.name}; keep one")
     return files
 
 
-def _matching(raw: Path, wanted: Sequence[str], dataset: str) -> list[RawFile]:
+def _matching(
+    raw: Path, wanted: Sequence[str], dataset: str, optional: Sequence[str] = ()
+) -> list[RawFile]:
     if not raw.exists():
         raise DataError(f"{raw} does not exist; give the folder or archive of {dataset}'s files")
     there = list(_walk(raw))
-    matches = {p: [found for found in there if fnmatch(found.name, p)] for p in wanted}
-    if missing := [pattern for pattern, files in matches.items() if not files]:
+    patterns = (*wanted, *optional)
+    matches = {p: [found for found in there if fnmatch(found.name, p)] for p in patterns}
+    if missing := [pattern for pattern in wanted if not matches[pattern]]:
         names = ", ".join(sorted({found.name for found in there})[:8]) or "nothing"
         raise DataError(
             f"{raw} has no file {' and no file '.join(missing)}, which {dataset} needs; found "

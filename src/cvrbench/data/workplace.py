@@ -14,7 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from cvrbench.errors import DataError
+from cvrbench.errors import DataError, RunInterrupted
 
 
 @contextmanager
@@ -22,7 +22,8 @@ def workplace(target: Path) -> Iterator[Path]:
     """Give the folder in which `target` is prepared, for this process alone.
 
     Waits while another process prepares the same target. The folder is removed when the work
-    succeeds or fails; a killed process leaves it, and the next one finds it as it was.
+    succeeds or fails; a killed process leaves it, as does `RunInterrupted`, and the next one finds
+    it as it was.
 
     Raises:
         DataError: The disk is full or not writable.
@@ -35,8 +36,8 @@ def workplace(target: Path) -> Iterator[Path]:
             work.mkdir(exist_ok=True)
             try:
                 yield work
-            except KeyboardInterrupt:
-                raise  # what is done is kept, as after a kill
+            except RunInterrupted:
+                raise  # who says so can go on with what is there
             except BaseException:
                 shutil.rmtree(work, ignore_errors=True)
                 raise

@@ -7,7 +7,8 @@ does not depend on who made them.
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,10 @@ from cvrbench.data.sources.aliccp.truth import TruthReader
 from cvrbench.data.tolerance import Tolerance
 from cvrbench.data.workplace import check_space, install, workplace
 from cvrbench.data.writer import StoreWriter
-from cvrbench.errors import DataError
+from cvrbench.errors import DataError, RunInterrupted
 
 HALVES: tuple[Half, ...] = ("train", "test")
+TRUTH_FILES: dict[Half, str] = {half: f"truth_{half}.csv" for half in HALVES}
 SPACE_PER_RAW_BYTE = 1.1
 """Parts and arrays together, per byte of unpacked raw text; measured on generated files."""
 JOURNAL_VERSION = 1
@@ -72,10 +74,12 @@ def prepare(
 
     Raises:
         DataError: Files are missing, damaged or faulty, or the disk is too small.
+        RunInterrupted: The user stopped it; the same call goes on.
     """
-    files = locate(raw, [file_name(k, h) for h in HALVES for k in KINDS], dataset="aliccp")
+    wanted = [file_name(k, h) for h in HALVES for k in KINDS]
+    files = locate(raw, wanted, dataset="aliccp", optional=list(TRUTH_FILES.values()))
     log, layout, snapshot = FaultLog(tolerance), Layout(config), _snapshot(files)
-    with workplace(target) as work:
+    with workplace(target) as work, _resumable(work):
         if not force and _is_made_of(target, snapshot, tolerance):
             return open_dataset(target)
         _keep_or_clear(work, snapshot, block_bytes)
@@ -88,24 +92,39 @@ def prepare(
         folder = work / "dataset"
         shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
         with StoreWriter(folder) as writer:
-            _write_arrays(writer, book, halves, _truths(raw), on_rows)
+            _write_arrays(writer, book, halves, files, on_rows)
             _write_manifest(writer, book, halves, log, name=name, config=plain, raw=snapshot)
         install(folder, target, work)
     return open_dataset(target)
+
+
+@contextmanager
+def _resumable(work: Path) -> Iterator[None]:
+    """Let Ctrl-C keep the parts that were read."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        gb = _size_of(work) / 1e9
+        raise RunInterrupted(
+            f"stopped; what was read is kept ({gb:.1f} GB in {work}), and the same command goes on"
+        ) from None
 
 
 def _write_arrays(
     writer: StoreWriter,
     book: Codebook,
     halves: Sequence[HalfRead],
-    truths: Mapping[Half, TruthReader],
+    files: Mapping[str, RawFile],
     on_rows: OnRows,
 ) -> None:
     for field, codes in book.fields.items():
         path = writer.folder / "vocabulary" / f"{field}.parquet"
         codes.vocabulary.table.write_parquet(path)
+    # Half a truth would leave one split without; it is both or none.
+    has_truth = all(name in files for name in TRUTH_FILES.values())
     for half in halves:
-        write_half(writer, book, half, truths.get(half.half), on_rows)
+        truth = TruthReader(files[TRUTH_FILES[half.half]]) if has_truth else None
+        write_half(writer, book, half, truth, on_rows)
     if book.layout.config.validation == "test":
         writer.copy_split("test", "valid")
 
@@ -167,16 +186,6 @@ def _keep_or_clear(work: Path, snapshot: Mapping[str, Any], block_bytes: int) ->
 
 def _size_of(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def _truths(raw: Path) -> dict[Half, TruthReader]:
-    """The true probabilities of generated data, where they lie beside the raw files."""
-    names = {half: f"truth_{half}.csv" for half in HALVES}
-    try:
-        files = locate(raw, list(names.values()), dataset="aliccp")
-    except DataError:
-        return {}
-    return {half: TruthReader(files[name]) for half, name in names.items()}
 
 
 def _schema(layout: Layout, book: Codebook, halves: Sequence[HalfRead], name: str) -> Schema:

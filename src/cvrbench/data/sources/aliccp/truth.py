@@ -38,7 +38,7 @@ class TruthReader:
             if more is None:
                 raise DataError(f"{self._raw.where} ends before row {last:,} of the skeleton file")
             self._held = pl.concat([self._held, more])
-        rows = self._held[(part.line - self._first_line).tolist()]
+        rows = self._held[part.line - self._first_line]
         done = last + 1 - self._first_line
         self._held, self._first_line = self._held.slice(done), last + 1
         if not np.array_equal(rows["sample_id"].to_numpy(), part.sample_id):

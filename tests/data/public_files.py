@@ -116,7 +116,7 @@ def kuairec_tables(n: int = 900, seed: int = 0) -> dict[str, Table]:
     }
 
 
-def aliexpress_tables(pages: int = 80, seed: int = 0) -> dict[str, Table]:
+def aliexpress_tables(pages: int = 30, seed: int = 0) -> dict[str, Table]:
     """Pages in another order than the items that refer to them; some items have no page."""
     rng = random.Random(seed)
     tables: dict[str, Table] = {}

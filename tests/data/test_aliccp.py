@@ -146,7 +146,7 @@ def assert_lossless(dataset: Dataset, raw: Raw) -> None:
         assert decoded(dataset, name) == [expected(row, known) for row in part]
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     seed=st.integers(0, 10_000),
     n_contexts=st.integers(20, 30),

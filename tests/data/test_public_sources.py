@@ -28,7 +28,7 @@ from tests.data.raw_files import write
 def small_blocks(monkeypatch):
     """Many blocks even of small files."""
     plain = lines.frames.__kwdefaults__
-    monkeypatch.setitem(plain, "block_bytes", 4_000)
+    monkeypatch.setitem(plain, "block_bytes", 8_000)
 
 
 def stream(name: str, folder: Path, *overrides: str) -> RawStream:

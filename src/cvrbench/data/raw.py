@@ -6,7 +6,7 @@ can be read through twice, piece by piece.
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal, NamedTuple
 
 import polars as pl
@@ -39,13 +39,10 @@ class Chunk(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RawStream:
-    """The rows of one dataset, split and cleaned, not yet encoded, a chunk at a time.
+class Meaning:
+    """What the columns of a dataset's tables mean.
 
     Attributes:
-        chunks: Reads the rows from the first to the last, as often as it is called the same; counts
-            into its argument rows read, changed, and dropped by reason, so that in the end
-            `read` = kept + sum of `dropped: *`.
         fields: The feature columns, in the order in which the model sees them.
         tasks: The tasks; `task.label` is a column.
         group: The column by which rows belong together (a user), if the data have one.
@@ -55,7 +52,6 @@ class RawStream:
         sources: Raw files read: name -> sha256.
     """
 
-    chunks: Callable[[Counter[str]], Iterator[Chunk]]
     fields: tuple[RawField, ...]
     tasks: tuple[Task, ...]
     group: str | None = None
@@ -66,27 +62,31 @@ class RawStream:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RawSplits:
+class RawStream(Meaning):
+    """The rows of one dataset, split and cleaned, not yet encoded, a chunk at a time.
+
+    Attributes:
+        chunks: Reads the rows from the first to the last, as often as it is called the same; counts
+            into its argument rows read, changed, and dropped by reason, so that in the end
+            `read` = kept + sum of `dropped: *`.
+    """
+
+    chunks: Callable[[Counter[str]], Iterator[Chunk]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawSplits(Meaning):
     """The rows of one dataset, split, cleaned and accounted for, not yet encoded.
 
     Attributes:
         train, valid, test: Tables with the same columns; labels are integers 0 or 1.
         accounting: Rows read, changed, and dropped by reason; `read` = kept + sum of `dropped: *`.
-
-    Every other attribute is as in `RawStream`.
     """
 
     train: pl.DataFrame
     valid: pl.DataFrame
     test: pl.DataFrame
-    fields: tuple[RawField, ...]
-    tasks: tuple[Task, ...]
-    group: str | None = None
-    group_disjoint: bool = False
-    unnested: bool = False
-    truth: tuple[str, ...] | None = None
-    accounting: dict[str, int] = field(default_factory=dict)
-    sources: dict[str, str] = field(default_factory=dict)
+    accounting: Mapping[str, int] = field(default_factory=dict)
 
     def splits(self) -> dict[str, pl.DataFrame]:
         """Give the three tables by name."""
@@ -99,13 +99,5 @@ class RawSplits:
             account.update(self.accounting)
             return (Chunk(name, frame) for name, frame in self.splits().items())
 
-        return RawStream(
-            chunks=chunks,
-            fields=self.fields,
-            tasks=self.tasks,
-            group=self.group,
-            group_disjoint=self.group_disjoint,
-            unnested=self.unnested,
-            truth=self.truth,
-            sources=self.sources,
-        )
+        meaning = {part.name: getattr(self, part.name) for part in fields(Meaning)}
+        return RawStream(chunks=chunks, **meaning)

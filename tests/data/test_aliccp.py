@@ -318,6 +318,24 @@ def test_a_fault_stops_or_is_left_out_and_counted(raw, tmp_path, name):
         assert account[f"dropped: {name}"] == 1
 
 
+def test_a_gzipped_file_under_a_plain_name_is_told_so(raw, tmp_path):
+    path = next(raw.folder.rglob("common_features_test.csv"))
+    path.write_bytes(gzip.compress(path.read_bytes()))
+    with pytest.raises(DataError, match=r"common_features_test.csv, line 1: the file is gzipped"):
+        prepare(raw.folder, tmp_path / "gz")
+
+
+def test_files_under_each_others_names_are_told_so(raw, tmp_path):
+    skeleton = next(raw.folder.rglob("sample_skeleton_test.csv"))
+    common = next(raw.folder.rglob("common_features_test.csv"))
+    skeleton.rename(tmp_path / "kept")
+    common.rename(skeleton)
+    (tmp_path / "kept").rename(common)
+    words = "common_features_test.csv, line 1: 6 columns .*is this a skeleton file"
+    with pytest.raises(DataError, match=words):
+        prepare(raw.folder, tmp_path / "swapped", tolerance=STRICT)
+
+
 def test_more_faults_than_allowed_stop_after_all(raw, tmp_path):
     path = next(raw.folder.rglob("sample_skeleton_train.csv"))
     path.write_text(path.read_text() + "\n" * 9)

@@ -119,6 +119,16 @@ def test_each_fault_is_named_with_its_line_and_the_lines_around_it_are_kept(name
     assert sum(map(len, pieces)) == (3 if after else 2)
 
 
+def test_a_block_of_faults_alone_is_given_up_at_once():
+    block = f"{GOOD}\r\n".encode() * 50_000
+    _, faults = parse_or_explain(block, "skeleton", first_line=1, max_faults=3)
+    assert [(fault.line, fault.reason.name) for fault in faults] == [
+        (1, "CR LF"),
+        (2, "CR LF"),
+        (3, "CR LF"),
+    ]
+
+
 def mutate(line: bytes, rng: random.Random) -> bytes:
     """Do to a line what bad disks, editors and scripts do."""
     body = bytearray(line[:-1])

@@ -408,7 +408,7 @@ def test_a_disk_that_is_too_small_is_found_out_before(tmp_path, monkeypatch):
         {"conflict": math.inf},
         {"anomaly": 1.0},
         {"replay": 5},
-    ],  # fmt: skip
+    ],
 )
 def test_options_out_of_range_are_refused(option, tmp_path):
     with pytest.raises(DataError, match=f"{next(iter(option))}=.* cannot be generated: give"):

@@ -13,5 +13,10 @@ class Tolerance:
     on_error: Literal["stop", "skip"] = "stop"
     most: int = DEFAULT_MOST
 
+    @property
+    def limit(self) -> int:
+        """So many faults are too many."""
+        return 1 if self.on_error == "stop" else self.most + 1
+
 
 STRICT = Tolerance()

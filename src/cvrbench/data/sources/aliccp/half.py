@@ -106,6 +106,7 @@ class Reading:
             on_rows=self.on_rows,
             threads=self.threads,
             block_bytes=self.block_bytes,
+            max_faults=self.log.tolerance.limit,
         )
 
 

@@ -36,6 +36,7 @@ from cvrbench.data.sources.aliccp.words import (
     words_of,
 )
 
+NO_LIMIT = 1 << 62
 COMMA, LINE_FEED = ord(","), ord("\n")
 PADDING = 2 * WORD
 """Bytes before and behind a block, so that a word can be read at every place of it."""
@@ -77,7 +78,7 @@ class Fault(NamedTuple):
 
 
 def parse_or_explain(
-    block: bytes | memoryview, kind: Kind, first_line: int
+    block: bytes, kind: Kind, first_line: int, max_faults: int = NO_LIMIT
 ) -> tuple[list[Lines], list[Fault]]:
     """Parse a block; take out the lines that cannot be, each with its reason.
 
@@ -85,31 +86,34 @@ def parse_or_explain(
         block: Lines, the last maybe without its end.
         kind: Of which file.
         first_line: Number of the first line in the file, from 1.
+        max_faults: With so many found, the rest of the block is not looked at: a file with CR LF in
+            every line is refused at once.
 
     Returns:
         The good lines in order, in one or more pieces, and the faults in order.
     """
-    if not len(block):
+    if not block or max_faults <= 0:
         return [], []
     try:
         return [parse(block, kind)], []
     except Refused:
         pass
-    content = bytes(block)
-    n_lines = content.count(b"\n") + (not content.endswith(b"\n"))
+    n_lines = block.count(b"\n") + (not block.endswith(b"\n"))
     if n_lines == 1:
-        reason = fault(content, kind)
-        assert reason is not None, f"parser and explainer disagree on {content!r}"
+        reason = fault(block, kind)
+        assert reason is not None, f"parser and explainer disagree on {block!r}"
         return [], [Fault(first_line, reason)]
     # Cut at the middle line, not the middle byte: a line of a megabyte would never stand alone.
-    starts = np.flatnonzero(np.frombuffer(content, np.uint8) == LINE_FEED) + 1
-    cut = int(starts[n_lines // 2 - 1])
-    left, left_faults = parse_or_explain(content[:cut], kind, first_line)
-    right, right_faults = parse_or_explain(content[cut:], kind, first_line + n_lines // 2)
-    return left + right, left_faults + right_faults
+    starts = np.flatnonzero(np.frombuffer(block, np.uint8) == LINE_FEED) + 1
+    middle = n_lines // 2
+    cut = int(starts[middle - 1])
+    left, faults = parse_or_explain(block[:cut], kind, first_line, max_faults)
+    remaining = max_faults - len(faults)
+    right, more = parse_or_explain(block[cut:], kind, first_line + middle, remaining)
+    return left + right, faults + more
 
 
-def parse(block: bytes | memoryview, kind: Kind) -> Lines:
+def parse(block: bytes, kind: Kind) -> Lines:
     """Parse whole lines.
 
     Raises:

@@ -22,7 +22,7 @@ from cvrbench.data.dataset import Bag
 from cvrbench.data.progress import OnRows, RowsProgress, silent
 from cvrbench.data.sources.aliccp.explain import Reason
 from cvrbench.data.sources.aliccp.grammar import FIELDS, Kind, fields_of
-from cvrbench.data.sources.aliccp.parse import Fault, Lines, parse_or_explain
+from cvrbench.data.sources.aliccp.parse import NO_LIMIT, Fault, Lines, parse_or_explain
 
 BLOCK_BYTES = 16 << 20
 KINDS: tuple[Kind, ...] = ("common", "skeleton")
@@ -121,6 +121,7 @@ def read_parts(
     on_rows: OnRows = silent,
     threads: int = 2,
     block_bytes: int = BLOCK_BYTES,
+    max_faults: int = NO_LIMIT,
 ) -> PartFile:
     """Read a raw file into parts under `folder`; those that are there are not made again.
 
@@ -132,6 +133,7 @@ def read_parts(
         on_rows: Told of progress.
         threads: Blocks parsed at a time; numpy lets go of the interpreter's lock.
         block_bytes: Size of a block.
+        max_faults: Where one block has so many, `on_part` must raise: the rest of it is not read.
 
     Raises:
         DataError: The file is damaged.
@@ -145,7 +147,7 @@ def read_parts(
             for block in raw.blocks(block_bytes):
                 digest.update(block)
                 paths.append(folder / f"{len(paths):06d}.npz")
-                job = pool.submit(_make, block, kind, first_line, paths[-1])
+                job = pool.submit(_make, block, kind, first_line, paths[-1], max_faults)
                 waiting.append((job, len(block)))
                 first_line += block.count(b"\n")
                 if len(waiting) > threads:
@@ -180,17 +182,18 @@ def _finish(
     progress.add(part.n_lines, n_bytes)
 
 
-def _make(block: bytes, kind: Kind, first_line: int, path: Path) -> Part:
+def _make(block: bytes, kind: Kind, first_line: int, path: Path, max_faults: int) -> Part:
     if path.is_file():
         return Part.load(path)
-    part = to_part(block, kind, first_line)
-    part.save(path)
+    part = to_part(block, kind, first_line, max_faults)
+    if len(part.faults) < max_faults:
+        part.save(path)
     return part
 
 
-def to_part(block: bytes, kind: Kind, first_line: int) -> Part:
+def to_part(block: bytes, kind: Kind, first_line: int, max_faults: int = NO_LIMIT) -> Part:
     """Parse a block of lines; `first_line` is the number of its first one in the file."""
-    pieces, faults = parse_or_explain(block, kind, first_line)
+    pieces, faults = parse_or_explain(block, kind, first_line, max_faults)
     n_lines = sum(map(len, pieces)) + len(faults)
     good = np.ones(n_lines, np.bool_)
     good[[fault.line - first_line for fault in faults]] = False

@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 from cvrbench.config.compose import compose
 from cvrbench.data import workplace
 from cvrbench.data.dataset import SPLITS, Dataset, verify
+from cvrbench.data.generator.files import generate
+from cvrbench.data.generator.options import GeneratorConfig
 from cvrbench.data.sources.aliccp import ingest
 from cvrbench.data.sources.aliccp.grammar import FIELDS
 from cvrbench.data.tolerance import STRICT, Tolerance
@@ -476,3 +478,33 @@ def test_the_independent_fixture_is_read_with_its_totals(raw_data, tmp_path):
         # The dropped rows, 12 of 4,000, take a few values with them.
         assert 0.98 * manifest["train"][key] < values <= manifest["train"][key]
     assert dataset.test.truth.shape == (999, 2)
+
+
+PREPARER = """
+import resource, sys
+from pathlib import Path
+from cvrbench.config.compose import compose
+from cvrbench.data.sources.aliccp import ingest
+from cvrbench.data.tolerance import STRICT
+
+config = compose(["dataset=aliccp"]).config.dataset
+made = ingest.prepare(
+    config, Path(sys.argv[1]), Path(sys.argv[2]), name="aliccp", plain={}, tolerance=STRICT
+)
+print(sum(made.schema.rows.values()), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+def test_five_times_the_rows_need_no_more_memory(tmp_path):
+    peaks = {}
+    for rows in (200_000, 1_000_000):
+        raw = tmp_path / f"raw {rows}"
+        options = GeneratorConfig(rows=rows * 4 // 5, test_rows=rows // 5, seed=0, cvr=0.1)
+        generate(options, raw, workers=2)
+        command = [sys.executable, "-c", PREPARER, str(raw), str(tmp_path / f"out {rows}")]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        kept, peak = map(int, done.stdout.split())
+        assert rows * 0.999 < kept <= rows
+        peaks[rows] = peak
+    assert peaks[1_000_000] <= 1.3 * peaks[200_000]

@@ -41,11 +41,11 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from cvrbench.data.batches import SplitTensors
 from cvrbench.data.schema import Categorical, Schema, Task
+from cvrbench.memory import keep_freed_memory
 from cvrbench.objectives import Objective
 from cvrbench.strategies.mmoe import MMoE
 from cvrbench.strategies.ple import PLE
 from cvrbench.strategies.shared_bottom import SharedBottom
-from cvrbench.training.device import keep_freed_memory
 from cvrbench.training.optimizers import build_optimizers
 
 SIZES = (

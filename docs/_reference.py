@@ -13,10 +13,16 @@ PAGES = {
     "config": ("Configuration", ("config",)),
     "data": ("Data", ("data",)),
     "metrics": ("Metrics", ("metrics", "spaces", "evaluation", "stats")),
-    "blocks": ("Building blocks", ("nn", "objectives", "balancing", "masks", "rng", "errors")),
+    "blocks": (
+        "Building blocks",
+        ("nn", "objectives", "balancing", "masks", "rng", "memory", "errors"),
+    ),
     "strategies": ("Strategies", ("strategies",)),
     "training": ("Training", ("training",)),
-    "runs": ("Runs and results", ("", "experiment", "planning", "store", "environment", "files")),
+    "runs": (
+        "Runs and results",
+        ("", "experiment", "planning", "store", "environment", "files", "memory"),
+    ),
     "report": ("Report", ("report",)),
     "cli": ("Command line", ("cli", "__main__")),
 }

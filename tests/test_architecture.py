@@ -19,7 +19,7 @@ DISPATCHERS = ("build_strategy",)
 
 FLOORS = (
     {"errors"},
-    {"rng", "metrics", "stats", "config", "environment", "files"},
+    {"rng", "metrics", "stats", "config", "environment", "files", "memory"},
     {"data"},
     {"spaces"},
     {"evaluation"},

@@ -1,7 +1,5 @@
 """The device of a run, and the process settings a training needs."""
 
-import ctypes
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,9 +7,7 @@ import torch
 
 from cvrbench.config.schema import TrainerConfig
 from cvrbench.errors import ConfigError, RunError
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""Names of glibc's malloc.h."""
+from cvrbench.memory import keep_freed_memory
 
 
 def resolve_device(name: str) -> torch.device:
@@ -59,18 +55,3 @@ def torch_settings(config: TrainerConfig, device: torch.device) -> Iterator[None
             torch.set_num_threads(threads)
             if switch:
                 torch.use_deterministic_algorithms(deterministic)
-
-
-def keep_freed_memory() -> None:
-    """Have the C library reuse freed blocks rather than hand them back to the system.
-
-    By default glibc maps every large tensor afresh and unmaps it when it is freed, so that each
-    training step pays a page fault per 4 KB again: up to half of a step's time. Elsewhere than on
-    Linux with glibc nothing is done. For the whole process, and harmless to repeat.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, 1 << 30)
-        mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)

@@ -33,6 +33,7 @@ from cvrbench.data.tolerance import Tolerance
 from cvrbench.data.workplace import check_space, install, workplace
 from cvrbench.data.writer import StoreWriter
 from cvrbench.errors import DataError, RunInterrupted
+from cvrbench.memory import keep_freed_memory
 
 HALVES: tuple[Half, ...] = ("train", "test")
 TRUTH_FILES: dict[Half, str] = {half: f"truth_{half}.csv" for half in HALVES}
@@ -76,6 +77,7 @@ def prepare(
         DataError: Files are missing, damaged or faulty, or the disk is too small.
         RunInterrupted: The user stopped it; the same call goes on.
     """
+    keep_freed_memory()
     wanted = [file_name(k, h) for h in HALVES for k in KINDS]
     files = locate(raw, wanted, dataset="aliccp", optional=list(TRUTH_FILES.values()))
     log, layout, snapshot = FaultLog(tolerance), Layout(config), _snapshot(files)

@@ -25,6 +25,7 @@ from cvrbench.data.sources.aliccp.grammar import FIELDS, Kind, fields_of
 from cvrbench.data.sources.aliccp.parse import NO_LIMIT, Fault, Lines, parse_or_explain
 
 BLOCK_BYTES = 16 << 20
+PIECE_BYTES = 2 << 20
 KINDS: tuple[Kind, ...] = ("common", "skeleton")
 SINGLES = {kind: tuple(f.name for f in fields_of(kind) if not f.bag) for kind in KINDS}
 BAGS = {kind: tuple(f.name for f in fields_of(kind) if f.bag) for kind in KINDS}
@@ -193,8 +194,11 @@ def _make(block: bytes, kind: Kind, first_line: int, path: Path, max_faults: int
 
 def to_part(block: bytes, kind: Kind, first_line: int, max_faults: int = NO_LIMIT) -> Part:
     """Parse a block of lines; `first_line` is the number of its first one in the file."""
-    pieces, faults = parse_or_explain(block, kind, first_line, max_faults)
-    n_lines = sum(map(len, pieces)) + len(faults)
+    pieces, faults, n_lines = list[Lines](), list[Fault](), 0
+    for piece in _cut(block):
+        found = parse_or_explain(piece, kind, first_line + n_lines, max_faults - len(faults))
+        pieces, faults = pieces + found[0], faults + found[1]
+        n_lines = sum(map(len, pieces)) + len(faults)
     good = np.ones(n_lines, np.bool_)
     good[[fault.line - first_line for fault in faults]] = False
     groups = [_group(lines, kind) for lines in pieces] or [_group(_NO_LINES, kind)]
@@ -209,6 +213,16 @@ def to_part(block: bytes, kind: Kind, first_line: int, max_faults: int = NO_LIMI
         n_lines=n_lines,
         faults=tuple(faults),
     )
+
+
+def _cut(block: bytes) -> Iterator[bytes]:
+    """Pieces of whole lines whose arrays the processor's cache can hold."""
+    start = 0
+    while start < len(block):
+        end = block.rfind(b"\n", start, start + PIECE_BYTES) + 1 or block.find(b"\n", start) + 1
+        end = end or len(block)
+        yield block[start:end]
+        start = end
 
 
 _NO_LINES = Lines(

@@ -102,11 +102,11 @@ def download_bar() -> "Iterator[Callable[[FetchProgress], None]]":
 
 
 @contextmanager
-def preparing_bar(title: str) -> "Iterator[Callable[[RowsProgress], None]]":
+def preparing_bar() -> "Iterator[Callable[[RowsProgress], None]]":
     """Show a preparation: stage, share done, rows per second, time left."""
     bar = Progress(
         TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=12),
         TaskProgressColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(compact=True),
@@ -122,7 +122,7 @@ def preparing_bar(title: str) -> "Iterator[Callable[[RowsProgress], None]]":
         if now.stage not in shown:
             for other in shown.values():
                 bar.update(other, visible=False)
-            shown[now.stage] = bar.add_task(f"{title} · {now.stage}", total=None, rate="")
+            shown[now.stage] = bar.add_task(now.stage, total=None, rate="")
         task = shown[now.stage]
         elapsed = bar.tasks[task].elapsed or 0.0
         rate = f"{now.rows / elapsed:,.0f} rows/s" if elapsed > 0 else ""

@@ -99,7 +99,7 @@ def prepare(
 
     composed = _compose(name, overrides)
     config, name = composed.config, composed.choices["dataset"]
-    with preparing_bar(f"preparing {name}") as on_rows:
+    with preparing_bar() as on_rows:
         dataset = ensure(
             config.dataset,
             name,
@@ -185,7 +185,7 @@ def _open(composed: "Composed") -> "Dataset":
 
     config = composed.config
     name, data_dir = composed.choices["dataset"], Path(config.data_dir)
-    with preparing_bar("preparing the data") as on_rows:
+    with preparing_bar() as on_rows:
         return ensure(config.dataset, name, data_dir, on_rows=on_rows)
 
 

@@ -98,7 +98,7 @@ def generate(
         anomaly=anomaly,
         replay=replay,
     )
-    manifest = _write(config, out_dir, name, workers or os.cpu_count() or 1)
+    manifest = _write(config, out_dir, workers or os.cpu_count() or 1)
     if as_json:
         print_json({"path": str(out_dir), **manifest})
     else:
@@ -115,15 +115,13 @@ def _print_totals(manifest: "Mapping[str, Any]") -> None:
         )
 
 
-def _write(
-    config: "GeneratorConfig", out_dir: Path, name: Format, workers: int
-) -> "dict[str, Any]":
+def _write(config: "GeneratorConfig", out_dir: Path, workers: int) -> "dict[str, Any]":
     from cvrbench.data.generator.files import generate as write
     from cvrbench.data.progress import RowsProgress
 
-    with preparing_bar(f"generating {name.value}") as on_rows:
+    with preparing_bar() as on_rows:
 
         def on_progress(done: int, total: int) -> None:
-            on_rows(RowsProgress("writing", done, done / total))
+            on_rows(RowsProgress("generating", done, done / total))
 
         return write(config, out_dir, workers=workers, on_progress=on_progress)

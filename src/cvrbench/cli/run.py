@@ -61,7 +61,7 @@ def run(
         return
     from cvrbench import planning
 
-    with preparing_bar("preparing the data") as on_rows:
+    with preparing_bar() as on_rows:
         planning.check_plan(cells, on_rows=on_rows)
     records, failed = _run_cells(cells, force=force, fail_fast=fail_fast, as_json=as_json)
     if not as_json:

@@ -25,6 +25,7 @@ UNSEEN, HALF_SEEN = 0.0024, 0.0095
 MEAN_EVENTS, EVENTS_SIGMA, MAX_EVENTS = 330, 0.5, 4095
 FAVOURITE_EVENT, REPEATED_EVENT = 0.65, 0.25
 SAME_SHOP_EXPOSURE, SAME_CATEGORY_EXPOSURE = 0.14, 0.35
+"""Past shops are shown, and past events repeated, as often as the real coverage of 509 asks."""
 FOREIGN = {"206": 0.01, "207": 0.1, "216": 0.05, "210": 0.01}
 """Share of events whose shop and so on are never exposed; by skeleton field."""
 WITH_INTENTION = 0.75

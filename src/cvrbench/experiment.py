@@ -4,8 +4,7 @@ The only place where all parts meet, and the only one that touches the test spli
 """
 
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ import torch
 from safetensors.torch import save_file
 from torch.utils.flop_counter import FlopCounterMode
 
-from cvrbench.balancing import loss_weights
 from cvrbench.config.compose import Composed
 from cvrbench.config.validate import config_from_dict, config_to_dict
 from cvrbench.data.batches import SplitTensors
@@ -23,10 +21,10 @@ from cvrbench.data.dataset import Dataset, Split
 from cvrbench.data.library import ensure
 from cvrbench.environment import describe_environment
 from cvrbench.errors import RunError
-from cvrbench.evaluation import Scores, counts, score, selection_score
+from cvrbench.evaluation import Scores, counts, score
 from cvrbench.files import explain_write
 from cvrbench.nn import FeatureEncoder
-from cvrbench.objectives import alone, build_objective
+from cvrbench.objectives import build_objective
 from cvrbench.rng import derive
 from cvrbench.store import (
     RECORD_VERSION,
@@ -38,14 +36,11 @@ from cvrbench.store import (
 )
 from cvrbench.strategies import build_strategy
 from cvrbench.strategies.base import SharingStrategy
-from cvrbench.training.checkpoint import StageFiles
 from cvrbench.training.device import resolve_device, torch_settings
-from cvrbench.training.fit import FitResult, Outside, Task, fit
 from cvrbench.training.predict import Predictions, predict
-from cvrbench.training.progress import OnProgress, Progress, stop_on_interrupt
+from cvrbench.training.progress import OnProgress, Progress, StopRequested, stop_on_interrupt
+from cvrbench.training.stages import Stages
 
-WATCHED_KINDS = ("auc", "logloss")
-"""Metrics computed at every look at validation; all of them once, at the end."""
 FLOP_ROWS = 64
 
 
@@ -107,38 +102,43 @@ class _Cell:
     device: torch.device
     folder: RunFolder
     on_progress: OnProgress
-    stop_requested: Callable[[], bool]
-    searches: list[FitResult] = field(default_factory=list)
+    stop_requested: StopRequested
 
     def __post_init__(self) -> None:
         self.config = self.composed.config
         self.schema = self.dataset.schema
-        self.tasks = tuple(task.name for task in self.schema.tasks)
         self.objective = build_objective(self.config.objective, self.schema)
-        self.loss_weights = loss_weights(self.config.balancing, self.tasks).to(self.device)
 
     def run(self) -> RunRecord:
         """Search, train, choose, test once, record."""
         begun, clock = datetime.now(UTC), time.monotonic()
         torch.manual_seed(derive(self.config.seed, "init"))
         network = build_strategy(self.config.model, self.schema).to(self.device)
-        self.train = SplitTensors.load(self.dataset.train, self.schema, self.device)
-        self.valid = SplitTensors.load(self.dataset.valid, self.schema, self.device)
-        network.prepare(self._search)
-        final = self._train(network)
-        scores = {"valid": self._score(network, self.dataset.valid, self.valid)[0]}
+        stages = Stages(
+            self.config,
+            self.dataset,
+            self.objective,
+            self.device,
+            self.folder.checkpoints,
+            self.on_progress,
+            self.stop_requested,
+        )
+        network.prepare(stages)
+        final = stages.finish(network)
+        scores = {"valid": self._score(network, self.dataset.valid, stages.valid)[0]}
         n_scored = 0
         if self.config.protocol.score_test:
             n_scored = self.folder.count_test()
             scores["test"] = self._test(network)
         self._save_weights(network)
-        looks = [look for result in (*self.searches, final) for look in result.state.history]
-        self.folder.write_history(looks)
+        self.folder.write_history(stages.history)
         record = RunRecord(
             **self._identity(),
             **_results(scores),
-            **_count(network, self.valid),
-            **self._effort(final, time.monotonic() - clock),
+            **_count(network, stages.valid),
+            **stages.effort(time.monotonic() - clock),
+            best_step=final.state.best_step,
+            best_epoch=round(stages.epochs_of(final.state.best_step), 3),
             test_scored=n_scored,
             diagnostics=network.diagnostics(),
             environment={
@@ -151,52 +151,6 @@ class _Cell:
         )
         self.folder.finish(record)
         return record
-
-    def _search(self, network: SharingStrategy, *, task: str, label: str, epochs: int) -> FitResult:
-        """Train on one task alone (`strategies.base.Fit`)."""
-        weights = torch.tensor([float(name == task) for name in self.tasks], device=self.device)
-        objective = alone(self.objective)
-
-        def own_auc(predictions: Predictions) -> tuple[float, dict[str, float | None]]:
-            found = self._watch(predictions, ("auc",))
-            return selection_score(
-                found.metrics, [task], "mean_auc", found.undefined
-            ), found.metrics
-
-        result = self._fit(network, Task(objective, weights, own_auc), label, epochs)
-        self.searches.append(result)
-        return result
-
-    def _train(self, network: SharingStrategy) -> FitResult:
-        """Train on all tasks, validation choosing by `protocol.selection`."""
-        trained = [n for n, w in zip(self.tasks, self.loss_weights.tolist(), strict=True) if w > 0]
-        selection = self.config.protocol.selection
-        kinds = {*WATCHED_KINDS, selection.rsplit("_", 1)[-1]}
-
-        def chosen(predictions: Predictions) -> tuple[float, dict[str, float | None]]:
-            found = self._watch(predictions, tuple(sorted(kinds)))
-            value = selection_score(found.metrics, trained, selection, found.undefined)
-            return value, found.metrics
-
-        task = Task(self.objective, self.loss_weights, chosen)
-        return self._fit(network, task, "train", self.config.trainer.epochs)
-
-    def _fit(self, network: SharingStrategy, task: Task, stage: str, epochs: int) -> FitResult:
-        files = StageFiles(self.folder.checkpoints, len(self.searches))
-        return fit(
-            network,
-            self.train,
-            self.valid,
-            task,
-            self.config.trainer,
-            epochs=epochs,
-            seed=self.config.seed,
-            outside=Outside(stage, files, self.on_progress, self.stop_requested),
-        )
-
-    def _watch(self, predictions: Predictions, kinds: tuple[str, ...]) -> Scores:
-        valid = self.dataset.valid
-        return score(self.schema, valid.labels, *predictions, valid.groups, kinds=kinds)
 
     def _score(
         self, network: SharingStrategy, split: Split, tensors: SplitTensors
@@ -244,23 +198,6 @@ class _Cell:
             "fingerprint": self.schema.fingerprint,
             "tasks": [asdict(task) for task in self.schema.tasks],
             "counts": {split.name: counts(self.schema, split.labels) for split in splits},
-        }
-
-    def _effort(self, final: FitResult, total: float) -> dict[str, Any]:
-        search = sum(result.state.seconds for result in self.searches)
-        examples = sum(result.state.examples for result in (*self.searches, final))
-        steps = search + final.state.seconds
-        return {
-            "seconds": {
-                "search": round(search, 3),
-                "train": round(final.state.seconds, 3),
-                "total": round(total, 3),
-            },
-            "examples_per_second": round(examples / max(steps, 1e-9), 1),
-            "best_step": final.state.best_step,
-            "best_epoch": round(
-                final.state.best_step * self.config.trainer.batch_size / len(self.train), 3
-            ),
         }
 
 

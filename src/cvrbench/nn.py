@@ -44,8 +44,14 @@ class FeatureEncoder(nn.Module):
         self.sparse = True
         """Whether the table's gradient holds the batch's rows only; the optimiser decides."""
 
-    def forward(self, features: Features) -> Tensor:
-        """Encode a batch."""
+    def forward(self, features: Features, keep: Tensor | None = None) -> Tensor:
+        """Encode a batch.
+
+        Args:
+            features: Of the batch.
+            keep: `[tasks, vocabulary, dim]`, which entries of a common table each task reads; the
+                result is then `[tasks, batch, width]`.
+        """
         batch, n_categorical = features.rows.shape
         rows = features.rows.reshape(-1)
         if self.n_multivalued:
@@ -56,14 +62,16 @@ class FeatureEncoder(nn.Module):
             rows = (rows + shift[:, None]).reshape(-1)
         vectors = F.embedding(rows, self.table, sparse=self.sparse)
         vectors = vectors.view(self.copies, n, self.embedding_dim)
-        n_single = batch * n_categorical
-        parts = [vectors[:, :n_single].reshape(self.copies, batch, -1)]
+        if keep is not None:
+            vectors = vectors * keep[:, rows]
+        copies, n_single = len(vectors), batch * n_categorical
+        parts = [vectors[:, :n_single].reshape(copies, batch, -1)]
         if self.n_multivalued:
             parts.append(self._pool(vectors[:, n_single:], features, batch))
         if features.numeric.shape[1]:
-            parts.append(features.numeric.expand(self.copies, batch, -1))
+            parts.append(features.numeric.expand(copies, batch, -1))
         encoded = torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]
-        return encoded if self.copies > 1 else encoded.squeeze(0)
+        return encoded if copies > 1 else encoded.squeeze(0)
 
     def _pool(self, values: Tensor, features: Features, batch: int) -> Tensor:
         """Weighted means or sums: `[copies, values, dim]` -> `[copies, batch, fields*dim]`."""
@@ -72,10 +80,11 @@ class FeatureEncoder(nn.Module):
         total = weights.new_zeros(n_bags).index_add(0, segments, weights).clamp_min(1e-12)
         total = total.view(-1, batch).masked_fill(self.sums, 1.0).view(-1)
         scaled = values * (weights / total[segments])[:, None]
-        pooled = values.new_zeros(self.copies, n_bags, self.embedding_dim)
+        copies = len(values)
+        pooled = values.new_zeros(copies, n_bags, self.embedding_dim)
         pooled = pooled.index_add(1, segments, scaled)
-        pooled = pooled.view(self.copies, self.n_multivalued, batch, self.embedding_dim)
-        return pooled.transpose(1, 2).reshape(self.copies, batch, -1)
+        pooled = pooled.view(copies, self.n_multivalued, batch, self.embedding_dim)
+        return pooled.transpose(1, 2).reshape(copies, batch, -1)
 
 
 def parallel_mlp(
@@ -134,7 +143,7 @@ class ParallelMLP(nn.Module):
 
     def __init__(self, n: int, n_in: int, widths: Sequence[int], *, dropout: float) -> None:
         super().__init__()
-        self.dropout = dropout
+        self.n, self.dropout = n, dropout
         self.n_out = widths[-1] if widths else n_in
         sizes = [n_in, *widths]
         self.weights = nn.ParameterList([_weight(n, i, o) for i, o in pairwise(sizes)])

@@ -27,7 +27,7 @@ from cvrbench.environment import versions
 from cvrbench.errors import StoreError
 from cvrbench.files import explain_write, write_text
 
-RECORD_VERSION = 1
+RECORD_VERSION = 2
 State = Literal["new", "unfinished", "finished"]
 NUMBER_FREE = ("data_dir", "results_dir", "trainer.checkpoint_seconds", "trainer.threads")
 """Keys of the config that are not to change a number, and so are no part of a run's identity."""
@@ -64,6 +64,8 @@ class RunRecord:
     """Of one example's forward pass."""
     seconds: dict[str, float]
     """`search` and `train` (optimiser steps), `total` (wall clock)."""
+    examples: dict[str, int]
+    """Rows that `search` and `train` computed gradients on."""
     examples_per_second: float
     best_step: int
     best_epoch: float

@@ -2,12 +2,15 @@
 
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Lt, MinLen
 
 FORBID_EXTRA = {"extra": "forbid"}
 Fraction = Annotated[float, Gt(0), Lt(1)]
 Count = Annotated[int, Ge(1)]
 Seed = Annotated[int, Ge(0)]
+Width = Annotated[int, Ge(1)]
+Layers = Annotated[tuple[Width, ...], MinLen(1)]
+Dropout = Annotated[float, Ge(0), Lt(1)]
 Policy = Literal["refuse", "drop", "keep", "zero_conversion"]
 """What happens to a row whose label is 1 while its parent's is 0 (a conversion without a click): it
 stops the preparation, is dropped, is kept as it is, or has its conversion set to 0."""

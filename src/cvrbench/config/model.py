@@ -8,13 +8,10 @@ the logit is implied.
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-from annotated_types import Ge, Gt, Le, Lt, MinLen
+from annotated_types import Ge
 
-from cvrbench.config.limits import FORBID_EXTRA
-
-Width = Annotated[int, Ge(1)]
-Layers = Annotated[tuple[Width, ...], MinLen(1)]
-Dropout = Annotated[float, Ge(0), Lt(1)]
+from cvrbench.config.limits import FORBID_EXTRA, Dropout, Layers, Width
+from cvrbench.config.ncs import NCSConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,28 +90,6 @@ class PLEConfig:
             raise ValueError(
                 "levels > 1 needs n_shared_experts >= 1: the shared path has no expert"
             )
-
-
-@dataclass(frozen=True, kw_only=True)
-class NCSConfig:
-    """Neuron-connection sharing: each task trains its own masked part of one shared trunk."""
-
-    __pydantic_config__: ClassVar = FORBID_EXTRA
-    kind: Literal["ncs"]
-    embedding_dim: Width
-    hidden: Layers
-    tower: tuple[Width, ...]
-    dropout: Dropout
-    density: Annotated[float, Gt(0), Le(1)]
-    """Share of the trunk's connections that the last round keeps, per task."""
-    rounds: Annotated[int, Ge(1)]
-    """Prune-and-rewind rounds; each keeps `density ** (1 / rounds)` of what was left."""
-    scope: Literal["global", "layer"]
-    """One magnitude threshold over all layers, or one per layer."""
-    search_epochs: Annotated[int, Ge(1)]
-    """Upper limit of epochs per search training; early stopping may end one sooner."""
-    choice: Literal["validation", "last"]
-    """Candidate mask per task: the best on validation, or the sparsest."""
 
 
 ModelConfig = (

@@ -1,9 +1,14 @@
 """Which connections of a shared network each task keeps: True = kept, everywhere."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor
+
+OWNED = "tower"
+"""Layers whose name begins so belong to one task each, so that nothing in them can be shared."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -12,34 +17,105 @@ class MaskSet:
 
     Attributes:
         tasks: The tasks, in the order of the masks' first axis.
-        keep: Per layer `[tasks, in, out]` bool.
+        keep: Layer -> `[tasks, ...]` bool, `[tasks, in, out]` for a weight matrix. The layers of
+            the trunk are named `trunk_0`, `trunk_1`, ...
     """
 
     tasks: tuple[str, ...]
-    keep: tuple[Tensor, ...]
+    keep: Mapping[str, Tensor]
+
+    @classmethod
+    def from_flat(cls, tasks: Sequence[str], flat: Tensor, like: "MaskSet") -> Self:
+        """Cut `[tasks, connections]` into the layers of another set."""
+        sizes = [keep[0].numel() for keep in like.keep.values()]
+        parts = flat.split(sizes, dim=1)
+        shaped = zip(like.keep.items(), parts, strict=True)
+        return cls(tuple(tasks), {name: part.view_as(keep) for (name, keep), part in shaped})
+
+    def flat(self, *, shareable: bool = False) -> Tensor:
+        """All layers of a task in a row, `[tasks, connections]`.
+
+        Args:
+            shareable: Leave out layers that belong to one task each.
+        """
+        chosen = [k for name, k in self.keep.items() if not (shareable and _is_owned(name))]
+        return torch.cat([keep.flatten(1) for keep in chosen], dim=1)
 
     def density(self) -> dict[str, float]:
         """Share of connections that each task keeps, over all layers."""
-        kept = self._flat().double().mean(dim=1)
+        kept = self.flat().double().mean(dim=1)
         return dict(zip(self.tasks, kept.tolist(), strict=True))
 
     def overlap(self) -> Tensor:
         """Jaccard similarity of the tasks' kept connections, `[tasks, tasks]`."""
-        flat = self._flat().double()
-        both = flat @ flat.T
-        size = flat.sum(dim=1)
-        either = size[:, None] + size[None, :] - both
-        return torch.where(either > 0, both / either.clamp_min(1), torch.ones_like(both))
+        return jaccard(self.flat(shareable=True))
 
     def union_density(self) -> float:
         """Share of connections that at least one task keeps."""
-        return self._flat().any(dim=0).double().mean().item()
+        return self.flat(shareable=True).any(dim=0).double().mean().item()
 
     def dead_units(self) -> dict[str, tuple[int, ...]]:
-        """Units per layer to which a task keeps no connection."""
-        dead = [(~keep.any(dim=1)).sum(dim=1) for keep in self.keep]
-        return {task: tuple(int(layer[t]) for layer in dead) for t, task in enumerate(self.tasks)}
+        """Units per trunk layer that carry nothing of a task's.
 
-    def _flat(self) -> Tensor:
-        """All layers of a task in a row, `[tasks, connections]`."""
-        return torch.cat([keep.flatten(1) for keep in self.keep], dim=1)
+        A unit is dead where the task keeps no connection to it, or none from it to the next
+        layer of the trunk; what leaves the last layer is not masked.
+        """
+        layers = [k for name, k in self.keep.items() if name in _trunk_names(self.keep)]
+        found = []
+        for number, keep in enumerate(layers):
+            alive = keep.any(dim=1)  # [tasks, out]
+            if number + 1 < len(layers):
+                alive = alive & layers[number + 1].any(dim=2)
+            found.append((~alive).sum(dim=1))
+        return {task: tuple(int(layer[t]) for layer in found) for t, task in enumerate(self.tasks)}
+
+    def facts(self) -> dict[str, dict[str, Any]]:
+        """Plain numbers per layer and, under `all`, over every shareable layer together.
+
+        Returns:
+            Layer -> `connections`; `density` and `private` (kept by no other task) per task;
+            `shared` (kept by two tasks or more), `union` and `unused`, as shares of the layer's
+            connections; `jaccard`, `[tasks][tasks]`.
+        """
+        layers = {name: k.flatten(1) for name, k in self.keep.items() if not _is_owned(name)}
+        return {name: self._facts(flat) for name, flat in [*layers.items(), self._all(layers)]}
+
+    def hamming(self, other: "MaskSet") -> float:
+        """Share of all tasks' connections in which two sets differ (You et al., ICLR 2020)."""
+        return (self.flat() != other.flat()).double().mean().item()
+
+    def _all(self, layers: Mapping[str, Tensor]) -> tuple[str, Tensor]:
+        return "all", torch.cat(list(layers.values()), dim=1)
+
+    def _facts(self, flat: Tensor) -> dict[str, Any]:
+        times = flat.sum(dim=0)  # [connections], how many tasks keep each
+        private = (flat & (times == 1)).double().mean(dim=1)
+        return {
+            "connections": flat.shape[1],
+            "density": dict(zip(self.tasks, flat.double().mean(dim=1).tolist(), strict=True)),
+            "private": dict(zip(self.tasks, private.tolist(), strict=True)),
+            "shared": (times > 1).double().mean().item(),
+            "union": (times > 0).double().mean().item(),
+            "unused": (times == 0).double().mean().item(),
+            "jaccard": jaccard(flat).tolist(),
+        }
+
+
+def jaccard(flat: Tensor) -> Tensor:
+    """Size of the common part over that of the union, `[n, connections]` bool -> `[n, n]`.
+
+    Two empty sets are alike.
+    """
+    flat = flat.double()
+    both = flat @ flat.T
+    size = flat.sum(dim=1)
+    either = size[:, None] + size[None, :] - both
+    return torch.where(either > 0, both / either.clamp_min(1), torch.ones_like(both))
+
+
+def _is_owned(name: str) -> bool:
+    return name.startswith(OWNED)
+
+
+def _trunk_names(names: Mapping[str, Tensor]) -> list[str]:
+    return [name for name in names if name.startswith("trunk_") and not name.endswith("_bias")]

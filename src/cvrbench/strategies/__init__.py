@@ -5,17 +5,18 @@ from typing import assert_never
 from cvrbench.config.model import (
     MMoEConfig,
     ModelConfig,
-    NCSConfig,
     PLEConfig,
     SharedBottomConfig,
     SharedEmbeddingConfig,
     SingleTaskConfig,
 )
+from cvrbench.config.ncs import NCSConfig
 from cvrbench.data.schema import Schema
 from cvrbench.strategies.base import SharingStrategy
 from cvrbench.strategies.mmoe import MMoE
 from cvrbench.strategies.ncs import NCS
 from cvrbench.strategies.ple import PLE
+from cvrbench.strategies.searches import build_search
 from cvrbench.strategies.shared_bottom import SharedBottom
 from cvrbench.strategies.shared_embedding import SharedEmbedding
 from cvrbench.strategies.single_task import SingleTask
@@ -64,11 +65,10 @@ def build_strategy(config: ModelConfig, schema: Schema) -> SharingStrategy:
                 hidden=hidden,
                 tower=tower,
                 dropout=dropout,
-                density=config.density,
-                rounds=config.rounds,
-                scope=config.scope,
-                search_epochs=config.search_epochs,
-                choice=config.choice,
+                masked=config.masked,
+                step=config.step,
+                masked_step=config.masked_step,
+                search=build_search(config),
             )
         case _:
             assert_never(config)

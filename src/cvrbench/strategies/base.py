@@ -4,29 +4,56 @@ Shape legend of all strategies: `batch` rows, `width` the encoder's output, `exp
 """
 
 from abc import ABC, abstractmethod
-from typing import Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 from torch import Tensor, nn
 
-from cvrbench.data.batches import Features
+from cvrbench.data.batches import Batch, Features
+
+Moving = Mapping[nn.Parameter, Tensor]
+"""Where parameters may move: parameter -> mask that broadcasts to it, True where it may.
+Parameters not named may move everywhere."""
+
+
+class Turn(NamedTuple):
+    """One optimiser step of those that every batch gets."""
+
+    task: int | None
+    """Whose loss it descends; None: all tasks'."""
+    moving: Moving | None
+    """What this step may change. None: the mask of the gradient only, so that excluded weights
+    still move on an optimiser's leftover momentum, as in the published code."""
 
 
 class SharingStrategy(nn.Module, ABC):
-    """A network that predicts all tasks from one batch of features."""
+    """A network that predicts all tasks from one batch of features.
+
+    Everything but `forward` has a default that fits a network whose weights may all move.
+    """
 
     @abstractmethod
     def forward(self, features: Features) -> Tensor:
         """Give the logits `[batch, tasks]`; task t's is conditional on its parent's label 1."""
 
-    def prepare(self, fit: "Fit") -> None:
+    def prepare(self, lab: "Lab") -> None:
         """Fix what must be fixed before the final training; nothing by default."""
 
-    def moving(self) -> dict[nn.Parameter, Tensor]:
-        """Where masked parameters may move: parameter -> mask, True where some task keeps it.
-
-        Parameters not named may move everywhere. Training applies weight decay by it.
-        """
+    def moving(self) -> Moving:
+        """Where masked parameters may move at all. Training applies weight decay by it."""
         return {}
+
+    def turns(self) -> tuple[Turn, ...]:
+        """Steps that a batch gets; none means one step on all tasks together."""
+        return ()
+
+    def penalty(self) -> Tensor | None:
+        """A term to add to the loss, of the last forward pass; none by default."""
+        return None
+
+    def after_step(self, step: int) -> bool:
+        """Do what is due after optimiser step `step` (from 1); say whether training may end."""
+        return False
 
     def diagnostics(self) -> dict[str, object]:
         """Give plain facts about what is shared, for the run's record; none by default."""
@@ -34,17 +61,55 @@ class SharingStrategy(nn.Module, ABC):
 
 
 class Fitted(Protocol):
-    """What a strategy learns of a search training: how good the best weights were."""
+    """What a strategy learns of a training: how good the best weights were."""
 
     @property
     def score(self) -> float:
         """Validation score of the weights now in the network; higher is better."""
         ...
 
+    @property
+    def scores(self) -> Mapping[str, float]:
+        """Task -> its validation AUC in its own space, with these weights."""
+        ...
 
-class Fit(Protocol):
-    """Trains a network on some tasks alone and leaves its best weights in it."""
 
-    def __call__(self, network: SharingStrategy, *, task: str, label: str, epochs: int) -> Fitted:
-        """Train `network` on `task` for at most `epochs`; `label` names the stage to the user."""
+class Lab(Protocol):
+    """What a strategy may use before its final training: training rows, and validation to choose.
+
+    The test split is out of reach.
+    """
+
+    @property
+    def seed(self) -> int:
+        """The run's seed, for `cvrbench.rng.derive`."""
+        ...
+
+    def train(
+        self,
+        network: SharingStrategy,
+        *,
+        label: str,
+        epochs: float,
+        tasks: Sequence[str] | None = None,
+        apart: bool = False,
+    ) -> Fitted:
+        """Train `network`, early-stopped by validation, and leave its best weights in it.
+
+        Args:
+            network: What is trained.
+            label: Names the stage to the user.
+            epochs: At most so many passes over the rows; part of one takes that many random rows.
+            tasks: Those to train; None for all.
+            apart: Each task in its own space from its own label, so that no task's loss reaches
+                another's path; otherwise by the run's objective.
+        """
+        ...
+
+    def batches(self, n: int) -> Iterator[Batch]:
+        """Give `n` training batches, the same for one seed; more epochs where rows run out."""
+        ...
+
+    def losses(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Loss of each task in its own space, `[tasks]`."""
         ...

@@ -4,31 +4,51 @@ NCS4CVR, arXiv 2008.09872:
 
     logit_t = h_t( f(e(x); theta * M_t) ),    M_t in {0, 1}^|theta|
 
-The masks are found per task by iterative magnitude pruning with rewinding (Sun et al., AAAI
-2020; Frankle and Carbin, ICLR 2019): train on task t alone, drop the smallest weights, set the
-survivors back to their initial values, repeat. All searches and the final training start from
-the same initial weights, which the lottery-ticket hypothesis needs.
+A mask search (`strategies.searches`) finds the M_t; then the survivors are set back to the weights
+that the search started from, which the lottery-ticket hypothesis needs (Frankle and Carbin, ICLR
+2019; per task: Sun et al., AAAI 2020), and all tasks are trained together:
 
-Embeddings, biases and towers are shared or owned as in shared-bottom and never masked.
+    joint        one step on the sum of all losses: the gradient of theta is the sum of the masked
+                 gradients, and a connection outside every mask never moves
+    alternate    one step per task and batch, through its own mask: the published way
 
-Differs from the published code: a candidate mask is scored by the network trained *under* it,
-not by the network it was cut from, at the price of one more training per task; and both masked
-networks are trained in one joint step, in which the gradient of theta is the sum of the masked
-gradients, so that a connection outside every mask never moves.
+Differs from the published code: an alternating step is strict, so that a weight outside the task's
+mask stays where it is; `masked_step="legacy"` moves it on stale momentum, as published.
+
+Embeddings, biases and towers are not masked unless asked for.
 """
 
-from collections.abc import Sequence
-from typing import Literal
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from cvrbench.data.batches import Features
 from cvrbench.data.schema import Schema
-from cvrbench.masks.magnitude import keep_rates, prune
 from cvrbench.masks.mask_set import MaskSet
 from cvrbench.nn import FeatureEncoder, ParallelMLP, Towers, parallel_mlp
-from cvrbench.strategies.base import Fit, SharingStrategy
+from cvrbench.strategies.base import Lab, Moving, SharingStrategy, Turn
+
+Part = Literal["trunk", "biases", "towers", "embeddings"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a mask search ends with."""
+
+    masks: MaskSet
+    rounds: Sequence[Mapping[str, Any]] = field(default=())
+    """Plain facts about every candidate on the way, sparser ones later."""
+    own_weights: bool = False
+    """Whether every task gets trunk weights of its own: sparsity without sharing."""
+
+
+MaskSearch = Callable[["NCS", Lab], Found]
+"""Finds masks and leaves in the network the weights that the final training starts from."""
 
 
 class NCS(SharingStrategy):
@@ -42,97 +62,151 @@ class NCS(SharingStrategy):
         hidden: Sequence[int],
         tower: Sequence[int],
         dropout: float,
-        density: float,
-        rounds: int,
-        scope: Literal["global", "layer"],
-        search_epochs: int,
-        choice: Literal["validation", "last"],
+        masked: Sequence[Part],
+        step: Literal["joint", "alternate"],
+        masked_step: Literal["strict", "legacy"],
+        search: MaskSearch,
     ) -> None:
         super().__init__()
         self.tasks = tuple(task.name for task in schema.tasks)
         self.encoder = FeatureEncoder(schema, embedding_dim)
         self.trunk = ParallelMLP(1, self.encoder.width, hidden, dropout=dropout)
         self.towers = Towers(len(self.tasks), self.trunk.n_out, tower, dropout=dropout)
-        for layer, weight in enumerate(self.trunk.weights):
-            ones = torch.ones(len(self.tasks), *weight.shape[1:], dtype=torch.bool)
-            self.register_buffer(f"keep_{layer}", ones)
-        self.densities = keep_rates(density, rounds)
-        self.scope: Literal["global", "layer"] = scope
-        self.search_epochs = search_epochs
-        self.choice = choice
-        self.candidates: dict[str, list[dict[str, float]]] = {}
+        self.step, self.masked_step = step, masked_step
+        self.search = search
+        self.parts = tuple(masked)
+        self.keep = nn.Module()
+        for name, parameter in self.masked().items():
+            shape = parameter.shape if name == "embedding" else parameter.shape[1:]
+            ones = torch.ones(len(self.tasks), *shape, dtype=torch.bool)
+            self.keep.register_buffer(name, ones)
+        self.rounds: Sequence[Mapping[str, Any]] = ()
 
     @property
-    def keep(self) -> list[Tensor]:
-        """The masks, per layer `[tasks, in, out]`."""
-        return [self.get_buffer(f"keep_{layer}") for layer in range(len(self.trunk.weights))]
+    def own_weights(self) -> bool:
+        """Whether every task has trunk weights of its own."""
+        return self.trunk.n > 1 or len(self.tasks) == 1
 
     @property
     def masks(self) -> MaskSet:
         """The masks as a set of their own."""
-        return MaskSet(self.tasks, tuple(keep.clone() for keep in self.keep))
+        return MaskSet(self.tasks, {name: keep.clone() for name, keep in self._keep().items()})
+
+    def masked(self) -> dict[str, nn.Parameter]:
+        """The layers that have a mask, in a fixed order."""
+        trunk, towers = self.trunk, self.towers.network
+        found = [(f"trunk_{i}", w) for i, w in enumerate(trunk.weights) if "trunk" in self.parts]
+        if "biases" in self.parts:
+            found += [(f"trunk_{i}_bias", b) for i, b in enumerate(trunk.biases)]
+            found += [(f"tower_{i}_bias", b) for i, b in enumerate(towers.biases)]
+        if "towers" in self.parts:
+            found += [(f"tower_{i}", w) for i, w in enumerate(towers.weights)]
+            found.append(("tower_head", self.towers.head))
+        if "embeddings" in self.parts:
+            found.append(("embedding", self.encoder.table))
+        return dict(found)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The trunk's masked weight matrices, layer -> `[1 or tasks, in, out]`."""
+        return {n: w.detach() for n, w in self.masked().items() if n in self._matrices()}
 
     def forward(self, features: Features) -> Tensor:
         """Give the logits `[batch, tasks]`, all masked networks in one pass."""
-        encoded = self.encoder(features)  # [batch, width]
-        weights = [w * keep for w, keep in zip(self.trunk.weights, self.keep, strict=True)]
+        return self.through(features, self.effective())
+
+    def effective(self) -> dict[str, Tensor]:
+        """What the tasks compute with, layer -> `[tasks, ...]`; the table's mask itself."""
+        keep = self._keep()
+        layers = {name: p * keep[name] for name, p in self.masked().items() if name != "embedding"}
+        return layers | {name: keep[name] for name in keep if name == "embedding"}
+
+    def through(self, features: Features, effective: Mapping[str, Tensor]) -> Tensor:
+        """Give the logits `[batch, tasks]` that other effective weights than the own ones give."""
+        encoded = self.encoder(features, keep=effective.get("embedding"))  # [(tasks,) batch, width]
+        weights = [effective.get(f"trunk_{i}", w) for i, w in enumerate(self.trunk.weights)]
+        biases = [effective.get(f"trunk_{i}_bias", b) for i, b in enumerate(self.trunk.biases)]
         dropout = self.trunk.dropout if self.training else 0.0
-        hidden = parallel_mlp(encoded, weights, list(self.trunk.biases), dropout=dropout)
-        logits: Tensor = self.towers(hidden)  # hidden: [tasks, batch, out]
+        hidden = parallel_mlp(encoded, weights, biases, dropout=dropout)  # [tasks, batch, out]
+        replaced = {_tower_parameter(n): w for n, w in effective.items() if n.startswith("tower_")}
+        logits: Tensor = functional_call(self.towers, replaced, (hidden,))
         return logits
 
-    def prepare(self, fit: Fit) -> None:
-        """Find each task's mask, then rewind to the initial weights."""
-        initial = {name: tensor.clone() for name, tensor in self.state_dict().items()}
-        chosen = [self._search(t, initial, fit) for t in range(len(self.tasks))]
-        self.load_state_dict(initial)
-        for t, layers in enumerate(chosen):
-            self._set_keep(t, layers)
+    def prepare(self, lab: Lab) -> None:
+        """Find the masks; the search leaves the weights to start from."""
+        found = self.search(self, lab)
+        if found.own_weights:
+            self.split()
+        self.set_masks(found.masks)
+        self.rounds = found.rounds
 
-    def moving(self) -> dict[nn.Parameter, Tensor]:
-        """A trunk weight may move where at least one task keeps it."""
-        pairs = zip(self.trunk.weights, self.keep, strict=True)
-        return {weight: keep.any(dim=0, keepdim=True) for weight, keep in pairs}
+    def set_masks(self, masks: MaskSet) -> None:
+        """Take over the masks of a set."""
+        for name, keep in self._keep().items():
+            keep.copy_(masks.keep[name])
+
+    def split(self) -> None:
+        """Give every task trunk weights of its own, equal ones for now."""
+        n = len(self.tasks)
+        for parameters in (self.trunk.weights, self.trunk.biases):
+            for number, parameter in enumerate(parameters):
+                own = parameter.detach().expand(n, *parameter.shape[1:]).clone()
+                parameters[number] = nn.Parameter(own)
+        self.trunk.n = n
+
+    def apart(self) -> "NCS":
+        """Copy the network, every task with trunk weights of its own, embeddings in common."""
+        twin = copy.deepcopy(self)
+        twin.split()
+        return twin
+
+    def moving(self) -> Moving:
+        """A weight may move where at least one of the tasks that use it keeps it."""
+        keep = self._keep()
+        return {p: _somewhere(keep[name], p) for name, p in self.masked().items()}
+
+    def turns(self) -> tuple[Turn, ...]:
+        """One step per task and batch, if so trained."""
+        if self.step == "joint" or len(self.tasks) == 1:
+            return ()
+        if self.masked_step == "legacy":
+            return tuple(Turn(t, None) for t in range(len(self.tasks)))
+        return tuple(Turn(t, self.moving_of(t)) for t in range(len(self.tasks)))
+
+    def moving_of(self, task: int) -> Moving:
+        """Where one task may move what it uses: its own parts, and its mask's of common ones."""
+        keep = self._keep()
+        names = {id(p): name for name, p in self.masked().items()}
+        owned = [*self.towers.parameters(), *(self.trunk.parameters() if self.trunk.n > 1 else ())]
+        own = torch.arange(len(self.tasks), device=self.encoder.table.device) == task
+        moving: dict[nn.Parameter, Tensor] = {}
+        for parameter in owned:
+            mask = own.view(-1, *[1] * (parameter.dim() - 1))
+            name = names.get(id(parameter))
+            moving[parameter] = mask if name is None else mask & keep[name]
+        for name, parameter in self.masked().items():
+            if parameter not in moving:
+                mask = keep[name][task]
+                moving[parameter] = mask if name == "embedding" else mask[None]
+        return moving
 
     def diagnostics(self) -> dict[str, object]:
-        """Give density, overlap and dead units of the masks, and every candidate's score."""
+        """Give density, overlap and dead units of the masks, and the way to them."""
         masks = self.masks
         return {
             "density": masks.density(),
             "union_density": masks.union_density(),
             "overlap": masks.overlap().tolist(),
             "dead_units": masks.dead_units(),
-            "candidates": self.candidates,
+            "own_weights": self.own_weights,
+            "layers": masks.facts(),
+            "rounds": [dict(facts) for facts in self.rounds],
         }
 
-    def _search(self, t: int, initial: dict[str, Tensor], fit: Fit) -> list[Tensor]:
-        """Train, prune, rewind: one candidate mask per round; give the chosen one."""
-        task = self.tasks[t]
-        found: list[tuple[float, list[Tensor]]] = []
-        keep = [layer[t] for layer in self.keep]
-        n_trainings = len(self.densities) + (self.choice == "validation")
-        for training in range(n_trainings):
-            self.load_state_dict(initial)
-            self._set_keep(t, keep)
-            label = f"search {task} {training + 1}/{n_trainings}"
-            result = fit(TaskAlone(self, t), task=task, label=label, epochs=self.search_epochs)
-            found.append((result.score, keep))
-            if training < len(self.densities):
-                weights = [weight[0] for weight in self.trunk.weights]
-                keep = prune(weights, keep, self.densities[training], self.scope)
-        if self.choice == "last":
-            return keep
-        # found[0] was trained dense: it is where the first mask was cut from, no candidate.
-        candidates = found[1:]
-        self.candidates[task] = [
-            {"density": density, "score": score}
-            for density, (score, _) in zip(self.densities, candidates, strict=True)
-        ]
-        return max(candidates, key=lambda candidate: candidate[0])[1]
+    def _keep(self) -> dict[str, Tensor]:
+        return dict(self.keep.named_buffers())
 
-    def _set_keep(self, t: int, layers: Sequence[Tensor]) -> None:
-        for keep, layer in zip(self.keep, layers, strict=True):
-            keep[t] = layer
+    def _matrices(self) -> list[str]:
+        return [f"trunk_{i}" for i in range(len(self.trunk.weights))]
 
 
 class TaskAlone(SharingStrategy):
@@ -146,15 +220,30 @@ class TaskAlone(SharingStrategy):
     def forward(self, features: Features) -> Tensor:
         """Give the logits `[batch, tasks]`; those of the other tasks are 0."""
         ncs, t = self.ncs, self.task
-        encoded = ncs.encoder(features)
-        weights = [w * k[t] for w, k in zip(ncs.trunk.weights, ncs.keep, strict=True)]
-        dropout = ncs.trunk.dropout if self.training else 0.0
-        hidden = parallel_mlp(encoded, weights, list(ncs.trunk.biases), dropout=dropout)[0]
-        logit = ncs.towers(hidden)[:, t]
+        effective = {
+            name: weight if name.startswith("tower_") else weight[t : t + 1]
+            for name, weight in ncs.effective().items()
+        }
+        logit = ncs.through(features, effective)[:, t]
         others = logit.new_zeros(len(logit), len(ncs.tasks) - 1)
         return torch.cat([others[:, :t], logit[:, None], others[:, t:]], dim=1)
 
-    def moving(self) -> dict[nn.Parameter, Tensor]:
-        """A trunk weight may move where this task keeps it."""
-        pairs = zip(self.ncs.trunk.weights, self.ncs.keep, strict=True)
-        return {weight: keep[self.task : self.task + 1] for weight, keep in pairs}
+    def moving(self) -> Moving:
+        """A weight may move where this task keeps it."""
+        return self.ncs.moving_of(self.task)
+
+
+def _somewhere(keep: Tensor, parameter: nn.Parameter) -> Tensor:
+    """Where a parameter may move: as `keep` where each task has its own, else where any keeps."""
+    if keep.shape == parameter.shape:
+        return keep
+    anywhere = keep.any(dim=0)
+    return anywhere if anywhere.shape == parameter.shape else anywhere[None]
+
+
+def _tower_parameter(layer: str) -> str:
+    """`tower_0` -> `network.weights.0`: a masked layer's name within `Towers`."""
+    if layer == "tower_head":
+        return "head"
+    number, _, bias = layer.removeprefix("tower_").partition("_")
+    return f"network.{'biases' if bias else 'weights'}.{number}"

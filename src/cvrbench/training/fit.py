@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 
 from cvrbench.config.schema import TrainerConfig
-from cvrbench.data.batches import SplitTensors
+from cvrbench.data.batches import Batch, SplitTensors
 from cvrbench.errors import RunError, RunInterrupted
 from cvrbench.objectives import Objective
 from cvrbench.rng import derive
-from cvrbench.strategies.base import SharingStrategy
+from cvrbench.strategies.base import Moving, SharingStrategy, Turn
 from cvrbench.training.checkpoint import StageFiles
 from cvrbench.training.optimizers import Optimizers, build_optimizers
 from cvrbench.training.predict import Predictions, predict
-from cvrbench.training.progress import OnProgress, Progress
+from cvrbench.training.progress import OnProgress, Progress, StopRequested
 
 Metrics = dict[str, float | None]
 
@@ -45,7 +45,7 @@ class Outside(NamedTuple):
     stage: str
     files: StageFiles
     on_progress: OnProgress
-    stop_requested: Callable[[], bool]
+    stop_requested: StopRequested
 
 
 @dataclass
@@ -72,6 +72,12 @@ class FitResult(NamedTuple):
     """The best validation score; the network holds the weights that reached it."""
     state: State
 
+    @property
+    def scores(self) -> dict[str, float]:
+        """Every AUC that these weights validate at, by the name of its task or space."""
+        best = self.state.best_metrics.items()
+        return {n.removesuffix("_auc"): v for n, v in best if n.endswith("_auc") and v is not None}
+
 
 def fit(
     network: SharingStrategy,
@@ -80,14 +86,15 @@ def fit(
     task: Task,
     config: TrainerConfig,
     *,
-    epochs: int,
+    epochs: float,
     seed: int,
     outside: Outside,
 ) -> FitResult:
     """Train `network` for at most `epochs`, stopping early on validation.
 
-    Order of rows, dropout and everything else follow from `seed` alone. A finished stage is
-    answered from its checkpoint, one under way goes on from it, bit for bit.
+    Part of an epoch is that part of its rows, taken at random. Order of rows, dropout and
+    everything else follow from `seed` alone. A finished stage is answered from its checkpoint, one
+    under way goes on from it, bit for bit.
 
     Raises:
         RunError: The loss is no longer finite.
@@ -125,39 +132,44 @@ class _Loop:
     valid: SplitTensors
     task: Task
     config: TrainerConfig
-    epochs: int
+    epochs: float
     seed: int
     outside: Outside
     state: State
     best: dict[str, Tensor]
+    turns: tuple[Turn, ...] = ()
 
     def run(self) -> None:
         config, state = self.config, self.state
         n_steps = -(-len(self.train) // config.batch_size)
+        total_steps = max(1, round(n_steps * self.epochs))
         evaluate_at = _evaluation_steps(n_steps, config.evaluations_per_epoch)
         forward = torch.compile(self.network) if config.compile else self.network
         device = self.train.labels.device
         loss_sum = torch.zeros((), device=device)
+        self.turns = self.network.turns()
         last_save = clock = time.monotonic()
         self.network.train()
-        while state.epoch < self.epochs:
-            order = _epoch_order(len(self.train), self.seed, state.epoch, device)
-            while state.step_in_epoch < n_steps:
+        while state.step < total_steps:
+            order = epoch_order(len(self.train), self.seed, state.epoch, device)
+            while state.step_in_epoch < n_steps and state.step < total_steps:
                 start = state.step_in_epoch * config.batch_size
                 index = order[start : start + config.batch_size]
                 loss_sum += self._step(forward, index)
                 state.step_in_epoch += 1
                 state.step += 1
                 state.examples += len(index)
+                settled = self.network.after_step(state.step)
                 now = time.monotonic()
                 state.seconds, clock = state.seconds + now - clock, now
-                if state.step_in_epoch in evaluate_at:
+                last = settled or state.step == total_steps
+                if last or state.step_in_epoch in evaluate_at:
                     _check_finite(loss_sum, state.step, self.outside.stage)
                     self._evaluate()
-                    if state.evaluations_since_best >= config.patience:
+                    if last or state.evaluations_since_best >= config.patience:
                         return
                     clock = time.monotonic()
-                self._report(n_steps)
+                self._report(total_steps)
                 stop = self.outside.stop_requested()
                 if stop or time.monotonic() - last_save > config.checkpoint_seconds:
                     self._save()
@@ -167,16 +179,34 @@ class _Loop:
             state.epoch, state.step_in_epoch = state.epoch + 1, 0
 
     def _step(self, forward: Callable[..., Tensor], index: Tensor) -> Tensor:
+        """One optimiser step on all tasks, or one per turn of the network's."""
         batch = self.train.gather(index)
-        with torch.autocast(
-            index.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"
-        ):
+        weights = self.task.loss_weights
+        if not self.turns:
+            return self._descend(forward, batch, weights, None)
+        total = torch.zeros((), device=index.device)
+        for turn in self.turns:
+            if turn.task is None:
+                total += self._descend(forward, batch, weights, turn.moving)
+            elif weights[turn.task] > 0:
+                alone = torch.zeros_like(weights)
+                alone[turn.task] = weights[turn.task]
+                total += self._descend(forward, batch, alone, turn.moving)
+        return total
+
+    def _descend(
+        self, forward: Callable[..., Tensor], batch: Batch, weights: Tensor, moving: Moving | None
+    ) -> Tensor:
+        device = batch.labels.device.type
+        with torch.autocast(device, torch.bfloat16, enabled=self.config.precision == "bf16"):
             logits = forward(batch.features)
         losses = self.task.objective.losses(logits.float(), batch.labels)
-        loss = (losses * self.task.loss_weights).sum()
+        loss = (losses * weights).sum()
+        if (penalty := self.network.penalty()) is not None:
+            loss = loss + penalty
         self.optimizers.zero_grad()
         loss.backward()
-        self.optimizers.step()
+        self.optimizers.step(moving)
         return loss.detach()
 
     def _evaluate(self) -> None:
@@ -203,13 +233,13 @@ class _Loop:
             }
         )
 
-    def _report(self, n_steps: int) -> None:
+    def _report(self, total_steps: int) -> None:
         state = self.state
         self.outside.on_progress(
             Progress(
                 stage=self.outside.stage,
                 step=state.step,
-                total_steps=n_steps * self.epochs,
+                total_steps=total_steps,
                 examples_per_second=state.examples / max(state.seconds, 1e-9),
                 scores=state.history[-1]["metrics"] if state.history else None,
             )
@@ -233,7 +263,7 @@ def _evaluation_steps(n_steps: int, per_epoch: int) -> frozenset[int]:
     return frozenset(max(1, round(float(mark))) for mark in marks)
 
 
-def _epoch_order(rows: int, seed: int, epoch: int, device: torch.device) -> Tensor:
+def epoch_order(rows: int, seed: int, epoch: int, device: torch.device) -> Tensor:
     """The epoch's permutation of rows; the same for every strategy under one seed."""
     generator = torch.Generator().manual_seed(derive(seed, "shuffle", epoch))
     return torch.randperm(rows, generator=generator).to(device)

@@ -5,7 +5,7 @@ the table has an optimiser that touches only the rows in the batch. Its state is
 table at most, its step is not.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, assert_never
 
@@ -15,44 +15,19 @@ from torch.optim import Optimizer
 
 from cvrbench.config.schema import TrainerConfig
 from cvrbench.nn import FeatureEncoder
-from cvrbench.strategies.base import SharingStrategy
+from cvrbench.strategies.base import Moving, SharingStrategy
 
 
-class RowwiseAdagrad(Optimizer):
-    """Adagrad with one accumulator per row: the mean of the row's squared gradient.
+class MaskedAdamW(Optimizer):
+    """AdamW of which each step may be confined to a part of every parameter.
 
-    w_r -= lr * g_r / (sqrt(s_r) + eps),  s_r += mean(g_r ** 2)
-    (Duchi et al., JMLR 2011, made row-wise as in FBGEMM's embedding operators).
+    What a step may not change keeps its weight, its moments and its clock: every entry counts the
+    steps it took part in, so that it moves as under an AdamW of its own (Loshchilov and Hutter,
+    ICLR 2019, algorithm 2). With nothing excluded it is `torch.optim.AdamW`.
     """
 
-    def __init__(
-        self, params: Iterable[nn.Parameter], *, lr: float, weight_decay: float, eps: float = 1e-8
-    ) -> None:
-        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "eps": eps})
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Update the rows that have a gradient."""
-        assert closure is None
-        for group in self.param_groups:
-            for table in group["params"]:
-                if table.grad is None:
-                    continue
-                state = self.state[table]
-                if not state:
-                    state["sum"] = table.new_zeros(len(table))
-                rows, grad, old = _touched(table, group["weight_decay"])
-                total = state["sum"].index_select(0, rows) + grad.square().mean(dim=1)
-                state["sum"].index_copy_(0, rows, total)
-                step = grad.mul_(-group["lr"]).div_(total.sqrt_().add_(group["eps"])[:, None])
-                table.index_copy_(0, rows, old.add_(step))
-
-
-class LazyAdam(Optimizer):
-    """Adam whose moments and weights change only for the rows in the batch.
-
-    The bias correction counts all steps, as `torch.optim.SparseAdam` does.
-    """
+    moving: Moving
+    """Of the next step."""
 
     def __init__(
         self,
@@ -66,6 +41,88 @@ class LazyAdam(Optimizer):
         super().__init__(
             params, {"lr": lr, "weight_decay": weight_decay, "betas": betas, "eps": eps}
         )
+        self.moving = {}
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Update what `moving` allows."""
+        assert closure is None
+        for group in self.param_groups:
+            beta1, beta2 = group["betas"]
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                if not state:
+                    state |= {name: torch.zeros_like(p) for name in ("step", "mean", "square")}
+                allowed = self.moving.get(p)
+                here = torch.ones_like(p) if allowed is None else allowed.to(p).expand_as(p)
+                state["step"].add_(here)
+                state["mean"].lerp_(p.grad, (1 - beta1) * here)
+                state["square"].lerp_(p.grad.square(), (1 - beta2) * here)
+                clock = state["step"].clamp_min(1)
+                mean = state["mean"] / (1 - beta1**clock)
+                deviation = (state["square"] / (1 - beta2**clock)).sqrt_().add_(group["eps"])
+                p.mul_(1 - group["lr"] * group["weight_decay"] * here)
+                p.sub_(group["lr"] * here * mean / deviation)
+
+
+class RowwiseAdagrad(Optimizer):
+    """Adagrad with one accumulator per row: the mean of the row's squared gradient.
+
+    w_r -= lr * g_r / (sqrt(s_r) + eps),  s_r += mean(g_r ** 2)
+    (Duchi et al., JMLR 2011, made row-wise as in FBGEMM's embedding operators).
+    """
+
+    moving: Moving
+    """Of the next step; entries it excludes have no gradient and get no decay."""
+
+    def __init__(
+        self, params: Iterable[nn.Parameter], *, lr: float, weight_decay: float, eps: float = 1e-8
+    ) -> None:
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "eps": eps})
+        self.moving = {}
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Update the rows that have a gradient."""
+        assert closure is None
+        for group in self.param_groups:
+            for table in group["params"]:
+                if table.grad is None:
+                    continue
+                state = self.state[table]
+                if not state:
+                    state["sum"] = table.new_zeros(len(table))
+                rows, grad, old = _touched(table, group["weight_decay"], self.moving.get(table))
+                total = state["sum"].index_select(0, rows) + grad.square().mean(dim=1)
+                state["sum"].index_copy_(0, rows, total)
+                step = grad.mul_(-group["lr"]).div_(total.sqrt_().add_(group["eps"])[:, None])
+                table.index_copy_(0, rows, old.add_(step))
+
+
+class LazyAdam(Optimizer):
+    """Adam whose moments and weights change only for the rows in the batch.
+
+    The bias correction counts all steps, as `torch.optim.SparseAdam` does.
+    """
+
+    moving: Moving
+    """Of the next step; entries it excludes keep their weight and moments."""
+
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter],
+        *,
+        lr: float,
+        weight_decay: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+    ) -> None:
+        super().__init__(
+            params, {"lr": lr, "weight_decay": weight_decay, "betas": betas, "eps": eps}
+        )
+        self.moving = {}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -82,15 +139,18 @@ class LazyAdam(Optimizer):
                     state["mean"] = torch.zeros_like(table)
                     state["square"] = torch.zeros_like(table)
                 state["step"] += 1
-                rows, grad, old = _touched(table, group["weight_decay"])
-                mean = state["mean"].index_select(0, rows).lerp_(grad, 1 - beta1)
+                allowed = self.moving.get(table)
+                rows, grad, old = _touched(table, group["weight_decay"], allowed)
+                here = 1.0 if allowed is None else allowed[rows].to(table)
+                mean = state["mean"].index_select(0, rows)
+                mean += (1 - beta1) * here * (grad - mean)
                 square = state["square"].index_select(0, rows)
-                square.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+                square += (1 - beta2) * here * (grad.square() - square)
                 state["mean"].index_copy_(0, rows, mean)
                 state["square"].index_copy_(0, rows, square)
                 corrected = (1 - beta2 ** state["step"]) ** 0.5
                 size = group["lr"] * corrected / (1 - beta1 ** state["step"])
-                step = mean.div_(square.sqrt_().add_(group["eps"])).mul_(-size)
+                step = mean.div_(square.sqrt_().add_(group["eps"])).mul_(-size * here)
                 table.index_copy_(0, rows, old.add_(step))
 
 
@@ -98,31 +158,40 @@ class LazyAdam(Optimizer):
 class Optimizers:
     """The optimisers that together own every parameter of a network."""
 
-    parts: tuple[Optimizer, ...]
+    dense: Optimizer
+    table: Optimizer
     masked: tuple[tuple[nn.Parameter, Tensor, float], ...]
     """Parameters with excluded entries, where they may move, and their decay per step."""
 
     def zero_grad(self) -> None:
         """Drop all gradients."""
-        for optimizer in self.parts:
+        for optimizer in (self.dense, self.table):
             optimizer.zero_grad(set_to_none=True)
 
     @torch.no_grad()
-    def step(self) -> None:
-        """Decay and update; entries that no mask keeps stay exactly where they are."""
-        for parameter, moving, decay in self.masked:
+    def step(self, moving: Moving | None = None) -> None:
+        """Decay and update; entries that no mask keeps stay exactly where they are.
+
+        Args:
+            moving: Confines this step (a turn's) further; None where it does not.
+        """
+        for parameter, anywhere, decay in self.masked:
             if decay:
-                parameter.mul_(1 - decay * moving)
-        for optimizer in self.parts:
-            optimizer.step()
+                parameter.mul_(1 - decay * anywhere)
+        if moving is not None:
+            for optimizer in (self.dense, self.table):
+                if isinstance(optimizer, MaskedAdamW | RowwiseAdagrad | LazyAdam):
+                    optimizer.moving = moving
+        self.dense.step()
+        self.table.step()
 
     def state_dict(self) -> list[dict[str, Any]]:
         """Give the state of every part."""
-        return [optimizer.state_dict() for optimizer in self.parts]
+        return [self.dense.state_dict(), self.table.state_dict()]
 
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
         """Restore what `state_dict` gave."""
-        for optimizer, state in zip(self.parts, states, strict=True):
+        for optimizer, state in zip((self.dense, self.table), states, strict=True):
             optimizer.load_state_dict(state)
 
 
@@ -136,20 +205,26 @@ def build_optimizers(network: SharingStrategy, config: TrainerConfig) -> Optimiz
     for encoder in encoders:
         encoder.sparse = config.embedding_optimizer != "adam"
     tables = [encoder.table for encoder in encoders]
-    moving = network.moving()
-    apart = {id(p) for p in (*tables, *moving)}
-    free = [p for p in network.parameters() if id(p) not in apart]
+    ids = {id(table) for table in tables}
+    dense = [p for p in network.parameters() if id(p) not in ids]
     lr, decay = config.learning_rate, config.weight_decay
-    groups = [{"params": free, "weight_decay": decay}]
-    if moving:
-        # AdamW would shrink excluded weights too, so theirs is applied apart, by mask.
-        groups.append({"params": list(moving), "weight_decay": 0.0})
-    dense = torch.optim.AdamW(groups, lr=lr, fused=True)
-    masked = tuple((p, where, lr * decay) for p, where in moving.items())
-    return Optimizers((dense, _table_optimizer(tables, config)), masked)
+    moving = network.moving()
+    table = _table_optimizer(tables, config)
+    if isinstance(table, RowwiseAdagrad | LazyAdam):
+        table.moving = moving
+    if any(turn.moving is not None for turn in network.turns()):
+        return Optimizers(MaskedAdamW(dense, lr=lr, weight_decay=decay), table, ())
+    # AdamW would shrink excluded weights too, so theirs is applied apart, by mask.
+    masked = tuple((p, where, lr * decay) for p, where in moving.items() if id(p) not in ids)
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in dense if p not in moving], "weight_decay": decay},
+        {"params": [p for p, *_ in masked], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    return Optimizers(torch.optim.AdamW(groups, lr=lr, fused=True), table, masked)
 
 
-def _table_optimizer(tables: list[nn.Parameter], config: TrainerConfig) -> Optimizer:
+def _table_optimizer(tables: Sequence[nn.Parameter], config: TrainerConfig) -> Optimizer:
     lr, decay = config.embedding_learning_rate, config.embedding_weight_decay
     match config.embedding_optimizer:
         case "rowwise_adagrad":
@@ -162,7 +237,9 @@ def _table_optimizer(tables: list[nn.Parameter], config: TrainerConfig) -> Optim
             assert_never(config.embedding_optimizer)
 
 
-def _touched(table: Tensor, weight_decay: float) -> tuple[Tensor, Tensor, Tensor]:
+def _touched(
+    table: Tensor, weight_decay: float, moving: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
     """The distinct rows of a table's sparse gradient, their summed gradients and weights."""
     assert table.grad is not None
     # Read without coalesce(): sorting ids alone is several times cheaper than sorting vectors.
@@ -171,5 +248,5 @@ def _touched(table: Tensor, weight_decay: float) -> tuple[Tensor, Tensor, Tensor
     grad = values.new_zeros(len(rows), values.shape[1]).index_add_(0, inverse, values)
     old = table.index_select(0, rows)
     if weight_decay:
-        grad.add_(old, alpha=weight_decay)
+        grad.add_(old if moving is None else old * moving[rows], alpha=weight_decay)
     return rows, grad, old

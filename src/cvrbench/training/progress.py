@@ -27,10 +27,11 @@ class Progress:
 
 
 OnProgress = Callable[[Progress], None]
+StopRequested = Callable[[], bool]
 
 
 @contextmanager
-def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
+def stop_on_interrupt() -> Iterator[StopRequested]:
     """Turn the first Ctrl-C into a polite request, so that no step is torn in the middle.
 
     Yields:

@@ -1,0 +1,61 @@
+"""Which connections are kept: the best scored ones, down to a density, in rounds or at once.
+
+With the absolute weight as score this is magnitude pruning (Han et al. 2015); iterated with
+rewinding it is the search for lottery tickets of Frankle and Carbin (ICLR 2019), and per task the
+mask search of Sun et al. (AAAI 2020) and of NCS (arXiv 2008.09872).
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from cvrbench.masks.mask_set import MaskSet
+
+Scope = Literal["global", "layer"]
+
+
+def keep_rates(density: float, rounds: int) -> list[float]:
+    """Density after each of `rounds` equal-rate rounds that end at `density`.
+
+    >>> [round(rate, 4) for rate in keep_rates(0.2, 4)]
+    [0.6687, 0.4472, 0.2991, 0.2]
+    """
+    return [density ** (r / rounds) for r in range(1, rounds + 1)]
+
+
+def keep_best(
+    scores: Mapping[str, Tensor], among: MaskSet, density: float, scope: Scope
+) -> MaskSet:
+    """Keep, per task, the connections with the highest scores among those still kept.
+
+    Args:
+        scores: Layer -> `[tasks, ...]`, or `[1, ...]` where all tasks score alike.
+        among: The masks so far; False is never revived.
+        density: Share of *all* connections kept afterwards (at most what `among` holds); the
+            number kept is rounded to the nearest whole one.
+        scope: One threshold over all layers together, or one per layer.
+
+    Returns:
+        The new masks. Ties are broken by position, so that the count is exact.
+    """
+    whole = {n: scores[n].detach().expand_as(keep).flatten(1) for n, keep in among.keep.items()}
+    if scope == "layer":
+        return MaskSet(
+            among.tasks,
+            {n: _top(whole[n], k.flatten(1), density).view_as(k) for n, k in among.keep.items()},
+        )
+    flat = _top(torch.cat(list(whole.values()), dim=1), among.flat(), density)
+    return MaskSet.from_flat(among.tasks, flat, among)
+
+
+def _top(scores: Tensor, keep: Tensor, density: float) -> Tensor:
+    """`[tasks, connections]` -> the same, True for the best."""
+    wanted = round(density * keep.shape[1])
+    # Excluded ones come last whatever their score: the sort is by (kept, score, position).
+    order = scores.masked_fill(~keep, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    rank = torch.empty_like(order)
+    places = torch.arange(keep.shape[1], device=keep.device).expand_as(order)
+    rank.scatter_(1, order, places.contiguous())
+    return keep & (rank < wanted)

@@ -1,0 +1,65 @@
+"""Mask searches: which connections of an NCS trunk each task keeps. One function each.
+
+A finder gives candidates, sparser ones later; validation, or the user, chooses one. `shuffled` and
+`unshared` are no finders: they alter what another search found.
+"""
+
+from functools import partial
+from typing import assert_never
+
+from cvrbench.config.ncs import Derived, Finder, NCSConfig
+from cvrbench.masks.drawn import shuffled
+from cvrbench.rng import derive
+from cvrbench.strategies.base import Lab
+from cvrbench.strategies.ncs import NCS, Found, MaskSearch
+from cvrbench.strategies.searches.at_start import snip
+from cvrbench.strategies.searches.candidates import Candidate
+from cvrbench.strategies.searches.choose import choose
+from cvrbench.strategies.searches.conflict import gradient_conflict
+from cvrbench.strategies.searches.drawn import dense, drawn
+from cvrbench.strategies.searches.imp import imp, one_shot
+
+
+def build_search(config: NCSConfig) -> MaskSearch:
+    """Give the search that a configuration names."""
+    return partial(_search, config=config)
+
+
+def _search(ncs: NCS, lab: Lab, *, config: NCSConfig) -> Found:
+    if config.warmup_epochs > 0:
+        lab.train(ncs, label="warm-up", epochs=config.warmup_epochs)
+    start = {name: tensor.clone() for name, tensor in ncs.state_dict().items()}
+    control: Derived | None = None
+    if config.search == "shuffled" or config.search == "unshared":
+        control, finder = config.search, config.base
+    else:
+        finder = config.search
+    candidates = _find(finder, ncs, lab, config)
+    if config.rewind:
+        ncs.load_state_dict(start)
+    masks = choose(ncs, candidates, lab, config)
+    if control == "shuffled":
+        masks = shuffled(masks, derive(lab.seed, "masks", "shuffled"))
+    return Found(
+        masks=masks,
+        rounds=[candidate.facts() for candidate in candidates],
+        own_weights=control == "unshared",
+    )
+
+
+def _find(finder: Finder, ncs: NCS, lab: Lab, config: NCSConfig) -> list[Candidate]:
+    match finder:
+        case "imp":
+            return imp(ncs, lab, config)
+        case "one_shot":
+            return one_shot(ncs, lab, config)
+        case "snip":
+            return snip(ncs, lab, config)
+        case "gradient_conflict":
+            return gradient_conflict(ncs, lab, config)
+        case "random" | "identical":
+            return drawn(ncs, lab, config, identical=finder == "identical")
+        case "dense":
+            return dense(ncs)
+        case _:
+            assert_never(finder)

@@ -1,0 +1,137 @@
+"""Iterative magnitude pruning with rewinding, per task: the search of the papers.
+
+    M_t = 1
+    for r = 1..R:   train f(.; theta * M_t), h_t on task t from theta0
+                    drop the kept weights of smallest absolute value down to the round's density
+                    rewind theta = theta0
+
+(Frankle and Carbin, ICLR 2019; per task Sun et al., AAAI 2020, algorithm 1; arXiv 2008.09872.)
+
+`together` trains all tasks in one pass over the data, each with trunk weights of its own and all
+with common embeddings, which is also how the masks will be used; otherwise each task trains alone,
+embeddings included, as published. A round ends early when the mask that would be cut has stopped
+changing (early-bird tickets: You et al., ICLR 2020).
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from cvrbench.config.ncs import NCSConfig
+from cvrbench.data.batches import Features
+from cvrbench.masks.mask_set import MaskSet
+from cvrbench.masks.ranking import keep_best
+from cvrbench.strategies.base import Lab, Moving, SharingStrategy
+from cvrbench.strategies.ncs import NCS, TaskAlone
+from cvrbench.strategies.searches.candidates import Candidate, schedule
+
+LOOK_EVERY = 16
+"""Steps between two looks at the mask that would be cut."""
+
+
+def imp(ncs: NCS, lab: Lab, config: NCSConfig) -> list[Candidate]:
+    """Prune in rounds; one candidate per round."""
+    return _rounds(ncs, lab, config, schedule(config))
+
+
+def one_shot(ncs: NCS, lab: Lab, config: NCSConfig) -> list[Candidate]:
+    """Train once and prune once, to the last density (Han et al. 2015)."""
+    return _rounds(ncs, lab, config, schedule(config)[-1:])
+
+
+def _rounds(
+    ncs: NCS, lab: Lab, config: NCSConfig, densities: Sequence[float]
+) -> list[Candidate]:
+    if config.together:
+        return _prune(ncs.apart(), None, lab, config, densities)
+    start = {name: tensor.clone() for name, tensor in ncs.state_dict().items()}
+    per_task = []
+    for t in range(len(ncs.tasks)):
+        ncs.load_state_dict(start)
+        per_task.append(_prune(ncs, t, lab, config, densities))
+    return [_merge(ncs.tasks, found) for found in zip(*per_task, strict=True)]
+
+
+def _prune(
+    network: NCS, task: int | None, lab: Lab, config: NCSConfig, densities: Sequence[float]
+) -> list[Candidate]:
+    """Train, prune, rewind; of all tasks together, or of one."""
+    start = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    tasks = network.tasks if task is None else (network.tasks[task],)
+    among = network.masks
+    candidates: list[Candidate] = []
+    # A candidate scored by the network trained under it needs one training after the last cut.
+    extra = config.choice == "validation" and config.scored == "under"
+    for number in range(len(densities) + extra):
+        network.load_state_dict(start)
+        network.set_masks(among)
+        density = densities[number] if number < len(densities) else None
+        stage = f"search {' '.join(tasks)} {number + 1}/{len(densities) + extra}"
+        alone: SharingStrategy = network if task is None else TaskAlone(network, task)
+        watched = Settling(alone, network, density, config)
+        result = lab.train(
+            watched, label=stage, epochs=config.search_epochs, tasks=tasks, apart=True
+        )
+        scores = {name: result.scores[name] for name in tasks}
+        if config.scored == "under" and candidates:
+            last = candidates[-1]
+            candidates[-1] = Candidate(density=last.density, masks=last.masks, scores=scores)
+        if density is not None:
+            among = _cut(network, density, config)
+            before = scores if config.scored == "before" else {}
+            candidates.append(Candidate(density=density, masks=among, scores=before))
+    return candidates
+
+
+def _cut(network: NCS, density: float, config: NCSConfig) -> MaskSet:
+    """Keep the largest of the kept weights down to a density."""
+    magnitudes = {name: weight.detach().abs() for name, weight in network.masked().items()}
+    return keep_best(magnitudes, network.masks, density, config.scope)
+
+
+def _merge(tasks: tuple[str, ...], found: Sequence[Candidate]) -> Candidate:
+    """Put together the masks that every task found alone, for one density."""
+    layers = found[0].masks.keep
+    keep: dict[str, Tensor] = {
+        name: torch.stack([one.masks.keep[name][t] for t, one in enumerate(found)])
+        for name in layers
+    }
+    scores = {task: auc for one in found for task, auc in one.scores.items()}
+    return Candidate(density=found[0].density, masks=MaskSet(tasks, keep), scores=scores)
+
+
+class Settling(SharingStrategy):
+    """A search's network, whose training may end when the mask to be cut stops changing."""
+
+    def __init__(
+        self, network: SharingStrategy, ncs: NCS, density: float | None, config: NCSConfig
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.ncs = (ncs,)  # in a tuple, so that its weights are not counted twice
+        self.density, self.config = density, config
+        self.last = torch.nn.Module()
+        for name, keep in ncs.masks.keep.items():
+            self.last.register_buffer(name, keep)
+
+    def forward(self, features: Features) -> Tensor:
+        """Give the network's logits `[batch, tasks]`."""
+        logits: Tensor = self.network(features)
+        return logits
+
+    def moving(self) -> Moving:
+        """As the network."""
+        return self.network.moving()
+
+    def after_step(self, step: int) -> bool:
+        """Compare the mask that would be cut now with that of the last look."""
+        if self.config.early_bird is None or self.density is None or step % LOOK_EVERY:
+            return False
+        (ncs,) = self.ncs
+        now = _cut(ncs, self.density, self.config)
+        before = MaskSet(ncs.tasks, dict(self.last.named_buffers()))
+        distance = now.hamming(before)
+        for name, keep in now.keep.items():
+            self.last.get_buffer(name).copy_(keep)
+        return distance < self.config.early_bird

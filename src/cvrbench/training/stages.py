@@ -1,0 +1,152 @@
+"""All trainings of one run, in order: those that a strategy's preparation asks for, and the last.
+
+Every one is checkpointed by its number, so that a resumed run answers the finished ones from their
+files, and every one counts in what the run cost.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cvrbench.balancing import loss_weights
+from cvrbench.config.schema import Config
+from cvrbench.data.batches import Batch, SplitTensors
+from cvrbench.data.dataset import Dataset
+from cvrbench.evaluation import Scores, score, selection_score
+from cvrbench.objectives import Objective, alone
+from cvrbench.strategies.base import SharingStrategy
+from cvrbench.training.checkpoint import StageFiles
+from cvrbench.training.fit import FitResult, Outside, Task, epoch_order, fit
+from cvrbench.training.predict import Predictions
+from cvrbench.training.progress import OnProgress, StopRequested
+
+WATCHED_KINDS = ("auc", "logloss")
+"""Metrics computed at every look at validation; all of them once, at the end."""
+
+
+@dataclass
+class Stages:
+    """The trainings of one run; to a strategy, its `Lab`."""
+
+    config: Config
+    dataset: Dataset
+    objective: Objective
+    device: torch.device
+    checkpoints: Path
+    on_progress: OnProgress
+    stop_requested: StopRequested
+    results: list[FitResult] = field(default_factory=list)
+    probed: int = 0
+    """Examples whose gradients were taken outside a training."""
+
+    def __post_init__(self) -> None:
+        schema = self.dataset.schema
+        self.tasks = tuple(task.name for task in schema.tasks)
+        self.train_rows = SplitTensors.load(self.dataset.train, schema, self.device)
+        self.valid = SplitTensors.load(self.dataset.valid, schema, self.device)
+        self.weights = loss_weights(self.config.balancing, self.tasks).to(self.device)
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return self.config.seed
+
+    def train(
+        self,
+        network: SharingStrategy,
+        *,
+        label: str,
+        epochs: float,
+        tasks: Sequence[str] | None = None,
+        apart: bool = False,
+    ) -> FitResult:
+        """Train on some tasks, their mean AUC choosing (`strategies.base.Lab`)."""
+        chosen = self.tasks if tasks is None else tuple(tasks)
+        wanted = torch.tensor([float(name in chosen) for name in self.tasks], device=self.device)
+        # Apart, no weight of one task's loss can matter to another; together, the run's hold.
+        weights = wanted if apart else wanted * self.weights
+        objective = alone(self.objective) if apart else self.objective
+
+        def mean_auc(predictions: Predictions) -> tuple[float, dict[str, float | None]]:
+            found = self._watch(predictions, ("auc",))
+            value = selection_score(found.metrics, chosen, "mean_auc", found.undefined)
+            return value, found.metrics
+
+        return self._fit(network, Task(objective, weights, mean_auc), label, epochs)
+
+    def finish(self, network: SharingStrategy) -> FitResult:
+        """Train on all tasks, validation choosing by `protocol.selection`: the run's last stage."""
+        trained = [n for n, w in zip(self.tasks, self.weights.tolist(), strict=True) if w > 0]
+        selection = self.config.protocol.selection
+        kinds = tuple(sorted({*WATCHED_KINDS, selection.rsplit("_", 1)[-1]}))
+
+        def chosen(predictions: Predictions) -> tuple[float, dict[str, float | None]]:
+            found = self._watch(predictions, kinds)
+            value = selection_score(found.metrics, trained, selection, found.undefined)
+            return value, found.metrics
+
+        task = Task(self.objective, self.weights, chosen)
+        return self._fit(network, task, "train", self.config.trainer.epochs)
+
+    def batches(self, n: int) -> Iterator[Batch]:
+        """Give the first `n` batches of the epochs' orders (`strategies.base.Lab`)."""
+        size, rows = self.config.trainer.batch_size, len(self.train_rows)
+        for epoch in range(-(-n * size // rows)):
+            parts = epoch_order(rows, self.seed, epoch, self.device).split(size)
+            for index in parts[: n - epoch * len(parts)]:
+                self.probed += len(index)
+                yield self.train_rows.gather(index)
+
+    def losses(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Loss of each task in its own space, `[tasks]` (`strategies.base.Lab`)."""
+        return alone(self.objective).losses(logits.float(), batch.labels)
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """Every look at validation, stage after stage."""
+        return [look for result in self.results for look in result.state.history]
+
+    def effort(self, total_seconds: float) -> dict[str, Any]:
+        """Say what the run cost, searches included: seconds, examples, examples per second."""
+        *searches, final = (result.state for result in self.results)
+        search = sum(state.seconds for state in searches)
+        examples = sum(result.state.examples for result in self.results)
+        return {
+            "seconds": {
+                "search": round(search, 3),
+                "train": round(final.seconds, 3),
+                "total": round(total_seconds, 3),
+            },
+            "examples": {
+                "search": examples - final.examples + self.probed,
+                "train": final.examples,
+            },
+            "examples_per_second": round(examples / max(search + final.seconds, 1e-9), 1),
+        }
+
+    def epochs_of(self, step: int) -> float:
+        """Turn a number of steps into passes over the training rows."""
+        return step * self.config.trainer.batch_size / len(self.train_rows)
+
+    def _fit(self, network: SharingStrategy, task: Task, stage: str, epochs: float) -> FitResult:
+        files = StageFiles(self.checkpoints, len(self.results))
+        result = fit(
+            network,
+            self.train_rows,
+            self.valid,
+            task,
+            self.config.trainer,
+            epochs=epochs,
+            seed=self.config.seed,
+            outside=Outside(stage, files, self.on_progress, self.stop_requested),
+        )
+        self.results.append(result)
+        return result
+
+    def _watch(self, predictions: Predictions, kinds: tuple[str, ...]) -> Scores:
+        valid = self.dataset.valid
+        return score(self.dataset.schema, valid.labels, *predictions, valid.groups, kinds=kinds)

@@ -1,12 +1,16 @@
 """What every test may ask for."""
 
+import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from hypothesis import settings
 
+from cvrbench.cli.app import main
 from cvrbench.config.compose import Composed, compose
 from cvrbench.data.library import ensure
 
@@ -48,3 +52,30 @@ def quick(quick_data: Path, tmp_path: Path) -> Callable[..., Composed]:
         return compose(["experiment=quick_check", *places, *overrides])
 
     return composed
+
+
+class Said(NamedTuple):
+    """What a command printed, and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+    def json(self) -> list[dict]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+@pytest.fixture
+def cvrbench(monkeypatch, capsys, quick_data, tmp_path):
+    """Call the command in an empty folder; the planted log is prepared already."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CVRBENCH_RAW_DATA", raising=False)
+    monkeypatch.setenv("CVRBENCH_CONF", str(Path(__file__).parents[1] / "conf"))
+    (tmp_path / "datasets").symlink_to(quick_data)
+
+    def call(*arguments: str) -> Said:
+        monkeypatch.setattr(sys, "argv", ["cvrbench", *arguments])
+        code = main()
+        return Said(code, *capsys.readouterr())
+
+    return call

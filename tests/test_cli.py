@@ -1,45 +1,17 @@
 """The command line as a user meets it: output, messages, exit codes, completion."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-from cvrbench.cli.app import main
 from cvrbench.config.complete import complete, datasets
 
 QUICK = ("experiment=quick_check", "model.hidden=[8]", "model.tower=[]")
-
-
-class Said(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    def json(self) -> list[dict]:
-        return [json.loads(line) for line in self.out.splitlines()]
-
-
-@pytest.fixture
-def cvrbench(monkeypatch, capsys, quick_data, tmp_path):
-    """Call the command in an empty folder; the planted log is prepared already."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("CVRBENCH_RAW_DATA", raising=False)
-    monkeypatch.setenv("CVRBENCH_CONF", str(Path(__file__).parents[1] / "conf"))
-    (tmp_path / "datasets").symlink_to(quick_data)
-
-    def call(*arguments: str) -> Said:
-        monkeypatch.setattr(sys, "argv", ["cvrbench", *arguments])
-        code = main()
-        return Said(code, *capsys.readouterr())
-
-    return call
 
 
 def test_a_run_prints_its_table_and_where_it_is(cvrbench):

@@ -15,6 +15,7 @@ from cvrbench import experiment, planning
 from cvrbench.config.validate import config_to_dict
 from cvrbench.errors import ConfigError, RunError, RunInterrupted, StoreError
 from cvrbench.store import ResultStore, run_id
+from cvrbench.training import stages
 
 MODELS = ("single_task", "shared_embedding", "shared_bottom", "omoe", "mmoe", "cgc", "ple", "ncs")
 OBJECTIVES = ("click_space", "entire_space", "exposure_space")
@@ -74,7 +75,7 @@ def test_a_finished_cell_is_only_read(quick, monkeypatch):
     cell = quick("model=shared_bottom")
     first = experiment.run(cell)
     assert planning.state_of(cell) == "finished"
-    monkeypatch.setattr(experiment, "fit", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(stages, "fit", lambda *_, **__: pytest.fail("trained again"))
     assert experiment.run(cell) == first
 
 
@@ -88,16 +89,16 @@ def test_force_runs_a_finished_cell_again_and_counts_the_second_look_at_the_test
 
 def test_the_test_split_is_scored_once_and_after_every_choice(quick, monkeypatch):
     order = []
-    for name in ("fit", "score"):
-        original = getattr(experiment, name)
+    for module, name in ((stages, "fit"), (experiment, "score")):
+        original = getattr(module, name)
 
         def spy(*args, name=name, original=original, **kwargs):
             on_test = name == "score" and len(args[1]) == 1200
             order.append("test" if on_test else name)
             return original(*args, **kwargs)
 
-        monkeypatch.setattr(experiment, name, spy)
-    experiment.run(quick("model=ncs"))
+        monkeypatch.setattr(module, name, spy)
+    experiment.run(quick("model=ncs", "model.together=false", "model.choice=validation"))
     assert order.count("test") == 1
     assert order[-1] == "test"
     assert order.count("fit") == 2 * 5 + 1
@@ -135,9 +136,20 @@ def interrupt_at(stage: str):
     return on_progress
 
 
-@pytest.mark.parametrize("stage", ["search ctr 2/5", "search cvr 5/5", "train"])
-def test_an_interrupted_run_resumes_to_the_same_bits(quick, tmp_path, stage):
-    cell = quick("model=ncs")
+@pytest.mark.parametrize(
+    ("stage", "options"),
+    [
+        ("search ctr 2/5", ("model.together=false", "model.choice=validation")),
+        ("search cvr 4/4", ("model.together=false", "model.step=alternate")),
+        ("search ctr cvr 3/4", ("model.early_bird=0.5",)),
+        ("choose density 0.30", ("model.choice=joint", "model.search=random")),
+        ("warm-up", ("model.warmup_epochs=0.5", "model.search=snip")),
+        ("search all tasks", ("model.search=gradient_conflict", "model.rewind=false")),
+        ("train", ("model.search=unshared", "model.step=alternate")),
+    ],
+)
+def test_an_interrupted_run_resumes_to_the_same_bits(quick, tmp_path, stage, options):
+    cell = quick("model=ncs", *options)
     elsewhere = replace(cell, config=replace(cell.config, results_dir=str(tmp_path / "straight")))
     expected = experiment.run(elsewhere)
     with pytest.raises(RunInterrupted, match=stage.split()[0]):

@@ -29,6 +29,7 @@ RECORD = RunRecord(
     embedding_parameters=0,
     multiply_adds=1,
     seconds={},
+    examples={"search": 0, "train": 1000},
     examples_per_second=1.0,
     best_step=1,
     best_epoch=1.0,

@@ -110,12 +110,15 @@ def parallel_mlp(
 
 def parallel_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """n linear maps: `[batch, in]` or `[n, batch, in]` with `[n, in, out]` -> `[n, batch, out]`."""
-    n, n_in, n_out = weight.shape
+    n_in, n_out = weight.shape[1:]
+    n = max(len(weight), bias.numel() // n_out, len(x) if x.dim() == 3 else 1)
     if n == 1:
         return torch.addmm(bias.view(-1), x.view(-1, n_in), weight[0]).view(1, -1, n_out)
-    if x.dim() == 3:
+    weight = weight.expand(n, n_in, n_out)  # one matrix may serve networks that differ elsewhere
+    if x.dim() == 3 and len(x) > 1:
         return torch.baddbmm(bias.expand(n, 1, n_out), x, weight)
-    result: Tensor = _CommonInputLinear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+    common = x[0] if x.dim() == 3 else x
+    result: Tensor = _CommonInputLinear.apply(common, weight, bias)  # type: ignore[no-untyped-call]
     return result
 
 

@@ -133,3 +133,29 @@ def test_suggestions_know_last_parts_and_initials(word, near):
 
 def test_nothing_near_suggests_nothing():
     assert did_you_mean("zzz", ["model", "seed"]) == ""
+
+
+def test_an_experiment_may_bring_a_plan_in_which_the_user_replaces_keys():
+    cells = plan(["experiment=ncs_ablation", "dataset=kuairand"], multirun=False)
+    assert {cell.choices["dataset"] for cell in cells} == {"kuairand"}
+    searches = {c.config.model.search for c in cells if c.choices["model"] == "ncs"}
+    assert {"imp", "learned", "random", "identical", "shuffled", "unshared"} <= searches
+    assert {cell.config.seed for cell in cells} == set(range(5))
+    assert len({(c.config.model, c.config.seed) for c in cells}) == len(cells)
+    one_seed = plan(["experiment=ncs_ablation", "seed=7"], multirun=False)
+    assert {cell.config.seed for cell in one_seed} == {7}
+    assert len(one_seed) * 5 == len(cells)
+
+
+def test_a_plan_is_no_key_of_a_run():
+    assert compose(["experiment=ncs_ablation"]).config.seed == 0
+
+
+def test_the_papers_preset_is_what_the_papers_code_does():
+    config = compose(["experiment=ncs_paper"]).config
+    model = config.model
+    assert (model.hidden, model.tower) == ((512, 256, 128), ())
+    assert (model.search, model.density, model.rounds, model.scope) == ("imp", 0.2, 4, "global")
+    assert (model.together, model.step, model.masked_step) == (False, "alternate", "legacy")
+    assert config.balancing.weights == {"cvr": 1.5}
+    assert config.trainer.learning_rate == 1e-4

@@ -203,12 +203,12 @@ def test_entire_space_on_shared_embeddings_is_esmm(ids):
 def test_a_masked_trunk_is_one_pruned_by_torch(ids):
     network = ours("NCSConfig")
     generator = torch.Generator().manual_seed(2)
-    for keep in network.keep:
+    for keep in network.keep.buffers():
         keep.copy_(torch.rand(keep.shape, generator=generator) < 0.4)
     encoded = logits_input(network, ids)
     for task in range(2):
         layers: list[nn.Module] = []
-        parts = zip(network.trunk.weights, network.trunk.biases, network.keep, strict=True)
+        parts = zip(network.trunk.weights, network.trunk.biases, network.keep.buffers(), strict=True)
         for weight, bias, keep in parts:
             linear = nn.Linear(weight.shape[1], weight.shape[2]).double()
             linear.weight.data.copy_(weight[0].T)

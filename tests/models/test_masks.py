@@ -1,14 +1,16 @@
-"""Magnitude pruning against torch.nn.utils.prune, and the laws of mask sets."""
+"""Ranking against torch.nn.utils.prune, and the laws of mask sets, drawn and found."""
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
-from cvrbench.masks.magnitude import keep_rates, prune
+from cvrbench.masks.drawn import random_scores, shuffled
 from cvrbench.masks.mask_set import MaskSet
+from cvrbench.masks.ranking import keep_best, keep_rates
+from cvrbench.masks.saliency import GradientSums, agreeing, snip
 
 
 def layers(seed: int) -> list[nn.Linear]:
@@ -16,36 +18,45 @@ def layers(seed: int) -> list[nn.Linear]:
     return [nn.Linear(13, 7), nn.Linear(7, 5)]
 
 
+def everything(*shapes: tuple[int, ...], tasks: tuple[str, ...] = ("ctr",)) -> MaskSet:
+    keep = {
+        f"trunk_{i}": torch.ones(len(tasks), *shape, dtype=torch.bool)
+        for i, shape in enumerate(shapes)
+    }
+    return MaskSet(tasks, keep)
+
+
+def magnitudes(*weights: Tensor) -> dict[str, Tensor]:
+    return {f"trunk_{i}": weight.detach().abs()[None] for i, weight in enumerate(weights)}
+
+
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("kept", [0.9, 0.5, 0.2, 0.03])
 def test_global_pruning_equals_torchs(seed: int, kept: float) -> None:
     ours, theirs = layers(seed), layers(seed)
-    total = sum(layer.weight.numel() for layer in ours)
-    keep = prune(
-        [layer.weight for layer in ours],
-        [torch.ones_like(layer.weight, dtype=torch.bool) for layer in ours],
-        kept,
-        "global",
-    )
+    weights = [layer.weight for layer in ours]
+    total = sum(weight.numel() for weight in weights)
+    among = everything(*[w.shape for w in weights])
+    masks = keep_best(magnitudes(*weights), among, kept, "global")
     torch_prune.global_unstructured(
         [(layer, "weight") for layer in theirs],
         pruning_method=torch_prune.L1Unstructured,
         amount=total - round(kept * total),
     )
-    for mask, layer in zip(keep, theirs, strict=True):
-        assert torch.equal(mask, layer.weight_mask.bool())
+    for mask, layer in zip(masks.keep.values(), theirs, strict=True):
+        assert torch.equal(mask[0], layer.weight_mask.bool())
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_iterated_layer_pruning_equals_torchs(seed: int) -> None:
     layer, theirs = layers(seed)[0], layers(seed)[0]
-    keep = [torch.ones_like(layer.weight, dtype=torch.bool)]
+    masks = everything(layer.weight.shape)
     total = layer.weight.numel()
     for density in keep_rates(0.2, 4):
-        keep = prune([layer.weight], keep, density, "layer")
+        masks = keep_best(magnitudes(layer.weight), masks, density, "layer")
         dropped = int(theirs.weight_mask.sum()) if hasattr(theirs, "weight_mask") else total
         torch_prune.l1_unstructured(theirs, "weight", amount=dropped - round(density * total))
-    assert torch.equal(keep[0], theirs.weight_mask.bool())
+    assert torch.equal(masks.keep["trunk_0"][0], theirs.weight_mask.bool())
 
 
 def test_published_keep_rates() -> None:
@@ -59,20 +70,109 @@ def test_count_is_exact_scale_free_and_nothing_revives(
 ) -> None:
     g = torch.Generator().manual_seed(seed)
     weight = torch.randint(-3, 4, (6, 5), generator=g).float()  # many ties
-    before = torch.rand(6, 5, generator=g) < 0.7
-    (after,) = prune([weight], [before], density, "global")
-    assert int(after.sum()) == min(round(density * 30), int(before.sum()))
-    assert not (after & ~before).any()
-    (scaled,) = prune([weight * scale], [before], density, "global")
-    assert torch.equal(after, scaled)
+    before = MaskSet(("ctr",), {"trunk_0": torch.rand(1, 6, 5, generator=g) < 0.7})
+    after = keep_best(magnitudes(weight), before, density, "global").keep["trunk_0"]
+    kept = before.keep["trunk_0"]
+    assert int(after.sum()) == min(round(density * 30), int(kept.sum()))
+    assert not (after & ~kept).any()
+    scaled = keep_best(magnitudes(weight * scale), before, density, "global")
+    assert torch.equal(after, scaled.keep["trunk_0"])
+
+
+@given(st.integers(0, 1000), st.sampled_from(["global", "layer"]))
+def test_each_task_is_ranked_by_its_own_scores(seed: int, scope: str) -> None:
+    g = torch.Generator().manual_seed(seed)
+    shapes, tasks = ((6, 5), (5, 4)), ("a", "b", "c")
+    scores = {f"trunk_{i}": torch.rand(3, *shape, generator=g) for i, shape in enumerate(shapes)}
+    together = keep_best(scores, everything(*shapes, tasks=tasks), 0.3, scope)
+    for t in range(3):
+        alone = {name: score[t : t + 1] for name, score in scores.items()}
+        own = keep_best(alone, everything(*shapes), 0.3, scope)
+        assert all(torch.equal(own.keep[n][0], together.keep[n][t]) for n in own.keep)
 
 
 def test_mask_set_facts_by_hand() -> None:
     keep = torch.tensor([[[1, 0], [1, 0]], [[1, 1], [0, 0]]], dtype=torch.bool)
-    masks = MaskSet(("ctr", "cvr"), (keep,))
+    masks = MaskSet(("ctr", "cvr"), {"trunk_0": keep})
     assert masks.density() == {"ctr": 0.5, "cvr": 0.5}
     assert masks.union_density() == 0.75
     torch.testing.assert_close(
         masks.overlap(), torch.tensor([[1.0, 1 / 3], [1 / 3, 1.0]], dtype=torch.float64)
     )
     assert masks.dead_units() == {"ctr": (1,), "cvr": (0,)}
+    facts = masks.facts()
+    assert facts["all"] == facts["trunk_0"]
+    assert facts["all"]["connections"] == 4
+    assert facts["all"]["private"] == {"ctr": 0.25, "cvr": 0.25}
+    assert (facts["all"]["shared"], facts["all"]["union"]) == (0.25, 0.75)
+    assert facts["all"]["unused"] == 0.25
+    assert masks.hamming(everything((2, 2), tasks=("ctr", "cvr"))) == 0.5
+
+
+def test_a_unit_is_dead_where_nothing_of_it_is_read_on() -> None:
+    first = torch.ones(1, 2, 3, dtype=torch.bool)
+    second = torch.tensor([[[1, 1], [0, 0], [0, 1]]], dtype=torch.bool)  # unit 1 is not read
+    first[0, :, 2] = False  # unit 2 is not written
+    masks = MaskSet(("ctr",), {"trunk_0": first, "trunk_1": second})
+    assert masks.dead_units() == {"ctr": (2, 0)}
+
+
+def test_a_tasks_own_layers_are_no_shared_ones() -> None:
+    tower = torch.tensor([[[1]], [[0]]], dtype=torch.bool)
+    trunk = torch.ones(2, 1, 1, dtype=torch.bool)
+    masks = MaskSet(("ctr", "cvr"), {"trunk_0": trunk, "tower_0": tower})
+    assert masks.overlap()[0, 1] == 1
+    assert masks.union_density() == 1
+    assert set(masks.facts()) == {"trunk_0", "all"}
+    assert masks.density() == {"ctr": 1.0, "cvr": 0.5}
+
+
+@given(st.integers(0, 1000))
+def test_shuffling_changes_which_and_neither_how_many_nor_how_shared(seed: int) -> None:
+    g = torch.Generator().manual_seed(seed)
+    keep = {f"trunk_{i}": torch.rand(2, 8, 6 - i, generator=g) < 0.4 for i in range(2)}
+    before = MaskSet(("ctr", "cvr"), keep)
+    after = shuffled(before, seed)
+    assert before.facts() == after.facts()
+    assert before.hamming(after) > 0
+
+
+def test_random_masks_of_one_draw_are_nested_and_overlap_by_chance() -> None:
+    like = everything((60, 50), (50, 40), tasks=("ctr", "cvr"))
+    scores = random_scores(like, seed=3, identical=False)
+    dense, sparse = (keep_best(scores, like, d, "global") for d in (0.5, 0.2))
+    assert not (sparse.flat() & ~dense.flat()).any()
+    chance = 0.2**2 / (2 * 0.2 - 0.2**2)
+    assert sparse.overlap()[0, 1].item() == pytest.approx(chance, abs=0.02)
+    same = keep_best(random_scores(like, seed=3, identical=True), like, 0.2, "global")
+    assert same.overlap()[0, 1] == 1
+
+
+def test_snip_tells_what_removing_a_connection_costs_to_first_order() -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(1, 4, 3, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(16, 4, dtype=torch.float64)
+
+    def loss(w: Tensor) -> Tensor:
+        return (x @ w[0]).tanh().square().mean()
+
+    (gradient,) = torch.autograd.grad(loss(weight), weight)
+    score = snip({"trunk_0": weight.detach()}, {"trunk_0": gradient})["trunk_0"]
+    step = 1e-6
+    for i in range(4):
+        for j in range(3):
+            less = weight.detach().clone()
+            less[0, i, j] *= 1 - step
+            change = abs(loss(less) - loss(weight.detach())) / step
+            assert score[0, i, j].item() == pytest.approx(change.item(), rel=1e-4)
+
+
+def test_a_connection_is_shared_where_gradients_agree_and_goes_to_the_needier_else() -> None:
+    g = torch.tensor([[[1.0, 1.0, -3.0]], [[2.0, -2.0, 1.0]]])  # [tasks, in=1, out=3]
+    sums = GradientSums(
+        products={"trunk_0": g[:, None] * g[None, :]},
+        need={"trunk_0": g.abs()},
+        total={"trunk_0": g},
+    )
+    masks = agreeing(sums, everything((1, 3), tasks=("ctr", "cvr")))
+    assert masks.keep["trunk_0"].int().tolist() == [[[1, 0, 1]], [[1, 1, 0]]]

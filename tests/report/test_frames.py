@@ -9,7 +9,8 @@ from scipy import stats as scipy_stats
 
 from cvrbench.report.frames import compare
 from cvrbench.report.grids import comparison_grid, interval, number
-from cvrbench.report.plots import comparison_figure, save
+from cvrbench.report.plots.comparison import comparison_figure
+from cvrbench.report.plots.style import save
 from cvrbench.report.tables import comparison_json, grid_table, run_table
 from cvrbench.stats import Estimate
 from cvrbench.store import RunRecord

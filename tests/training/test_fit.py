@@ -126,7 +126,7 @@ def test_a_finished_stage_is_answered_from_its_file(bench):
 def halve(network, seed: int = 0) -> None:
     """Give each task of an NCS a random half of every layer."""
     generator = torch.Generator().manual_seed(seed)
-    for keep in network.keep:
+    for keep in network.keep.buffers():
         keep.copy_(torch.rand(keep.shape, generator=generator) < 0.5)
 
 
@@ -136,7 +136,8 @@ def test_a_weight_that_no_mask_keeps_never_moves(bench, weight_decay):
     halve(one.network)
     before = [w.detach().clone() for w in one.network.trunk.weights]
     one.fit(weight_decay=weight_decay, learning_rate=0.01)
-    for weight, old, keep in zip(one.network.trunk.weights, before, one.network.keep, strict=True):
+    keeps = one.network.keep.buffers()
+    for weight, old, keep in zip(one.network.trunk.weights, before, keeps, strict=True):
         anywhere = keep.any(dim=0)
         assert 0.2 < (~anywhere).double().mean() < 0.3
         assert torch.equal(weight[0][~anywhere], old[0][~anywhere])
@@ -148,7 +149,8 @@ def test_a_task_alone_moves_only_what_its_own_mask_keeps(bench):
     halve(one.network)
     before = [w.detach().clone() for w in one.network.trunk.weights]
     one.fit(TaskAlone(one.network, 1), weights=(0.0, 1.0), weight_decay=0.5, learning_rate=0.01)
-    for weight, old, keep in zip(one.network.trunk.weights, before, one.network.keep, strict=True):
+    keeps = one.network.keep.buffers()
+    for weight, old, keep in zip(one.network.trunk.weights, before, keeps, strict=True):
         assert torch.equal(weight[0][~keep[1]], old[0][~keep[1]])
         assert (weight[0][keep[1]] != old[0][keep[1]]).double().mean() > 0.9
 

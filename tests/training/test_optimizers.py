@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from cvrbench.training.optimizers import LazyAdam, RowwiseAdagrad
+from cvrbench.training.optimizers import LazyAdam, MaskedAdamW, RowwiseAdagrad
 
 IDS = [torch.tensor([0, 3, 3, 5]), torch.tensor([3, 1]), torch.tensor([5, 5, 0])]
 
@@ -79,3 +79,38 @@ def test_weight_decay_is_an_l2_penalty_on_the_rows_in_the_batch(cls: type) -> No
     (rows.sum() + 0.15 * rows.square().sum()).backward()
     other.step()
     torch.testing.assert_close(decayed, penalised)
+
+
+def dense_steps(optimizer: torch.optim.Optimizer, weight: nn.Parameter, steps: int = 5) -> None:
+    g = torch.Generator().manual_seed(1)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        (weight * torch.randn(weight.shape, generator=g)).sum().backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+def test_masked_adamw_with_nothing_excluded_is_torchs_adamw(decay: float) -> None:
+    ours, theirs = table(), table()
+    dense_steps(MaskedAdamW([ours], lr=0.05, weight_decay=decay), ours)
+    dense_steps(torch.optim.AdamW([theirs], lr=0.05, weight_decay=decay), theirs)
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_masked_adamw_moves_an_entry_as_an_adamw_that_saw_its_steps_only() -> None:
+    ours, theirs = table(), table()
+    keep = torch.arange(32).view(8, 4) % 3 == 0
+    optimizer = MaskedAdamW([ours], lr=0.05, weight_decay=0.1)
+    reference = torch.optim.AdamW([theirs], lr=0.05, weight_decay=0.1)
+    before = ours.detach().clone()
+    g = torch.Generator().manual_seed(2)
+    for step in range(8):
+        gradient = torch.randn(ours.shape, generator=g)
+        optimizer.moving = {ours: keep if step % 2 else ~keep}
+        ours.grad = gradient.clone()
+        optimizer.step()
+        if step % 2:
+            theirs.grad = gradient.clone()
+            reference.step()
+    torch.testing.assert_close(ours[keep], theirs[keep])
+    assert (ours[~keep] != before[~keep]).all()

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cvrbench import __version__
-from cvrbench.cli import browse, data, report, run
+from cvrbench.cli import browse, data, export, report, run, show
 from cvrbench.cli.console import errors
 from cvrbench.errors import ConfigError, CvrbenchError, RunInterrupted
 
@@ -24,9 +24,10 @@ app = typer.Typer(
 app.command(epilog=browse.options())(run.run)
 app.command()(run.resume)
 app.command()(report.report)
+app.command()(export.export)
 app.command()(browse.config)
 app.command(name="ls")(browse.list_runs)
-app.command()(browse.show)
+app.command()(show.show)
 app.add_typer(data.app, name="data")
 
 

@@ -1,6 +1,5 @@
-"""`cvrbench config`, `cvrbench ls` and `cvrbench show`."""
+"""`cvrbench config` and `cvrbench ls`."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -73,34 +72,3 @@ def list_runs(
         out.print(table)
     else:
         out.print(f"no runs in {results_dir}")
-
-
-def show(
-    run: Annotated[str, typer.Argument(help="A run's folder, or a part of its name")],
-    results_dir: ResultsDir = Path("results"),
-    as_json: AsJson = False,
-) -> None:
-    """Show one run: scores, size, time, what is shared, and what it ran on."""
-    from cvrbench.report.tables import run_table
-    from cvrbench.store import ResultStore, read_record
-
-    record = read_record(ResultStore(results_dir).folder(run))
-    if as_json:
-        print_json(asdict(record))
-        return
-    out.print(f"[bold]{record.run_id}[/bold]")
-    out.print(run_table(record))
-    facts = {
-        "parameters": f"{record.parameters:,} ({record.embedding_parameters:,} of them embeddings)",
-        "multiply-adds": f"{record.multiply_adds:,} per example",
-        "seconds": ", ".join(f"{part} {value:.1f}" for part, value in record.seconds.items()),
-        "examples/s": f"{record.examples_per_second:,.0f}",
-        "best weights": f"step {record.best_step:,}, epoch {record.best_epoch}",
-        "test scored": f"{record.test_scored} times" if record.test_scored != 1 else "once",
-        **{str(key): str(value) for key, value in record.diagnostics.items()},
-        **{str(key): str(value) for key, value in record.environment.items()},
-    }
-    table = Table("", "", box=None, pad_edge=False, show_header=False)
-    for key, value in facts.items():
-        table.add_row(key, value)
-    out.print(table)

@@ -126,7 +126,8 @@ def describe(
 ) -> None:
     """Show fields, cardinalities and label rates per split and space, with a picture."""
     from cvrbench.data.describe import to_json
-    from cvrbench.report.plots import description_figure, save
+    from cvrbench.report.plots.description import description_figure
+    from cvrbench.report.plots.style import save
 
     dataset = _open(_compose(name, overrides))
     description = _describe(dataset)

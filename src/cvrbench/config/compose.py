@@ -24,6 +24,10 @@ from cvrbench.config.validate import config_from_dict, config_to_dict
 from cvrbench.errors import ConfigError
 
 
+PLAN = "plan"
+"""Key of an experiment's yaml with the lines that make it a plan of many runs."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Composed:
     """A config and the words it came from."""
@@ -60,13 +64,34 @@ def compose(overrides: Sequence[str] = ()) -> Composed:
 def plan(overrides: Sequence[str], *, multirun: bool) -> list[Composed]:
     """Expand comma lists, `range` and `choice` into their product; compose and validate all.
 
-    The first override varies slowest.
+    The first override varies slowest. An experiment may bring a plan of its own, a list of lines
+    each of which is such a product; what the user gives replaces the same key in every line.
 
     Raises:
         ConfigError: As `compose`; nothing has run by then.
     """
-    if not multirun:
-        return [compose(overrides)]
+    lines = _planned_lines(overrides)
+    if lines:
+        given = {override.key_or_group for override in parse(overrides)}
+        cells: list[Composed] = []
+        for line in lines:
+            kept = [o.input_line or "" for o in parse(line.split()) if o.key_or_group not in given]
+            cells += [compose(words) for words in _product([*kept, *overrides])]
+        return cells
+    return [compose(words) for words in (_product(overrides) if multirun else [overrides])]
+
+
+def _planned_lines(overrides: Sequence[str]) -> list[str]:
+    """Give the lines of the chosen experiment's `plan`, none without one."""
+    conf = find_conf()
+    for override in parse(overrides):
+        file = conf / "experiment" / f"{override.value()}.yaml"
+        if override.key_or_group == "experiment" and file.is_file():
+            return [str(line) for line in _load(file).get(PLAN, [])]
+    return []
+
+
+def _product(overrides: Sequence[str]) -> list[list[str]]:
     cells: list[list[str]] = [[]]
     for override in parse(overrides):
         values = [override.input_line or ""]
@@ -74,7 +99,7 @@ def plan(overrides: Sequence[str], *, multirun: bool) -> list[Composed]:
             name = override.get_key_element()
             values = [f"{name}={value}" for value in override.sweep_string_iterator()]
         cells = [[*cell, value] for cell in cells for value in values]
-    return [compose(cell) for cell in cells]
+    return cells
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
@@ -151,7 +176,8 @@ def _compose_node(parsed: Sequence[Override], conf: Path) -> tuple[DictConfig, d
         for group, option in node.hydra.runtime.choices.items()
         if not str(group).startswith("hydra/") and option not in {None, "null"}
     }
-    return OmegaConf.masked_copy(node, [str(key) for key in node if key != "hydra"]), choices
+    kept = [str(key) for key in node if key not in {"hydra", PLAN}]
+    return OmegaConf.masked_copy(node, kept), choices
 
 
 def _plain_dict(value: Any) -> dict[str, Any]:

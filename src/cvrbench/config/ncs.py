@@ -46,8 +46,8 @@ class NCSConfig:
     """Which parts have masks."""
     search: Finder | Derived
     """How masks are found, or which control stands in for a search."""
-    base: Finder
-    """Whose masks `shuffled` and `unshared` take."""
+    base: Finder | None
+    """Whose masks `shuffled` and `unshared` take; null: those of `imp`."""
     density: Annotated[float, Gt(0), Le(1)]
     """Share of the masked connections that the last round keeps, per task."""
     rate: Fraction | None
@@ -87,9 +87,16 @@ class NCSConfig:
     regrow_share: Annotated[float, Gt(0), Lt(1)]
     """`set`, `rigl`: share of a task's connections replaced at first; it falls as a cosine."""
 
+    @property
+    def finder(self) -> Finder:
+        """The search that looks for masks, whatever is made of them then."""
+        if self.search == "shuffled" or self.search == "unshared":
+            return self.base or "imp"
+        return self.search
+
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other."""
-        used = self.base if self.search in ("shuffled", "unshared") else self.search
+        used = self.finder
         if not self.rewind and (self.search == "unshared" or used in WITHOUT_COMMON_WEIGHTS):
             raise ValueError(
                 f"rewind=false needs a search that trains one common trunk, which {used} does not "

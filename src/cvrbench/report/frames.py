@@ -107,7 +107,9 @@ def _variants(runs: Sequence[RunRecord]) -> Iterator[Variant]:
         others = [settings[g[0].run_id] for g in groups if g[0].model == group[0].model]
         own = settings[group[0].run_id]
         varying = [k for k, v in own.items() if any(o.get(k) != v for o in others)]
-        words = [f"{key.removeprefix('model.')}={own[key]}" for key in varying]
+        # What is not set at all tells nothing.
+        told = [key for key in varying if own[key] != "None"]
+        words = [f"{key.removeprefix('model.')}={own[key]}" for key in told]
         runs_by_seed = tuple(sorted(group, key=lambda run: run.seed))
         yield Variant(label=" ".join([group[0].model, *words]), runs=runs_by_seed)
 

@@ -34,7 +34,11 @@ def run_table(record: RunRecord) -> Table:
         table.add_column(header, justify="right")
     for name, count in record.counts[split].items():
         info = describe_metric(f"{name}_auc", tasks)
-        row = [f"{name.upper()} ({info.space})", f"{count['rows']:,}", f"{count['positives']:,}"]
+        row = [
+            escape(f"{name.upper()} ({info.space})"),
+            f"{count['rows']:,}",
+            f"{count['positives']:,}",
+        ]
         row += [
             number(record.metrics["valid"].get(f"{name}_auc")),
             number(values.get(f"{name}_auc")),
@@ -58,13 +62,13 @@ def grid_table(grid: Grid) -> Table:
         pad_edge=False,
     )
     first, *others = grid.headers
-    table.add_column(first, no_wrap=True)
+    table.add_column(escape(first), no_wrap=True)
     for header in others:
         words = header.split()
         if "\n" in header or len(words) == 1:
-            table.add_column(header, justify="right", no_wrap=True)
+            table.add_column(escape(header), justify="right", no_wrap=True)
         else:
-            table.add_column(header, justify="right", min_width=max(map(len, words)))
+            table.add_column(escape(header), justify="right", min_width=max(map(len, words)))
     for row in grid.rows:
         table.add_row(*map(_marked, row))
     if grid.last is not None:

@@ -1,0 +1,237 @@
+"""`cvrbench show`: one run, its masks, or its gates and gradients."""
+
+import shlex
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from cvrbench.cli.browse import ResultsDir
+from cvrbench.cli.console import errors, out, print_json
+from cvrbench.cli.run import AsJson
+from cvrbench.errors import ConfigError, StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cvrbench.report.grids import Grid
+    from cvrbench.report.masks import Masks
+    from cvrbench.store import RunRecord
+
+MASKS, SHARING = "masks", "sharing"
+RESULTS = Path("results")
+PAGE = 80
+"""Longer lines of prose are hard to read."""
+
+
+def _complete(incomplete: str) -> list[str]:
+    return [word for word in (MASKS, SHARING) if word.startswith(incomplete)]
+
+
+Words = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="[masks|sharing] RUN",
+        help="RUN: a run's folder, or a part of its name. Before it `masks` (what each task keeps "
+        "of the trunk), `sharing` (what gates mix, whether gradients agree), or nothing: all at a "
+        "glance. These two words alone are no run; a folder of such a name is ./masks",
+        autocompletion=_complete,
+        show_default=False,
+    ),
+]
+Plot = Annotated[
+    Path | None,
+    typer.Option("--plot", metavar="DIR", help="Draw the masks there, as PNG and SVG"),
+]
+
+
+def show(
+    words: Words,
+    results_dir: ResultsDir = RESULTS,
+    plot: Plot = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show one run: scores, size, time and what it ran on; or what its tasks share.
+
+    Examples:
+        cvrbench show RUN
+
+        cvrbench show masks RUN --plot figures
+
+        cvrbench show sharing RUN
+    """
+    from cvrbench.store import ResultStore, read_record
+
+    what, run = _parse(words)
+    if plot is not None and what != MASKS:
+        raise ConfigError(f"--plot draws masks: cvrbench show masks {run} --plot {plot}")
+    folder = ResultStore(results_dir).folder(run)
+    record = read_record(folder)
+    if what == MASKS:
+        _show_masks(record, folder, plot, as_json=as_json)
+    elif what == SHARING:
+        _show_sharing(record, as_json=as_json)
+    elif as_json:
+        print_json(asdict(record))
+    else:
+        _show_run(record, results_dir)
+
+
+def _parse(words: list[str]) -> tuple[str | None, str]:
+    """Give what is to be shown, None for all at a glance, and of which run.
+
+    Raises:
+        ConfigError: No run is named, or something that cannot be shown.
+    """
+    if len(words) == 1:
+        if words[0] in (MASKS, SHARING):
+            raise ConfigError(
+                f"of which run? cvrbench show {words[0]} RUN; `cvrbench ls` lists runs, and a "
+                f"folder called {words[0]!r} is ./{words[0]}"
+            )
+        return None, words[0]
+    if len(words) > 2 or words[0] not in (MASKS, SHARING):
+        raise ConfigError(
+            f"cvrbench show {shlex.join(words)}: write `show RUN`, `show masks RUN` or "
+            "`show sharing RUN`"
+        )
+    return words[0], words[1]
+
+
+def _show_run(record: "RunRecord", results_dir: Path) -> None:
+    from cvrbench.report.tables import run_table
+
+    out.print(f"[bold]{escape(record.run_id)}[/bold]")
+    out.print(run_table(record))
+    facts = {
+        "parameters": f"{record.parameters:,} ({record.embedding_parameters:,} of them embeddings)",
+        "multiply-adds": f"{record.multiply_adds:,} per example",
+        "seconds": ", ".join(f"{part} {value:.1f}" for part, value in record.seconds.items()),
+        "examples/s": f"{record.examples_per_second:,.0f}",
+        "best weights": f"step {record.best_step:,}, epoch {record.best_epoch}",
+        "test scored": f"{record.test_scored} times" if record.test_scored != 1 else "once",
+        **_shared(record, results_dir),
+        **{key: _words(value) for key, value in record.environment.items()},
+    }
+    table = Table("", "", box=None, pad_edge=False, show_header=False)
+    for key, value in facts.items():
+        table.add_row(escape(key), escape(value))
+    out.print(table)
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {item}" for key, item in value.items())
+    return str(value)
+
+
+def _shared(record: "RunRecord", results_dir: Path) -> dict[str, str]:
+    """Say in a line each what the run's tasks share, and where there is more of it."""
+    from cvrbench.report.masks import read_masks, summary
+    from cvrbench.report.sharing_grids import cosine_summary, gates_summary
+
+    found, facts, more = record.diagnostics, {}, []
+    if (masks := read_masks(record)) is not None:
+        facts["masks"] = summary(masks)
+        more.append(MASKS)
+    if gates := found.get("gates"):
+        facts["gates"] = gates_summary(gates)
+    if cosines := found.get("gradient_cosine"):
+        facts["gradient cosine"] = cosine_summary(cosines)
+    if gates or cosines:
+        more.append(SHARING)
+    where = "" if results_dir == RESULTS else f" --results-dir {shlex.quote(str(results_dir))}"
+    if more:
+        name = shlex.quote(record.run_id)
+        facts["more"] = "\n".join(f"cvrbench show {what} {name}{where}" for what in more)
+    return facts
+
+
+def _show_masks(record: "RunRecord", folder: Path, plot: Path | None, *, as_json: bool) -> None:
+    from cvrbench.report.mask_grids import layer_grids, rounds_grid
+    from cvrbench.report.masks import read_masks
+
+    masks = read_masks(record)
+    if masks is None:
+        raise StoreError(
+            f"{record.run_id} is a run of {record.model}, and its record tells of no masks; runs "
+            "of ncs have masks: cvrbench run model=ncs"
+        )
+    if as_json:
+        print_json(_masks_json(record, masks))
+    else:
+        rounds = [rounds_grid(masks)] if masks.rounds else []
+        _print([*layer_grids(masks, record.run_id), *rounds])
+    if plot is not None:
+        _draw_masks(record, masks, folder, plot)
+
+
+def _masks_json(record: "RunRecord", masks: "Masks") -> dict[str, Any]:
+    from cvrbench.report.masks import round_facts
+
+    return {
+        "run_id": record.run_id,
+        "model": record.model,
+        "tasks": list(masks.tasks),
+        "own_weights": masks.own_weights,
+        "layers": record.diagnostics["layers"],
+        "dead_units": record.diagnostics.get("dead_units", {}),
+        "rounds": [
+            {**facts, "chosen": list(one.chosen)}
+            for facts, one in zip(round_facts(record), masks.rounds, strict=True)
+        ],
+    }
+
+
+def _draw_masks(record: "RunRecord", masks: "Masks", folder: Path, plot: Path) -> None:
+    from cvrbench.report.mask_files import field_rows, read_keep
+    from cvrbench.report.plots.run import draw_masks
+
+    keep = read_keep(folder)
+    fields = field_rows(record, keep["trunk_0"].shape[1]) if keep else None
+    start = plot / folder.resolve().name
+    for path in draw_masks(masks, keep, fields, title=record.run_id, start=start):
+        _note(f"wrote {path}")
+    if not keep:
+        _note("no picture of the masks themselves: they are none of a trunk")
+    elif fields is None:
+        _note(
+            f"no names of input fields, and no picture of them: the prepared {record.dataset} of "
+            f"this run is not in {record.config.get('data_dir')}"
+        )
+
+
+def _note(text: str) -> None:
+    errors.print(text, soft_wrap=True, markup=False)
+
+
+def _print(grids: "Sequence[Grid]") -> None:
+    """Print grids with their captions below them and as wide as a page, not as the table."""
+    from cvrbench.report.tables import grid_table
+
+    for grid in grids:
+        out.print(grid_table(replace(grid, caption="")))
+        if grid.caption:
+            out.print(grid.caption, style="dim italic", markup=False, width=min(out.width, PAGE))
+            out.print()
+
+
+def _show_sharing(record: "RunRecord", *, as_json: bool) -> None:
+    from cvrbench.report.sharing_grids import cosine_grid, gate_grids
+
+    gates = record.diagnostics.get("gates") or []
+    cosines = record.diagnostics.get("gradient_cosine") or {}
+    if not gates and not cosines:
+        raise StoreError(
+            f"{record.run_id}: its record tells of no gates and no gradients; it is a run of "
+            f"{record.model}, or of an earlier cvrbench"
+        )
+    if as_json:
+        plain = {"run_id": record.run_id, "model": record.model}
+        print_json({**plain, "gates": gates, "gradient_cosine": cosines})
+        return
+    grids = gate_grids(gates) if gates else []
+    _print([*grids, *([cosine_grid(cosines)] if cosines else [])])

@@ -1,0 +1,238 @@
+"""What the tasks of a masked network share, read from run records: pure functions of plain values.
+
+A run of a model with masks keeps, per layer and over all layers, how many connections each task
+keeps and how many of them are common (`MaskSet.facts`); and the same of every candidate that its
+search visited. Shares are of the layer's connections.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+from cvrbench.errors import StoreError
+from cvrbench.report.frames import Comparison, Variant
+from cvrbench.stats import Estimate, t_interval
+from cvrbench.store import RunRecord
+
+ALL = "all"
+"""The entry that stands for every shareable layer together."""
+SAME = 1e-9
+"""Densities nearer than this are those of the same mask."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """Which share of one layer's connections is kept, and by whom."""
+
+    name: str
+    connections: int
+    density: dict[str, float]
+    """Task -> share that it keeps."""
+    private: dict[str, float]
+    """Task -> share that it alone keeps."""
+    shared: float
+    """Share that two tasks or more keep."""
+    union: float
+    unused: float
+    overlap: dict[tuple[str, str], float]
+    """Pair of tasks -> Jaccard similarity: the common part over what either keeps."""
+    chance: dict[tuple[str, str], float]
+    """The Jaccard similarity to expect of masks of these densities drawn independently."""
+    dead: dict[str, int]
+    """Task -> units that carry nothing of it; empty where the layer's units were not counted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """One candidate of the search."""
+
+    density: float
+    scores: dict[str, float]
+    """Task -> validation AUC that speaks for its mask, where one was measured."""
+    layers: tuple[Layer, ...]
+    chosen: tuple[str, ...]
+    """The tasks whose final mask this one is."""
+
+    def layer(self, name: str) -> Layer | None:
+        """Give the layer of a name, if the search told of it."""
+        return next((layer for layer in self.layers if layer.name == name), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Masks:
+    """The masks of one finished run and the way to them."""
+
+    tasks: tuple[str, ...]
+    layers: tuple[Layer, ...]
+    """The layers in their order, and all together last."""
+    rounds: tuple[Round, ...]
+    own_weights: bool
+    """Whether each task has weights of its own, so that common places share nothing."""
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Every two tasks, in their order."""
+        return list(combinations(self.tasks, 2))
+
+    @property
+    def whole(self) -> Layer:
+        """All layers together."""
+        return self.layers[-1]
+
+
+def read_masks(record: RunRecord) -> Masks | None:
+    """Read what a record tells of masks; None where its model has none.
+
+    Raises:
+        StoreError: It tells of them in another form.
+    """
+    found = record.diagnostics
+    if not found.get("layers"):
+        return None
+    tasks = tuple(task["name"] for task in record.tasks)
+    try:
+        layers = _layers(found["layers"], found.get("dead_units", {}), tasks)
+        rounds = _rounds(record, layers, tasks)
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise StoreError(
+            f"{record.run_id}: its record tells of masks in another form ({error!r}); run the cell "
+            "again with --force"
+        ) from None
+    own_weights = len(tasks) > 1 and bool(found.get("own_weights"))
+    return Masks(tasks=tasks, layers=layers, rounds=rounds, own_weights=own_weights)
+
+
+def round_facts(record: RunRecord) -> list[dict[str, Any]]:
+    """Give the plain facts of every candidate that the record tells the density of."""
+    return [facts for facts in record.diagnostics.get("rounds", []) if "density" in facts]
+
+
+def summary(masks: Masks) -> str:
+    """Say in one line what a run's tasks share."""
+    whole = masks.whole
+    kept = ", ".join(f"{task} {100 * share:.1f} %" for task, share in whole.density.items())
+    parts = [f"kept by {kept}"]
+    parts += [
+        f"overlap {name_of(pair)} {value:.2f} (chance {whole.chance[pair]:.2f})"
+        for pair, value in whole.overlap.items()
+    ]
+    dead = ", ".join(f"{task} {n}" for task, n in whole.dead.items() if n)
+    parts.append(f"dead units: {dead or 'none'}")
+    return "; ".join(parts)
+
+
+def name_of(pair: tuple[str, str]) -> str:
+    """`ctr-cvr`."""
+    return "-".join(pair)
+
+
+def masked_variants(comparison: Comparison) -> list[tuple[Variant, list[Masks]]]:
+    """Give the variants of a comparison that have masks, with those of every seed."""
+    found = [(v, [m for run in v.runs if (m := read_masks(run))]) for v in comparison.variants]
+    return [(variant, masks) for variant, masks in found if masks]
+
+
+def overlap_by_round(
+    seeds: Sequence[Masks], pair: tuple[str, str], layer: str = ALL
+) -> list[Estimate]:
+    """Give a pair's overlap after each round that all seeds have, over the seeds."""
+    estimates = []
+    for rounds in zip(*(masks.rounds for masks in seeds), strict=False):
+        found = [r.layer(layer) for r in rounds]
+        values = [one.overlap[pair] for one in found if one is not None and pair in one.overlap]
+        if len(values) < len(seeds):
+            break
+        estimates.append(t_interval(values))
+    return estimates
+
+
+def _rounds(
+    record: RunRecord, final: tuple[Layer, ...], tasks: tuple[str, ...]
+) -> tuple[Round, ...]:
+    facts = round_facts(record)
+    layers = [_layers(r.get("layers", {}), r.get("dead_units", {}), tasks) for r in facts]
+    last = record.config.get("model", {}).get("choice") == "last"
+    chosen = {task: _chosen(task, final, layers, last=last) for task in tasks}
+    return tuple(
+        Round(
+            density=one["density"],
+            scores={task: score for task, score in one.get("scores", {}).items() if task in tasks},
+            layers=layers[number],
+            chosen=tuple(task for task in tasks if chosen[task] == number),
+        )
+        for number, one in enumerate(facts)
+    )
+
+
+def _chosen(
+    task: str, final: tuple[Layer, ...], rounds: Sequence[tuple[Layer, ...]], *, last: bool
+) -> int | None:
+    """Number of the round whose mask the task has: the one that keeps as much in every layer."""
+    wanted = {layer.name: layer.density[task] for layer in final}
+
+    def fits(layers: tuple[Layer, ...]) -> bool:
+        found = {layer.name: layer.density[task] for layer in layers}
+        return found.keys() == wanted.keys() and all(
+            abs(found[name] - density) < SAME for name, density in wanted.items()
+        )
+
+    fitting = [number for number, layers in enumerate(rounds) if fits(layers)]
+    if len(fitting) > 1 and not last:
+        return None  # several candidates keep as much, and the record does not tell which it was
+    return fitting[-1] if fitting else None
+
+
+def _layers(
+    facts: Mapping[str, Mapping[str, Any]],
+    dead_units: Mapping[str, Sequence[int]],
+    tasks: tuple[str, ...],
+) -> tuple[Layer, ...]:
+    """Turn the plain facts of all layers into `Layer`s, all together last."""
+    # Of a trunk without masks no unit was counted.
+    dead = {ALL: {task: sum(units) for task, units in dead_units.items() if units}}
+    for number, name in enumerate(filter(is_matrix, facts)):
+        dead[name] = {task: units[number] for task, units in dead_units.items()}
+    parts = [name for name in facts if name != ALL]
+    parts_of = {name: [name] for name in parts} | ({ALL: parts} if ALL in facts else {})
+    return tuple(
+        _layer(name, facts[name], [facts[part] for part in of], dead.get(name, {}), tasks)
+        for name, of in parts_of.items()
+    )
+
+
+def is_matrix(layer: str) -> bool:
+    """Whether a layer is a weight matrix of the trunk, whose columns are its units."""
+    return layer.startswith("trunk_") and not layer.endswith("_bias")
+
+
+def _layer(
+    name: str,
+    facts: Mapping[str, Any],
+    parts: Sequence[Mapping[str, Any]],
+    dead: dict[str, int],
+    tasks: tuple[str, ...],
+) -> Layer:
+    pairs = list(combinations(range(len(tasks)), 2))
+    return Layer(
+        name=name,
+        connections=facts["connections"],
+        density={task: facts["density"][task] for task in tasks},
+        private={task: facts["private"][task] for task in tasks},
+        shared=facts["shared"],
+        union=facts["union"],
+        unused=facts["unused"],
+        overlap={(tasks[a], tasks[b]): facts["jaccard"][a][b] for a, b in pairs},
+        chance={(tasks[a], tasks[b]): _chance(parts, tasks[a], tasks[b]) for a, b in pairs},
+        dead=dead,
+    )
+
+
+def _chance(parts: Sequence[Mapping[str, Any]], one: str, other: str) -> float:
+    """Overlap to expect where both keep as much of each part as they do, but anything of it."""
+    common = either = 0.0
+    for facts in parts:
+        a, b = facts["density"][one], facts["density"][other]
+        common += facts["connections"] * a * b
+        either += facts["connections"] * (a + b - a * b)
+    return common / either if either else 1.0

@@ -1,0 +1,1 @@
+"""Figures from records and prepared data; the only package that imports matplotlib."""

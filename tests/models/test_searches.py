@@ -1,0 +1,224 @@
+"""Mask searches through the real training engine, on the small planted log."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from cvrbench.config.compose import compose
+from cvrbench.config.ncs import NCSConfig
+from cvrbench.data.library import ensure
+from cvrbench.errors import ConfigError
+from cvrbench.objectives import build_objective
+from cvrbench.strategies import build_strategy
+from cvrbench.strategies.ncs import NCS
+from cvrbench.training.stages import Stages
+
+CPU = torch.device("cpu")
+
+
+class Search:
+    """One NCS and the stages that its search may use."""
+
+    def __init__(self, data_dir: Path, folder: Path, *overrides: str) -> None:
+        small = ["experiment=quick_check", "model=ncs", "model.hidden=[16,8]", *overrides]
+        self.config = compose(small).config
+        dataset = ensure(self.config.dataset, "synthetic", data_dir)
+        assert isinstance(self.config.model, NCSConfig)
+        torch.manual_seed(0)
+        network = build_strategy(self.config.model, dataset.schema)
+        assert isinstance(network, NCS)
+        self.network = network
+        self.stages = Stages(
+            self.config,
+            dataset,
+            build_objective(self.config.objective, dataset.schema),
+            CPU,
+            folder,
+            lambda _: None,
+            lambda: False,
+        )
+        self.initial = {n: p.detach().clone() for n, p in network.named_parameters()}
+
+    def run(self) -> NCS:
+        self.network.prepare(self.stages)
+        return self.network
+
+    @property
+    def labels(self) -> list[str]:
+        return [look["stage"] for look in self.stages.history]
+
+
+@pytest.fixture
+def search(quick_data, tmp_path) -> Callable[..., Search]:
+    return lambda *overrides: Search(quick_data, tmp_path, *overrides)
+
+
+SEARCHES = (
+    "imp",
+    "one_shot",
+    "snip",
+    "grasp",
+    "synflow",
+    "gradient_conflict",
+    "learned",
+    "set",
+    "rigl",
+    "random",
+    "identical",
+    "shuffled",
+    "unshared",
+)
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_every_search_keeps_the_density_it_was_asked_for(search, name) -> None:
+    masks = search(f"model.search={name}", "model.density=0.25").run().masks
+    total = masks.flat().shape[1]
+    for task, kept in masks.density().items():
+        # Connections that went to the other task alone are not to be had back.
+        short = name == "gradient_conflict"
+        assert kept == pytest.approx(round(0.25 * total) / total) or (short and kept < 0.25), task
+
+
+@pytest.mark.parametrize("together", ["true", "false"])
+def test_rounds_keep_the_published_shares_and_each_lies_in_the_one_before(search, together) -> None:
+    one = search(f"model.together={together}", "model.early_bird=null")
+    ncs = one.run()
+    kept = [facts["layers"]["all"]["density"]["cvr"] for facts in ncs.rounds]
+    total = ncs.masks.flat().shape[1]
+    published = [0.6687, 0.4472, 0.2991, 0.2]
+    assert kept == pytest.approx(published, abs=1 / total + 5e-5)
+    assert len(set(one.labels)) == (4 if together == "true" else 8)
+
+
+@pytest.mark.parametrize("name", ["imp", "snip", "gradient_conflict", "learned", "rigl", "random"])
+def test_survivors_are_rewound_to_the_initial_weights_exactly(search, name) -> None:
+    one = search(f"model.search={name}", "model.together=true")
+    for parameter, initial in zip(one.run().parameters(), one.initial.values(), strict=True):
+        assert torch.equal(parameter, initial)
+
+
+def test_after_a_warm_up_they_are_rewound_to_its_end(search, quick_data, tmp_path) -> None:
+    warm = search("model.warmup_epochs=0.5").run()
+    other = Search(quick_data, tmp_path / "other", "model.warmup_epochs=0.5", "model.search=dense")
+    dense = other.run()
+    moved = 0
+    for (name, parameter), twin in zip(warm.named_parameters(), dense.parameters(), strict=True):
+        assert torch.equal(parameter, twin), name
+        moved += int(not torch.equal(parameter, other.initial[name]))
+    assert moved > 4
+
+
+@pytest.mark.parametrize("name", ["gradient_conflict", "learned", "set"])
+def test_without_rewinding_the_found_weights_go_on(search, name) -> None:
+    one = search(f"model.search={name}", "model.rewind=false")
+    ncs = one.run()
+    assert not torch.equal(ncs.trunk.weights[0], one.initial["trunk.weights.0"])
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_one_seed_gives_one_mask_and_another_seed_another(
+    search, quick_data, tmp_path, name
+) -> None:
+    first = search(f"model.search={name}").run().masks.flat()
+    again = Search(quick_data, tmp_path / "again", f"model.search={name}").run().masks.flat()
+    assert torch.equal(first, again)
+    if name != "synflow":  # reads nothing but the initial weights, which are the same here
+        other = Search(quick_data, tmp_path / "other", f"model.search={name}", "seed=1").run()
+        assert not torch.equal(first, other.masks.flat())
+
+
+def test_a_search_of_one_task_alone_is_not_touched_by_the_others(
+    search, quick_data, tmp_path
+) -> None:
+    both = search("model.together=false").run().masks
+    one = Search(quick_data, tmp_path / "one", "model.together=false")
+    train = one.stages.train
+
+    # Whatever the other task's training does to the weights, the next search starts afresh.
+    def disturbed(network, *, tasks, **options):
+        result = train(network, tasks=tasks, **options)
+        if tasks == ("ctr",):
+            network.network.ncs.encoder.table.data.normal_()
+        return result
+
+    one.stages.train = disturbed
+    assert torch.equal(one.run().masks.keep["trunk_0"][1], both.keep["trunk_0"][1])
+
+
+def test_validation_takes_for_each_task_the_candidate_that_scored_best(search) -> None:
+    ncs = search("model.choice=validation", "model.search=random").run()
+    for t, task in enumerate(ncs.tasks):
+        scores = [facts["scores"][task] for facts in ncs.rounds if facts["scores"]]
+        densities = [facts["layers"]["all"]["density"][task] for facts in ncs.rounds]
+        best = densities[scores.index(max(scores))]
+        assert len(scores) == 4
+        assert ncs.masks.flat()[t].double().mean().item() == pytest.approx(best)
+
+
+def test_a_joint_choice_takes_one_round_for_all_tasks(search) -> None:
+    ncs = search("model.choice=joint", "model.search=random").run()
+    densities = list(ncs.masks.density().values())
+    assert densities[0] == densities[1]
+    assert any(densities[0] == facts["layers"]["all"]["density"]["ctr"] for facts in ncs.rounds)
+
+
+def test_a_rate_per_round_sets_the_density(search) -> None:
+    ncs = search("model.rate=0.5", "model.rounds=3", "model.search=random").run()
+    assert ncs.masks.density()["ctr"] == pytest.approx(0.125, abs=0.001)
+
+
+def test_a_round_ends_early_when_the_mask_has_settled(search, quick_data, tmp_path) -> None:
+    options = ("model.search_epochs=4", "trainer.batch_size=64")
+    patient = search(*options, "model.early_bird=null")
+    patient.run()
+    hasty = Search(quick_data, tmp_path / "hasty", *options, "model.early_bird=0.05")
+    hasty.run()
+    spent = [sum(r.state.examples for r in one.stages.results) for one in (patient, hasty)]
+    assert spent[1] < 0.7 * spent[0]
+
+
+def test_shuffled_has_the_densities_and_overlaps_of_its_base_but_other_connections(
+    search, quick_data, tmp_path
+) -> None:
+    found = search("model.search=imp").run().masks
+    control = Search(quick_data, tmp_path / "s", "model.search=shuffled").run().masks
+    assert control.facts() == found.facts()
+    assert control.hamming(found) > 0.1
+
+
+def test_unshared_has_the_masks_of_its_base_and_weights_of_its_own(
+    search, quick_data, tmp_path
+) -> None:
+    found = search("model.search=random").run()
+    control = Search(quick_data, tmp_path / "u", "model.search=unshared", "model.base=random").run()
+    assert torch.equal(control.masks.flat(), found.masks.flat())
+    assert control.own_weights
+    assert control.trunk.weights[0].shape[0] == 2
+    assert torch.equal(control.trunk.weights[0][0], found.trunk.weights[0][0])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (("model.search=imp", "model.rewind=false"), "set rewind=true"),
+        (("model.search=snip", "model.masked=[embeddings]"), "imp, one_shot or random"),
+        (("model.search=impp",), "model.search"),
+        (("model.density=0",), "model.density"),
+        (("model.masked=[]",), "model.masked"),
+        (("model.rate=1.0",), "model.rate"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_with_their_key(overrides, words) -> None:
+    with pytest.raises(ConfigError, match=words):
+        compose(["model=ncs", *overrides])
+
+
+def test_all_parts_can_be_masked_by_magnitude(search) -> None:
+    masked = "model.masked=[trunk,biases,towers,embeddings]"
+    ncs = search(masked, "model.density=0.3", "model.scope=layer").run()
+    for name, keep in ncs.masks.keep.items():
+        share = keep.double().mean().item()
+        assert share == pytest.approx(0.3, abs=0.5 / keep[0].numel() + 1e-9), name

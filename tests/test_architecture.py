@@ -26,7 +26,8 @@ FLOORS = (
     {"nn", "objectives", "balancing", "masks"},
     {"strategies"},
     {"training", "store"},
-    {"experiment", "planning", "report"},
+    {"experiment", "planning", "report", "trained"},
+    {"serving"},
     {"cli"},
 )
 """From the ground up; a room may import from the floors below it and from itself."""
@@ -40,6 +41,9 @@ HOMES = {
     "hydra": ("config",),
     "matplotlib": ("report.plots",),
     "omegaconf": ("config",),
+    "onnx": ("serving.to_onnx",),
+    "onnxruntime": (),
+    "onnxscript": (),
     "optuna": (),
     "pydantic": ("config",),
     "rich": ("cli", "report.tables"),
@@ -51,13 +55,19 @@ HOMES = {
         "masks",
         "nn",
         "objectives",
+        "serving",
         "strategies",
+        "trained",
         "training",
     ),
     "typer": ("cli", "config.complete"),
     "yaml": ("config",),
 }
 """The only modules that may import a heavy package; those below a named package are included."""
+
+OPTIONAL = ("onnx",)
+"""Extras that a user installs for one command. What they bring may be missing, so it is imported
+where it is needed, in functions; the other extras are for development and not imported at all."""
 
 BANNED = ("dill", "joblib", "pandas", "pickle", "sklearn")
 
@@ -255,7 +265,38 @@ def test_declared_dependencies_are_exactly_the_imported_ones():
     outside = packages - set(sys.stdlib_module_names) - {"cvrbench"}
     by_package = metadata.packages_distributions()
     used = {by_package[package][0].lower().replace("_", "-") for package in outside}
-    assert used == declared
+    assert used - optional_packages() == declared
+
+
+@every_module
+def test_what_may_be_missing_is_imported_where_it_is_needed(module):
+    assert eager(MODULES[module].read_text()) & optional_packages() == set()
+
+
+def test_the_check_of_optional_imports_can_fail():
+    assert eager("import onnx.checker\nfrom torch import onnx") == {"onnx", "torch"}
+    assert eager("def f():\n    import onnx") == set()
+    assert "onnx" in optional_packages()
+
+
+def optional_packages() -> set[str]:
+    """What the extras of single commands bring."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    return {re.match(r"[\w-]+", line).group() for name in OPTIONAL for line in extras[name]}
+
+
+def eager(source: str) -> set[str]:
+    """Packages that are imported as soon as the module is: all but those within functions."""
+    tree = ast.parse(source)
+    functions = (n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef))
+    inside = {id(node) for function in functions for node in ast.walk(function)}
+    found = (node for node in ast.walk(tree) if id(node) not in inside)
+    lines = "\n".join(
+        ast.unparse(node) for node in found if isinstance(node, ast.Import | ast.ImportFrom)
+    )
+    return {name.split(".")[0] for name in imported(lines)}
 
 
 def test_every_dependency_is_pinned_and_justified():

@@ -140,7 +140,7 @@ class _Cell:
             best_step=final.state.best_step,
             best_epoch=round(stages.epochs_of(final.state.best_step), 3),
             test_scored=n_scored,
-            diagnostics=network.diagnostics(),
+            diagnostics={**network.diagnostics(), **stages.sharing},
             environment={
                 **describe_environment(),
                 "device": _device_name(self.device),

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     from cvrbench.report.differences import Differences
     from cvrbench.report.frames import Comparison
+    from cvrbench.report.grids import Grid
+    from cvrbench.report.sharing import Agreement
+    from cvrbench.report.transfer import Transfer
     from cvrbench.store import ResultStore
 
 
@@ -31,7 +34,7 @@ def report(
     results_dir: Annotated[Path, typer.Argument(help="Folder of results")] = Path("results"),
     figures: Annotated[
         Path | None,
-        typer.Option("--figures", metavar="DIR", help="Write one PNG per dataset there"),
+        typer.Option("--figures", metavar="DIR", help="Draw what there is of every dataset there"),
     ] = None,
     baseline: Annotated[
         str | None,
@@ -60,10 +63,11 @@ def report(
         )
     rows = choose_baselines(comparisons, baseline)
     compared = [(c, _differences(c, row, store)) for c, row in zip(comparisons, rows, strict=True)]
-    _print(compared, Format.json if as_json else layout)
-    for comparison in comparisons:
+    transfers = [_transfer(comparison, found, store) for comparison, found in compared]
+    _print(compared, transfers, Format.json if as_json else layout)
+    for comparison, gain in zip(comparisons, transfers, strict=True):
         if figures is not None:
-            _draw(comparison, figures)
+            _draw(comparison, gain, store, figures)
     if (unfinished := store.unfinished()) and layout is Format.terminal and not as_json:
         errors.print(f"{len(unfinished)} unfinished runs are not counted; `cvrbench ls` lists them")
 
@@ -83,30 +87,73 @@ def _differences(
         return None
 
 
-def _draw(comparison: "Comparison", folder: Path) -> None:
-    from cvrbench.report.plots import comparison_figure, save
+def _transfer(
+    comparison: "Comparison", found: "Differences | None", store: "ResultStore"
+) -> "Transfer | None":
+    """Gain over the tasks alone, where they were run; no word where differences had theirs."""
+    from cvrbench.report.transfer import transfer
 
-    name = f"{comparison.dataset}-{comparison.fingerprint[:6]}.png"
-    written = save(comparison_figure(comparison), folder / name)
-    errors.print(f"wrote {written}", soft_wrap=True)
+    if found is None:
+        return None
+    try:
+        return transfer(comparison, store, found)
+    except StoreError as problem:
+        errors.print(f"no transfer for {comparison.dataset}: {problem}", soft_wrap=True)
+        return None
 
 
-def _print(compared: "Sequence[tuple[Comparison, Differences | None]]", layout: Format) -> None:
+def _draw(
+    comparison: "Comparison", gain: "Transfer | None", store: "ResultStore", folder: Path
+) -> None:
+    from cvrbench.report.plots.comparison import comparison_figure
+    from cvrbench.report.plots.masks_compared import masks_figure
+    from cvrbench.report.plots.sharing import agreement_figure, gates_figure
+    from cvrbench.report.plots.style import save
+    from cvrbench.report.plots.transfer import transfer_figure
+    from cvrbench.report.sharing import gatings
+
+    dataset = comparison.dataset
+    figures = {
+        "": comparison_figure(comparison),
+        "masks-": masks_figure(comparison),
+        "gradients-": agreement_figure(dataset, _agreements(comparison, store)),
+        "gates-": gates_figure(dataset, gatings(comparison)),
+        "transfer-": None if gain is None else transfer_figure(comparison, gain),
+    }
+    for kind, figure in figures.items():
+        if figure is not None:
+            name = f"{kind}{dataset}-{comparison.fingerprint[:6]}.png"
+            errors.print(f"wrote {save(figure, folder / name)}", soft_wrap=True, markup=False)
+
+
+def _agreements(comparison: "Comparison", store: "ResultStore") -> "Sequence[Agreement]":
+    from cvrbench.report.sharing import agreements
+
+    try:
+        return agreements(comparison, store)
+    except StoreError as problem:
+        errors.print(f"no gradients for {comparison.dataset}: {problem}", soft_wrap=True)
+        return []
+
+
+def _print(
+    compared: "Sequence[tuple[Comparison, Differences | None]]",
+    transfers: "Sequence[Transfer | None]",
+    layout: Format,
+) -> None:
     from cvrbench.report.export import to_csv, to_latex, to_markdown
-    from cvrbench.report.grids import comparison_grid, difference_grid
     from cvrbench.report.tables import comparison_json, grid_table
+    from cvrbench.report.transfer import transfer_json
 
     if layout is Format.csv:
         print(to_csv(compared), end="")
         return
-    for comparison, found in compared:
+    for (comparison, found), gain in zip(compared, transfers, strict=True):
         if layout is Format.json:
-            print_json(comparison_json(comparison, found))
+            transfer = None if gain is None else transfer_json(gain)
+            print_json({**comparison_json(comparison, found), "transfer": transfer})
             continue
-        grids = [comparison_grid(comparison)]
-        if found is not None and any(found.verdicts.values()):
-            grids.append(difference_grid(comparison, found))
-        for grid in grids:
+        for grid in _grids(comparison, found, gain):
             match layout:
                 case Format.terminal:
                     out.print(grid_table(grid))
@@ -114,3 +161,18 @@ def _print(compared: "Sequence[tuple[Comparison, Differences | None]]", layout: 
                     print(to_markdown(grid))
                 case Format.latex:
                     print(to_latex(grid))
+
+
+def _grids(
+    comparison: "Comparison", found: "Differences | None", gain: "Transfer | None"
+) -> "list[Grid]":
+    """Values, differences to the baseline, and gains over the tasks alone if those are others."""
+    from cvrbench.report.grids import comparison_grid, difference_grid
+    from cvrbench.report.transfer import transfer_grid
+
+    grids = [comparison_grid(comparison)]
+    if found is not None and any(found.verdicts.values()):
+        grids.append(difference_grid(comparison, found))
+    if gain is not None and gain.gains is not found:
+        grids.append(transfer_grid(comparison, gain))
+    return grids

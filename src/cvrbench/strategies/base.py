@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 from torch import Tensor, nn
 
 from cvrbench.data.batches import Batch, Features
+from cvrbench.strategies.gates import GateFacts
 
 Moving = Mapping[nn.Parameter, Tensor]
 """Where parameters may move: parameter -> mask that broadcasts to it, True where it may.
@@ -54,6 +55,10 @@ class SharingStrategy(nn.Module, ABC):
     def after_step(self, step: int) -> bool:
         """Do what is due after optimiser step `step` (from 1); say whether training may end."""
         return False
+
+    def gate_facts(self, features: Features) -> list[GateFacts]:  # noqa: ARG002
+        """Say what each gate does on a batch; none by default, for a strategy without gates."""
+        return []
 
     def diagnostics(self) -> dict[str, object]:
         """Give plain facts about what is shared, for the run's record; none by default."""
@@ -104,6 +109,10 @@ class Lab(Protocol):
             apart: Each task in its own space from its own label, so that no task's loss reaches
                 another's path; otherwise by the run's objective.
         """
+        ...
+
+    def steps(self, epochs: float) -> int:
+        """Count the steps that a training of `epochs` takes if nothing ends it sooner."""
         ...
 
     def batches(self, n: int) -> Iterator[Batch]:

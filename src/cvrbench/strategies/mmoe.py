@@ -13,6 +13,7 @@ from cvrbench.data.batches import Features
 from cvrbench.data.schema import Schema
 from cvrbench.nn import FeatureEncoder, Gates, ParallelMLP, Towers, mix
 from cvrbench.strategies.base import SharingStrategy
+from cvrbench.strategies.gates import GateFacts, gate_facts
 
 
 class MMoE(SharingStrategy):
@@ -30,6 +31,8 @@ class MMoE(SharingStrategy):
         dropout: float,
     ) -> None:
         super().__init__()
+        names = [task.name for task in schema.tasks]
+        self.mixed_for = names if n_gates == len(names) else ["common"]
         self.encoder = FeatureEncoder(schema, embedding_dim)
         self.experts = ParallelMLP(n_experts, self.encoder.width, hidden, dropout=dropout)
         self.gates = Gates(n_gates, self.encoder.width, n_experts)
@@ -41,3 +44,9 @@ class MMoE(SharingStrategy):
         mixed = mix(self.gates(encoded), self.experts(encoded))  # [gates, batch, out]
         logits: Tensor = self.towers(mixed)
         return logits
+
+    def gate_facts(self, features: Features) -> list[GateFacts]:
+        """Say what each task's gate does on a batch, or the common one."""
+        mixtures = self.gates(self.encoder(features))  # [gates, batch, experts]
+        names = [f"expert_{e}" for e in range(self.experts.n)]
+        return gate_facts(mixtures, self.mixed_for, [names] * len(mixtures))

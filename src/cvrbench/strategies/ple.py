@@ -11,6 +11,7 @@ shared gate, since nothing would read it.
 """
 
 from collections.abc import Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from cvrbench.data.batches import Features
 from cvrbench.data.schema import Schema
 from cvrbench.nn import FeatureEncoder, Gates, ParallelMLP, Towers, mix
 from cvrbench.strategies.base import SharingStrategy
+from cvrbench.strategies.gates import GateFacts, gate_facts
 
 
 class Extraction(nn.Module):
@@ -56,15 +58,27 @@ class Extraction(nn.Module):
         # split, not slices: its gradient is one concatenation
         own, shared = outputs.split([self.n_tasks * self.n_specific, self.n_shared])
         own = own.unflatten(0, (self.n_tasks, self.n_specific))  # [tasks, specific, batch, out]
-        gates = self.task_gates(x if x.dim() == 2 else x[: self.n_tasks])
+        gates, shared_gate = self.mixtures(x)
         own_gates, shared_gates = gates.split([self.n_specific, self.n_shared], dim=2)
         mixed = [mix(own_gates, own)] if self.n_specific else []
         mixed += [mix(shared_gates, shared)] if self.n_shared else []
         paths = mixed[0] if len(mixed) == 1 else mixed[0] + mixed[1]
+        return paths if shared_gate is None else torch.cat([paths, mix(shared_gate, outputs)])
+
+    def mixtures(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Give the gates' mixtures.
+
+        Args:
+            x: As `forward` reads it.
+
+        Returns:
+            `[tasks, batch, specific + shared]`, a task's own experts first; and of the shared
+            gate, if there is one, `[1, batch, tasks * specific + shared]`.
+        """
+        gates = self.task_gates(x if x.dim() == 2 else x[: self.n_tasks])
         if self.shared_gate is None:
-            return paths
-        gate = self.shared_gate(x if x.dim() == 2 else x[-1])
-        return torch.cat([paths, mix(gate, outputs)])
+            return gates, None
+        return gates, self.shared_gate(x if x.dim() == 2 else x[-1])
 
     def _reads(self, device: torch.device) -> Tensor:
         """Which path each expert reads: its task's, or the shared one."""
@@ -89,6 +103,9 @@ class PLE(SharingStrategy):
     ) -> None:
         super().__init__()
         n_tasks = len(schema.tasks)
+        self.tasks = [task.name for task in schema.tasks]
+        self.own = [[f"{task}_{e}" for e in range(n_specific_experts)] for task in self.tasks]
+        self.common = [f"shared_{e}" for e in range(n_shared_experts)]
         self.encoder = FeatureEncoder(schema, embedding_dim)
         width = hidden[-1] if hidden else self.encoder.width
         self.levels = nn.ModuleList(
@@ -112,3 +129,18 @@ class PLE(SharingStrategy):
             x = level(x)
         logits: Tensor = self.towers(x)  # x: [tasks, batch, out]
         return logits
+
+    def gate_facts(self, features: Features) -> list[GateFacts]:
+        """Say what the tasks' gates do on a batch at every level, and the shared path's."""
+        task_experts = [[*own, *self.common] for own in self.own]
+        all_experts = [*chain.from_iterable(self.own), *self.common]
+        x = self.encoder(features)
+        facts: list[GateFacts] = []
+        for number, level in enumerate(self.levels):
+            assert isinstance(level, Extraction)
+            of_tasks, of_shared = level.mixtures(x)
+            facts += gate_facts(of_tasks, self.tasks, task_experts, level=number)
+            if of_shared is not None:  # else the last level, whose outputs nobody asked for
+                facts += gate_facts(of_shared, ["shared"], [all_experts], level=number)
+                x = level(x)
+        return facts

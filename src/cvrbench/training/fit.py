@@ -46,6 +46,8 @@ class Outside(NamedTuple):
     files: StageFiles
     on_progress: OnProgress
     stop_requested: StopRequested
+    observe: Callable[[SharingStrategy], dict[str, Any]] | None = None
+    """What to note of the network at every look at validation; it may change nothing."""
 
 
 @dataclass
@@ -141,8 +143,8 @@ class _Loop:
 
     def run(self) -> None:
         config, state = self.config, self.state
-        n_steps = -(-len(self.train) // config.batch_size)
-        total_steps = max(1, round(n_steps * self.epochs))
+        n_steps = count_steps(len(self.train), config.batch_size, 1)
+        total_steps = count_steps(len(self.train), config.batch_size, self.epochs)
         evaluate_at = _evaluation_steps(n_steps, config.evaluations_per_epoch)
         forward = torch.compile(self.network) if config.compile else self.network
         device = self.train.labels.device
@@ -223,15 +225,12 @@ class _Loop:
             state.best_score, state.best_step, state.best_metrics = score, state.step, metrics
             state.evaluations_since_best = 0
             self.best = _copy(self.network)
-        state.history.append(
-            {
-                "stage": self.outside.stage,
-                "step": state.step,
-                "epoch": round(state.examples / len(self.train), 4),
-                "score": score,
-                "metrics": metrics,
-            }
-        )
+        epoch = round(state.examples / len(self.train), 4)
+        look: dict[str, Any] = {"stage": self.outside.stage, "step": state.step, "epoch": epoch}
+        look |= {"score": score, "metrics": metrics}
+        if self.outside.observe is not None:
+            look["sharing"] = self.outside.observe(self.network)
+        state.history.append(look)
 
     def _report(self, total_steps: int) -> None:
         state = self.state
@@ -255,6 +254,11 @@ class _Loop:
                 "rng": _get_rng(),
             }
         )
+
+
+def count_steps(rows: int, batch_size: int, epochs: float) -> int:
+    """Steps that a training of `epochs` over `rows` takes; one at least."""
+    return max(1, round(-(-rows // batch_size) * epochs))
 
 
 def _evaluation_steps(n_steps: int, per_epoch: int) -> frozenset[int]:

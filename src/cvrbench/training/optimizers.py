@@ -28,6 +28,9 @@ class MaskedAdamW(Optimizer):
 
     moving: Moving
     """Of the next step."""
+    anywhere: Moving
+    """Of any step. What lies outside forgets its moments and its clock, so that it starts afresh
+    where masks that change let it in again."""
 
     def __init__(
         self,
@@ -41,7 +44,7 @@ class MaskedAdamW(Optimizer):
         super().__init__(
             params, {"lr": lr, "weight_decay": weight_decay, "betas": betas, "eps": eps}
         )
-        self.moving = {}
+        self.moving, self.anywhere = {}, {}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -55,6 +58,9 @@ class MaskedAdamW(Optimizer):
                 state = self.state[p]
                 if not state:
                     state |= {name: torch.zeros_like(p) for name in ("step", "mean", "square")}
+                if (known := self.anywhere.get(p)) is not None:
+                    for memory in state.values():
+                        memory.mul_(known)
                 allowed = self.moving.get(p)
                 here = torch.ones_like(p) if allowed is None else allowed.to(p).expand_as(p)
                 state["step"].add_(here)
@@ -213,7 +219,9 @@ def build_optimizers(network: SharingStrategy, config: TrainerConfig) -> Optimiz
     if isinstance(table, RowwiseAdagrad | LazyAdam):
         table.moving = moving
     if any(turn.moving is not None for turn in network.turns()):
-        return Optimizers(MaskedAdamW(dense, lr=lr, weight_decay=decay), table, ())
+        masked_adamw = MaskedAdamW(dense, lr=lr, weight_decay=decay)
+        masked_adamw.anywhere = moving
+        return Optimizers(masked_adamw, table, ())
     # AdamW would shrink excluded weights too, so theirs is applied apart, by mask.
     masked = tuple((p, where, lr * decay) for p, where in moving.items() if id(p) not in ids)
     groups: list[dict[str, Any]] = [

@@ -20,7 +20,8 @@ from cvrbench.evaluation import Scores, score, selection_score
 from cvrbench.objectives import Objective, alone
 from cvrbench.strategies.base import SharingStrategy
 from cvrbench.training.checkpoint import StageFiles
-from cvrbench.training.fit import FitResult, Outside, Task, epoch_order, fit
+from cvrbench.training.fit import FitResult, Outside, Task, count_steps, epoch_order, fit
+from cvrbench.training.observe import Probe, probe_rows
 from cvrbench.training.predict import Predictions
 from cvrbench.training.progress import OnProgress, StopRequested
 
@@ -90,7 +91,15 @@ class Stages:
             return value, found.metrics
 
         task = Task(self.objective, self.weights, chosen)
-        return self._fit(network, task, "train", self.config.trainer.epochs)
+        n_rows = probe_rows(len(self.train_rows) / self.config.trainer.evaluations_per_epoch)
+        probe = Probe.draw(
+            self.train_rows, self.objective, self.tasks, seed=self.seed, n_rows=n_rows
+        )
+        return self._fit(network, task, "train", self.config.trainer.epochs, probe)
+
+    def steps(self, epochs: float) -> int:
+        """Count the steps of a training (`strategies.base.Lab`)."""
+        return count_steps(len(self.train_rows), self.config.trainer.batch_size, epochs)
 
     def batches(self, n: int) -> Iterator[Batch]:
         """Give the first `n` batches of the epochs' orders (`strategies.base.Lab`)."""
@@ -104,6 +113,13 @@ class Stages:
     def losses(self, logits: Tensor, batch: Batch) -> Tensor:
         """Loss of each task in its own space, `[tasks]` (`strategies.base.Lab`)."""
         return alone(self.objective).losses(logits.float(), batch.labels)
+
+    @property
+    def sharing(self) -> dict[str, Any]:
+        """What was observed of the run's final weights: of the last training's best look."""
+        state = self.results[-1].state
+        looks: dict[int, dict[str, Any]] = {look["step"]: look["sharing"] for look in state.history}
+        return looks.get(state.best_step, {})
 
     @property
     def history(self) -> list[dict[str, Any]]:
@@ -132,7 +148,14 @@ class Stages:
         """Turn a number of steps into passes over the training rows."""
         return step * self.config.trainer.batch_size / len(self.train_rows)
 
-    def _fit(self, network: SharingStrategy, task: Task, stage: str, epochs: float) -> FitResult:
+    def _fit(
+        self,
+        network: SharingStrategy,
+        task: Task,
+        stage: str,
+        epochs: float,
+        observe: Probe | None = None,
+    ) -> FitResult:
         files = StageFiles(self.checkpoints, len(self.results))
         result = fit(
             network,
@@ -142,7 +165,7 @@ class Stages:
             self.config.trainer,
             epochs=epochs,
             seed=self.config.seed,
-            outside=Outside(stage, files, self.on_progress, self.stop_requested),
+            outside=Outside(stage, files, self.on_progress, self.stop_requested, observe),
         )
         self.results.append(result)
         return result

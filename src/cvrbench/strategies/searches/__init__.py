@@ -7,17 +7,19 @@ A finder gives candidates, sparser ones later; validation, or the user, chooses 
 from functools import partial
 from typing import assert_never
 
-from cvrbench.config.ncs import Derived, Finder, NCSConfig
+from cvrbench.config.ncs import Finder, NCSConfig
 from cvrbench.masks.drawn import shuffled
 from cvrbench.rng import derive
 from cvrbench.strategies.base import Lab
 from cvrbench.strategies.ncs import NCS, Found, MaskSearch
-from cvrbench.strategies.searches.at_start import snip
+from cvrbench.strategies.searches.at_start import grasp, snip, synflow
 from cvrbench.strategies.searches.candidates import Candidate
 from cvrbench.strategies.searches.choose import choose
 from cvrbench.strategies.searches.conflict import gradient_conflict
 from cvrbench.strategies.searches.drawn import dense, drawn
+from cvrbench.strategies.searches.dynamic import dynamic
 from cvrbench.strategies.searches.imp import imp, one_shot
+from cvrbench.strategies.searches.learned import learned
 
 
 def build_search(config: NCSConfig) -> MaskSearch:
@@ -29,21 +31,16 @@ def _search(ncs: NCS, lab: Lab, *, config: NCSConfig) -> Found:
     if config.warmup_epochs > 0:
         lab.train(ncs, label="warm-up", epochs=config.warmup_epochs)
     start = {name: tensor.clone() for name, tensor in ncs.state_dict().items()}
-    control: Derived | None = None
-    if config.search == "shuffled" or config.search == "unshared":
-        control, finder = config.search, config.base
-    else:
-        finder = config.search
-    candidates = _find(finder, ncs, lab, config)
+    candidates = _find(config.finder, ncs, lab, config)
     if config.rewind:
         ncs.load_state_dict(start)
     masks = choose(ncs, candidates, lab, config)
-    if control == "shuffled":
+    if config.search == "shuffled":
         masks = shuffled(masks, derive(lab.seed, "masks", "shuffled"))
     return Found(
         masks=masks,
         rounds=[candidate.facts() for candidate in candidates],
-        own_weights=control == "unshared",
+        own_weights=config.search == "unshared",
     )
 
 
@@ -55,8 +52,18 @@ def _find(finder: Finder, ncs: NCS, lab: Lab, config: NCSConfig) -> list[Candida
             return one_shot(ncs, lab, config)
         case "snip":
             return snip(ncs, lab, config)
+        case "grasp":
+            return grasp(ncs, lab, config)
+        case "synflow":
+            return synflow(ncs, config)
         case "gradient_conflict":
             return gradient_conflict(ncs, lab, config)
+        case "learned":
+            return learned(ncs, lab, config)
+        case "set":
+            return dynamic(ncs, lab, config, "random")
+        case "rigl":
+            return dynamic(ncs, lab, config, "gradient")
         case "random" | "identical":
             return drawn(ncs, lab, config, identical=finder == "identical")
         case "dense":

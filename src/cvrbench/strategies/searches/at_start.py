@@ -1,11 +1,20 @@
 """Pruning at initialisation, per task: connections are ranked before any training."""
 
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
 from cvrbench.config.ncs import NCSConfig
 from cvrbench.masks import saliency
+from cvrbench.masks.ranking import keep_best, keep_rates
 from cvrbench.strategies.base import Lab
 from cvrbench.strategies.ncs import NCS
 from cvrbench.strategies.searches.candidates import Candidate, ranked, schedule
 from cvrbench.strategies.searches.gradients import gradient_sums
+
+SYNFLOW_ROUNDS = 100
+"""Of pruning by synaptic flow down to the last density (Tanaka et al. 2020, algorithm 1)."""
 
 
 def snip(ncs: NCS, lab: Lab, config: NCSConfig) -> list[Candidate]:
@@ -13,3 +22,72 @@ def snip(ncs: NCS, lab: Lab, config: NCSConfig) -> list[Candidate]:
     sums = gradient_sums(ncs, lab, config.probe_batches)
     scores = saliency.snip(ncs.effective(), sums.total)
     return ranked(scores, ncs.masks, config, schedule(config))
+
+
+def grasp(ncs: NCS, lab: Lab, config: NCSConfig) -> list[Candidate]:
+    """Keep the connections that the task's gradient flow needs most (Wang et al. 2020).
+
+    Theirs divides the logits by a temperature of 200, so that the softmax is not saturated; ours
+    are next to 0 at the start.
+    """
+    gradient = gradient_sums(ncs, lab, config.probe_batches).total
+    curvature = curvature_along(gradient, ncs, lab, config.probe_batches)
+    return ranked(saliency.grasp(ncs.effective(), curvature), ncs.masks, config, schedule(config))
+
+
+def synflow(ncs: NCS, config: NCSConfig) -> list[Candidate]:
+    """Keep the connections that carry most from the input to the task's logit (Tanaka et al. 2020).
+
+    No data are read: the tasks' masks differ as far as their towers do. Cut in many rounds, no
+    layer is emptied before all are down to one connection per task.
+    """
+    path = _path(ncs)
+    among, before = ncs.masks, 1.0
+    densities = schedule(config)
+    rounds = -(-SYNFLOW_ROUNDS // len(densities))
+    candidates = []
+    for density in densities:
+        rates = keep_rates(density / before, rounds)[:-1]
+        for step in [*(before * rate for rate in rates), density]:
+            kept = path | {name: path[name] * keep for name, keep in among.keep.items()}
+            scores = saliency.synflow(kept)
+            masked = {name: scores[name] for name in among.keep}
+            among = keep_best(masked, among, step, config.scope)
+        candidates.append(Candidate(density=density, masks=among))
+        before = density
+    return candidates
+
+
+def curvature_along(
+    direction: Mapping[str, Tensor], ncs: NCS, lab: Lab, n_batches: int
+) -> dict[str, Tensor]:
+    """H_t v_t of every task's loss, summed over batches: `[tasks, in, out]` in and out.
+
+    Differentiates the product of gradient and direction (Pearlmutter 1994). Every task has
+    effective weights of its own, so that the Hessian of the summed losses has no block that would
+    mix two tasks.
+    """
+    was_training = ncs.training
+    ncs.eval()
+    leaves = {n: w.detach().clone().requires_grad_() for n, w in ncs.effective().items()}
+    weights = list(leaves.values())
+    total = {name: torch.zeros_like(v) for name, v in direction.items()}
+    for batch in lab.batches(n_batches):
+        loss = lab.losses(ncs.through(batch.features, leaves), batch).sum()
+        gradients = torch.autograd.grad(loss, weights, create_graph=True)
+        named = zip(leaves, gradients, strict=True)
+        along = torch.stack([(g * direction[name]).sum() for name, g in named]).sum()
+        for name, product in zip(leaves, torch.autograd.grad(along, weights), strict=True):
+            total[name] += product
+    ncs.train(was_training)
+    return total
+
+
+def _path(ncs: NCS) -> dict[str, Tensor]:
+    """All weights from the trunk's input to the logits, in order, masked or not."""
+    path: dict[str, Tensor] = {}
+    for part, network in (("trunk", ncs.trunk), ("tower", ncs.towers.network)):
+        for number, weight in enumerate(network.weights):
+            path[f"{part}_{number}"] = weight.detach()
+            path[f"{part}_{number}_bias"] = network.biases[number].detach()
+    return path | {"tower_head": ncs.towers.head.detach()}

@@ -1,0 +1,165 @@
+"""What sparsity buys: one task's NCS network masked and compacted, counted and timed.
+
+    python benchmarks/sparsity.py [OVERRIDE ...] [--train] [--data-dir DIR] [--json FILE]
+    python benchmarks/sparsity.py dataset=kuairand --train
+
+The default NCS network on a dataset (`synthetic` unless an override names another), cut to several
+densities in three ways:
+
+- `random`: every connection has the same chance; needs no training.
+- `initial`: the largest initial weights, one threshold over all layers; needs no training.
+- `imp`, with `--train`: what the default search finds, in a run of one epoch. Trained weights are
+  larger where they are needed, so that whole units lose all their connections sooner.
+
+`masked` is the task's dense network with zeros in it: what it costs is the same at every density.
+`compacted` is the same network without the units and fields that carry nothing. Both are timed in
+turns in one process on one thread, `trained` (all tasks, masks multiplied in) with them; a ratio is
+the median over rounds of calls, with quartiles. Ratios, not times, are comparable between machines.
+"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from cvrbench import experiment
+from cvrbench.config.compose import compose
+from cvrbench.data.dataset import Dataset
+from cvrbench.data.library import ensure
+from cvrbench.masks.drawn import random_scores
+from cvrbench.masks.ranking import keep_best
+from cvrbench.serving.costs import first_rows
+from cvrbench.serving.latency import Spread
+from cvrbench.serving.savings import Savings, compare
+from cvrbench.strategies import build_strategy
+from cvrbench.strategies.ncs import NCS
+from cvrbench.trained import load_trained
+
+DENSITIES = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02)
+BATCHES = (1, 512)
+
+
+def untrained(dataset: Dataset, overrides: list[str]) -> Iterator[tuple[str, float, NCS]]:
+    """Networks as they begin, cut at random and by their initial weights."""
+    config = compose(["model=ncs", *overrides]).config
+    torch.manual_seed(config.seed)
+    network = build_strategy(config.model, dataset.schema)
+    assert isinstance(network, NCS)
+    whole = network.masks
+    ways = {
+        "random": random_scores(whole, config.seed, identical=False),
+        "initial": {name: weight.abs() for name, weight in network.weights().items()},
+    }
+    for way, scores in ways.items():
+        for density in DENSITIES:
+            network.set_masks(keep_best(scores, whole, density, "global"))
+            yield way, density, network
+
+
+def trained(overrides: list[str], results: Path) -> Iterator[tuple[str, float, NCS]]:
+    """Networks of short runs of the default search."""
+    for density in DENSITIES[1:]:
+        wanted = [f"model.density={density}", "trainer.epochs=1", f"results_dir={results}"]
+        record = experiment.run(compose(["model=ncs", *overrides, *wanted]))
+        network = load_trained(results / "runs" / record.run_id).network
+        assert isinstance(network, NCS)
+        yield "imp", density, network
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("overrides", nargs="*", help="as of `cvrbench run`")
+    parser.add_argument("--train", action="store_true", help="also cut trained networks")
+    parser.add_argument("--task", default="cvr")
+    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--data-dir", type=Path, help="folder of datasets; default: a passing one")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        data_dir = options.data_dir or Path(temporary)
+        overrides = [*options.overrides, f"data_dir={data_dir}"]
+        composed = compose(["model=ncs", *overrides])
+        dataset = ensure(composed.config.dataset, composed.choices["dataset"], data_dir)
+        batches = {size: first_rows(dataset.valid, dataset.schema, size) for size in BATCHES}
+        found: list[tuple[str, float, Savings]] = []
+
+        def measure(networks: Iterator[tuple[str, float, NCS]]) -> None:
+            for way, density, network in networks:
+                savings = compare(
+                    network, dataset.schema, [options.task], batches, rounds=options.rounds
+                )
+                found.append((way, density, savings))
+
+        measure(untrained(dataset, overrides))
+        if options.train:
+            measure(trained(overrides, Path(temporary) / "results"))
+    show(found, options.task, composed.choices["dataset"])
+    if options.json:
+        plain = [{"mask": w, "density": d, **s.to_json()} for w, d, s in found]
+        options.json.write_text(json.dumps(plain, indent=1) + "\n")
+
+
+def show(found: list[tuple[str, float, Savings]], task: str, dataset: str) -> None:
+    """Print the table, and above it what never changes with the density."""
+    console = Console(width=140)
+    _, _, first = found[0]
+    trained, masked = first.rows[:2]
+    times = ", ".join(
+        f"batch {size}: {1e3 * trained.seconds[size].median:.3f} ms trained, "
+        f"{1e3 * masked.seconds[size].median:.3f} ms masked "
+        f"({ratio(masked.to_trained[size])} of it)"
+        for size in BATCHES
+    )
+    console.print(f"{dataset}, {task}; torch {torch.__version__}, one thread")
+    console.print(f"as trained, all tasks: {counts(trained.cost)}")
+    console.print(f"{task} masked, whatever the density: {counts(masked.cost)}")
+    console.print(times)
+    table = Table(box=None, pad_edge=False, header_style="")
+    for heading in (
+        "mask", "density", "units left out", "fields", "multiply-adds", "of masked", "not with 0",
+        *(f"time of masked, batch {size}" for size in BATCHES),
+    ):  # fmt: skip
+        table.add_column(heading, justify="left" if heading == "mask" else "right")
+    for way, density, savings in found:
+        table.add_row(*row(way, density, savings, task))
+    console.print(table)
+
+
+def row(way: str, density: float, savings: Savings, task: str) -> list[str]:
+    """One line of the table."""
+    _, masked, compacted = savings.rows
+    compaction = savings.compactions[task]
+    return [
+        way,
+        f"{density:g}",
+        " ".join(map(str, compaction.removed)),
+        str(len(compaction.unread_fields)),
+        f"{compacted.cost.multiply_adds:,}",
+        f"{compacted.cost.multiply_adds / masked.cost.multiply_adds:.1%}",
+        f"{compacted.cost.connections:,}",
+        *(ratio(compacted.to_masked[size]) for size in BATCHES),
+    ]
+
+
+def counts(cost: Any) -> str:
+    """Its sizes in words."""
+    return (
+        f"{cost.dense_parameters:,} dense parameters, {cost.embedding_parameters:,} of embeddings, "
+        f"{cost.multiply_adds:,} multiply-adds"
+    )
+
+
+def ratio(spread: Spread) -> str:
+    """Median and quartiles."""
+    return f"{spread.median:.2f} ({spread.low:.2f}-{spread.high:.2f})"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""Dynamic sparse training of a common trunk: every task's mask changes while all are trained.
+
+Every task starts with a random mask. Now and then its weakest connections make room for others:
+random ones (`set`), or those of largest gradient of its own loss (`rigl`); see `masks.regrow`. The
+weights are common, so that a connection that is new to one task may be in use by another.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from cvrbench.config.ncs import NCSConfig
+from cvrbench.data.batches import Features
+from cvrbench.masks.drawn import random_scores
+from cvrbench.masks.ranking import keep_best
+from cvrbench.masks.regrow import regrow, share_at
+from cvrbench.rng import derive
+from cvrbench.strategies.base import Lab, Moving, SharingStrategy, Turn
+from cvrbench.strategies.ncs import NCS
+from cvrbench.strategies.searches.candidates import Candidate, schedule
+
+Growth = Literal["random", "gradient"]
+
+
+def dynamic(ncs: NCS, lab: Lab, config: NCSConfig, growth: Growth) -> list[Candidate]:
+    """Train under changing masks; the only candidate are those with which it validated best."""
+    steps = lab.steps(config.search_epochs)
+    evolving = Evolving(ncs, config, growth, seed=lab.seed, steps=steps)
+    lab.train(evolving, label="search all tasks", epochs=config.search_epochs, apart=True)
+    return [Candidate(density=evolving.density, masks=ncs.masks)]
+
+
+class Evolving(SharingStrategy):
+    """An NCS whose masks change during its training."""
+
+    def __init__(
+        self, ncs: NCS, config: NCSConfig, growth: Growth, *, seed: int, steps: int
+    ) -> None:
+        super().__init__()
+        self.ncs = ncs
+        self.config, self.growth = config, growth
+        self.seed, self.steps = seed, steps
+        self.density = schedule(config)[-1]
+        scores = random_scores(ncs.masks, derive(seed, "masks", "regrown"), identical=False)
+        ncs.set_masks(keep_best(scores, ncs.masks, self.density, config.scope))
+        # The optimiser reads these tensors at every step, so they change in place; being buffers
+        # they come back from a checkpoint.
+        self.used = nn.Module()
+        for name, where in self._used_now().items():
+            self.used.register_buffer(name, where.clone())
+        self.effective: dict[str, Tensor] = {}
+
+    def forward(self, features: Features) -> Tensor:
+        """Give the logits `[batch, tasks]`."""
+        effective = self.ncs.effective()
+        if self.growth == "gradient" and torch.is_grad_enabled():
+            # Dense: theta * M_t has a gradient where M_t is 0, too.
+            for weight in effective.values():
+                weight.retain_grad()
+            self.effective = effective
+        return self.ncs.through(features, effective)
+
+    def moving(self) -> Moving:
+        """A weight may move where at least one task keeps it; up to date at all times."""
+        return {p: self.used.get_buffer(name) for name, p in self.ncs.masked().items()}
+
+    def turns(self) -> tuple[Turn, ...]:
+        """One strict step on all tasks: a dropped weight does not go on by its momentum."""
+        return (Turn(None, self.moving()),)
+
+    @torch.no_grad()
+    def after_step(self, step: int) -> bool:
+        """Replace connections when it is time to."""
+        share = share_at(step, self.steps, self.config.regrow_share)
+        if share > 0 and step % self.config.regrow_every == 0:
+            self._regrow(step, share)
+        return False
+
+    def _regrow(self, step: int, share: float) -> None:
+        masked = self.ncs.masked()
+        masks = regrow(
+            self.ncs.masks,
+            {name: parameter.abs() for name, parameter in masked.items()},
+            self._gains(step),
+            density=self.density,
+            share=share,
+            scope=self.config.scope,
+        )
+        self.ncs.set_masks(masks)
+        for name, now in self._used_now().items():
+            used = self.used.get_buffer(name)
+            # What no task used starts at 0; what another uses keeps the value that it has learned.
+            masked[name].masked_fill_(now & ~used, 0.0)
+            used.copy_(now)
+
+    def _gains(self, step: int) -> dict[str, Tensor]:
+        """What decides about growth, layer -> `[tasks, in, out]`."""
+        if self.growth == "random":
+            seed = derive(self.seed, "masks", "regrown", step)
+            return random_scores(self.ncs.masks, seed, identical=False)
+        gains = {}
+        for name, weight in self.effective.items():
+            assert weight.grad is not None
+            gains[name] = weight.grad.abs()
+        return gains
+
+    def _used_now(self) -> dict[str, Tensor]:
+        """Where any task uses a parameter, layer -> broadcasts to the parameter."""
+        moving = self.ncs.moving()
+        return {name: moving[parameter] for name, parameter in self.ncs.masked().items()}

@@ -1,0 +1,114 @@
+"""Masks learned by gradient descent, together with the weights they gate.
+
+    logit_t = h_t( f(e(x); theta * Z_t) ),    Z_t gates in [0, 1], one per task and connection
+
+minimise sum_t L_t + PRESSURE ( sum_t (density_t - wanted)^2 + (sharing - wanted)^2 ) over theta and
+the gates' logits; what is wanted falls from 1 on the way. Kept are the connections whose gates end
+with the highest logits, so that the density is exact and the sharing nearly what was asked for.
+
+The gates: `masks.gates`. Learned with the weights, as in Louizos et al. (ICLR 2018), and per task
+over a common network, as in Piggyback (Mallya et al., ECCV 2018). The budgets are ours.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from cvrbench.config.ncs import NCSConfig
+from cvrbench.data.batches import Features
+from cvrbench.masks.gates import (
+    annealed,
+    expected_density,
+    expected_sharing,
+    hard_concrete,
+    open_probability,
+    straight_through,
+)
+from cvrbench.masks.mask_set import OWNED, MaskSet
+from cvrbench.masks.ranking import keep_best
+from cvrbench.strategies.base import Lab, SharingStrategy
+from cvrbench.strategies.ncs import NCS
+from cvrbench.strategies.searches.candidates import Candidate, ranked, schedule
+
+START = 1.0
+"""Logit that every gate starts with: open (hard-concrete: in 93 of 100 draws), and near closing."""
+PRESSURE = 20.0
+"""Weight of the budgets' squared errors against the losses. Measured: at 1 a short search misses its
+budgets, at 100 all gates move as one and the losses have little to say."""
+ANNEALED = 0.7
+"""Share of the search over which the budgets fall from 1; the rest is spent at their ends."""
+
+
+def learned(ncs: NCS, lab: Lab, config: NCSConfig) -> list[Candidate]:
+    """Train weights and gates; the gates' logits then rank the connections, at every density."""
+    gated = Gated(ncs, config, steps=lab.steps(config.search_epochs))
+    lab.train(gated, label="search all tasks", epochs=config.search_epochs, apart=True)
+    return ranked(gated.logits(), ncs.masks, config, schedule(config))
+
+
+class Gated(SharingStrategy):
+    """An NCS whose masks are gates.
+
+    In evaluation the masks are those that would be cut now, so that validation chooses the moment
+    at which they are good, which is not before they are sparse.
+    """
+
+    n_steps: Tensor
+
+    def __init__(self, ncs: NCS, config: NCSConfig, *, steps: int) -> None:
+        super().__init__()
+        self.ncs = ncs
+        self.config, self.steps = config, steps
+        self.density = schedule(config)[-1]
+        # A logit is its start plus `gate_rate` times a parameter that starts at 0: under Adam,
+        # whose steps do not depend on a gradient's size, the logit's rate is `gate_rate` times the
+        # weights'. Weight decay draws to the start, and at usual rates by next to nothing.
+        self.offsets = nn.ParameterDict(
+            {name: nn.Parameter(torch.zeros_like(w)) for name, w in ncs.effective().items()}
+        )
+        self.register_buffer("n_steps", torch.zeros((), dtype=torch.long))
+
+    def forward(self, features: Features) -> Tensor:
+        """Give the logits `[batch, tasks]` that the gated weights give."""
+        gates = self.gates() if self.training else self.cut().keep
+        gated = {name: w * gates[name] for name, w in self.ncs.effective().items()}
+        return self.ncs.through(features, gated)
+
+    def logits(self) -> dict[str, Tensor]:
+        """The gates' logits, layer -> `[tasks, in, out]`."""
+        rate = self.config.gate_rate
+        return {name: START + rate * offset for name, offset in self.offsets.items()}
+
+    def gates(self) -> dict[str, Tensor]:
+        """Gates of one training step, layer -> `[tasks, in, out]`."""
+        if self.config.gate == "straight_through":
+            return {name: straight_through(logit) for name, logit in self.logits().items()}
+        return {
+            n: hard_concrete(logit, torch.rand_like(logit)) for n, logit in self.logits().items()
+        }
+
+    def cut(self) -> MaskSet:
+        """The masks of the final density that the gates would yield now."""
+        return keep_best(self.logits(), self.ncs.masks, self.density, self.config.scope)
+
+    def penalty(self) -> Tensor:
+        """Squared distance from the budgets as they are at this step."""
+        opens = self.open()
+        progress = self.n_steps / (ANNEALED * self.steps)
+        density = expected_density(torch.cat([p.flatten(1) for p in opens.values()], dim=1))
+        off = (density - annealed(self.density, progress)).square().sum()
+        common = [p.flatten(1) for name, p in opens.items() if not name.startswith(OWNED)]
+        if self.config.sharing is not None and common:
+            sharing = expected_sharing(torch.cat(common, dim=1))
+            off = off + (sharing - annealed(self.config.sharing, progress)).square()
+        return PRESSURE * off
+
+    def open(self) -> dict[str, Tensor]:
+        """Probability that a gate is open, layer -> `[tasks, in, out]`; 0 or 1 without chance."""
+        if self.config.gate == "straight_through":
+            return self.gates()
+        return {name: open_probability(logit) for name, logit in self.logits().items()}
+
+    def after_step(self, step: int) -> bool:
+        """Keep count, for the budget."""
+        self.n_steps.fill_(step)
+        return False

@@ -141,13 +141,7 @@ class _Cell:
             best_epoch=round(stages.epochs_of(final.state.best_step), 3),
             test_scored=n_scored,
             diagnostics={**network.diagnostics(), **stages.sharing},
-            environment={
-                **describe_environment(),
-                "device": _device_name(self.device),
-                "threads": torch.get_num_threads(),
-                "begun": begun.isoformat(timespec="seconds"),
-                "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-            },
+            environment=_environment(self.device, begun),
         )
         self.folder.finish(record)
         return record
@@ -220,6 +214,16 @@ def _count(network: SharingStrategy, rows: SplitTensors) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "embedding_parameters": sum(tables),
         "multiply_adds": counter.get_total_flops() // (2 * n),
+    }
+
+
+def _environment(device: torch.device, begun: datetime) -> dict[str, Any]:
+    return {
+        **describe_environment(),
+        "device": _device_name(device),
+        "threads": torch.get_num_threads(),
+        "begun": begun.isoformat(timespec="seconds"),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 

@@ -189,6 +189,20 @@ class ResultStore:
                 "--force"
             ) from None
 
+    def history(self, run_id: str) -> list[dict[str, Any]]:
+        """Read every look at validation of a finished run, searches included.
+
+        Raises:
+            StoreError: They are missing or damaged.
+        """
+        file = self.runs / run_id / "history.jsonl"
+        try:
+            return [json.loads(line) for line in file.read_text().splitlines()]
+        except (OSError, ValueError) as error:
+            raise StoreError(
+                f"{file} cannot be read ({error}); run the cell again with --force"
+            ) from None
+
     def unfinished(self) -> list[Path]:
         """Folders of runs that were begun and not finished."""
         return sorted(folder.parent for folder in self.runs.glob("*/checkpoints"))

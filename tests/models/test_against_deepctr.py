@@ -208,7 +208,9 @@ def test_a_masked_trunk_is_one_pruned_by_torch(ids):
     encoded = logits_input(network, ids)
     for task in range(2):
         layers: list[nn.Module] = []
-        parts = zip(network.trunk.weights, network.trunk.biases, network.keep.buffers(), strict=True)
+        parts = zip(
+            network.trunk.weights, network.trunk.biases, network.keep.buffers(), strict=True
+        )
         for weight, bias, keep in parts:
             linear = nn.Linear(weight.shape[1], weight.shape[2]).double()
             linear.weight.data.copy_(weight[0].T)

@@ -13,7 +13,7 @@ from cvrbench.errors import RunInterrupted
 from cvrbench.masks.mask_set import MaskSet
 from cvrbench.masks.regrow import regrow, share_at
 from cvrbench.strategies.searches.dynamic import Evolving
-from cvrbench.training.optimizers import MaskedAdamW
+from cvrbench.training.optimizers import MaskedAdamW, build_optimizers
 from tests.models.conftest_models import make_batch, make_schema
 from tests.models.test_strategy_laws import build
 from tests.training.test_fit import Bench
@@ -124,6 +124,26 @@ def evolving(bench: Bench, growth: str, **attributes: int) -> Evolving:
 def bench(quick_data, tmp_path):
     options = ("model=ncs", "model.density=0.25", "model.regrow_every=3", "model.regrow_share=0.5")
     return lambda *more, folder=tmp_path: Bench(quick_data, folder, *options, *more)
+
+
+def test_the_optimiser_forgets_what_the_search_drops(bench) -> None:
+    one = bench()
+    network = evolving(one, "random")
+    optimizers = build_optimizers(network, one.config.trainer)
+    (turn,) = network.turns()
+    weight = network.ncs.trunk.weights[0]
+    used = network.moving()[weight]
+    place, other = used.nonzero()[:2].tolist()
+    for step in range(5):
+        used[tuple(place)] = step != 3
+        for parameter in network.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        network.ncs.encoder.table.grad = torch.ones_like(network.ncs.encoder.table).to_sparse(1)
+        optimizers.step(turn.moving)
+    clock = optimizers.dense.state[weight]["step"]
+    assert clock[tuple(place)] == 1
+    assert clock[tuple(other)] == 5
+    assert (clock[~used] == 0).all()
 
 
 @pytest.mark.parametrize("growth", ["random", "gradient"])

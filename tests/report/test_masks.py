@@ -198,5 +198,7 @@ def test_gates_are_a_table_per_level_with_a_dash_where_one_does_not_read():
 
 def test_gradients_are_a_row_per_layer():
     cosines = {"trunk_0": {"ctr-cvr": -0.25}, "embedding": {"ctr-cvr": 0.5}}
-    assert column(cosine_grid(cosines), "ctr-cvr") == {"trunk_0": "-0.250", "embedding": "+0.500"}
+    grid = cosine_grid(cosines, {"trunk_0": {"ctr": 0.75}})
+    assert column(grid, "ctr-cvr") == {"trunk_0": "-0.250", "embedding": "+0.500"}
+    assert column(grid, "ctr itself") == {"trunk_0": "+0.750", "embedding": "-"}
     assert cosine_summary(cosines) == "-0.25 to +0.50 over 2 layers"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cvrbench.report.grids import Grid
     from cvrbench.report.sharing import Agreement
     from cvrbench.report.transfer import Transfer
-    from cvrbench.store import ResultStore
+    from cvrbench.store import ResultStore, RunRecord
 
 
 class Format(StrEnum):
@@ -51,25 +51,39 @@ def report(
     ] = False,
 ) -> None:
     """Compare all finished runs: per dataset the values, and which differences are real."""
-    from cvrbench.report.differences import choose_baselines
-    from cvrbench.report.frames import compare
     from cvrbench.store import ResultStore
 
     store = ResultStore(results_dir)
-    comparisons = compare(store.records())
-    if not comparisons:
+    layout = Format.json if as_json else layout
+    if not present(store.records(), store, baseline=baseline, layout=layout, figures=figures):
         raise StoreError(
             f"{results_dir} holds no finished run with a scored test; run `cvrbench run model=ncs`"
         )
-    rows = choose_baselines(comparisons, baseline)
+    if (unfinished := store.unfinished()) and layout is Format.terminal:
+        errors.print(f"{len(unfinished)} unfinished runs are not counted; `cvrbench ls` lists them")
+
+
+def present(
+    records: "Sequence[RunRecord]",
+    store: "ResultStore",
+    *,
+    baseline: str | None = None,
+    layout: Format = Format.terminal,
+    figures: Path | None = None,
+) -> bool:
+    """Print, and draw where wanted, what runs say against each other; False if none was tested."""
+    from cvrbench.report.differences import choose_baselines
+    from cvrbench.report.frames import compare
+
+    comparisons = compare(records)
+    rows = choose_baselines(comparisons, baseline) if comparisons else []
     compared = [(c, _differences(c, row, store)) for c, row in zip(comparisons, rows, strict=True)]
     transfers = [_transfer(comparison, found, store) for comparison, found in compared]
-    _print(compared, transfers, Format.json if as_json else layout)
-    for comparison, gain in zip(comparisons, transfers, strict=True):
-        if figures is not None:
+    _print(compared, transfers, layout)
+    if figures is not None:
+        for comparison, gain in zip(comparisons, transfers, strict=True):
             _draw(comparison, gain, store, figures)
-    if (unfinished := store.unfinished()) and layout is Format.terminal and not as_json:
-        errors.print(f"{len(unfinished)} unfinished runs are not counted; `cvrbench ls` lists them")
+    return bool(comparisons)
 
 
 def _differences(

@@ -7,6 +7,7 @@ import typer
 from rich.table import Table
 
 from cvrbench.cli.console import errors, note, out, preparing_bar, print_json, training_bar
+from cvrbench.cli.report import present
 from cvrbench.config.complete import complete
 from cvrbench.errors import CvrbenchError, RunInterrupted
 
@@ -44,6 +45,14 @@ def run(
     fail_fast: Annotated[
         bool, typer.Option("--fail-fast", help="Stop at the first run that fails")
     ] = False,
+    figures: Annotated[
+        Path | None,
+        typer.Option(
+            "--figures",
+            metavar="DIR",
+            help="Draw the comparison there; an experiment with a plan does, in results_dir",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train strategies on datasets and record how they score; finished cells are only read.
@@ -52,10 +61,14 @@ def run(
         cvrbench run model=ncs
 
         cvrbench run -m model=single_task,mmoe,ncs dataset=kuairand seed=0,1,2
+
+        cvrbench run experiment=ncs_ablation dataset=kuairand
     """
     from cvrbench.config.compose import plan
 
     cells = plan(overrides or [], multirun=multirun)
+    if figures is None and len(cells) > 1 and not multirun:
+        figures = Path(cells[0].config.results_dir) / "figures"
     if dry_run:
         _print_plan(cells, as_json=as_json)
         return
@@ -65,7 +78,7 @@ def run(
         planning.check_plan(cells, on_rows=on_rows)
     records, failed = _run_cells(cells, force=force, fail_fast=fail_fast, as_json=as_json)
     if not as_json:
-        _print_results(records)
+        _print_results(records, figures=figures)
     for line in failed:
         errors.print(line, style="red", markup=False, soft_wrap=True)
     if failed:
@@ -91,7 +104,7 @@ def resume(
     if as_json:
         print_json(_summary(record, folder))
     else:
-        _print_results([record], folder)
+        _print_results([record], folder=folder)
 
 
 def _run_cells(
@@ -165,10 +178,11 @@ def _print_plan(cells: "list[Composed]", *, as_json: bool) -> None:
         out.print(table)
 
 
-def _print_results(records: "list[RunRecord]", folder: Path | None = None) -> None:
-    from cvrbench.report.frames import compare
-    from cvrbench.report.grids import comparison_grid
-    from cvrbench.report.tables import grid_table, run_table
+def _print_results(
+    records: "list[RunRecord]", *, folder: Path | None = None, figures: Path | None = None
+) -> None:
+    from cvrbench.report.tables import run_table
+    from cvrbench.store import ResultStore
 
     if len(records) == 1:
         (record,) = records
@@ -181,8 +195,9 @@ def _print_results(records: "list[RunRecord]", folder: Path | None = None) -> No
         where = folder or Path(str(record.config["results_dir"])) / "runs" / record.run_id
         out.print(f"{where}", soft_wrap=True)
         return
-    for comparison in compare(records):
-        out.print(grid_table(comparison_grid(comparison)))
+    if records:
+        store = ResultStore(Path(str(records[0].config["results_dir"])))
+        present(records, store, figures=figures)
 
 
 def _line(record: "RunRecord") -> str:

@@ -231,7 +231,10 @@ def _show_sharing(record: "RunRecord", *, as_json: bool) -> None:
         )
     if as_json:
         plain = {"run_id": record.run_id, "model": record.model}
-        print_json({**plain, "gates": gates, "gradient_cosine": cosines})
+        own = record.diagnostics.get("self_cosine") or {}
+        print_json({**plain, "gates": gates, "gradient_cosine": cosines, "self_cosine": own})
         return
     grids = gate_grids(gates) if gates else []
-    _print([*grids, *([cosine_grid(cosines)] if cosines else [])])
+    if cosines:
+        grids.append(cosine_grid(cosines, record.diagnostics.get("self_cosine") or {}))
+    _print(grids)

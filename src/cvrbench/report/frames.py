@@ -1,5 +1,6 @@
 """Run records, grouped into what may be compared: same data, same test rows."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -106,12 +107,17 @@ def _variants(runs: Sequence[RunRecord]) -> Iterator[Variant]:
     for group in groups:
         others = [settings[g[0].run_id] for g in groups if g[0].model == group[0].model]
         own = settings[group[0].run_id]
-        varying = [k for k, v in own.items() if any(o.get(k) != v for o in others)]
-        # What is not set at all tells nothing.
-        told = [key for key in varying if own[key] != "None"]
-        words = [f"{key.removeprefix('model.')}={own[key]}" for key in told]
+        varying = [key for key, value in own.items() if value != _usual(key, others)]
+        words = [f"{key.removeprefix('model.')}={own[key]}" for key in varying]
         runs_by_seed = tuple(sorted(group, key=lambda run: run.seed))
         yield Variant(label=" ".join([group[0].model, *words]), runs=runs_by_seed)
+
+
+def _usual(key: str, settings: Sequence[Mapping[str, str]]) -> str | None:
+    """The value that most of a model's variants have, which need not be told; None without one."""
+    counts = Counter(one.get(key, "") for one in settings)
+    value, times = counts.most_common(1)[0]
+    return value if 2 * times > len(settings) else None
 
 
 ORDER = ("single_task", "shared_embedding", "shared_bottom", "omoe", "mmoe", "cgc", "ple", "ncs")

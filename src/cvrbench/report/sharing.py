@@ -1,12 +1,10 @@
 """What was seen of sharing while the runs of a variant trained, brought together over seeds."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations
 from typing import Any
 
-from cvrbench.errors import StoreError
 from cvrbench.report.frames import Comparison, Variant
 from cvrbench.store import ResultStore
 
@@ -82,12 +80,7 @@ def read_looks(run_id: str, store: ResultStore) -> list[Look]:
     Raises:
         StoreError: The history cannot be read.
     """
-    file = store.folder(run_id) / "history.jsonl"
-    try:
-        looks = [json.loads(line) for line in file.read_text().splitlines()]
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{file} cannot be read: {error}") from None
-    return [look for look in looks if "sharing" in look]
+    return [look for look in store.history(run_id) if "sharing" in look]
 
 
 def _agreements(variant: Variant, tasks: Sequence[str], store: ResultStore) -> Iterator[Agreement]:

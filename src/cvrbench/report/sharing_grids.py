@@ -47,21 +47,36 @@ def _level_grid(gates: Gates, *, title: str, caption: str) -> Grid:
     )
 
 
-def cosine_grid(cosines: Cosines) -> Grid:
-    """Give a row per layer that tasks share, a column per pair of tasks."""
+def cosine_grid(cosines: Cosines, own: Cosines) -> Grid:
+    """Give a row per layer that tasks share, a column per pair of tasks and one per task.
+
+    Args:
+        cosines: Between the tasks.
+        own: Layer -> task -> cosine of its gradient with that on other rows.
+    """
     pairs = list(dict.fromkeys(pair for layer in cosines.values() for pair in layer))
+    tasks = list(dict.fromkeys(task for layer in own.values() for task in layer))
     return Grid(
         title="cosine of the tasks' gradients",
-        headers=("layer", *pairs),
+        headers=("layer", *pairs, *(f"{task} itself" for task in tasks)),
         rows=tuple(
             (
                 Cell(layer),
-                *(Cell(f"{found[pair]:+.3f}" if pair in found else "-") for pair in pairs),
+                *(_cosine(found, pair) for pair in pairs),
+                *(_cosine(own.get(layer, {}), task) for task in tasks),
             )
             for layer, found in cosines.items()
         ),
-        caption="Below 0 the tasks pull the layer's weights apart, above 0 the same way.",
+        caption=(
+            "Below 0 the tasks pull the layer's weights apart, above 0 the same way. Itself: a "
+            "task's gradient and that on other rows; near 0 it is noise, and so is what it says "
+            "of another task."
+        ),
     )
+
+
+def _cosine(found: Mapping[str, float], key: str) -> Cell:
+    return Cell(f"{found[key]:+.3f}" if key in found else "-")
 
 
 def gates_summary(gates: Gates) -> str:

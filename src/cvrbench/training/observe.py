@@ -35,7 +35,7 @@ from cvrbench.objectives import Objective
 from cvrbench.rng import derive
 from cvrbench.strategies.base import SharingStrategy
 
-OBSERVED_SHARE, FEWEST_ROWS, MOST_ROWS = 0.02, 512, 16384
+OBSERVED_SHARE, FEWEST_ROWS, MOST_ROWS = 0.015, 512, 16384
 """Rows of a probe to those trained on between two looks, which bounds what looking costs."""
 DIGITS = 4
 """Of every recorded number, of which there are many."""

@@ -11,9 +11,7 @@ from cvrbench.strategies.ncs import NCS
 from cvrbench.strategies.searches.candidates import Candidate
 
 
-def choose(
-    ncs: NCS, candidates: Sequence[Candidate], lab: Lab, config: NCSConfig
-) -> MaskSet:
+def choose(ncs: NCS, candidates: Sequence[Candidate], lab: Lab, config: NCSConfig) -> MaskSet:
     """Take one mask per task; the network's weights stay what they are.
 
     `validation`: every task its best-scored candidate; candidates without scores are trained

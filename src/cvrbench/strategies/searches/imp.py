@@ -40,9 +40,7 @@ def one_shot(ncs: NCS, lab: Lab, config: NCSConfig) -> list[Candidate]:
     return _rounds(ncs, lab, config, schedule(config)[-1:])
 
 
-def _rounds(
-    ncs: NCS, lab: Lab, config: NCSConfig, densities: Sequence[float]
-) -> list[Candidate]:
+def _rounds(ncs: NCS, lab: Lab, config: NCSConfig, densities: Sequence[float]) -> list[Candidate]:
     if config.together:
         return _prune(ncs.apart(), None, lab, config, densities)
     start = {name: tensor.clone() for name, tensor in ncs.state_dict().items()}

@@ -32,8 +32,8 @@ from cvrbench.strategies.searches.candidates import Candidate, ranked, schedule
 START = 1.0
 """Logit that every gate starts with: open (hard-concrete: in 93 of 100 draws), and near closing."""
 PRESSURE = 20.0
-"""Weight of the budgets' squared errors against the losses. Measured: at 1 a short search misses its
-budgets, at 100 all gates move as one and the losses have little to say."""
+"""Weight of the budgets' squared errors against the losses. Measured: at 1 a short search misses
+its budgets, at 100 all gates move as one and the losses have little to say."""
 ANNEALED = 0.7
 """Share of the search over which the budgets fall from 1; the rest is spent at their ends."""
 

@@ -23,6 +23,7 @@ PAGES = {
         "Runs and results",
         ("", "experiment", "planning", "store", "environment", "files", "memory"),
     ),
+    "serving": ("Serving", ("serving", "trained")),
     "report": ("Report", ("report",)),
     "cli": ("Command line", ("cli", "__main__")),
 }

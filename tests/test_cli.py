@@ -282,7 +282,7 @@ def test_ctrl_c_ends_cleanly_and_says_how_to_resume(quick_data, tmp_path):
 @pytest.mark.parametrize(
     ("typed", "offered"),
     [
-        ("model=n", ["model=ncs"]),
+        ("model=n", ["model=ncs", "model=ncs_paper"]),
         ("model.dens", ["model.density=0.2"]),
         ("trainer.b", ["trainer.batch_size=512"]),
         ("see", ["seed=0"]),
@@ -298,7 +298,10 @@ def test_completion_offers_whole_assignments(typed, offered):
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("cvrbench run model=n", ["ncs"]),  # bash splits at =, and puts the answer behind it
+        (
+            "cvrbench run model=n",
+            ["ncs", "ncs_paper"],
+        ),  # bash splits at =, and puts the answer behind it
         ("cvrbench run model=", ["cgc", "mmoe", "ncs"]),
         ("cvrbench run model=ncs trainer.pat", ["trainer.patience=8"]),
         ("cvrbench run model=ncs dataset=kuairand_l", ["kuairand_like"]),

@@ -152,7 +152,7 @@ class Toy:
 
 @pytest.mark.parametrize("gate", KINDS)
 def test_a_task_keeps_few_connections_of_the_inputs_that_it_ignores(tmp_path, gate) -> None:
-    toy = Toy(tmp_path, f"model.gate={gate}")
+    toy = Toy(tmp_path, f"model.relaxation={gate}")
     found = learned(toy.ncs, toy, toy.config.model)
     keep = found[-1].masks.keep["trunk_0"][:, -N_INPUTS:].double()  # the numbers come last
     first, second = keep[:, : N_INPUTS // 2].mean((1, 2)), keep[:, N_INPUTS // 2 :].mean((1, 2))
@@ -168,7 +168,7 @@ def test_a_task_keeps_few_connections_of_the_inputs_that_it_ignores(tmp_path, ga
 @pytest.mark.parametrize("gate", KINDS)
 @pytest.mark.parametrize("sharing", [0.1, 0.5])
 def test_budgets_are_kept_before_anything_is_cut(tmp_path, gate, sharing) -> None:
-    toy = Toy(tmp_path, f"model.gate={gate}", f"model.sharing={sharing}")
+    toy = Toy(tmp_path, f"model.relaxation={gate}", f"model.sharing={sharing}")
     network = Gated(toy.ncs, toy.config.model, steps=toy.steps(10))
     with torch.no_grad():
         opens = torch.cat([p.flatten(1) for p in network.open().values()], dim=1)
@@ -193,7 +193,7 @@ def test_the_trained_weights_stay_unless_they_are_rewound(tmp_path, rewind) -> N
 
 @pytest.mark.parametrize("gate", KINDS)
 def test_evaluation_is_by_the_masks_that_would_be_cut(tmp_path, gate) -> None:
-    toy = Toy(tmp_path, f"model.gate={gate}")
+    toy = Toy(tmp_path, f"model.relaxation={gate}")
     network = Gated(toy.ncs, toy.config.model, steps=10)
     with torch.no_grad():
         for number, offset in enumerate(network.offsets.values()):
@@ -213,7 +213,7 @@ def test_a_resumed_search_ends_bit_for_bit_where_an_uninterrupted_one_ends(
 ) -> None:
     def gated(folder: Path) -> tuple[Bench, Gated]:
         sharing = "model.sharing=0.5"
-        bench = Bench(quick_data, folder, "model=ncs", f"model.gate={gate}", sharing)
+        bench = Bench(quick_data, folder, "model=ncs", f"model.relaxation={gate}", sharing)
         return bench, Gated(bench.network, bench.config.model, steps=18)
 
     bench, straight = gated(tmp_path / "straight")

@@ -100,6 +100,7 @@ def test_strict_turns_move_nothing_that_their_task_does_not_keep(
                 may = allowed.get(id(parameter))
                 if may is not None:
                     assert not (moved & ~may.expand_as(parameter)).any(), name
+                if name.startswith("trunk.weights"):
                     assert moved.any(), name
 
 

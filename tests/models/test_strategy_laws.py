@@ -40,7 +40,7 @@ VALUES = {
     "step": "joint",
     "masked_step": "strict",
     "probe_batches": 2,
-    "gate": "hard_concrete",
+    "relaxation": "hard_concrete",
     "gate_rate": 50.0,
     "sharing": None,
     "regrow_every": 2,

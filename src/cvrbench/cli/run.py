@@ -29,30 +29,31 @@ Overrides = Annotated[
         show_default=False,
     ),
 ]
+Multirun = Annotated[
+    bool,
+    typer.Option(
+        "--multirun", "-m", help="Run every combination of comma lists, range() and choice()"
+    ),
+]
+Figures = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Draw the comparison there; an experiment with a plan is drawn in results_dir",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line")]
 
 
 def run(
     overrides: Overrides = None,
-    multirun: Annotated[
-        bool,
-        typer.Option(
-            "--multirun", "-m", help="Run every combination of comma lists, range() and choice()"
-        ),
-    ] = False,
+    multirun: Multirun = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop")] = False,
     force: Annotated[bool, typer.Option("--force", help="Run finished cells again")] = False,
     fail_fast: Annotated[
         bool, typer.Option("--fail-fast", help="Stop at the first run that fails")
     ] = False,
-    figures: Annotated[
-        Path | None,
-        typer.Option(
-            "--figures",
-            metavar="DIR",
-            help="Draw the comparison there; an experiment with a plan does, in results_dir",
-        ),
-    ] = None,
+    figures: Figures = None,
     as_json: AsJson = False,
 ) -> None:
     """Train strategies on datasets and record how they score; finished cells are only read.

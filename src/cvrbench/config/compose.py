@@ -23,7 +23,6 @@ from cvrbench.config.suggest import did_you_mean
 from cvrbench.config.validate import config_from_dict, config_to_dict
 from cvrbench.errors import ConfigError
 
-
 PLAN = "plan"
 """Key of an experiment's yaml with the lines that make it a plan of many runs."""
 

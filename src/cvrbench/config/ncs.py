@@ -76,7 +76,7 @@ class NCSConfig:
     """`alternate`: whether a weight outside the task's mask stays where it is."""
     probe_batches: Count
     """Batches whose gradients are compared or ranked."""
-    gate: Literal["straight_through", "hard_concrete"]
+    relaxation: Literal["straight_through", "hard_concrete"]
     """`learned`: how a mask is made differentiable."""
     gate_rate: Annotated[float, Gt(0)]
     """`learned`: learning rate of the gates as a multiple of the weights'."""

@@ -52,7 +52,7 @@ class SharingStrategy(nn.Module, ABC):
         """A term to add to the loss, of the last forward pass; none by default."""
         return None
 
-    def after_step(self, step: int) -> bool:
+    def after_step(self, step: int) -> bool:  # noqa: ARG002 -- for those who override it
         """Do what is due after optimiser step `step` (from 1); say whether training may end."""
         return False
 

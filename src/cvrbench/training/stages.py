@@ -45,6 +45,7 @@ class Stages:
     """Examples whose gradients were taken outside a training."""
 
     def __post_init__(self) -> None:
+        """Load the rows that a run may train on and choose by."""
         schema = self.dataset.schema
         self.tasks = tuple(task.name for task in schema.tasks)
         self.train_rows = SplitTensors.load(self.dataset.train, schema, self.device)

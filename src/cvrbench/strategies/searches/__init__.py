@@ -4,6 +4,7 @@ A finder gives candidates, sparser ones later; validation, or the user, chooses 
 `unshared` are no finders: they alter what another search found.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import assert_never
 
@@ -31,10 +32,10 @@ def _search(ncs: NCS, lab: Lab, *, config: NCSConfig) -> Found:
     if config.warmup_epochs > 0:
         lab.train(ncs, label="warm-up", epochs=config.warmup_epochs)
     start = {name: tensor.clone() for name, tensor in ncs.state_dict().items()}
-    candidates = _find(config.finder, ncs, lab, config)
+    candidates: Sequence[Candidate] = _find(config.finder, ncs, lab, config)
     if config.rewind:
         ncs.load_state_dict(start)
-    masks = choose(ncs, candidates, lab, config)
+    masks, candidates = choose(ncs, candidates, lab, config)
     if config.search == "shuffled":
         masks = shuffled(masks, derive(lab.seed, "masks", "shuffled"))
     return Found(

@@ -11,28 +11,31 @@ from cvrbench.strategies.ncs import NCS
 from cvrbench.strategies.searches.candidates import Candidate
 
 
-def choose(ncs: NCS, candidates: Sequence[Candidate], lab: Lab, config: NCSConfig) -> MaskSet:
+def choose(
+    ncs: NCS, candidates: Sequence[Candidate], lab: Lab, config: NCSConfig
+) -> tuple[MaskSet, Sequence[Candidate]]:
     """Take one mask per task; the network's weights stay what they are.
 
     `validation`: every task its best-scored candidate; candidates without scores are trained
     under, all tasks in one pass, each with weights of its own. `joint`: the candidate under which
     joint training validates best, the same for all tasks.
+
+    Returns:
+        The masks, and the candidates with the scores by which they were chosen.
     """
     if config.choice == "last" or len(candidates) == 1:
-        return candidates[-1].masks
+        return candidates[-1].masks, candidates
     start = {name: tensor.clone() for name, tensor in ncs.state_dict().items()}
     if config.choice == "joint":
         best = max(candidates, key=lambda candidate: _joint_score(ncs, candidate, lab, config))
         ncs.load_state_dict(start)
-        return best.masks
+        return best.masks, candidates
     scored = [c if c.scores else _score_apart(ncs, c, lab, config) for c in candidates]
     ncs.load_state_dict(start)
     chosen = [_best(scored, name).masks for name in ncs.tasks]
     layers = chosen[0].keep
-    return MaskSet(
-        ncs.tasks,
-        {n: torch.stack([m.keep[n][t] for t, m in enumerate(chosen)]) for n in layers},
-    )
+    keep = {n: torch.stack([m.keep[n][t] for t, m in enumerate(chosen)]) for n in layers}
+    return MaskSet(ncs.tasks, keep), scored
 
 
 def _best(candidates: Sequence[Candidate], task: str) -> Candidate:

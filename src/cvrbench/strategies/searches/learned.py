@@ -80,7 +80,7 @@ class Gated(SharingStrategy):
 
     def gates(self) -> dict[str, Tensor]:
         """Gates of one training step, layer -> `[tasks, in, out]`."""
-        if self.config.gate == "straight_through":
+        if self.config.relaxation == "straight_through":
             return {name: straight_through(logit) for name, logit in self.logits().items()}
         return {
             n: hard_concrete(logit, torch.rand_like(logit)) for n, logit in self.logits().items()
@@ -104,7 +104,7 @@ class Gated(SharingStrategy):
 
     def open(self) -> dict[str, Tensor]:
         """Probability that a gate is open, layer -> `[tasks, in, out]`; 0 or 1 without chance."""
-        if self.config.gate == "straight_through":
+        if self.config.relaxation == "straight_through":
             return self.gates()
         return {name: open_probability(logit) for name, logit in self.logits().items()}
 

@@ -24,9 +24,9 @@ precision of the masks, whether connections used by both tasks are told from pri
 tasks trained together under the masks, beside that of the true probabilities.
 
 `--out` keeps one line per measured cell; cells that it holds already are not measured again, so
-that several processes can share the work, which is about half an hour of one idle core. The masks of
-`random` depend on the seed alone, so that their luck is the same in every aligned setting of one
-layer: one draw's precision deviates by 0.025.
+that several processes can share the work, about half an hour of one idle core. The masks of
+`random` depend on the seed alone, so that their luck is the same in all aligned settings of one
+layer: one draw's precision has a deviation of 0.025 there.
 """
 
 import argparse

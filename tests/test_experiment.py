@@ -98,7 +98,9 @@ def test_the_test_split_is_scored_once_and_after_every_choice(quick, monkeypatch
             return original(*args, **kwargs)
 
         monkeypatch.setattr(module, name, spy)
-    experiment.run(quick("model=ncs", "model.together=false", "model.choice=validation"))
+    experiment.run(
+        quick("model=ncs", "model.search=imp", "model.together=false", "model.choice=validation")
+    )
     assert order.count("test") == 1
     assert order[-1] == "test"
     assert order.count("fit") == 2 * 5 + 1
@@ -139,9 +141,9 @@ def interrupt_at(stage: str):
 @pytest.mark.parametrize(
     ("stage", "options"),
     [
-        ("search ctr 2/5", ("model.together=false", "model.choice=validation")),
-        ("search cvr 4/4", ("model.together=false", "model.step=alternate")),
-        ("search ctr cvr 3/4", ("model.early_bird=0.5",)),
+        ("search ctr 2/5", ("model.search=imp", "model.together=false", "model.choice=validation")),
+        ("search cvr 4/4", ("model.search=imp", "model.together=false", "model.step=alternate")),
+        ("search ctr cvr 3/4", ("model.search=imp", "model.early_bird=0.5")),
         ("choose density 0.30", ("model.choice=joint", "model.search=random")),
         ("warm-up", ("model.warmup_epochs=0.5", "model.search=snip")),
         ("search all tasks", ("model.search=gradient_conflict", "model.rewind=false")),

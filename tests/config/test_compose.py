@@ -147,6 +147,18 @@ def test_an_experiment_may_bring_a_plan_in_which_the_user_replaces_keys():
     assert len(one_seed) * 5 == len(cells)
 
 
+def test_a_key_of_one_strategy_goes_to_the_cells_that_have_it():
+    cells = plan(["experiment=ncs_ablation", "model.density=0.3", "seed=0"], multirun=False)
+    assert {getattr(cell.config.model, "density", 0.3) for cell in cells} == {0.3}
+    with pytest.raises(ConfigError, match="densty"):
+        plan(["experiment=ncs_ablation", "model.densty=0.3"], multirun=False)
+
+
+def test_a_plan_cannot_stand_in_a_list_of_experiments():
+    with pytest.raises(ConfigError, match="run it apart"):
+        plan(["experiment=ncs_ablation,quick_check"], multirun=True)
+
+
 def test_a_plan_is_no_key_of_a_run():
     assert compose(["experiment=ncs_ablation"]).config.seed == 0
 

@@ -140,7 +140,7 @@ def test_the_optimiser_forgets_what_the_search_drops(bench) -> None:
             parameter.grad = torch.ones_like(parameter)
         network.ncs.encoder.table.grad = torch.ones_like(network.ncs.encoder.table).to_sparse(1)
         optimizers.step(turn.moving)
-    clock = optimizers.dense.state[weight]["step"]
+    clock = optimizers.dense.state[weight]["clock"]
     assert clock[tuple(place)] == 1
     assert clock[tuple(other)] == 5
     assert (clock[~used] == 0).all()

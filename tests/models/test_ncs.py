@@ -34,6 +34,7 @@ def test_every_part_can_be_masked_and_all_ones_change_nothing(masked, n_tasks) -
     network = build("NCSConfig", schema, masked=masked)
     features = make_batch(schema).features
     torch.testing.assert_close(network(features), plain(features))
+    assert network.diagnostics()["union_density"] == 1
     assert {name.split("_")[0] for name in network.masks.keep} == {
         {"trunk": "trunk", "biases": "trunk", "towers": "tower", "embeddings": "embedding"}[p]
         for p in masked

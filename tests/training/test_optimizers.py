@@ -114,3 +114,14 @@ def test_masked_adamw_moves_an_entry_as_an_adamw_that_saw_its_steps_only() -> No
             reference.step()
     torch.testing.assert_close(ours[keep], theirs[keep])
     assert (ours[~keep] != before[~keep]).all()
+
+
+def test_a_checkpoint_of_masked_adamw_moves_to_its_parameters_device_whole() -> None:
+    """torch leaves a state called "step" where it was read to; a GPU run would not resume."""
+    weight = table()
+    optimizer = MaskedAdamW([weight], lr=0.05, weight_decay=0.0)
+    dense_steps(optimizer, weight, 1)
+    elsewhere = nn.Parameter(torch.empty(8, 4, device="meta"))
+    other = MaskedAdamW([elsewhere], lr=0.05, weight_decay=0.0)
+    other.load_state_dict(optimizer.state_dict())
+    assert {state.device.type for state in other.state[elsewhere].values()} == {"meta"}

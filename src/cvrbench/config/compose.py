@@ -71,12 +71,9 @@ def plan(overrides: Sequence[str], *, multirun: bool) -> list[Composed]:
     """
     lines = _planned_lines(overrides)
     if lines:
-        given = {override.key_or_group for override in parse(overrides)}
-        cells: list[Composed] = []
-        for line in lines:
-            kept = [o.input_line or "" for o in parse(line.split()) if o.key_or_group not in given]
-            cells += [compose(words) for words in _product([*kept, *overrides])]
-        return cells
+        cells = [compose(w) for line in lines for w in _planned_words(line, overrides)]
+        # What the user fixes can make cells of two lines the same.
+        return list({repr(cell.config): cell for cell in cells}.values())
     return [compose(words) for words in (_product(overrides) if multirun else [overrides])]
 
 
@@ -84,10 +81,47 @@ def _planned_lines(overrides: Sequence[str]) -> list[str]:
     """Give the lines of the chosen experiment's `plan`, none without one."""
     conf = find_conf()
     for override in parse(overrides):
-        file = conf / "experiment" / f"{override.value()}.yaml"
-        if override.key_or_group == "experiment" and file.is_file():
-            return [str(line) for line in _load(file).get(PLAN, [])]
+        if override.key_or_group != "experiment":
+            continue
+        several = override.is_sweep_override()
+        names = list(override.sweep_string_iterator()) if several else [override.value()]
+        files = [conf / "experiment" / f"{name}.yaml" for name in names]
+        plans = [_load(file).get(PLAN, []) for file in files if file.is_file()]
+        if several and any(plans):
+            raise ConfigError(
+                f"{override.input_line}: an experiment with a plan of its own cannot stand in a "
+                "list; run it apart"
+            )
+        return [str(line) for plan in plans for line in plan]
     return []
+
+
+def _planned_words(line: str, overrides: Sequence[str]) -> list[list[str]]:
+    """Expand one line of a plan with the user's overrides, which replace its keys.
+
+    A key of a group's option (`model.density`) is left out of cells whose option has none such.
+    """
+    given = {override.key_or_group for override in parse(overrides)}
+    kept = [o.input_line or "" for o in parse(line.split()) if o.key_or_group not in given]
+    conf = find_conf()
+    cells = []
+    for words in _product([*kept, *overrides]):
+        options = {
+            o.key_or_group: str(o.value()) for o in parse(words) if "." not in o.key_or_group
+        }
+        cells.append([word for word in words if _fits(word, options, conf)])
+    return cells
+
+
+def _fits(word: str, options: Mapping[str, str], conf: Path) -> bool:
+    """Whether the chosen option of a key's group has the key; True where none is chosen."""
+    group, _, key = word.partition("=")[0].partition(".")
+    file = conf / group / f"{options.get(group)}.yaml"
+    if not key or not file.is_file():
+        return True
+    others = (conf / group).glob("*.yaml")
+    known_elsewhere = any(key.split(".")[0] in _load(other) for other in others)
+    return key.split(".")[0] in _load(file) or not known_elsewhere
 
 
 def _product(overrides: Sequence[str]) -> list[list[str]]:

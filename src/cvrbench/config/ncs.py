@@ -97,11 +97,18 @@ class NCSConfig:
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other."""
         used = self.finder
-        if not self.rewind and (self.search == "unshared" or used in WITHOUT_COMMON_WEIGHTS):
+        if not self.rewind and used in WITHOUT_COMMON_WEIGHTS:
             raise ValueError(
                 f"rewind=false needs a search that trains one common trunk, which {used} does not "
                 "leave; set rewind=true"
             )
+        if not self.rewind and self.search in ("shuffled", "unshared"):
+            raise ValueError(
+                f"search={self.search} compares masks, not weights trained under others; set "
+                "rewind=true"
+            )
+        if len(set(self.masked)) < len(self.masked):
+            raise ValueError("a part is listed twice in masked")
         if "embeddings" in self.masked and used in BY_GRADIENT:
             raise ValueError(
                 f"masked=[embeddings] needs a search that reads no gradients per connection; "

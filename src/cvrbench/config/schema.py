@@ -11,6 +11,7 @@ from annotated_types import Ge, Gt, Lt
 from cvrbench.config.dataset import DatasetConfig
 from cvrbench.config.limits import FORBID_EXTRA
 from cvrbench.config.model import ModelConfig
+from cvrbench.config.ncs import NCSConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,3 +97,12 @@ class Config:
     seed: Annotated[int, Ge(0), Lt(2**31)]
     data_dir: str
     results_dir: str
+
+    def __post_init__(self) -> None:
+        """Refuse what two groups cannot do together."""
+        masked = isinstance(self.model, NCSConfig) and "embeddings" in self.model.masked
+        if masked and self.trainer.embedding_optimizer == "adam":
+            raise ValueError(
+                "trainer.embedding_optimizer=adam moves the whole table, masked entries included; "
+                "with model.masked=[embeddings] use rowwise_adagrad or lazy_adam"
+            )

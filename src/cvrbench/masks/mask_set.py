@@ -25,6 +25,13 @@ class MaskSet:
     keep: Mapping[str, Tensor]
 
     @classmethod
+    def of_tasks(cls, tasks: Sequence[str], sets: Sequence["MaskSet"]) -> Self:
+        """Take task t's masks from the t-th of several sets with the same layers."""
+        layers = sets[0].keep
+        keep = {n: torch.stack([one.keep[n][t] for t, one in enumerate(sets)]) for n in layers}
+        return cls(tuple(tasks), keep)
+
+    @classmethod
     def from_flat(cls, tasks: Sequence[str], flat: Tensor, like: "MaskSet") -> Self:
         """Cut `[tasks, connections]` into the layers of another set."""
         sizes = [keep[0].numel() for keep in like.keep.values()]
@@ -38,8 +45,9 @@ class MaskSet:
         Args:
             shareable: Leave out layers that belong to one task each.
         """
-        chosen = [k for name, k in self.keep.items() if not (shareable and _is_owned(name))]
-        return torch.cat([keep.flatten(1) for keep in chosen], dim=1)
+        chosen = [k for name, k in self.keep.items() if not (shareable and is_owned(name))]
+        none = torch.ones(len(self.tasks), 0, dtype=torch.bool)
+        return torch.cat([keep.flatten(1) for keep in chosen], dim=1) if chosen else none
 
     def density(self) -> dict[str, float]:
         """Share of connections that each task keeps, over all layers."""
@@ -51,14 +59,15 @@ class MaskSet:
         return jaccard(self.flat(shareable=True))
 
     def union_density(self) -> float:
-        """Share of connections that at least one task keeps."""
-        return self.flat(shareable=True).any(dim=0).double().mean().item()
+        """Share of the connections that tasks can share which at least one keeps; 1 of none."""
+        flat = self.flat(shareable=True)
+        return flat.any(dim=0).double().mean().item() if flat.shape[1] else 1.0
 
     def dead_units(self) -> dict[str, tuple[int, ...]]:
         """Units per trunk layer that carry nothing of a task's.
 
         A unit is dead where the task keeps no connection to it, or none from it to the next
-        layer of the trunk; what leaves the last layer is not masked.
+        layer of the trunk. Towers are not looked at.
         """
         layers = [k for name, k in self.keep.items() if name in _trunk_names(self.keep)]
         found = []
@@ -77,15 +86,14 @@ class MaskSet:
             `shared` (kept by two tasks or more), `union` and `unused`, as shares of the layer's
             connections; `jaccard`, `[tasks][tasks]`.
         """
-        layers = {name: k.flatten(1) for name, k in self.keep.items() if not _is_owned(name)}
-        return {name: self._facts(flat) for name, flat in [*layers.items(), self._all(layers)]}
+        layers = {name: k.flatten(1) for name, k in self.keep.items() if not is_owned(name)}
+        if layers:
+            layers["all"] = self.flat(shareable=True)
+        return {name: self._facts(flat) for name, flat in layers.items()}
 
     def hamming(self, other: "MaskSet") -> float:
         """Share of all tasks' connections in which two sets differ (You et al., ICLR 2020)."""
         return (self.flat() != other.flat()).double().mean().item()
-
-    def _all(self, layers: Mapping[str, Tensor]) -> tuple[str, Tensor]:
-        return "all", torch.cat(list(layers.values()), dim=1)
 
     def _facts(self, flat: Tensor) -> dict[str, Any]:
         times = flat.sum(dim=0)  # [connections], how many tasks keep each
@@ -113,7 +121,8 @@ def jaccard(flat: Tensor) -> Tensor:
     return torch.where(either > 0, both / either.clamp_min(1), torch.ones_like(both))
 
 
-def _is_owned(name: str) -> bool:
+def is_owned(name: str) -> bool:
+    """Whether a layer belongs to one task each."""
     return name.startswith(OWNED)
 
 

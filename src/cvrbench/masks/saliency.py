@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cvrbench.masks.mask_set import MaskSet
+from cvrbench.masks.mask_set import MaskSet, is_owned
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +44,10 @@ def agreeing(sums: GradientSums, like: MaskSet) -> MaskSet:
     al., NeurIPS 2020).
     """
     keep = {}
-    for name in like.keep:
+    for name, everything in like.keep.items():
+        if is_owned(name):  # the tasks' gradients there are of different weights
+            keep[name] = torch.ones_like(everything)
+            continue
         neediest = sums.need[name].argmax(dim=0)  # [in, out]
         index = neediest.expand(1, len(like.tasks), *neediest.shape)
         with_neediest = sums.products[name].gather(0, index)[0]  # [tasks, in, out]

@@ -51,7 +51,8 @@ def cost_as_trained(network: SharingStrategy, schema: Schema) -> Cost:
     connections = multiply_adds
     if isinstance(network, NCS):
         alone = (masked_network(network, schema, t) for t in range(len(network.tasks)))
-        connections = sum(cost_of_task(task).connections for task in alone)
+        # A part without masks is computed once for all tasks.
+        connections = min(multiply_adds, sum(cost_of_task(task).connections for task in alone))
     return Cost(
         dense_parameters=sum(p.numel() for p in network.parameters()) - embeddings,
         embedding_parameters=embeddings,

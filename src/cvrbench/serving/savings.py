@@ -166,7 +166,7 @@ def in_words(task: str, masked: Cost, compacted: Cost, compaction: Compaction) -
     gone = [f"{units:,} units"] if units else []
     gone += [f"{fields} fields"] if fields else []
     left = compacted.multiply_adds / masked.multiply_adds
-    full = compacted.connections / compacted.multiply_adds
+    full = compacted.connections / max(compacted.multiply_adds, 1)
     return (
         f"{task}: {' and '.join(gone)} carry nothing and are left out, which leaves {left:.1%} of "
         f"the multiply-adds; {full:.1%} of those have a weight that is not 0. The mask alone saves "

@@ -23,8 +23,8 @@ class Turn(NamedTuple):
     task: int | None
     """Whose loss it descends; None: all tasks'."""
     moving: Moving | None
-    """What this step may change. None: the mask of the gradient only, so that excluded weights
-    still move on an optimiser's leftover momentum, as in the published code."""
+    """What this step may change. None: everything that has a gradient, be it 0, so that excluded
+    weights still move on an optimiser's leftover momentum, as in the published code."""
 
 
 class SharingStrategy(nn.Module, ABC):
@@ -105,7 +105,8 @@ class Lab(Protocol):
             network: What is trained.
             label: Names the stage to the user.
             epochs: At most so many passes over the rows; part of one takes that many random rows.
-            tasks: Those to train; None for all.
+            tasks: Those to train; None for all that the run trains. One alone counts whatever
+                its loss weighs; several weigh as in the run.
             apart: Each task in its own space from its own label, so that no task's loss reaches
                 another's path; otherwise by the run's objective.
         """

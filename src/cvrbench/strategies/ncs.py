@@ -153,9 +153,13 @@ class NCS(SharingStrategy):
                 parameters[number] = nn.Parameter(own)
         self.trunk.n = n
 
+    def copy(self) -> "NCS":
+        """Copy the network as it is."""
+        return copy.deepcopy(self)
+
     def apart(self) -> "NCS":
         """Copy the network, every task with trunk weights of its own, embeddings in common."""
-        twin = copy.deepcopy(self)
+        twin = self.copy()
         twin.split()
         return twin
 

@@ -57,16 +57,17 @@ class MaskedAdamW(Optimizer):
                     continue
                 state = self.state[p]
                 if not state:
-                    state |= {name: torch.zeros_like(p) for name in ("step", "mean", "square")}
+                    # Not "step": torch leaves that key where a checkpoint was read to, the CPU.
+                    state |= {name: torch.zeros_like(p) for name in ("clock", "mean", "square")}
                 if (known := self.anywhere.get(p)) is not None:
                     for memory in state.values():
                         memory.mul_(known)
                 allowed = self.moving.get(p)
                 here = torch.ones_like(p) if allowed is None else allowed.to(p).expand_as(p)
-                state["step"].add_(here)
+                state["clock"].add_(here)
                 state["mean"].lerp_(p.grad, (1 - beta1) * here)
                 state["square"].lerp_(p.grad.square(), (1 - beta2) * here)
-                clock = state["step"].clamp_min(1)
+                clock = state["clock"].clamp_min(1)
                 mean = state["mean"] / (1 - beta1**clock)
                 deviation = (state["square"] / (1 - beta2**clock)).sqrt_().add_(group["eps"])
                 p.mul_(1 - group["lr"] * group["weight_decay"] * here)

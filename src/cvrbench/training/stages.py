@@ -6,6 +6,7 @@ files, and every one counts in what the run cost.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,8 @@ class Stages:
         self.train_rows = SplitTensors.load(self.dataset.train, schema, self.device)
         self.valid = SplitTensors.load(self.dataset.valid, schema, self.device)
         self.weights = loss_weights(self.config.balancing, self.tasks).to(self.device)
+        weighed = zip(self.tasks, self.weights.tolist(), strict=True)
+        self.trained = tuple(name for name, weight in weighed if weight > 0)
 
     @property
     def seed(self) -> int:
@@ -67,10 +70,12 @@ class Stages:
         apart: bool = False,
     ) -> FitResult:
         """Train on some tasks, their mean AUC choosing (`strategies.base.Lab`)."""
-        chosen = self.tasks if tasks is None else tuple(tasks)
+        alone_task = tasks is not None and len(tasks) == 1
+        trained = self.trained if tasks is None else tuple(tasks)
+        # A task trained alone is trained, whatever its loss weighs beside others.
+        chosen = trained if alone_task else tuple(n for n in trained if n in self.trained)
         wanted = torch.tensor([float(name in chosen) for name in self.tasks], device=self.device)
-        # Apart, no weight of one task's loss can matter to another; together, the run's hold.
-        weights = wanted if apart else wanted * self.weights
+        weights = wanted if alone_task else wanted * self.weights
         objective = alone(self.objective) if apart else self.objective
 
         def mean_auc(predictions: Predictions) -> tuple[float, dict[str, float | None]]:
@@ -82,13 +87,12 @@ class Stages:
 
     def finish(self, network: SharingStrategy) -> FitResult:
         """Train on all tasks, validation choosing by `protocol.selection`: the run's last stage."""
-        trained = [n for n, w in zip(self.tasks, self.weights.tolist(), strict=True) if w > 0]
         selection = self.config.protocol.selection
         kinds = tuple(sorted({*WATCHED_KINDS, selection.rsplit("_", 1)[-1]}))
 
         def chosen(predictions: Predictions) -> tuple[float, dict[str, float | None]]:
             found = self._watch(predictions, kinds)
-            value = selection_score(found.metrics, trained, selection, found.undefined)
+            value = selection_score(found.metrics, self.trained, selection, found.undefined)
             return value, found.metrics
 
         task = Task(self.objective, self.weights, chosen)
@@ -105,11 +109,11 @@ class Stages:
     def batches(self, n: int) -> Iterator[Batch]:
         """Give the first `n` batches of the epochs' orders (`strategies.base.Lab`)."""
         size, rows = self.config.trainer.batch_size, len(self.train_rows)
-        for epoch in range(-(-n * size // rows)):
-            parts = epoch_order(rows, self.seed, epoch, self.device).split(size)
-            for index in parts[: n - epoch * len(parts)]:
-                self.probed += len(index)
-                yield self.train_rows.gather(index)
+        orders = (epoch_order(rows, self.seed, epoch, self.device) for epoch in count())
+        parts = chain.from_iterable(order.split(size) for order in orders)
+        for index in islice(parts, n):
+            self.probed += len(index)
+            yield self.train_rows.gather(index)
 
     def losses(self, logits: Tensor, batch: Batch) -> Tensor:
         """Loss of each task in its own space, `[tasks]` (`strategies.base.Lab`)."""

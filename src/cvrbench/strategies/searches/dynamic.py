@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from cvrbench.config.ncs import NCSConfig
 from cvrbench.data.batches import Features
+from cvrbench.errors import RunError
 from cvrbench.masks.drawn import random_scores
 from cvrbench.masks.ranking import keep_best
-from cvrbench.masks.regrow import regrow, share_at
+from cvrbench.masks.regrow import END, regrow, share_at
 from cvrbench.rng import derive
 from cvrbench.strategies.base import Lab, Moving, SharingStrategy, Turn
 from cvrbench.strategies.ncs import NCS
@@ -26,6 +27,12 @@ Growth = Literal["random", "gradient"]
 def dynamic(ncs: NCS, lab: Lab, config: NCSConfig, growth: Growth) -> list[Candidate]:
     """Train under changing masks; the only candidate are those with which it validated best."""
     steps = lab.steps(config.search_epochs)
+    if steps * END <= config.regrow_every:
+        raise RunError(
+            f"model.search={config.search} would never change a mask: {steps} steps of search, the "
+            f"first change after model.regrow_every={config.regrow_every}; lower it, or raise "
+            "model.search_epochs"
+        )
     evolving = Evolving(ncs, config, growth, seed=lab.seed, steps=steps)
     lab.train(evolving, label="search all tasks", epochs=config.search_epochs, apart=True)
     return [Candidate(density=evolving.density, masks=ncs.masks)]
@@ -96,13 +103,15 @@ class Evolving(SharingStrategy):
 
     def _gains(self, step: int) -> dict[str, Tensor]:
         """What decides about growth, layer -> `[tasks, in, out]`."""
+        seed = derive(self.seed, "masks", "regrown", step)
+        chance = random_scores(self.ncs.masks, seed, identical=False)
         if self.growth == "random":
-            seed = derive(self.seed, "masks", "regrown", step)
-            return random_scores(self.ncs.masks, seed, identical=False)
+            return chance
         gains = {}
         for name, weight in self.effective.items():
             assert weight.grad is not None
-            gains[name] = weight.grad.abs()
+            # Chance decides where there is no gradient: a batch may hold no row of a task's.
+            gains[name] = weight.grad.abs() + 1e-30 * chance[name]
         return gains
 
     def _used_now(self) -> dict[str, Tensor]:

@@ -60,14 +60,14 @@ def _prune(
     among = network.masks
     candidates: list[Candidate] = []
     # A candidate scored by the network trained under it needs one training after the last cut.
-    extra = config.choice == "validation" and config.scored == "under"
+    extra = config.choice == "validation" and config.scored == "under" and len(densities) > 1
     for number in range(len(densities) + extra):
         network.load_state_dict(start)
         network.set_masks(among)
         density = densities[number] if number < len(densities) else None
         stage = f"search {' '.join(tasks)} {number + 1}/{len(densities) + extra}"
         alone: SharingStrategy = network if task is None else TaskAlone(network, task)
-        watched = Settling(alone, network, density, config)
+        watched = Settling(alone, network, task, density, config)
         result = lab.train(
             watched, label=stage, epochs=config.search_epochs, tasks=tasks, apart=True
         )
@@ -90,28 +90,32 @@ def _cut(network: NCS, density: float, config: NCSConfig) -> MaskSet:
 
 def _merge(tasks: tuple[str, ...], found: Sequence[Candidate]) -> Candidate:
     """Put together the masks that every task found alone, for one density."""
-    layers = found[0].masks.keep
-    keep: dict[str, Tensor] = {
-        name: torch.stack([one.masks.keep[name][t] for t, one in enumerate(found)])
-        for name in layers
-    }
+    masks = MaskSet.of_tasks(tasks, [one.masks for one in found])
     scores = {task: auc for one in found for task, auc in one.scores.items()}
-    return Candidate(density=found[0].density, masks=MaskSet(tasks, keep), scores=scores)
+    return Candidate(density=found[0].density, masks=masks, scores=scores)
 
 
 class Settling(SharingStrategy):
     """A search's network, whose training may end when the mask to be cut stops changing."""
 
+    last: Tensor
+    looked: Tensor
+
     def __init__(
-        self, network: SharingStrategy, ncs: NCS, density: float | None, config: NCSConfig
+        self,
+        network: SharingStrategy,
+        ncs: NCS,
+        task: int | None,
+        density: float | None,
+        config: NCSConfig,
     ) -> None:
         super().__init__()
         self.network = network
         self.ncs = (ncs,)  # in a tuple, so that its weights are not counted twice
+        self.tasks = slice(None) if task is None else slice(task, task + 1)
         self.density, self.config = density, config
-        self.last = torch.nn.Module()
-        for name, keep in ncs.masks.keep.items():
-            self.last.register_buffer(name, keep)
+        self.register_buffer("last", ncs.masks.flat()[self.tasks])
+        self.register_buffer("looked", torch.zeros((), dtype=torch.bool))
 
     def forward(self, features: Features) -> Tensor:
         """Give the network's logits `[batch, tasks]`."""
@@ -127,9 +131,10 @@ class Settling(SharingStrategy):
         if self.config.early_bird is None or self.density is None or step % LOOK_EVERY:
             return False
         (ncs,) = self.ncs
-        now = _cut(ncs, self.density, self.config)
-        before = MaskSet(ncs.tasks, dict(self.last.named_buffers()))
-        distance = now.hamming(before)
-        for name, keep in now.keep.items():
-            self.last.get_buffer(name).copy_(keep)
-        return distance < self.config.early_bird
+        now = _cut(ncs, self.density, self.config).flat()[self.tasks]
+        changed = (now != self.last).double().mean().item()
+        first = not self.looked
+        self.last.copy_(now)
+        self.looked.fill_(value=True)
+        # Before the first look there was the round's old mask, which differs by what is cut.
+        return not first and changed < self.config.early_bird

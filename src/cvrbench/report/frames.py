@@ -1,7 +1,7 @@
 """Run records, grouped into what may be compared: same data, same test rows."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -96,21 +96,23 @@ def _data(record: RunRecord) -> tuple[str, str]:
     return record.dataset, record.fingerprint
 
 
-def _variants(runs: Sequence[RunRecord]) -> Iterator[Variant]:
+def _variants(runs: Sequence[RunRecord]) -> list[Variant]:
     """Runs of equal config, in the order in which strategies share more and more."""
     settings = {run.run_id: _settings(run.config) for run in runs}
     by_settings: dict[str, list[RunRecord]] = {}
     for run in runs:
         key = repr((run.model, sorted(settings[run.run_id].items())))
         by_settings.setdefault(key, []).append(run)
-    groups = sorted(by_settings.values(), key=lambda g: (_rank(g[0].model), g[0].run_id))
+    groups = list(by_settings.values())
+    found = []
     for group in groups:
         others = [settings[g[0].run_id] for g in groups if g[0].model == group[0].model]
         own = settings[group[0].run_id]
         varying = [key for key, value in own.items() if value != _usual(key, others)]
         words = [f"{key.removeprefix('model.')}={own[key]}" for key in varying]
         runs_by_seed = tuple(sorted(group, key=lambda run: run.seed))
-        yield Variant(label=" ".join([group[0].model, *words]), runs=runs_by_seed)
+        found.append(Variant(label=" ".join([group[0].model, *words]), runs=runs_by_seed))
+    return sorted(found, key=lambda variant: (_rank(variant.runs[0].model), variant.label))
 
 
 def _usual(key: str, settings: Sequence[Mapping[str, str]]) -> str | None:

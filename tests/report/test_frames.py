@@ -66,7 +66,7 @@ def test_what_sets_two_variants_apart_names_them():
     )
     (comparison,) = compare([dense, sparse, run("single_task", 0, 0.6)])
     labels = [variant.label for variant in comparison.variants]
-    assert labels == ["single_task", "ncs density=0.2", "ncs density=0.1"]
+    assert labels == ["single_task", "ncs density=0.1", "ncs density=0.2"]
 
 
 def test_a_seed_without_the_metric_is_left_out_of_the_mean_and_counted_so():
@@ -124,3 +124,18 @@ def test_a_comparison_of_two_tasks_fits_80_columns():
     assert "…" not in said
     for word in ("shared_embedding", "(exposures)", "(clicked)", "params", "(s)"):
         assert word in said
+
+
+def test_what_most_variants_of_a_model_have_is_not_told():
+    def ncs(name: str, **model):
+        config = {"model": {"kind": "ncs", "search": name, "base": None, "rounds": 4, **model}}
+        return run("ncs", 0, 0.7, run_id=f"{name}{model}", config=config)
+
+    records = [ncs("imp"), ncs("random"), ncs("snip", rounds=2), ncs("unshared", base="random")]
+    (comparison,) = compare(records)
+    assert [variant.label for variant in comparison.variants] == [
+        "ncs search=imp",
+        "ncs search=random",
+        "ncs search=snip rounds=2",
+        "ncs search=unshared base=random",
+    ]

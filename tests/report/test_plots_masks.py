@@ -58,8 +58,8 @@ def test_variants_are_rows(n_tasks, tmp_path):
     figure = masks_figure(comparison)
     titles = [axis.get_title(loc="left") for axis in figure.axes]
     assert [title for title in titles if title] == [
-        "ncs choice=last, 3 seeds",
         "ncs choice=joint, 1 seed",
+        "ncs choice=last, 3 seeds",
     ]
     assert save(figure, tmp_path / "figure.png").is_file()
 

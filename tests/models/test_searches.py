@@ -176,7 +176,7 @@ def test_a_rate_per_round_sets_the_density(search) -> None:
 
 
 def test_a_round_ends_early_when_the_mask_has_settled(search, quick_data, tmp_path) -> None:
-    options = ("model.search=imp", "model.search_epochs=4", "trainer.batch_size=64")
+    options = ("model.search=imp", "model.search_epochs=16", "trainer.batch_size=64")
     patient = search(*options, "model.early_bird=null")
     patient.run()
     hasty = Search(quick_data, tmp_path / "hasty", *options, "model.early_bird=0.05")

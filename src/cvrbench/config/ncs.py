@@ -59,7 +59,7 @@ class NCSConfig:
     warmup_epochs: Annotated[float, Ge(0)]
     """Of training all tasks together before the search; survivors are rewound to its weights."""
     search_epochs: Annotated[float, Gt(0)]
-    """At most, per search training; part of an epoch takes that part of the rows."""
+    """At most, of the whole search; rounds share them, and part of one takes part of the rows."""
     together: bool
     """Search for all tasks in one pass over the data, with common embeddings; else each alone."""
     early_bird: Fraction | None

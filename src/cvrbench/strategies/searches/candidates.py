@@ -37,6 +37,11 @@ def schedule(config: NCSConfig) -> list[float]:
     return keep_rates(config.density, config.rounds)
 
 
+def epochs_of_round(config: NCSConfig) -> float:
+    """Epochs of one of several trainings that share the search's."""
+    return config.search_epochs / config.rounds
+
+
 def ranked(
     scores: Mapping[str, Tensor], among: MaskSet, config: NCSConfig, densities: Sequence[float]
 ) -> list[Candidate]:

@@ -8,7 +8,7 @@ from cvrbench.config.ncs import NCSConfig
 from cvrbench.masks.mask_set import MaskSet
 from cvrbench.strategies.base import Lab
 from cvrbench.strategies.ncs import NCS
-from cvrbench.strategies.searches.candidates import Candidate
+from cvrbench.strategies.searches.candidates import Candidate, epochs_of_round
 
 
 def choose(
@@ -44,5 +44,5 @@ def _score(
     network = ncs.copy() if together else ncs.apart()
     network.set_masks(candidate.masks)
     label = f"choose density {candidate.density:.2f}"
-    found = lab.train(network, label=label, epochs=config.search_epochs, apart=not together)
+    found = lab.train(network, label=label, epochs=epochs_of_round(config), apart=not together)
     return replace(candidate, scores={name: found.scores[name] for name in ncs.tasks})

@@ -24,7 +24,7 @@ from cvrbench.masks.mask_set import MaskSet
 from cvrbench.masks.ranking import keep_best
 from cvrbench.strategies.base import Lab, Moving, SharingStrategy
 from cvrbench.strategies.ncs import NCS, TaskAlone
-from cvrbench.strategies.searches.candidates import Candidate, schedule
+from cvrbench.strategies.searches.candidates import Candidate, epochs_of_round, schedule
 
 LOOK_EVERY = 16
 """Steps between two looks at the mask that would be cut."""
@@ -32,27 +32,34 @@ LOOK_EVERY = 16
 
 def imp(ncs: NCS, lab: Lab, config: NCSConfig) -> list[Candidate]:
     """Prune in rounds; one candidate per round."""
-    return _rounds(ncs, lab, config, schedule(config))
+    return _rounds(ncs, lab, config, schedule(config), epochs_of_round(config))
 
 
 def one_shot(ncs: NCS, lab: Lab, config: NCSConfig) -> list[Candidate]:
     """Train once and prune once, to the last density (Han et al. 2015)."""
-    return _rounds(ncs, lab, config, schedule(config)[-1:])
+    return _rounds(ncs, lab, config, schedule(config)[-1:], config.search_epochs)
 
 
-def _rounds(ncs: NCS, lab: Lab, config: NCSConfig, densities: Sequence[float]) -> list[Candidate]:
+def _rounds(
+    ncs: NCS, lab: Lab, config: NCSConfig, densities: Sequence[float], epochs: float
+) -> list[Candidate]:
     if config.together:
-        return _prune(ncs.apart(), None, lab, config, densities)
+        return _prune(ncs.apart(), None, lab, config, densities, epochs)
     start = {name: tensor.clone() for name, tensor in ncs.state_dict().items()}
     per_task = []
     for t in range(len(ncs.tasks)):
         ncs.load_state_dict(start)
-        per_task.append(_prune(ncs, t, lab, config, densities))
+        per_task.append(_prune(ncs, t, lab, config, densities, epochs))
     return [_merge(ncs.tasks, found) for found in zip(*per_task, strict=True)]
 
 
 def _prune(
-    network: NCS, task: int | None, lab: Lab, config: NCSConfig, densities: Sequence[float]
+    network: NCS,
+    task: int | None,
+    lab: Lab,
+    config: NCSConfig,
+    densities: Sequence[float],
+    epochs: float,
 ) -> list[Candidate]:
     """Train, prune, rewind; of all tasks together, or of one."""
     start = {name: tensor.clone() for name, tensor in network.state_dict().items()}
@@ -68,9 +75,7 @@ def _prune(
         stage = f"search {' '.join(tasks)} {number + 1}/{len(densities) + extra}"
         alone: SharingStrategy = network if task is None else TaskAlone(network, task)
         watched = Settling(alone, network, task, density, config)
-        result = lab.train(
-            watched, label=stage, epochs=config.search_epochs, tasks=tasks, apart=True
-        )
+        result = lab.train(watched, label=stage, epochs=epochs, tasks=tasks, apart=True)
         scores = {name: result.scores[name] for name in tasks}
         if config.scored == "under" and candidates:
             last = candidates[-1]

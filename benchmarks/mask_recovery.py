@@ -120,6 +120,8 @@ SEARCHES: dict[str, tuple[str, ...]] = {
 
 COMMON = (
     "model.search_epochs=16",
+    "model.gate_rate=50",
+    "model.regrow_every=50",
     "model.early_bird=null",  # on a small log a mask rests between two looks before it is learned
     "trainer.learning_rate=0.01",
     "trainer.evaluations_per_epoch=1",

@@ -63,9 +63,14 @@ def untrained(dataset: Dataset, overrides: list[str]) -> Iterator[tuple[str, flo
 
 
 def trained(overrides: list[str], results: Path) -> Iterator[tuple[str, float, NCS]]:
-    """Networks of short runs of the default search."""
+    """Networks of short runs of iterative magnitude pruning."""
     for density in DENSITIES[1:]:
-        wanted = [f"model.density={density}", "trainer.epochs=1", f"results_dir={results}"]
+        wanted = [
+            "model.search=imp",
+            f"model.density={density}",
+            "trainer.epochs=1",
+            f"results_dir={results}",
+        ]
         record = experiment.run(compose(["model=ncs", *overrides, *wanted]))
         network = load_trained(results / "runs" / record.run_id).network
         assert isinstance(network, NCS)

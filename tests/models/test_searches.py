@@ -210,7 +210,10 @@ def test_unshared_has_the_masks_of_its_base_and_weights_of_its_own(
     [
         (("model.search=imp", "model.rewind=false"), "set rewind=true"),
         (("model.search=shuffled", "model.base=set", "model.rewind=false"), "set rewind=true"),
-        (("model.masked=[embeddings]", "trainer.embedding_optimizer=adam"), "rowwise_adagrad"),
+        (
+            ("model.search=imp", "model.masked=[embeddings]", "trainer.embedding_optimizer=adam"),
+            "rowwise_adagrad",
+        ),
         (("model.masked=[trunk,trunk]",), "twice"),
         (("model.search=snip", "model.masked=[embeddings]"), "imp, one_shot or random"),
         (("model.search=impp",), "model.search"),
@@ -226,7 +229,7 @@ def test_settings_that_cannot_be_are_refused_with_their_key(overrides, words) ->
 
 def test_all_parts_can_be_masked_by_magnitude(search) -> None:
     masked = "model.masked=[trunk,biases,towers,embeddings]"
-    ncs = search(masked, "model.density=0.3", "model.scope=layer").run()
+    ncs = search("model.search=imp", masked, "model.density=0.3", "model.scope=layer").run()
     for name, keep in ncs.masks.keep.items():
         share = keep.double().mean().item()
         assert share == pytest.approx(0.3, abs=0.5 / keep[0].numel() + 1e-9), name

@@ -106,7 +106,6 @@ def test_mask_set_facts_by_hand() -> None:
     assert facts["all"]["private"] == {"ctr": 0.25, "cvr": 0.25}
     assert (facts["all"]["shared"], facts["all"]["union"]) == (0.25, 0.75)
     assert facts["all"]["unused"] == 0.25
-    assert masks.hamming(everything((2, 2), tasks=("ctr", "cvr"))) == 0.5
 
 
 def test_a_unit_is_dead_where_nothing_of_it_is_read_on() -> None:
@@ -134,7 +133,7 @@ def test_shuffling_changes_which_and_neither_how_many_nor_how_shared(seed: int) 
     before = MaskSet(("ctr", "cvr"), keep)
     after = shuffled(before, seed)
     assert before.facts() == after.facts()
-    assert before.hamming(after) > 0
+    assert not torch.equal(before.flat(), after.flat())
 
 
 def test_random_masks_of_one_draw_are_nested_and_overlap_by_chance() -> None:

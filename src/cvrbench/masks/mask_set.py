@@ -91,10 +91,6 @@ class MaskSet:
             layers["all"] = self.flat(shareable=True)
         return {name: self._facts(flat) for name, flat in layers.items()}
 
-    def hamming(self, other: "MaskSet") -> float:
-        """Share of all tasks' connections in which two sets differ (You et al., ICLR 2020)."""
-        return (self.flat() != other.flat()).double().mean().item()
-
     def _facts(self, flat: Tensor) -> dict[str, Any]:
         times = flat.sum(dim=0)  # [connections], how many tasks keep each
         private = (flat & (times == 1)).double().mean(dim=1)

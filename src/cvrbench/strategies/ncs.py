@@ -106,10 +106,6 @@ class NCS(SharingStrategy):
             found.append(("embedding", self.encoder.table))
         return dict(found)
 
-    def weights(self) -> dict[str, Tensor]:
-        """The trunk's masked weight matrices, layer -> `[1 or tasks, in, out]`."""
-        return {n: w.detach() for n, w in self.masked().items() if n in self._matrices()}
-
     def forward(self, features: Features) -> Tensor:
         """Give the logits `[batch, tasks]`, all masked networks in one pass."""
         return self.through(features, self.effective())
@@ -208,9 +204,6 @@ class NCS(SharingStrategy):
 
     def _keep(self) -> dict[str, Tensor]:
         return dict(self.keep.named_buffers())
-
-    def _matrices(self) -> list[str]:
-        return [f"trunk_{i}" for i in range(len(self.trunk.weights))]
 
 
 class TaskAlone(SharingStrategy):

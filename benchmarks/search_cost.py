@@ -20,7 +20,7 @@ from cvrbench.store import RunRecord
 NAIVE = ("model.together=false", "model.search_epochs=4", "model.early_bird=null")
 PIPELINES = {
     "shared_bottom": ("model=shared_bottom",),
-    "ncs (learned)": ("model=ncs",),
+    "ncs (gradient_conflict)": ("model=ncs",),
     "imp": ("model=ncs", "model.search=imp"),
     "one_shot": ("model=ncs", "model.search=one_shot", "model.search_epochs=0.5"),
     "imp, naive": ("model=ncs", "model.search=imp", *NAIVE),

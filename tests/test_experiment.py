@@ -144,7 +144,10 @@ def interrupt_at(stage: str):
         ("search ctr 2/5", ("model.search=imp", "model.together=false", "model.choice=validation")),
         ("search cvr 4/4", ("model.search=imp", "model.together=false", "model.step=alternate")),
         ("search ctr cvr 3/4", ("model.search=imp", "model.early_bird=0.5")),
-        ("choose density 0.30", ("model.choice=joint", "model.search=random")),
+        (
+            "choose density 0.30",
+            ("model.choice=joint", "model.search=random", "model.density=0.2"),
+        ),
         ("warm-up", ("model.warmup_epochs=0.5", "model.search=snip")),
         ("search all tasks", ("model.search=gradient_conflict", "model.rewind=false")),
         ("train", ("model.search=unshared", "model.step=alternate")),

@@ -89,7 +89,8 @@ def test_every_search_keeps_the_density_it_was_asked_for(search, name) -> None:
 
 @pytest.mark.parametrize("together", ["true", "false"])
 def test_rounds_keep_the_published_shares_and_each_lies_in_the_one_before(search, together) -> None:
-    one = search("model.search=imp", f"model.together={together}", "model.early_bird=null")
+    names = ("model.search=imp", "model.density=0.2", "model.early_bird=null")
+    one = search(*names, f"model.together={together}")
     ncs = one.run()
     kept = [facts["layers"]["all"]["density"]["cvr"] for facts in ncs.rounds]
     total = ncs.masks.flat().shape[1]

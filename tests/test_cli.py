@@ -283,7 +283,7 @@ def test_ctrl_c_ends_cleanly_and_says_how_to_resume(quick_data, tmp_path):
     ("typed", "offered"),
     [
         ("model=n", ["model=ncs", "model=ncs_paper"]),
-        ("model.dens", ["model.density=0.5"]),
+        ("model.dens", ["model.density=0.2"]),
         ("trainer.b", ["trainer.batch_size=512"]),
         ("see", ["seed=0"]),
         ("dataset=kuairand_l", ["dataset=kuairand_like"]),

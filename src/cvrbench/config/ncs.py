@@ -44,7 +44,7 @@ class NCSConfig:
     dropout: Dropout
     masked: Annotated[tuple[Literal["trunk", "biases", "towers", "embeddings"], ...], MinLen(1)]
     """Which parts have masks."""
-    search: Finder | Derived
+    search: Literal[Finder, Derived]
     """How masks are found, or which control stands in for a search."""
     base: Finder | None
     """Whose masks `shuffled` and `unshared` take; null: those of `imp`."""

@@ -72,7 +72,7 @@ def own(ncs: NCS, task: int) -> dict[str, Tensor]:
 @pytest.mark.parametrize("n_tasks", [1, 3])
 def test_snip_is_the_change_of_a_tasks_loss_when_a_connection_fades(n_tasks: int) -> None:
     probe, ncs = Probe(n_tasks), network(settings(), n_tasks)
-    scores = saliency.snip(ncs.weights(), gradient_sums(ncs, probe, 3).total)
+    scores = saliency.snip(ncs.effective(), gradient_sums(ncs, probe, 3).total)
     step = 1e-6
     for task in range(n_tasks):
         for layer, place in [
@@ -113,7 +113,7 @@ def test_grasp_keeps_what_the_gradient_flow_needs() -> None:
     """-2 theta * H g is how fast the task's squared gradient norm grows as a weight fades."""
     probe, ncs = Probe(2), network(settings(), 2)
     gradient = gradient_sums(ncs, probe, 3).total
-    scores = saliency.grasp(ncs.weights(), curvature_along(gradient, ncs, probe, 3))
+    scores = saliency.grasp(ncs.effective(), curvature_along(gradient, ncs, probe, 3))
 
     def flow(task: int, layer: str, place: tuple[int, int], factor: float) -> Tensor:
         weights = {n: w.requires_grad_() for n, w in own(ncs, task).items()}
@@ -191,7 +191,7 @@ def test_synflow_empties_no_layer_where_magnitude_does(n_tasks: int) -> None:
     ncs = network(config, n_tasks)
     with torch.no_grad():
         ncs.trunk.weights[1].mul_(1e-3)
-    magnitudes = {name: weight.abs() for name, weight in ncs.weights().items()}
+    magnitudes = {name: weight.abs() for name, weight in ncs.effective().items()}
     assert not alive(keep_best(magnitudes, ncs.masks, 0.02, "global"), "trunk_1")
     (found,) = synflow(ncs, config)
     assert all(alive(found.masks, name) for name in found.masks.keep)

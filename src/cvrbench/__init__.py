@@ -36,8 +36,9 @@ def run(
 ) -> "RunRecord":
     """Run one experiment, or read it if it is finished."""
     from cvrbench.experiment import run as worker
+    from cvrbench.training.progress import ignore
 
-    return worker(composed, force=force, on_progress=on_progress)
+    return worker(composed, force=force, on_progress=on_progress or ignore)
 
 
 def results(results_dir: str | Path = "results") -> "list[RunRecord]":

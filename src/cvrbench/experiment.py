@@ -36,24 +36,39 @@ from cvrbench.store import (
 )
 from cvrbench.strategies import build_strategy
 from cvrbench.strategies.base import SharingStrategy
-from cvrbench.training.device import resolve_device, torch_settings
+from cvrbench.training.device import explain_memory, resolve_device, torch_settings
 from cvrbench.training.predict import Predictions, predict
-from cvrbench.training.progress import OnProgress, Progress, StopRequested, stop_on_interrupt
+from cvrbench.training.progress import OnLook, OnProgress, ignore, stop_on_interrupt
+from cvrbench.training.shared import SharedStages
 from cvrbench.training.stages import Stages
 
 FLOP_ROWS = 64
 
 
 def run(
-    composed: Composed, *, force: bool = False, on_progress: OnProgress | None = None
+    composed: Composed,
+    *,
+    force: bool = False,
+    on_progress: OnProgress = ignore,
+    on_look: OnLook = ignore,
+    searches: Path | None = None,
 ) -> RunRecord:
     """Run one experiment and record it; a finished one is only read, a begun one goes on.
+
+    Args:
+        composed: What to run.
+        force: Run a finished one again.
+        on_progress: Told of every step.
+        on_look: Told of every look at validation during the final training; what it raises ends
+            the run, whose folder then holds what it had.
+        searches: A folder of trainings that mask searches of several runs share.
 
     Raises:
         DataError: The dataset is neither prepared nor to be prepared from files at hand.
         RunError: The device is absent, the loss is not finite, or a metric is undefined.
         RunInterrupted: The user stopped it; `resume` goes on where it was.
-        StoreError: The results folder cannot be written, or another process runs this cell.
+        CellBusy: Another process runs this cell.
+        StoreError: The results folder cannot be written.
     """
     config = composed.config
     device = resolve_device(config.trainer.device)
@@ -67,12 +82,25 @@ def run(
         stop_on_interrupt() as stop_requested,
         store.open(name, config=plain, choices=composed.choices, fresh=force) as folder,
         torch_settings(config.trainer, device),
+        explain_memory(),
     ):
-        cell = _Cell(composed, dataset, device, folder, on_progress or _ignore, stop_requested)
-        return cell.run()
+        if not force and (record := store.find(name)) is not None:
+            return record  # another process has finished it meanwhile
+        stages = Stages(
+            config,
+            dataset,
+            build_objective(config.objective, dataset.schema),
+            device,
+            folder.checkpoints,
+            on_progress,
+            stop_requested,
+            on_look,
+            None if searches is None else SharedStages(searches, name),
+        )
+        return _Cell(composed, dataset, folder, stages).run()
 
 
-def resume(run_dir: Path, *, on_progress: OnProgress | None = None) -> RunRecord:
+def resume(run_dir: Path, *, on_progress: OnProgress = ignore) -> RunRecord:
     """Go on with an unfinished run; a finished one is only read.
 
     Raises:
@@ -99,30 +127,20 @@ class _Cell:
 
     composed: Composed
     dataset: Dataset
-    device: torch.device
     folder: RunFolder
-    on_progress: OnProgress
-    stop_requested: StopRequested
+    stages: Stages
 
     def __post_init__(self) -> None:
         self.config = self.composed.config
         self.schema = self.dataset.schema
-        self.objective = build_objective(self.config.objective, self.schema)
+        self.device = self.stages.device
 
     def run(self) -> RunRecord:
         """Search, train, choose, test once, record."""
         begun, clock = datetime.now(UTC), time.monotonic()
         torch.manual_seed(derive(self.config.seed, "init"))
         network = build_strategy(self.config.model, self.schema).to(self.device)
-        stages = Stages(
-            self.config,
-            self.dataset,
-            self.objective,
-            self.device,
-            self.folder.checkpoints,
-            self.on_progress,
-            self.stop_requested,
-        )
+        stages = self.stages
         network.prepare(stages)
         final = stages.finish(network)
         scores = {"valid": self._score(network, self.dataset.valid, stages.valid)[0]}
@@ -151,7 +169,7 @@ class _Cell:
     ) -> tuple[Scores, Predictions]:
         """Predict a whole split and compute every metric."""
         size = self.config.trainer.eval_batch_size
-        predictions = predict(network, tensors, self.objective, batch_size=size)
+        predictions = predict(network, tensors, self.stages.objective, batch_size=size)
         scores = score(self.schema, split.labels, *predictions, split.groups, split.truth)
         return scores, predictions
 
@@ -229,7 +247,3 @@ def _environment(device: torch.device, begun: datetime) -> dict[str, Any]:
 
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
-
-
-def _ignore(_: Progress) -> None:
-    """The progress of a run nobody watches."""

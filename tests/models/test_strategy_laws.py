@@ -35,6 +35,7 @@ VALUES = {
     "together": True,
     "early_bird": None,
     "choice": "validation",
+    "take": None,
     "scored": "under",
     "rewind": True,
     "step": "joint",

@@ -28,6 +28,8 @@ Derived = Literal["shuffled", "unshared"]
 WITHOUT_COMMON_WEIGHTS = ("imp", "one_shot")
 """Searches that train the tasks apart and so end with weights that no common trunk can go on with.
 """
+ONE_CANDIDATE = ("one_shot", "set", "rigl", "dense")
+"""Searches that end with one mask, however many rounds there are."""
 BY_GRADIENT = ("snip", "grasp", "synflow", "gradient_conflict", "learned", "set", "rigl")
 """Searches that need a gradient per task and connection, which a table of embeddings has not."""
 
@@ -66,6 +68,8 @@ class NCSConfig:
     """End a round when the mask to be cut changes by less than this share; null: never."""
     choice: Literal["validation", "joint", "last"]
     """Candidate masks: the best on validation for each task, or for all jointly; or the last."""
+    take: Count | None
+    """Number of the candidate that is taken, whatever `choice` says; null: as it says."""
     scored: Literal["under", "before"]
     """`imp`: a candidate is scored by the network trained under it, or that it was cut from."""
     rewind: bool
@@ -97,6 +101,12 @@ class NCSConfig:
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other."""
         used = self.finder
+        n_candidates = 1 if used in ONE_CANDIDATE else self.rounds
+        if self.take is not None and self.take > n_candidates:
+            raise ValueError(
+                f"take={self.take}, but search {used} yields {n_candidates} candidates; raise "
+                "rounds or take less"
+            )
         if not self.rewind and used in WITHOUT_COMMON_WEIGHTS:
             raise ValueError(
                 f"rewind=false needs a search that trains one common trunk, which {used} does not "

@@ -98,6 +98,7 @@ class Lab(Protocol):
         epochs: float,
         tasks: Sequence[str] | None = None,
         apart: bool = False,
+        depends: Mapping[str, object] | None = None,
     ) -> Fitted:
         """Train `network`, early-stopped by validation, and leave its best weights in it.
 
@@ -109,6 +110,9 @@ class Lab(Protocol):
                 its loss weighs; several weigh as in the run.
             apart: Each task in its own space from its own label, so that no task's loss reaches
                 another's path; otherwise by the run's objective.
+            depends: Every setting of the strategy that decides how this training goes from the
+                weights and masks now in the network; runs that agree in it share the training.
+                None: it is not to be shared.
         """
         ...
 

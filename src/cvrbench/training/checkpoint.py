@@ -24,9 +24,14 @@ class StageFiles:
     folder: Path
     number: int
 
+    @property
+    def finished_file(self) -> Path:
+        """Where what the stage ended with is, or will be."""
+        return self.folder / f"stage-{self.number}.pt"
+
     def finished(self) -> dict[str, Any] | None:
         """What the stage ended with, if it did."""
-        return _load(self.folder / f"stage-{self.number}.pt")
+        return _load(self.finished_file)
 
     def under_way(self) -> dict[str, Any] | None:
         """Where the stage was when it was last saved, if it was."""
@@ -38,7 +43,7 @@ class StageFiles:
 
     def save_finished(self, state: dict[str, Any]) -> None:
         """Save what a stage ended with; its partial file is no longer needed."""
-        _save(self.folder / f"stage-{self.number}.pt", state)
+        _save(self.finished_file, state)
         (self.folder / f"stage-{self.number}-partial.pt").unlink(missing_ok=True)
 
 

@@ -36,6 +36,22 @@ def resolve_device(name: str) -> torch.device:
 
 
 @contextmanager
+def explain_memory() -> Iterator[None]:
+    """Turn a lack of memory into a `RunError` that says what to make smaller."""
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
+        # On a CPU torch has no type of its own for it.
+        if type(error) is RuntimeError and "can't allocate memory" not in str(error):
+            raise
+        said = str(error).partition("\n")[0] or type(error).__name__
+        raise RunError(
+            "out of memory; lower trainer.batch_size, trainer.eval_batch_size or the widths of the "
+            f"network, or run fewer at once ({said})"
+        ) from None
+
+
+@contextmanager
 def torch_settings(config: TrainerConfig, device: torch.device) -> Iterator[None]:
     """Set threads, determinism and the random state for one run, and put them back after it."""
     keep_freed_memory()

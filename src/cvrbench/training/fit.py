@@ -10,8 +10,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -24,7 +22,15 @@ from cvrbench.strategies.base import Moving, SharingStrategy, Turn
 from cvrbench.training.checkpoint import StageFiles
 from cvrbench.training.optimizers import Optimizers, build_optimizers
 from cvrbench.training.predict import Predictions, predict
-from cvrbench.training.progress import OnProgress, Progress, StopRequested
+from cvrbench.training.progress import (
+    Look,
+    OnLook,
+    OnProgress,
+    Progress,
+    StopRequested,
+    ignore,
+)
+from cvrbench.training.schedule import count_steps, epoch_order, evaluation_steps
 
 Metrics = dict[str, float | None]
 
@@ -48,6 +54,7 @@ class Outside(NamedTuple):
     stop_requested: StopRequested
     observe: Callable[[SharingStrategy], dict[str, Any]] | None = None
     """What to note of the network at every look at validation; it may change nothing."""
+    on_look: OnLook = ignore
 
 
 @dataclass
@@ -145,7 +152,7 @@ class _Loop:
         config, state = self.config, self.state
         n_steps = count_steps(len(self.train), config.batch_size, 1)
         total_steps = count_steps(len(self.train), config.batch_size, self.epochs)
-        evaluate_at = _evaluation_steps(n_steps, config.evaluations_per_epoch)
+        evaluate_at = evaluation_steps(n_steps, config.evaluations_per_epoch)
         forward = torch.compile(self.network) if config.compile else self.network
         device = self.train.labels.device
         loss_sum = torch.zeros((), device=device)
@@ -231,6 +238,8 @@ class _Loop:
         if self.outside.observe is not None:
             look["sharing"] = self.outside.observe(self.network)
         state.history.append(look)
+        told = Look(number=len(state.history), metrics=metrics, examples=state.examples)
+        self.outside.on_look(told)
 
     def _report(self, total_steps: int) -> None:
         state = self.state
@@ -241,6 +250,7 @@ class _Loop:
                 total_steps=total_steps,
                 examples_per_second=state.examples / max(state.seconds, 1e-9),
                 scores=state.history[-1]["metrics"] if state.history else None,
+                examples=state.examples,
             )
         )
 
@@ -254,23 +264,6 @@ class _Loop:
                 "rng": _get_rng(),
             }
         )
-
-
-def count_steps(rows: int, batch_size: int, epochs: float) -> int:
-    """Steps that a training of `epochs` over `rows` takes; one at least."""
-    return max(1, round(-(-rows // batch_size) * epochs))
-
-
-def _evaluation_steps(n_steps: int, per_epoch: int) -> frozenset[int]:
-    """Steps of an epoch after which to evaluate: evenly spread, the last always among them."""
-    marks: npt.NDArray[np.float64] = np.arange(1, per_epoch + 1) * n_steps / per_epoch
-    return frozenset(max(1, round(float(mark))) for mark in marks)
-
-
-def epoch_order(rows: int, seed: int, epoch: int, device: torch.device) -> Tensor:
-    """The epoch's permutation of rows; the same for every strategy under one seed."""
-    generator = torch.Generator().manual_seed(derive(seed, "shuffle", epoch))
-    return torch.randperm(rows, generator=generator).to(device)
 
 
 def _check_finite(loss_sum: Tensor, step: int, stage: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +18,8 @@ class Progress:
         step, total_steps: Optimiser steps done and at most to do in this stage.
         examples_per_second: Rate of this stage so far, evaluations excluded.
         scores: The last validation metrics, none before the first evaluation.
+        examples: Rows that the run has computed gradients on, searches included, without those
+            that another run had computed.
     """
 
     stage: str
@@ -24,10 +27,30 @@ class Progress:
     total_steps: int
     examples_per_second: float
     scores: dict[str, float | None] | None
+    examples: int
 
 
 OnProgress = Callable[[Progress], None]
 StopRequested = Callable[[], bool]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """One look at validation during a run's final training."""
+
+    number: int
+    """Of the look, from 1."""
+    metrics: dict[str, float | None]
+    examples: int
+    """As in `Progress`."""
+
+
+OnLook = Callable[[Look], None]
+"""Told of every look; may raise to end the run."""
+
+
+def ignore(_: Any) -> None:
+    """Tell nobody."""
 
 
 @contextmanager

@@ -4,8 +4,8 @@ Every one is checkpointed by its number, so that a resumed run answers the finis
 files, and every one counts in what the run cost.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,17 @@ from cvrbench.balancing import loss_weights
 from cvrbench.config.schema import Config
 from cvrbench.data.batches import Batch, SplitTensors
 from cvrbench.data.dataset import Dataset
+from cvrbench.environment import versions
 from cvrbench.evaluation import Scores, score, selection_score
 from cvrbench.objectives import Objective, alone
 from cvrbench.strategies.base import SharingStrategy
 from cvrbench.training.checkpoint import StageFiles
-from cvrbench.training.fit import FitResult, Outside, Task, count_steps, epoch_order, fit
+from cvrbench.training.fit import FitResult, Outside, Task, fit
 from cvrbench.training.observe import Probe, probe_rows
 from cvrbench.training.predict import Predictions
-from cvrbench.training.progress import OnProgress, StopRequested
+from cvrbench.training.progress import Look, OnLook, OnProgress, Progress, StopRequested, ignore
+from cvrbench.training.schedule import count_steps, epoch_order
+from cvrbench.training.shared import SharedStages, training_key
 
 WATCHED_KINDS = ("auc", "logloss")
 """Metrics computed at every look at validation; all of them once, at the end."""
@@ -41,9 +44,14 @@ class Stages:
     checkpoints: Path
     on_progress: OnProgress
     stop_requested: StopRequested
+    on_look: OnLook = ignore
+    shared: SharedStages | None = None
+    """Where trainings of searches are that other runs have done, or will want."""
     results: list[FitResult] = field(default_factory=list)
     probed: int = 0
     """Examples whose gradients were taken outside a training."""
+    reused: int = 0
+    """Examples of the trainings that another run had done."""
 
     def __post_init__(self) -> None:
         """Load the rows that a run may train on and choose by."""
@@ -68,6 +76,7 @@ class Stages:
         epochs: float,
         tasks: Sequence[str] | None = None,
         apart: bool = False,
+        depends: Mapping[str, object] | None = None,
     ) -> FitResult:
         """Train on some tasks, their mean AUC choosing (`strategies.base.Lab`)."""
         alone_task = tasks is not None and len(tasks) == 1
@@ -83,7 +92,19 @@ class Stages:
             value = selection_score(found.metrics, chosen, "mean_auc", found.undefined)
             return value, found.metrics
 
-        return self._fit(network, Task(objective, weights, mean_auc), label, epochs)
+        task = Task(objective, weights, mean_auc)
+        if depends is None or self.shared is None:
+            return self._fit(network, task, Outside(label, *self._ties()), epochs)
+        how = [label, epochs, list(chosen), weights.tolist(), apart, dict(depends)]
+        key = training_key(network.state_dict(), {**self._same(), "training": how})
+        outside = Outside(label, *self._ties())
+        lent = self.shared.lend(key, outside.files)
+        result = self._fit(network, task, outside, epochs)
+        if lent:
+            self.reused += result.state.examples
+        else:
+            self.shared.keep(key, outside.files)
+        return result
 
     def finish(self, network: SharingStrategy) -> FitResult:
         """Train on all tasks, validation choosing by `protocol.selection`: the run's last stage."""
@@ -100,7 +121,13 @@ class Stages:
         probe = Probe.draw(
             self.train_rows, self.objective, self.tasks, seed=self.seed, n_rows=n_rows
         )
-        return self._fit(network, task, "train", self.config.trainer.epochs, probe)
+        before = self._examples()
+
+        def on_look(look: Look) -> None:
+            self.on_look(replace(look, examples=before + look.examples))
+
+        outside = Outside("train", *self._ties(), probe, on_look)
+        return self._fit(network, task, outside, self.config.trainer.epochs)
 
     def steps(self, epochs: float) -> int:
         """Count the steps of a training (`strategies.base.Lab`)."""
@@ -145,6 +172,7 @@ class Stages:
             "examples": {
                 "search": examples - final.examples + self.probed,
                 "train": final.examples,
+                "reused": self.reused,
             },
             "examples_per_second": round(examples / max(search + final.seconds, 1e-9), 1),
         }
@@ -157,11 +185,9 @@ class Stages:
         self,
         network: SharingStrategy,
         task: Task,
-        stage: str,
+        outside: Outside,
         epochs: float,
-        observe: Probe | None = None,
     ) -> FitResult:
-        files = StageFiles(self.checkpoints, len(self.results))
         result = fit(
             network,
             self.train_rows,
@@ -170,10 +196,38 @@ class Stages:
             self.config.trainer,
             epochs=epochs,
             seed=self.config.seed,
-            outside=Outside(stage, files, self.on_progress, self.stop_requested, observe),
+            outside=outside,
         )
         self.results.append(result)
         return result
+
+    def _ties(self) -> tuple[StageFiles, OnProgress, StopRequested]:
+        """The next training's files, and who is told and asked."""
+        before = self._examples()
+
+        def on_progress(now: Progress) -> None:
+            self.on_progress(replace(now, examples=before + now.examples))
+
+        return StageFiles(self.checkpoints, len(self.results)), on_progress, self.stop_requested
+
+    def _examples(self) -> int:
+        """Rows that the run has computed gradients on so far."""
+        trained = sum(result.state.examples for result in self.results)
+        return trained + self.probed - self.reused
+
+    def _same(self) -> dict[str, object]:
+        """What the trainings of two runs must have in common to be one."""
+        trainer = asdict(self.config.trainer)
+        for key in ("threads", "checkpoint_seconds"):
+            del trainer[key]
+        return {
+            "trainer": trainer,
+            "objective": self.config.objective.kind,
+            "seed": self.config.seed,
+            "fingerprint": self.dataset.schema.fingerprint,
+            "device": self.device.type,
+            "versions": versions(),
+        }
 
     def _watch(self, predictions: Predictions, kinds: tuple[str, ...]) -> Scores:
         valid = self.dataset.valid

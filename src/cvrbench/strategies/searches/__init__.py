@@ -14,7 +14,7 @@ from cvrbench.rng import derive
 from cvrbench.strategies.base import Lab
 from cvrbench.strategies.ncs import NCS, Found, MaskSearch
 from cvrbench.strategies.searches.at_start import grasp, snip, synflow
-from cvrbench.strategies.searches.candidates import Candidate
+from cvrbench.strategies.searches.candidates import Candidate, settings_of
 from cvrbench.strategies.searches.choose import choose
 from cvrbench.strategies.searches.conflict import gradient_conflict
 from cvrbench.strategies.searches.drawn import dense, drawn
@@ -30,7 +30,8 @@ def build_search(config: NCSConfig) -> MaskSearch:
 
 def _search(ncs: NCS, lab: Lab, *, config: NCSConfig) -> Found:
     if config.warmup_epochs > 0:
-        lab.train(ncs, label="warm-up", epochs=config.warmup_epochs)
+        depends = settings_of(config)
+        lab.train(ncs, label="warm-up", epochs=config.warmup_epochs, depends=depends)
     start = {name: tensor.clone() for name, tensor in ncs.state_dict().items()}
     candidates: Sequence[Candidate] = _find(config.finder, ncs, lab, config)
     if config.rewind:

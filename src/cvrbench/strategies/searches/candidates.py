@@ -42,6 +42,12 @@ def epochs_of_round(config: NCSConfig) -> float:
     return config.search_epochs / config.rounds
 
 
+def settings_of(config: NCSConfig, **more: object) -> dict[str, object]:
+    """Settings that a training of the network under given masks depends on, and some more."""
+    plain = {"dropout": config.dropout, "step": config.step, "masked_step": config.masked_step}
+    return plain | more
+
+
 def ranked(
     scores: Mapping[str, Tensor], among: MaskSet, config: NCSConfig, densities: Sequence[float]
 ) -> list[Candidate]:

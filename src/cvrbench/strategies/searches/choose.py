@@ -8,7 +8,7 @@ from cvrbench.config.ncs import NCSConfig
 from cvrbench.masks.mask_set import MaskSet
 from cvrbench.strategies.base import Lab
 from cvrbench.strategies.ncs import NCS
-from cvrbench.strategies.searches.candidates import Candidate, epochs_of_round
+from cvrbench.strategies.searches.candidates import Candidate, epochs_of_round, settings_of
 
 
 def choose(
@@ -18,11 +18,13 @@ def choose(
 
     `validation`: every task its best-scored candidate; candidates without scores are trained
     under, all tasks in one pass, each with weights of its own. `joint`: the candidate under which
-    joint training validates best in the mean over the tasks, the same for all.
+    joint training validates best in the mean over the tasks, the same for all. `take` names one.
 
     Returns:
         The masks, and the candidates with the scores by which they were chosen.
     """
+    if config.take is not None:
+        return candidates[config.take - 1].masks, candidates
     if config.choice == "last" or len(candidates) == 1:
         return candidates[-1].masks, candidates
     if config.choice == "joint":
@@ -44,5 +46,11 @@ def _score(
     network = ncs.copy() if together else ncs.apart()
     network.set_masks(candidate.masks)
     label = f"choose density {candidate.density:.2f}"
-    found = lab.train(network, label=label, epochs=epochs_of_round(config), apart=not together)
+    found = lab.train(
+        network,
+        label=label,
+        epochs=epochs_of_round(config),
+        apart=not together,
+        depends=settings_of(config),
+    )
     return replace(candidate, scores={name: found.scores[name] for name in ncs.tasks})

@@ -4,7 +4,7 @@ from cvrbench.config.ncs import NCSConfig
 from cvrbench.masks.saliency import agreeing
 from cvrbench.strategies.base import Lab
 from cvrbench.strategies.ncs import NCS
-from cvrbench.strategies.searches.candidates import Candidate, ranked, schedule
+from cvrbench.strategies.searches.candidates import Candidate, ranked, schedule, settings_of
 from cvrbench.strategies.searches.gradients import gradient_sums
 
 
@@ -14,6 +14,12 @@ def gradient_conflict(ncs: NCS, lab: Lab, config: NCSConfig) -> list[Candidate]:
     Every connection goes to the task that needs it most and to those whose gradients agree with
     that task's; then each task keeps, down to the density, what it needs most of its own.
     """
-    lab.train(ncs, label="search all tasks", epochs=config.search_epochs, apart=True)
+    lab.train(
+        ncs,
+        label="search all tasks",
+        epochs=config.search_epochs,
+        apart=True,
+        depends=settings_of(config),
+    )
     sums = gradient_sums(ncs, lab, config.probe_batches)
     return ranked(sums.need, agreeing(sums, ncs.masks), config, schedule(config))

@@ -24,7 +24,12 @@ from cvrbench.masks.mask_set import MaskSet
 from cvrbench.masks.ranking import keep_best
 from cvrbench.strategies.base import Lab, Moving, SharingStrategy
 from cvrbench.strategies.ncs import NCS, TaskAlone
-from cvrbench.strategies.searches.candidates import Candidate, epochs_of_round, schedule
+from cvrbench.strategies.searches.candidates import (
+    Candidate,
+    epochs_of_round,
+    schedule,
+    settings_of,
+)
 
 LOOK_EVERY = 16
 """Steps between two looks at the mask that would be cut."""
@@ -67,7 +72,8 @@ def _prune(
     among = network.masks
     candidates: list[Candidate] = []
     # A candidate scored by the network trained under it needs one training after the last cut.
-    extra = config.choice == "validation" and config.scored == "under" and len(densities) > 1
+    extra = config.take is None and config.choice == "validation" and config.scored == "under"
+    extra = extra and len(densities) > 1
     for number in range(len(densities) + extra):
         network.load_state_dict(start)
         network.set_masks(among)
@@ -75,7 +81,14 @@ def _prune(
         stage = f"search {' '.join(tasks)} {number + 1}/{len(densities) + extra}"
         alone: SharingStrategy = network if task is None else TaskAlone(network, task)
         watched = Settling(alone, network, task, density, config)
-        result = lab.train(watched, label=stage, epochs=epochs, tasks=tasks, apart=True)
+        result = lab.train(
+            watched,
+            label=stage,
+            epochs=epochs,
+            tasks=tasks,
+            apart=True,
+            depends=settings_of(config, **_settling(config, density)),
+        )
         scores = {name: result.scores[name] for name in tasks}
         if config.scored == "under" and candidates:
             last = candidates[-1]
@@ -85,6 +98,13 @@ def _prune(
             before = scores if config.scored == "before" else {}
             candidates.append(Candidate(density=density, masks=among, scores=before))
     return candidates
+
+
+def _settling(config: NCSConfig, density: float | None) -> dict[str, object]:
+    """What may end a round's training early."""
+    if config.early_bird is None or density is None:
+        return {}
+    return {"early_bird": config.early_bird, "scope": config.scope, "cut": density}
 
 
 def _cut(network: NCS, density: float, config: NCSConfig) -> MaskSet:

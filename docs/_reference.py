@@ -21,7 +21,7 @@ PAGES = {
     "training": ("Training", ("training",)),
     "runs": (
         "Runs and results",
-        ("", "experiment", "planning", "store", "environment", "files", "memory"),
+        ("", "experiment", "planning", "launch", "sweep", "studies", "store", "environment", "files", "memory"),
     ),
     "serving": ("Serving", ("serving", "trained")),
     "report": ("Report", ("report",)),

@@ -25,9 +25,11 @@ FLOORS = (
     {"evaluation"},
     {"nn", "objectives", "balancing", "masks"},
     {"strategies"},
-    {"training", "store"},
+    {"training", "store", "studies"},
     {"experiment", "planning", "report", "trained"},
     {"serving"},
+    {"launch"},
+    {"sweep"},
     {"cli"},
 )
 """From the ground up; a room may import from the floors below it and from itself."""
@@ -37,21 +39,25 @@ DOORWAYS = {"", "__main__"}
 
 HOMES = {
     "annotated_types": ("config",),
-    "filelock": ("data.workplace", "store"),
+    "filelock": ("data.workplace", "files"),
     "hydra": ("config",),
     "matplotlib": ("report.plots",),
     "omegaconf": ("config",),
     "onnx": ("serving.to_onnx",),
     "onnxruntime": (),
     "onnxscript": (),
-    "optuna": (),
+    "optuna": ("sweep",),
     "pydantic": ("config",),
+    "ray": ("launch.on_ray",),
     "rich": ("cli", "report.tables"),
+    "sqlalchemy": ("sweep",),
+    "submitit": ("launch.slurm",),
     "torch": (
         "balancing",
         "data.batches",
         "device",
         "experiment",
+        "launch.job",
         "masks",
         "nn",
         "objectives",
@@ -65,7 +71,7 @@ HOMES = {
 }
 """The only modules that may import a heavy package; those below a named package are included."""
 
-OPTIONAL = ("onnx",)
+OPTIONAL = ("cmaes", "grpc", "mysql", "onnx", "postgresql", "ray", "submitit")
 """Extras that a user installs for one command. What they bring may be missing, so it is imported
 where it is needed, in functions; the other extras are for development and not imported at all."""
 

@@ -21,5 +21,9 @@ class StoreError(CvrbenchError):
     """A results folder cannot be read or written."""
 
 
+class CellBusy(StoreError):
+    """Another process, here or on a machine that shares the folder, is running this cell."""
+
+
 class RunInterrupted(CvrbenchError):
     """The user stopped a run or a preparation; its folder holds what is needed to go on."""

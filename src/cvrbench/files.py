@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and failed writes explained."""
+"""Files written whole or not at all, failed writes explained, and locks between processes."""
 
 import errno
 import os
@@ -7,7 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from cvrbench.errors import StoreError
+
+LOOK_SECONDS = 0.2
+"""How long to try for a lock at least: `is_held` of another process has it for an instant."""
 
 
 def check_writable(results_dir: Path) -> None:
@@ -49,3 +54,44 @@ def explain_write(path: Path) -> Iterator[None]:
             f"cannot write {path}: {error.strerror or error}; set results_dir=... to a folder that "
             "is writable"
         ) from None
+
+
+@contextmanager
+def hold(file: Path, *, seconds: float = LOOK_SECONDS) -> Iterator[bool]:
+    """Hold a lock while the block runs, against all processes that see the file.
+
+    The system lets go of it when its process dies. The file stays: one who waits for a lock whose
+    file is removed would hold it beside the next, who makes a new file.
+
+    Args:
+        file: Made where it is not there.
+        seconds: How long to try.
+
+    Yields:
+        Whether the lock is held.
+
+    Raises:
+        StoreError: The file cannot be written.
+    """
+    lock = FileLock(file, timeout=seconds)
+    held = True
+    with explain_write(file):
+        try:
+            lock.acquire()
+        except Timeout:  # an OSError, too
+            held = False
+    try:
+        yield held
+    finally:
+        lock.release()
+
+
+def is_held(file: Path) -> bool:
+    """Say whether some process holds a lock."""
+    if not file.is_file():
+        return False
+    try:
+        with FileLock(file, timeout=0):
+            return False
+    except Timeout:
+        return True

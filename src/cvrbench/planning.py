@@ -1,5 +1,6 @@
 """The cells of a plan before they run: where they are, how far they are, whether they can run."""
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from cvrbench.evaluation import selectable
 from cvrbench.files import check_writable
 from cvrbench.store import ResultStore, State, run_id
 from cvrbench.training.device import resolve_device
+
+POLL_SECONDS = 1.0
+"""Between two looks whether another process has let go of a run."""
 
 
 def state_of(composed: Composed) -> State:
@@ -33,6 +37,20 @@ def folder_of(composed: Composed) -> Path:
     dataset = open_dataset(prepared_folder(config.dataset, name, Path(config.data_dir)))
     store = ResultStore(Path(config.results_dir))
     return store.runs / run_id(config_to_dict(config), composed.choices, dataset.schema.fingerprint)
+
+
+def wait_for_others(cells: Sequence[Composed]) -> list[int]:
+    """Wait until another process has let go of at least one of these cells.
+
+    Returns:
+        The numbers of those that are free: finished, or left by a process that died.
+    """
+    places = [(ResultStore(Path(c.config.results_dir)), folder_of(c).name) for c in cells]
+    while True:
+        free = [i for i, (store, name) in enumerate(places) if not store.is_busy(name)]
+        if free:
+            return free
+        time.sleep(POLL_SECONDS)
 
 
 def check_plan(cells: Sequence[Composed], *, on_rows: OnRows = silent) -> None:

@@ -9,6 +9,7 @@ results_dir/runs/<run id>/
     masks.safetensors    masks, of strategies that have some
     test-scored          how often the test split was scored
     record.json          the result; written last and atomically, so its presence means done
+    lock                 empty; held by the process that runs it
 """
 
 import hashlib
@@ -21,11 +22,10 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import polars as pl
-from filelock import FileLock, Timeout
 
 from cvrbench.environment import versions
-from cvrbench.errors import StoreError
-from cvrbench.files import explain_write, write_text
+from cvrbench.errors import CellBusy, StoreError
+from cvrbench.files import explain_write, hold, is_held, write_text
 
 RECORD_VERSION = 2
 State = Literal["new", "unfinished", "finished"]
@@ -224,11 +224,18 @@ class ResultStore:
         names = ", ".join(p.name for p in fitting[:5])
         raise StoreError(f"{run!r} fits {len(fitting)} runs: {names}; give more of the name")
 
+    def discard(self, run_id: str) -> None:
+        """Remove an unfinished run, of which nothing is wanted any more."""
+        if self.state(run_id) == "unfinished":
+            shutil.rmtree(self.runs / run_id, ignore_errors=True)
+
     @contextmanager
     def open(
         self, run_id: str, *, config: Mapping[str, Any], choices: Mapping[str, str], fresh: bool
     ) -> Iterator[RunFolder]:
         """Make or enter a run's folder and keep other processes out of it.
+
+        A run that another process has finished meanwhile is left as it is, unless `fresh`.
 
         Args:
             run_id: Name of the run.
@@ -237,28 +244,28 @@ class ResultStore:
             fresh: Forget an earlier run's checkpoints; its record stays until the new one is whole.
 
         Raises:
-            StoreError: The folder is not writable, or another process works in it.
+            CellBusy: Another process works in the folder.
+            StoreError: The folder is not writable.
         """
         path = self.runs / run_id
         with explain_write(path):
             path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(path / "lock", timeout=0)
-            try:
-                lock.acquire()
-            except Timeout:
-                raise StoreError(f"{path}: another process is running this cell") from None
-        try:
+        with hold(path / "lock") as held:
+            if not held:
+                raise CellBusy(f"{path}: another process is running this cell")
             folder = RunFolder(path)
             if fresh:
                 shutil.rmtree(folder.checkpoints, ignore_errors=True)
-            with explain_write(path):
-                folder.checkpoints.mkdir(exist_ok=True)
-            saved = {"config": dict(config), "choices": dict(choices)}
-            write_text(path / "config.json", json.dumps(saved, indent=1) + "\n")
+            if fresh or self.state(run_id) != "finished":
+                with explain_write(path):
+                    folder.checkpoints.mkdir(exist_ok=True)
+                saved = {"config": dict(config), "choices": dict(choices)}
+                write_text(path / "config.json", json.dumps(saved, indent=1) + "\n")
             yield folder
-        finally:
-            lock.release()
-            (path / "lock").unlink(missing_ok=True)
+
+    def is_busy(self, run_id: str) -> bool:
+        """Say whether some process is running a run."""
+        return is_held(self.runs / run_id / "lock")
 
 
 def read_record(folder: Path) -> RunRecord:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cvrbench.config.compose import compose, origins, plan
-from cvrbench.config.locate import find_conf, groups
+from cvrbench.config.locate import ASIDE, find_conf, groups
 from cvrbench.config.suggest import did_you_mean
 from cvrbench.config.validate import config_from_dict, config_to_dict
 from cvrbench.errors import ConfigError
@@ -19,7 +19,7 @@ OPTIONS = [
     (group, option)
     for group, options in groups(CONF).items()
     for option in options
-    if group != "experiment"
+    if group != "experiment" and group not in ASIDE
 ]
 
 

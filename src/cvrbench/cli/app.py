@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cvrbench import __version__
-from cvrbench.cli import browse, data, export, report, run, show
+from cvrbench.cli import browse, data, export, report, run, show, sweep
 from cvrbench.cli.console import errors
 from cvrbench.errors import ConfigError, CvrbenchError, RunInterrupted
 
@@ -23,6 +23,7 @@ app = typer.Typer(
 )
 app.command(epilog=browse.options())(run.run)
 app.command()(run.resume)
+app.command()(sweep.sweep)
 app.command()(report.report)
 app.command()(export.export)
 app.command()(browse.config)

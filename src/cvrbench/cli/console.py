@@ -77,6 +77,30 @@ def training_bar(title: str) -> "Iterator[Callable[[training.Progress], None]]":
 
 
 @contextmanager
+def plan_bar(total: int) -> "Iterator[Callable[[int, int], None]]":
+    """Show a plan whose runs others do: how many are done and failed, and the time left."""
+    bar = Progress(
+        TextColumn("runs"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[failed]}", style="red"),
+        console=errors,
+        transient=True,
+        # Lines printed meanwhile go above the bar; rich would send a piped stdout there as well.
+        redirect_stdout=out.is_terminal,
+        disable=not errors.is_terminal,
+    )
+    task = bar.add_task("", total=total, failed="")
+
+    def update(done: int, failed: int) -> None:
+        bar.update(task, completed=done, failed=f"{failed} failed" if failed else "")
+
+    with bar:
+        yield update
+
+
+@contextmanager
 def download_bar() -> "Iterator[Callable[[FetchProgress], None]]":
     """Show downloads: bytes, rate and time left."""
     from rich.progress import DownloadColumn, TransferSpeedColumn

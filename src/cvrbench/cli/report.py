@@ -1,5 +1,6 @@
 """`cvrbench report`."""
 
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cvrbench.cli.console import errors, out, print_json
+from cvrbench.cli.report_sweeps import draw_sweeps, print_sweeps_json, read_sweeps, sweep_grids
 from cvrbench.errors import StoreError
 
 if TYPE_CHECKING:
@@ -16,8 +18,10 @@ if TYPE_CHECKING:
     from cvrbench.report.frames import Comparison
     from cvrbench.report.grids import Grid
     from cvrbench.report.sharing import Agreement
+    from cvrbench.report.studies import Tuned
     from cvrbench.report.transfer import Transfer
     from cvrbench.store import ResultStore, RunRecord
+    from cvrbench.studies import StudySummary
 
 
 class Format(StrEnum):
@@ -47,7 +51,7 @@ def report(
         Format, typer.Option("--format", help="How tables are printed; `json` is --json")
     ] = Format.terminal,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON, one object per dataset")
+        bool, typer.Option("--json", help="Print JSON, one object per dataset and sweep")
     ] = False,
 ) -> None:
     """Compare all finished runs: per dataset the values, and which differences are real."""
@@ -55,7 +59,11 @@ def report(
 
     store = ResultStore(results_dir)
     layout = Format.json if as_json else layout
-    if not present(store.records(), store, baseline=baseline, layout=layout, figures=figures):
+    sweeps = read_sweeps(results_dir)
+    some = present(
+        store.records(), store, baseline=baseline, layout=layout, figures=figures, sweeps=sweeps
+    )
+    if not some and not sweeps:
         raise StoreError(
             f"{results_dir} holds no finished run with a scored test; run `cvrbench run model=ncs`"
         )
@@ -70,6 +78,7 @@ def present(
     baseline: str | None = None,
     layout: Format = Format.terminal,
     figures: Path | None = None,
+    sweeps: "Sequence[StudySummary]" = (),
 ) -> bool:
     """Print, and draw where wanted, what runs say against each other; False if none was tested."""
     from cvrbench.report.differences import choose_baselines
@@ -79,10 +88,11 @@ def present(
     rows = choose_baselines(comparisons, baseline) if comparisons else []
     compared = [(c, _differences(c, row, store)) for c, row in zip(comparisons, rows, strict=True)]
     transfers = [_transfer(comparison, found, store) for comparison, found in compared]
-    _print(compared, transfers, layout)
+    _print(compared, transfers, layout, sweeps)
     if figures is not None:
         for comparison, gain in zip(comparisons, transfers, strict=True):
             _draw(comparison, gain, store, figures)
+        draw_sweeps(sweeps, figures)
     return bool(comparisons)
 
 
@@ -154,37 +164,74 @@ def _print(
     compared: "Sequence[tuple[Comparison, Differences | None]]",
     transfers: "Sequence[Transfer | None]",
     layout: Format,
+    sweeps: "Sequence[StudySummary]",
 ) -> None:
-    from cvrbench.report.export import to_csv, to_latex, to_markdown
-    from cvrbench.report.tables import comparison_json, grid_table
-    from cvrbench.report.transfer import transfer_json
+    from cvrbench.report.export import to_csv
+    from cvrbench.report.studies import tuned
 
     if layout is Format.csv:
         print(to_csv(compared), end="")
         return
+    grids: list[Grid] = []
     for (comparison, found), gain in zip(compared, transfers, strict=True):
+        chosen = tuned(comparison, sweeps)
         if layout is Format.json:
-            transfer = None if gain is None else transfer_json(gain)
-            print_json({**comparison_json(comparison, found), "transfer": transfer})
-            continue
-        for grid in _grids(comparison, found, gain):
-            match layout:
-                case Format.terminal:
-                    out.print(grid_table(grid))
-                case Format.md:
-                    print(to_markdown(grid))
-                case Format.latex:
-                    print(to_latex(grid))
+            _print_json(comparison, found, gain, chosen)
+        else:
+            grids += _grids(comparison, found, gain, chosen if sweeps else None)
+    if layout is Format.json:
+        print_sweeps_json(sweeps)
+        return
+    for grid in [*grids, *sweep_grids(sweeps)]:
+        _print_grid(grid, layout)
+
+
+def _print_json(
+    comparison: "Comparison",
+    found: "Differences | None",
+    gain: "Transfer | None",
+    chosen: "dict[str, Tuned | None]",
+) -> None:
+    from cvrbench.report.tables import comparison_json
+    from cvrbench.report.transfer import transfer_json
+
+    print_json(
+        {
+            **comparison_json(comparison, found),
+            "transfer": None if gain is None else transfer_json(gain),
+            "tuned": {label: one and one._asdict() for label, one in chosen.items()},
+        }
+    )
+
+
+def _print_grid(grid: "Grid", layout: Format) -> None:
+    from cvrbench.report.export import to_latex, to_markdown
+    from cvrbench.report.tables import grid_table
+
+    match layout:
+        case Format.md:
+            print(to_markdown(grid))
+        case Format.latex:
+            print(to_latex(grid))
+        case _:
+            out.print(grid_table(grid))
 
 
 def _grids(
-    comparison: "Comparison", found: "Differences | None", gain: "Transfer | None"
+    comparison: "Comparison",
+    found: "Differences | None",
+    gain: "Transfer | None",
+    chosen: "dict[str, Tuned | None] | None",
 ) -> "list[Grid]":
     """Values, differences to the baseline, and gains over the tasks alone if those are others."""
     from cvrbench.report.grids import comparison_grid, difference_grid
+    from cvrbench.report.studies import tuned_words
     from cvrbench.report.transfer import transfer_grid
 
-    grids = [comparison_grid(comparison)]
+    values = comparison_grid(comparison)
+    if chosen is not None:
+        values = replace(values, caption=f"{values.caption} {tuned_words(chosen)}")
+    grids = [values]
     if found is not None and any(found.verdicts.values()):
         grids.append(difference_grid(comparison, found))
     if gain is not None and gain.gains is not found:

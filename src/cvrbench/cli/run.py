@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from cvrbench.cli.console import errors, note, out, preparing_bar, print_json, training_bar
+from cvrbench.cli.console import errors, out, preparing_bar, print_json, training_bar
+from cvrbench.cli.plan import run_plan, summary
 from cvrbench.cli.report import present
 from cvrbench.config.complete import complete
-from cvrbench.errors import CvrbenchError, RunInterrupted
+from cvrbench.errors import RunInterrupted
 
 if TYPE_CHECKING:
     from cvrbench.config.compose import Composed
@@ -64,20 +65,26 @@ def run(
         cvrbench run -m model=single_task,mmoe,ncs dataset=kuairand seed=0,1,2
 
         cvrbench run experiment=ncs_ablation dataset=kuairand
+
+        cvrbench run -m model=ncs seed=range(0,8) launcher=processes workers=4
     """
+    from cvrbench.config.aside import take_launcher
     from cvrbench.config.compose import plan
 
-    cells = plan(overrides or [], multirun=multirun)
+    launcher, words = take_launcher(overrides or [])
+    cells = plan(words, multirun=multirun)
     if figures is None and len(cells) > 1 and not multirun:
         figures = Path(cells[0].config.results_dir) / "figures"
     if dry_run:
         _print_plan(cells, as_json=as_json)
         return
     from cvrbench import planning
+    from cvrbench.launch import check_installed
 
+    check_installed(launcher)
     with preparing_bar() as on_rows:
         planning.check_plan(cells, on_rows=on_rows)
-    records, failed = _run_cells(cells, force=force, fail_fast=fail_fast, as_json=as_json)
+    records, failed = run_plan(cells, launcher, force=force, fail_fast=fail_fast, as_json=as_json)
     if not as_json:
         _print_results(records, figures=figures)
     for line in failed:
@@ -103,51 +110,9 @@ def resume(
     except RunInterrupted as stop:
         raise RunInterrupted(f"{stop}; go on with `cvrbench resume {folder}`") from None
     if as_json:
-        print_json(_summary(record, folder))
+        print_json(summary(record, folder))
     else:
         _print_results([record], folder=folder)
-
-
-def _run_cells(
-    cells: "list[Composed]", *, force: bool, fail_fast: bool, as_json: bool
-) -> "tuple[list[RunRecord], list[str]]":
-    """Run a plan; give the records, and a line for each cell that failed."""
-    records: list[RunRecord] = []
-    failed: list[str] = []
-    for number, cell in enumerate(cells, 1):
-        try:
-            record = _run_cell(cell, f"{number}/{len(cells)}", force=force)
-        except RunInterrupted as stop:
-            raise _with_advice(stop, cell) from None
-        except CvrbenchError as error:
-            if fail_fast or len(cells) == 1:
-                raise
-            failed.append(f"failed: {' '.join(cell.overrides)}: {error}")
-            note(failed[-1])
-            continue
-        records.append(record)
-        if as_json:
-            print_json(_as_json(cell, record))
-        elif len(cells) > 1:
-            out.print(_line(record))
-    return records, failed
-
-
-def _run_cell(cell: "Composed", position: str, *, force: bool) -> "RunRecord":
-    from cvrbench import experiment, planning
-
-    if not force and planning.state_of(cell) == "finished":
-        note(f"{position} {_title(cell)}: finished before")
-        return experiment.run(cell)
-    with training_bar(f"{position} {_title(cell)}") as on_progress:
-        return experiment.run(cell, force=force, on_progress=on_progress)
-
-
-def _with_advice(stop: RunInterrupted, cell: "Composed") -> RunInterrupted:
-    from cvrbench import planning
-
-    folder = planning.folder_of(cell)
-    return RunInterrupted(f"{stop}; go on with `cvrbench resume {folder}`")
 
 
 def _print_plan(cells: "list[Composed]", *, as_json: bool) -> None:
@@ -199,32 +164,3 @@ def _print_results(
     if records:
         store = ResultStore(Path(str(records[0].config["results_dir"])))
         present(records, store, figures=figures)
-
-
-def _line(record: "RunRecord") -> str:
-    split = "test" if "test" in record.metrics else "valid"
-    values = record.metrics[split]
-    spaces = record.counts[split]
-    aucs = [f"{n} {v:.4f}" for n in spaces if (v := values.get(f"{n}_auc")) is not None]
-    return f"{record.run_id}  {split} AUC: {'  '.join(aucs)}"
-
-
-def _as_json(cell: "Composed", record: "RunRecord") -> dict[str, object]:
-    return _summary(record, Path(cell.config.results_dir) / "runs" / record.run_id)
-
-
-def _summary(record: "RunRecord", folder: Path) -> dict[str, object]:
-    return {
-        "run_dir": str(folder),
-        "model": record.model,
-        "dataset": record.dataset,
-        "seed": record.seed,
-        "metrics": record.metrics,
-        "parameters": record.parameters,
-        "seconds": record.seconds,
-        "examples_per_second": record.examples_per_second,
-    }
-
-
-def _title(cell: "Composed") -> str:
-    return f"{cell.choices['model']} on {cell.choices['dataset']}, seed {cell.config.seed}"

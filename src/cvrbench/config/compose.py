@@ -3,7 +3,7 @@
 Hydra composes the yaml files and applies the overrides; `config.validate` checks the result.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cvrbench.config import schema
-from cvrbench.config.locate import find_conf, groups
+from cvrbench.config.locate import ASIDE, find_conf, groups
 from cvrbench.config.suggest import did_you_mean
 from cvrbench.config.validate import config_from_dict, config_to_dict
 from cvrbench.errors import ConfigError
@@ -74,7 +74,7 @@ def plan(overrides: Sequence[str], *, multirun: bool) -> list[Composed]:
         cells = [compose(w) for line in lines for w in _planned_words(line, overrides)]
         # What the user fixes can make cells of two lines the same.
         return list({repr(cell.config): cell for cell in cells}.values())
-    return [compose(words) for words in (_product(overrides) if multirun else [overrides])]
+    return [compose(words) for words in (product(overrides) if multirun else [overrides])]
 
 
 def _planned_lines(overrides: Sequence[str]) -> list[str]:
@@ -86,7 +86,7 @@ def _planned_lines(overrides: Sequence[str]) -> list[str]:
         several = override.is_sweep_override()
         names = list(override.sweep_string_iterator()) if several else [override.value()]
         files = [conf / "experiment" / f"{name}.yaml" for name in names]
-        plans = [_load(file).get(PLAN, []) for file in files if file.is_file()]
+        plans = [load(file).get(PLAN, []) for file in files if file.is_file()]
         if several and any(plans):
             raise ConfigError(
                 f"{override.input_line}: an experiment with a plan of its own cannot stand in a "
@@ -105,7 +105,7 @@ def _planned_words(line: str, overrides: Sequence[str]) -> list[list[str]]:
     kept = [o.input_line or "" for o in parse(line.split()) if o.key_or_group not in given]
     conf = find_conf()
     cells = []
-    for words in _product([*kept, *overrides]):
+    for words in product([*kept, *overrides]):
         options = {
             o.key_or_group: str(o.value()) for o in parse(words) if "." not in o.key_or_group
         }
@@ -120,15 +120,18 @@ def _fits(word: str, options: Mapping[str, str], conf: Path) -> bool:
     if not key or not file.is_file():
         return True
     others = (conf / group).glob("*.yaml")
-    known_elsewhere = any(key.split(".")[0] in _load(other) for other in others)
-    return key.split(".")[0] in _load(file) or not known_elsewhere
+    known_elsewhere = any(key.split(".")[0] in load(other) for other in others)
+    return key.split(".")[0] in load(file) or not known_elsewhere
 
 
-def _product(overrides: Sequence[str]) -> list[list[str]]:
+def product(
+    overrides: Sequence[str], expands: Callable[[Override], bool] = Override.is_sweep_override
+) -> list[list[str]]:
+    """Give every combination of the values of those overrides that `expands` says to expand."""
     cells: list[list[str]] = [[]]
     for override in parse(overrides):
         values = [override.input_line or ""]
-        if override.is_sweep_override():
+        if expands(override):
             name = override.get_key_element()
             values = [f"{name}={value}" for value in override.sweep_string_iterator()]
         cells = [[*cell, value] for cell in cells for value in values]
@@ -172,9 +175,9 @@ def origins(overrides: Sequence[str]) -> list[tuple[str, str, str]]:
     experiment = composed.choices.get("experiment")
     in_experiment: set[str] = set()
     if experiment is not None:
-        in_experiment = set(_leaves(_load(conf / "experiment" / f"{experiment}.yaml")))
+        in_experiment = set(leaves(load(conf / "experiment" / f"{experiment}.yaml")))
     rows = []
-    for key, value in _leaves(config_to_dict(composed.config)).items():
+    for key, value in leaves(config_to_dict(composed.config)).items():
         group = key.split(".")[0]
         near = next((k for k in given if key == k or key.startswith(f"{k}.")), None)
         if near is not None:
@@ -232,6 +235,11 @@ def _check_options(parsed: Sequence[Override], conf: Path) -> None:
     available = groups(conf)
     for override in parsed:
         group = override.key_or_group
+        aside = group.split(".")[0]
+        if aside in ASIDE:
+            raise ConfigError(
+                f"{override.input_line} says {ASIDE[aside]}, not what a run is; leave it out here"
+            )
         value = override.value()
         if group in available and value not in available[group] and value is not None:
             raise ConfigError(
@@ -249,7 +257,7 @@ def _explain(error: Exception, parsed: Sequence[Override], conf: Path) -> Config
             base = hydra_compose("config", choosing)
     except (HydraException, OmegaConfBaseException):
         return ConfigError(str(error).splitlines()[0])
-    known = _leaves(OmegaConf.to_container(base))
+    known = leaves(OmegaConf.to_container(base))
     nodes = {key.rsplit(".", n)[0] for key in known for n in range(1, key.count(".") + 1)}
     for override in parsed:
         key = override.key_or_group
@@ -257,7 +265,7 @@ def _explain(error: Exception, parsed: Sequence[Override], conf: Path) -> Config
             continue
         group, _, rest = key.partition(".")
         for option in available.get(group, []):
-            if rest in _leaves(_load(conf / group / f"{option}.yaml")):
+            if rest in leaves(load(conf / group / f"{option}.yaml")):
                 chosen = base.get(group, {}).get("kind", "another")
                 return ConfigError(f"{key} belongs to {group}={option}; you have {group}={chosen}")
         names = [*known, *available]
@@ -265,15 +273,16 @@ def _explain(error: Exception, parsed: Sequence[Override], conf: Path) -> Config
     return ConfigError(str(error).splitlines()[0])
 
 
-def _leaves(values: Any, prefix: str = "") -> dict[str, Any]:
+def leaves(values: Any, prefix: str = "") -> dict[str, Any]:
     """Flatten nested dicts: `{"model.hidden": [128, 64], ...}`."""
     if not isinstance(values, Mapping) or (not values and prefix):
         return {prefix: values}
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= _leaves(value, f"{prefix}.{key}" if prefix else str(key))
+        flat |= leaves(value, f"{prefix}.{key}" if prefix else str(key))
     return flat
 
 
-def _load(file: Path) -> Any:
+def load(file: Path) -> Any:
+    """Read a yaml file as plain values."""
     return OmegaConf.to_container(OmegaConf.load(file))

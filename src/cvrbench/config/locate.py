@@ -6,6 +6,11 @@ from pathlib import Path
 from cvrbench.errors import ConfigError
 
 PACKAGE = Path(__file__).resolve().parents[1]
+ASIDE = {
+    "launcher": "how runs are started",
+    "sweep": "how hyper-parameters are searched for",
+}
+"""Groups that are no part of a run's configuration (`config.aside`), and what they say."""
 
 
 def find_conf() -> Path:

@@ -35,14 +35,32 @@ def config_from_dict(values: Mapping[str, Any]) -> schema.Config:
         ConfigError: A key is missing or unknown, or a value is out of its range.
     """
     parts = {key: value for key, value in values.items() if key not in GROUPS}
+    declared = {field.name: field.type for field in fields(schema.Config)}
     for group in GROUPS:
-        parts[group] = _validate(_dataclass_of(group, values.get(group)), values[group], group)
+        parts[group] = validated(declared[group], values.get(group), group)
     return _validate_root(parts)
 
 
-def _dataclass_of(group: str, values: Any) -> type:
-    """The dataclass that a group's values must fill, picked by `kind` where there are several."""
-    declared = next(f.type for f in fields(schema.Config) if f.name == group)
+def validated(declared: Any, values: Any, group: str) -> Any:
+    """Validate a group's values into its dataclass, picked by `kind` where there are several.
+
+    Args:
+        declared: The dataclass, or a union of some.
+        values: What must fill it.
+        group: What messages call it.
+
+    Raises:
+        ConfigError: `kind` is none of the union's, a key is missing or unknown, or a value is out
+            of its range.
+    """
+    cls = _dataclass_of(declared, values, group)
+    try:
+        return TypeAdapter(cls).validate_python(values)
+    except ValidationError as error:
+        raise _as_config_error(error, group) from None
+
+
+def _dataclass_of(declared: Any, values: Any, group: str) -> type:
     options = get_args(declared) or (declared,)
     if len(options) == 1:
         assert isinstance(options[0], type)
@@ -53,13 +71,6 @@ def _dataclass_of(group: str, values: Any) -> type:
         raise ConfigError(f"{group}.kind must be one of {', '.join(sorted(kinds))}; got {kind!r}")
     found: type = kinds[kind]
     return found
-
-
-def _validate(cls: type, values: Any, prefix: str) -> Any:
-    try:
-        return TypeAdapter(cls).validate_python(values)
-    except ValidationError as error:
-        raise _as_config_error(error, prefix) from None
 
 
 def _validate_root(parts: Mapping[str, Any]) -> schema.Config:

@@ -1,0 +1,213 @@
+"""A plan under way: its cells in this process or on an engine, and those that others are running.
+
+Machines that share a results folder may be given the same plan. A cell that another process holds
+is put last; what is left at the end is waited for, and read, or run if its process has died.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cvrbench.cli.console import note, out, plan_bar, print_json, training_bar, working
+from cvrbench.errors import CellBusy, CvrbenchError, RunError, RunInterrupted
+
+if TYPE_CHECKING:
+    from cvrbench.config.compose import Composed
+    from cvrbench.config.launcher import LauncherConfig
+    from cvrbench.launch import Outcome
+    from cvrbench.store import RunRecord
+
+
+def run_plan(
+    cells: "Sequence[Composed]",
+    launcher: "LauncherConfig",
+    *,
+    force: bool,
+    fail_fast: bool,
+    as_json: bool,
+) -> "tuple[list[RunRecord], list[str]]":
+    """Run the cells of a plan; print each as it is finished.
+
+    Returns:
+        The records, and a line for each cell that failed; both in the order of the plan.
+
+    Raises:
+        CvrbenchError: The only cell failed, or the first with `fail_fast`.
+        RunInterrupted: The user stopped it.
+    """
+    plan = _Plan(cells=cells, fail_fast=fail_fast, as_json=as_json)
+    turn = list(range(len(cells)))
+    while turn:
+        if launcher.kind == "local":
+            _run_here(plan, turn, force=force)
+        else:
+            _run_elsewhere(plan, turn, launcher, force=force)
+        turn = plan.wait()
+        force = False  # a cell that was held is not run anew behind the back of its holder
+    failed = [line for _, line in sorted(plan.failed.items())]
+    return [record for _, record in sorted(plan.records.items())], failed
+
+
+@dataclass(kw_only=True)
+class _Plan:
+    """How far the cells are, by their number."""
+
+    cells: "Sequence[Composed]"
+    fail_fast: bool
+    as_json: bool
+    records: "dict[int, RunRecord]" = field(default_factory=dict)
+    failed: dict[int, str] = field(default_factory=dict)
+    busy: list[int] = field(default_factory=list)
+    """Those that another process is running."""
+
+    @property
+    def lonely(self) -> bool:
+        """Whether there is nothing else to do when a cell fails or is held."""
+        return len(self.cells) == 1
+
+    def title(self, index: int) -> str:
+        """Name a cell for a person."""
+        cell = self.cells[index]
+        name = f"{cell.choices['model']} on {cell.choices['dataset']}, seed {cell.config.seed}"
+        return f"{index + 1}/{len(self.cells)} {name}"
+
+    def finish(self, index: int, record: "RunRecord") -> None:
+        """Keep and print a record."""
+        self.records[index] = record
+        if self.as_json:
+            folder = Path(self.cells[index].config.results_dir) / "runs" / record.run_id
+            print_json(summary(record, folder))
+        elif not self.lonely:
+            out.print(_line(record))
+
+    def fail(self, index: int, error: CvrbenchError) -> None:
+        """Note why a cell has no record, or raise it."""
+        if self.fail_fast or self.lonely:
+            raise error
+        self.failed[index] = f"failed: {' '.join(self.cells[index].overrides)}: {error}"
+        note(self.failed[index])
+
+    def put_last(self, index: int) -> None:
+        """Leave a cell that another process is running for the end."""
+        self.busy.append(index)
+        note(f"{self.title(index)}: another process is running it; it comes last")
+
+    def wait(self) -> list[int]:
+        """Wait for the cells that others are running; give those to look at again."""
+        from cvrbench import planning
+
+        if not self.busy:
+            return []
+        with working(f"waiting for {len(self.busy)} runs of another process"):
+            free = planning.wait_for_others([self.cells[index] for index in self.busy])
+        turn = [self.busy[number] for number in free]
+        self.busy = [index for index in self.busy if index not in turn]
+        return turn
+
+
+def _run_here(plan: _Plan, turn: Sequence[int], *, force: bool) -> None:
+    """Run cells in this process, one after another."""
+    for index in turn:
+        try:
+            record = _run_cell(plan, index, force=force)
+        except RunInterrupted as stop:
+            raise _with_advice(stop, plan.cells[index]) from None
+        except CellBusy:
+            if plan.lonely:
+                raise
+            plan.put_last(index)
+        except CvrbenchError as error:
+            plan.fail(index, error)
+        else:
+            plan.finish(index, record)
+
+
+def _run_cell(plan: _Plan, index: int, *, force: bool) -> "RunRecord":
+    from cvrbench import experiment
+
+    cell = plan.cells[index]
+    if not force and _is_finished(cell):
+        note(f"{plan.title(index)}: finished before")
+        return experiment.run(cell)
+    with training_bar(plan.title(index)) as on_progress:
+        return experiment.run(cell, force=force, on_progress=on_progress)
+
+
+def _run_elsewhere(
+    plan: _Plan, turn: Sequence[int], launcher: "LauncherConfig", *, force: bool
+) -> None:
+    """Run cells on an engine; those that are finished are only read."""
+    from cvrbench.launch import launch
+    from cvrbench.launch.cells import cell_argument, run_cell
+
+    finished = [index for index in turn if not force and _is_finished(plan.cells[index])]
+    _run_here(plan, finished, force=False)
+    left = [index for index in turn if index not in finished]
+    if not left:
+        return
+    arguments = [cell_argument(plan.cells[index], force=force) for index in left]
+    folder = Path(plan.cells[left[0]].config.results_dir)
+    with plan_bar(len(plan.cells)) as update:
+        update(len(plan.records), len(plan.failed))
+
+        def on_done(number: int, outcome: "Outcome") -> None:
+            _take(plan, left[number], outcome)
+            update(len(plan.records) + len(plan.failed), len(plan.failed))
+
+        try:
+            launch(run_cell, arguments, launcher, folder=folder, on_done=on_done)
+        except RunInterrupted:
+            raise RunInterrupted(
+                f"stopped with {len(plan.records)} of {len(plan.cells)} runs finished; the same "
+                "command goes on with the others where they were"
+            ) from None
+
+
+def _take(plan: _Plan, index: int, outcome: "Outcome") -> None:
+    from cvrbench.launch import Failed
+    from cvrbench.launch.cells import record_of
+
+    if isinstance(outcome, Failed):
+        plan.fail(index, RunError(outcome.reason))
+    elif (record := record_of(outcome.value)) is not None:
+        plan.finish(index, record)
+    elif plan.lonely:
+        raise CellBusy(f"{plan.title(index)}: another process is running this cell")
+    else:
+        plan.put_last(index)
+
+
+def _is_finished(cell: "Composed") -> bool:
+    from cvrbench import planning
+
+    return planning.state_of(cell) == "finished"
+
+
+def _with_advice(stop: RunInterrupted, cell: "Composed") -> RunInterrupted:
+    from cvrbench import planning
+
+    folder = planning.folder_of(cell)
+    return RunInterrupted(f"{stop}; go on with `cvrbench resume {folder}`")
+
+
+def _line(record: "RunRecord") -> str:
+    split = "test" if "test" in record.metrics else "valid"
+    values = record.metrics[split]
+    spaces = record.counts[split]
+    aucs = [f"{n} {v:.4f}" for n in spaces if (v := values.get(f"{n}_auc")) is not None]
+    return f"{record.run_id}  {split} AUC: {'  '.join(aucs)}"
+
+
+def summary(record: "RunRecord", folder: Path) -> dict[str, object]:
+    """Give what `--json` says of a run."""
+    return {
+        "run_dir": str(folder),
+        "model": record.model,
+        "dataset": record.dataset,
+        "seed": record.seed,
+        "metrics": record.metrics,
+        "parameters": record.parameters,
+        "seconds": record.seconds,
+        "examples_per_second": record.examples_per_second,
+    }

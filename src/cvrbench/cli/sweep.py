@@ -1,0 +1,183 @@
+"""`cvrbench sweep`."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from cvrbench.cli.browse import ResultsDir
+from cvrbench.cli.console import errors, note, out, preparing_bar, print_json
+from cvrbench.cli.plan import run_plan
+from cvrbench.cli.report import present
+from cvrbench.cli.run import AsJson, Overrides
+from cvrbench.cli.sweep_view import study_view
+from cvrbench.errors import RunInterrupted, StoreError
+
+if TYPE_CHECKING:
+    from cvrbench.config.compose import Composed
+    from cvrbench.config.launcher import LauncherConfig
+    from cvrbench.store import RunRecord
+    from cvrbench.studies import StudySummary
+    from cvrbench.sweep.plan import Plan
+
+ROWS = 10
+"""Trials that are printed of a study that is over; `--status` prints all."""
+
+
+def sweep(
+    overrides: Overrides = None,
+    multirun: Annotated[
+        bool,
+        typer.Option("--multirun", "-m", help="One study per combination of comma lists"),
+    ] = False,
+    status: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Print all trials of a sweep and stop")
+    ] = None,
+    best: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Print the best configuration of a sweep and stop"),
+    ] = None,
+    results_dir: ResultsDir = Path("results"),
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be searched and stop")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Tune strategies with Optuna, each under the same budget; the same command again goes on.
+
+    A key given as interval(a,b), range(a,b) or choice(a,b) is searched; so are those of sweep=.
+
+    Examples:
+        cvrbench sweep
+
+        cvrbench sweep model=ncs dataset=kuairand sweep=ncs_sparsity trials=50
+
+        cvrbench sweep -m model=single_task,mmoe,ncs sweep=equal_budget workers=4
+
+        cvrbench sweep --best ncs
+    """
+    if status is not None or best is not None:
+        _print_stored(results_dir, status=status, best=best, as_json=as_json)
+        return
+    from cvrbench.config.aside import take_launcher
+    from cvrbench.sweep.plan import check_studies, plan_studies
+
+    launcher, words = take_launcher(overrides or [])
+    plans = plan_studies(words, multirun=multirun)
+    if dry_run:
+        _print_plans(plans, as_json=as_json)
+        return
+    with preparing_bar() as on_rows:
+        check_studies(plans, on_rows=on_rows)
+    summaries = [
+        _run_study(plan, launcher, f"{number}/{len(plans)} {plan.name}", as_json=as_json)
+        for number, plan in enumerate(plans, 1)
+    ]
+    _print_results(summaries, Path(plans[0].study.base.config.results_dir), as_json=as_json)
+
+
+def _run_study(
+    plan: "Plan", launcher: "LauncherConfig", title: str, *, as_json: bool
+) -> "StudySummary":
+    from cvrbench.config.launcher import LocalConfig
+    from cvrbench.sweep.conduct import finish, tune
+
+    workers = 1 if isinstance(launcher, LocalConfig) else launcher.workers
+    try:
+        with study_view(title, workers) as view:
+            tune(plan, launcher, on_summary=view.on_summary, on_trial=view.on_trial)
+    except RunInterrupted as stop:
+        raise RunInterrupted(f"{stop}; the same command goes on where it was") from None
+    note(f"{title}: training the best configuration on fresh seeds")
+    return finish(plan, lambda cells: _run_final(cells, launcher, as_json=as_json))
+
+
+def _run_final(
+    cells: "Sequence[Composed]", launcher: "LauncherConfig", *, as_json: bool
+) -> "list[RunRecord]":
+    """Run the chosen configuration on its final seeds; what fails is said and left out."""
+    if not cells:
+        return []
+    records, failed = run_plan(cells, launcher, force=False, fail_fast=False, as_json=as_json)
+    for line in failed:
+        errors.print(line, style="red", markup=False, soft_wrap=True)
+    return records
+
+
+def _print_plans(plans: "Sequence[Plan]", *, as_json: bool) -> None:
+    """Print what each study would search."""
+    for plan in plans:
+        study = plan.study
+        space = {d.key: d.text for d in study.space.always}
+        when = {c.word: {d.key: d.text for d in c.dimensions} for c in study.space.when}
+        if as_json:
+            print_json({"name": plan.name, "words": study.words, "space": space, "when": when})
+            continue
+        out.print(f"[bold]{escape(plan.name)}[/bold]  {escape(' '.join(study.words))}")
+        table = Table("key", "searched", "preset", box=None, pad_edge=False)
+        preset = study.preset() if study.settings.preset else {}
+        for dimension in study.space.always:
+            table.add_row(dimension.key, dimension.text, str(preset.get(dimension.key, "")))
+        for condition in study.space.when:
+            for dimension in condition.dimensions:
+                table.add_row(dimension.key, dimension.text, f"where {condition.word}")
+        out.print(table)
+
+
+def _print_results(
+    summaries: "Sequence[StudySummary]", results_dir: Path, *, as_json: bool
+) -> None:
+    """Print what the studies found, and how the chosen configurations test."""
+    from cvrbench.report.studies import budgets_grid, study_json, trials_grid
+    from cvrbench.report.tables import grid_table
+    from cvrbench.store import ResultStore
+
+    if as_json:
+        for summary in summaries:
+            print_json({"study": study_json(summary)})
+        return
+    for summary in summaries:
+        out.print(grid_table(trials_grid(summary, limit=ROWS)))
+    out.print(grid_table(budgets_grid(summaries)))
+    store = ResultStore(results_dir)
+    final = {run for summary in summaries for run in (summary.chosen or {}).get("runs", [])}
+    present([record for record in store.records() if record.run_id in final], store)
+    for summary in summaries:
+        out.print(_command(summary), soft_wrap=True, markup=False)
+
+
+def _print_stored(
+    results_dir: Path, *, status: str | None, best: str | None, as_json: bool
+) -> None:
+    """Print a study that has been begun: its trials, or its best configuration."""
+    from cvrbench.config.study import as_experiment
+    from cvrbench.report.studies import study_json, trials_grid
+    from cvrbench.report.tables import grid_table
+    from cvrbench.studies import Studies
+
+    folder = Studies(results_dir).find(status or best or "")
+    summary = folder.read()
+    if status is not None:
+        if as_json:
+            print_json({**study_json(summary), "trials": [asdict(t) for t in summary.trials]})
+        else:
+            out.print(grid_table(trials_grid(summary)))
+        return
+    if not (words := summary.best_words()):
+        raise StoreError(f"no trial of {summary.name} is complete yet")
+    text = as_experiment(words, f"the best of the sweep {summary.name}")
+    if as_json:
+        print_json({"overrides": words, "command": _command(summary), "yaml": text})
+        return
+    print(_command(summary))
+    print(f"\n{text}", end="")
+
+
+def _command(summary: "StudySummary") -> str:
+    """The best configuration as a line that can be run."""
+    return shlex.join(["cvrbench", "run", *summary.best_words()])

@@ -1,0 +1,89 @@
+"""The live view of a sweep: a table of its best and latest trials, what is spent, time left."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Group
+from rich.live import Live
+from rich.text import Text
+
+from cvrbench.cli.console import errors
+
+if TYPE_CHECKING:
+    from cvrbench.studies import StudySummary
+    from cvrbench.training.progress import Progress
+
+ROWS = 12
+"""Trials that the view has room for."""
+
+
+class StudyView:
+    """What is known of a study, drawn anew when it changes."""
+
+    def __init__(self, live: Live, title: str, workers: int) -> None:
+        self.live, self.title, self.workers = live, title, workers
+        self.summary: StudySummary | None = None
+        self.step = ""
+        self.begun = time.monotonic()
+        self.finished_before: int | None = None
+
+    def on_summary(self, summary: "StudySummary") -> None:
+        """Show what the study has come to."""
+        if self.finished_before is None:
+            self.finished_before = int(summary.spent["trials"])
+        self.summary = summary
+        self._draw()
+
+    def on_trial(self, number: int, now: "Progress") -> None:
+        """Show where the trial of this process is."""
+        done = 100 * now.step // max(now.total_steps, 1)
+        rate = f"{now.examples_per_second:,.0f} examples/s"
+        self.step = f"trial {number} · {now.stage} {done} % · {rate}"
+
+    def _draw(self) -> None:
+        from cvrbench.report.studies import trials_grid
+        from cvrbench.report.tables import grid_table
+
+        if self.summary is None or not errors.is_terminal:
+            return
+        table = grid_table(trials_grid(self.summary, limit=ROWS))
+        table.caption = None
+        self.live.update(Group(table, Text(self._line(), style="dim")))
+
+    def _line(self) -> str:
+        assert self.summary is not None
+        spent, limits = self.summary.spent, self.summary.limits
+        parts = [f"{self.title}: {_of(spent['trials'], limits['trials'])} trials"]
+        parts += [
+            f"{_of(spent[name], limits[name])} {name}"
+            for name in ("epochs", "examples", "seconds")
+            if limits[name] is not None
+        ]
+        return " · ".join(p for p in (*parts, self._left(), self.step) if p)
+
+    def _left(self) -> str:
+        """Time left, by what this command has seen of it."""
+        assert self.summary is not None
+        spent, limits = self.summary.spent, self.summary.limits
+        done = spent["trials"] - (self.finished_before or 0)
+        shares = [spent[name] / limit for name, limit in limits.items() if limit]
+        if done < 1 or not shares or max(shares) <= 0:
+            return ""
+        each = (time.monotonic() - self.begun) / done
+        trials_left = spent["trials"] / max(shares) - spent["trials"]
+        minutes = max(0.0, each * trials_left) / 60
+        return f"{minutes:.0f} min left" if minutes >= 1 else f"{60 * minutes:.0f} s left"
+
+
+@contextmanager
+def study_view(title: str, workers: int) -> Iterator[StudyView]:
+    """Show a study on a terminal; quiet when piped."""
+    with Live(console=errors, transient=True, refresh_per_second=2, auto_refresh=True) as live:
+        view = StudyView(live, title, workers)
+        yield view
+
+
+def _of(value: float, limit: float | None) -> str:
+    return f"{value:,.0f}" if limit is None else f"{value:,.0f}/{limit:,.0f}"

@@ -1,0 +1,216 @@
+"""From the words of `cvrbench sweep` to studies: what all trials share, and what they search."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.override_parser.types import Override
+from omegaconf import OmegaConf
+
+from cvrbench.config.aside import compose_group, split
+from cvrbench.config.compose import Composed, compose, leaves, load, parse, product
+from cvrbench.config.locate import find_conf, groups
+from cvrbench.config.space import Dimension, Space, Value, is_dimension, read_space
+from cvrbench.config.suggest import did_you_mean
+from cvrbench.config.sweep import SETTINGS, SweepConfig
+from cvrbench.config.validate import config_to_dict, validated
+from cvrbench.errors import ConfigError
+
+DEFAULT = "ncs_sparsity"
+OWN = {"protocol.score_test": "a sweep's trials never see the test split"}
+"""Keys of a run that a sweep sets itself, and why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """One study: a strategy on a dataset, and what is searched of its configuration."""
+
+    command: tuple[str, ...]
+    """Words of `cvrbench sweep` that name this study and no other."""
+    sweep: str
+    """The option of `sweep=`."""
+    settings: SweepConfig
+    words: tuple[str, ...]
+    """Overrides that all trials have."""
+    base: Composed
+    """The configuration before tuning."""
+    space: Space
+
+    def cell(self, words: Sequence[str], seed: int, *, test: bool) -> Composed:
+        """Compose one run of the study.
+
+        Raises:
+            ConfigError: What `words` say cannot be together.
+        """
+        own = [f"seed={seed}", f"protocol.score_test={str(test).lower()}"]
+        return compose([*self.words, *words, *own])
+
+    def preset(self) -> dict[str, Value]:
+        """Give what the searched keys are before tuning.
+
+        Raises:
+            ConfigError: One of them lies outside the space.
+        """
+        values = _values(self.base)
+        found: dict[str, Value] = {}
+
+        def take(dimension: Dimension) -> Any:
+            value = values[dimension.key]
+            try:
+                found[dimension.key] = dimension.own(value)
+            except ValueError:
+                raise ConfigError(
+                    f"{dimension.key}={dimension.text} leaves out the preset's value {value}, "
+                    "which a sweep tries first; take it in, or set preset=false"
+                ) from None
+            return value
+
+        self.space.walk(take)
+        return found
+
+
+def compose_studies(overrides: Sequence[str], *, multirun: bool) -> list[Study]:
+    """Compose and validate one study per combination of the comma lists among the overrides.
+
+    `key=interval(...)`, `range(...)` and `choice(...)` are searched; a key that is given one value
+    is not, whatever the sweep's yaml says.
+
+    Raises:
+        ConfigError: A word, a setting or the space is wrong.
+    """
+    words, rest = split(overrides, "sweep", {key: f"sweep.{key}" for key in SETTINGS})
+    several = [o for o in parse(rest) if _is_list(o)]
+    if several and not multirun:
+        key, _, listed = str(several[0].input_line).partition("=")
+        raise ConfigError(
+            f"{key}={listed} gives several values; add -m for a study of each, or search among "
+            f"them: '{key}=choice({listed})'"
+        )
+    values = compose_group("sweep", DEFAULT, words)
+    settings: SweepConfig = validated(SweepConfig, values, "sweep")
+    option = next((w.partition("=")[2] for w in words if w.startswith("sweep=")), DEFAULT)
+    return [_study(option, settings, words, cell) for cell in product(rest, _is_list)]
+
+
+def _is_list(override: Override) -> bool:
+    return override.is_sweep_override() and not is_dimension(override)
+
+
+def as_experiment(words: Sequence[str], title: str) -> str:
+    """Write what overrides come to as a yaml for `conf/experiment`.
+
+    Args:
+        words: Overrides, an experiment perhaps among them.
+        title: A comment at the top.
+
+    Raises:
+        ConfigError: As `compose`.
+    """
+    composed, usual = compose(words), compose()
+    chosen = {g: o for g, o in composed.choices.items() if g != "experiment"}
+    plain = _values(compose([f"{group}={option}" for group, option in chosen.items()]))
+    keys = OmegaConf.create()
+    for key, value in leaves(config_to_dict(composed.config)).items():
+        if value != plain.get(key) and key not in ("seed", "data_dir", "results_dir"):
+            OmegaConf.update(keys, key, value, force_add=True)
+    options = [
+        f"  - override /{group}: {option}"
+        for group, option in chosen.items()
+        if option != usual.choices[group]
+    ]
+    head = ["# @package _global_", f"# {title}", *(["defaults:", *options] if options else [])]
+    return "\n".join(head) + "\n" + (OmegaConf.to_yaml(keys) if keys else "")
+
+
+def _study(
+    option: str, settings: SweepConfig, command: Sequence[str], rest: Sequence[str]
+) -> Study:
+    given = {override.key_or_group: override for override in parse(rest)}
+    _refuse(given)
+    common = [o.input_line or "" for o in parse(settings.overrides) if o.key_or_group not in given]
+    searched = {k: o for k, o in given.items() if is_dimension(o)}
+    fixed = [o.input_line or "" for k, o in given.items() if k not in searched]
+    words = (*common, *fixed)
+    base = compose(words)
+    always = {key: text for key, text in settings.space.items() if key not in given}
+    always |= {key: str(o.input_line).partition("=")[2] for key, o in searched.items()}
+    when = {
+        condition: {key: text for key, text in keys.items() if key not in given}
+        for condition, keys in settings.when.items()
+    }
+    space = read_space(always, when, where=f"sweep={option}")
+    study = Study(
+        command=(*command, *rest),
+        sweep=option,
+        settings=settings,
+        words=words,
+        base=base,
+        space=_settled(space, base, f"sweep={option}"),
+    )
+    _check(study)
+    return study
+
+
+def _refuse(given: Mapping[str, Override]) -> None:
+    """Refuse keys that a sweep sets itself, and mistyped settings of the sweep."""
+    known = {*groups(find_conf()), "seed", "data_dir", "results_dir"}
+    for key, override in given.items():
+        if key in OWN:
+            raise ConfigError(f"{override.input_line}: {OWN[key]}; leave it out")
+        if "." not in key and key not in known and (hint := did_you_mean(key, SETTINGS)):
+            raise ConfigError(f"unknown key {key!r}.{hint}")
+
+
+def _settled(space: Space, base: Composed, where: str) -> Space:
+    """Decide the conditions that no trial can change.
+
+    Raises:
+        ConfigError: A condition's key is none, or nothing is left to search.
+    """
+    searched = {dimension.key for dimension in space.dimensions()}
+    values = _values(base)
+    always, open_ones = list(space.always), []
+    for condition in space.when:
+        if condition.key in searched:
+            open_ones.append(condition)
+            continue
+        if condition.key not in values and not _is_key_of_an_option(condition.key):
+            hint = did_you_mean(condition.key, [*values, *searched])
+            raise ConfigError(f"{where}: the condition {condition.word!r} names no key.{hint}")
+        if values.get(condition.key) == condition.value:
+            always += condition.dimensions
+    if not always:
+        raise ConfigError(
+            f"{where} names nothing to search for model={base.choices['model']}; give a key "
+            "several values: 'model.dropout=interval(0,0.5)'"
+        )
+    return Space(always=tuple(always), when=tuple(open_ones))
+
+
+def _is_key_of_an_option(key: str) -> bool:
+    """Whether any option of the key's group has it, be it another than the chosen one."""
+    group, _, rest = key.partition(".")
+    return any(rest in leaves(load(file)) for file in (find_conf() / group).glob("*.yaml"))
+
+
+def _check(study: Study) -> None:
+    """Compose the space's borders, so that a wrong key or value shows before the first trial."""
+    for condition in (None, *study.space.when):
+        dimensions = [*study.space.always, *(condition.dimensions if condition else ())]
+        ends = {d.key: d.ends() for d in dimensions}
+        if condition is not None:
+            ends[condition.key] = [condition.word]
+        for number in range(max(map(len, ends.values()))):
+            words = [end[min(number, len(end) - 1)] for end in ends.values()]
+            try:
+                compose([*study.words, *words])
+            except ConfigError as error:
+                where = f"sweep={study.sweep}, at a border of its space"
+                raise ConfigError(f"{where}: {error}") from None
+    if study.settings.preset:
+        study.preset()
+
+
+def _values(composed: Composed) -> dict[str, Any]:
+    """Every key of a configuration and every group, with its value or option."""
+    return leaves(config_to_dict(composed.config)) | dict(composed.choices)

@@ -1,0 +1,91 @@
+"""Many jobs on one engine: this process, several, a Slurm cluster, or Ray.
+
+    outcomes = launch(function, arguments, launcher, folder=results_dir, on_done=...)
+
+A job is a module-level function of one plain value that gives a plain value. It may fail, or its
+process may die: that is its own outcome and no other job's.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, assert_never
+
+from cvrbench.config.launcher import (
+    LauncherConfig,
+    LocalConfig,
+    ProcessesConfig,
+    RayConfig,
+    SubmititConfig,
+)
+from cvrbench.launch import here, on_ray, processes, slurm
+from cvrbench.launch.job import Done, Failed, Job, OnDone, Outcome, Results
+
+__all__ = ["Done", "Failed", "OnDone", "Outcome", "check_installed", "launch"]
+
+
+def launch(
+    function: Callable[[Any], Any],
+    arguments: Sequence[Any],
+    launcher: LauncherConfig,
+    *,
+    folder: Path,
+    on_done: OnDone,
+) -> list[Outcome]:
+    """Call `function(argument)` once for each argument, on the engine that `launcher` names.
+
+    Args:
+        function: At the top of a module that other processes can import.
+        arguments: Values that JSON holds, as are the results.
+        launcher: The engine, and how much of it.
+        folder: Where an engine may keep files of its jobs; all machines must see it.
+        on_done: Told `(index, outcome)` of each job as it ends, in this process. What it raises
+            stops the jobs under way, as Ctrl-C does, and is raised here.
+
+    Returns:
+        The outcomes in the order of the arguments.
+
+    Raises:
+        ConfigError: The engine's package is not installed, or its cluster is not there.
+        RunInterrupted: The user stopped it; jobs under way have ended by then.
+    """
+    outcomes: dict[int, Outcome] = {}
+    with closing(_results(function, arguments, launcher, folder)) as results:
+        for index, outcome in results:
+            outcomes[index] = outcome
+            on_done(index, outcome)
+    return [outcomes[index] for index in range(len(arguments))]
+
+
+def check_installed(launcher: LauncherConfig) -> None:
+    """Make sure that the engine can be used, before anything is prepared for it.
+
+    Raises:
+        ConfigError: A package is missing; says which to install.
+    """
+    match launcher:
+        case SubmititConfig():
+            slurm.load()
+        case RayConfig():
+            on_ray.load()
+        case LocalConfig() | ProcessesConfig():
+            pass
+        case _:
+            assert_never(launcher)
+
+
+def _results(
+    function: Callable[[Any], Any], arguments: Sequence[Any], launcher: LauncherConfig, folder: Path
+) -> Results:
+    job = Job.of(function)
+    match launcher:
+        case LocalConfig():
+            return here.results(job, arguments)
+        case ProcessesConfig():
+            return processes.results(job, arguments, launcher)
+        case SubmititConfig():
+            return slurm.results(job, arguments, launcher, folder / "jobs")
+        case RayConfig():
+            return on_ray.results(job, arguments, launcher)
+        case _:
+            assert_never(launcher)

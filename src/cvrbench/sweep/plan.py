@@ -1,0 +1,89 @@
+"""What a sweep is before its first trial: its studies, named, and checked against their data."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cvrbench.config.study import Study, compose_studies
+from cvrbench.config.validate import config_to_dict
+from cvrbench.data.library import ensure
+from cvrbench.data.progress import OnRows, silent
+from cvrbench.errors import ConfigError
+from cvrbench.planning import check_plan
+from cvrbench.store import NUMBER_FREE
+from cvrbench.studies import Studies, StudyFolder
+from cvrbench.sweep.objectives import directions
+
+IDENTITY = ("objectives", "sampler", "startup_trials", "pruner", "seeds", "preset")
+"""Settings that a study keeps once it has begun; its budget may grow."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A study with its name and place."""
+
+    study: Study
+    name: str
+
+    @property
+    def folder(self) -> StudyFolder:
+        """Where the study's files are."""
+        return Studies(Path(self.study.base.config.results_dir)).folder(self.name)
+
+
+def plan_studies(overrides: Sequence[str], *, multirun: bool) -> list[Plan]:
+    """Turn the words of `cvrbench sweep` into studies, each under a name of its own.
+
+    Raises:
+        ConfigError: A word, a setting or a space is wrong, or two studies would have one name.
+    """
+    studies = compose_studies(overrides, multirun=multirun)
+    plans = [Plan(study=study, name=study.settings.name or _name(study)) for study in studies]
+    names = [plan.name for plan in plans]
+    if len(set(names)) < len(names):
+        raise ConfigError(
+            f"{len(names)} studies would be called {names[0]!r}; leave name= out, and each is "
+            "named after what it searches"
+        )
+    if wrong := next((n for n in names if not n or n[0] == "." or "/" in n or "\\" in n), None):
+        raise ConfigError(f"name={wrong!r} is no name of a folder; use letters, digits, - and _")
+    return plans
+
+
+def identity(study: Study) -> dict[str, Any]:
+    """Give what makes two studies the same, as plain values."""
+    config = config_to_dict(study.base.config)
+    trainer = {k: v for k, v in config["trainer"].items() if f"trainer.{k}" not in NUMBER_FREE}
+    settings = {key: value for key, value in asdict(study.settings).items() if key in IDENTITY}
+    found = {
+        "config": {k: v for k, v in config.items() if k not in NUMBER_FREE} | {"trainer": trainer},
+        "settings": settings,
+        "space": {d.key: d.text for d in study.space.always},
+        "when": {c.word: {d.key: d.text for d in c.dimensions} for c in study.space.when},
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(found))
+    return plain
+
+
+def check_studies(plans: Sequence[Plan], *, on_rows: OnRows = silent) -> None:
+    """Check what must hold before the first trial, and prepare every dataset.
+
+    Raises:
+        ConfigError: An objective is no metric of its dataset, or nothing a pruner can watch.
+        RunError, DataError, StoreError: As `planning.check_plan`.
+    """
+    check_plan([plan.study.base for plan in plans], on_rows=on_rows)
+    for plan in plans:
+        base = plan.study.base
+        name = base.choices["dataset"]
+        dataset = ensure(base.config.dataset, name, Path(base.config.data_dir))
+        directions(plan.study, dataset.schema.tasks)
+
+
+def _name(study: Study) -> str:
+    digest = hashlib.sha256(json.dumps(identity(study), sort_keys=True).encode()).hexdigest()[:6]
+    choices: Mapping[str, str] = study.base.choices
+    return f"{choices['dataset']}-{choices['model']}-{study.sweep}-{digest}"

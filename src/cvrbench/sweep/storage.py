@@ -1,0 +1,261 @@
+"""Where Optuna keeps a study: a journal file, or whatever database a URL names."""
+
+import json
+import os
+import time
+import warnings
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
+from optuna.storages import (
+    BaseStorage,
+    GrpcStorageProxy,
+    JournalStorage,
+    RDBStorage,
+    get_storage,
+)
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from sqlalchemy import event
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from cvrbench.errors import ConfigError, StoreError
+from cvrbench.files import explain_write, hold
+from cvrbench.sweep.patience import Patient, reason
+
+DRIVERS = {"postgresql": "psycopg", "mysql": "pymysql"}
+"""Scheme of a URL -> package that speaks with such a database, as SQLAlchemy calls it."""
+KINDS = (
+    "sqlite:///FILE, postgresql://USER@HOST/DB, mysql://USER@HOST/DB or grpc://HOST:PORT; null is "
+    "a file in the study's folder"
+)
+GRACE = 10
+"""Seconds after which Optuna's lock is taken from a process that died with it."""
+WAIT = 120.0
+"""Seconds to wait for our own lock, which the system takes from a process that dies."""
+ANSWER = 10
+"""Seconds in which a server must take a connection."""
+SILENCE = 60
+"""Seconds after which a connection is given up whose server has vanished without a word."""
+CONNECT: dict[str, dict[str, Any]] = {
+    "sqlite": {"timeout": 30},
+    "postgresql": {
+        "connect_timeout": ANSWER,
+        "keepalives_idle": SILENCE // 2,
+        "keepalives_interval": SILENCE // 6,
+        "keepalives_count": 3,
+        "tcp_user_timeout": SILENCE * 1000,
+    },
+    "mysql": {"connect_timeout": ANSWER, "read_timeout": SILENCE, "write_timeout": SILENCE},
+}
+"""What each driver is told beyond the URL."""
+BIRTHS = 5
+"""How often opening is tried while another process makes the tables of a new database."""
+
+
+def open_storage(url: str | None, journal: Path) -> BaseStorage:
+    """Open the storage that a URL names, or the journal file.
+
+    Raises:
+        ConfigError: The URL is of no known kind, or its driver is not installed.
+        StoreError: The file cannot be written, or the database is down or refuses us.
+    """
+    if url is None:
+        return _file(journal)
+    match _scheme(url):
+        case "sqlite" | "postgresql" | "mysql" as scheme:
+            return _database(url, scheme)
+        case "grpc":
+            return _proxy(url)
+        case _:
+            raise ConfigError(f"storage={without_password(url)} is no storage; write {KINDS}")
+
+
+def without_password(url: str) -> str:
+    """Give a URL as it may be shown and kept."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # its host is no host; a password may be anywhere
+        return f"{url.partition(':')[0]}://..."
+    user, at, place = parts.netloc.rpartition("@")
+    name, colon, _ = user.partition(":")
+    if colon:
+        parts = parts._replace(netloc=f"{name}:***{at}{place}")
+    query = parse_qsl(parts.query, keep_blank_values=True)
+    if any(key == "password" for key, _ in query):
+        shown = [(key, "***" if key == "password" else value) for key, value in query]
+        parts = parts._replace(query=urlencode(shown, safe="*/"))
+    # A URL without a host keeps its slashes: sqlite:///FILE.
+    return parts.geturl() if parts.netloc or parts.query else url
+
+
+class WholeLines(JournalFileBackend):
+    """A journal whose last line may be torn, as a process leaves it that is killed writing.
+
+    Optuna would append to the torn line and then could read neither. Its lock is a link, left
+    behind by whoever is killed and taken away after a while from whoever is slow; so workers first
+    take turns by a lock of the system. The link is for others who write, as optuna-dashboard does.
+    """
+
+    def __init__(self, path: Path) -> None:
+        # The link's target is read for its age: from another folder a relative one leads nowhere,
+        # and Optuna would wait for a dead process for ever.
+        self.path = path.absolute()
+        self.link = JournalFileSymlinkLock(str(self.path), grace_period=GRACE)
+        super().__init__(str(self.path), self.link)
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Append in one write, after dropping a torn line, which nobody was told of."""
+        text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
+        guard = self.path.with_name(f"{self.path.name}.turn")
+        with hold(guard, seconds=WAIT) as held:
+            if not held:
+                raise StoreError(f"{guard} is locked by another process for {WAIT:.0f} s")
+            with explain_write(self.path):
+                self.link.acquire()
+                try:
+                    _append(self.path, text.encode())
+                finally:
+                    with suppress(RuntimeError):  # taken from us, for we were slow
+                        self.link.release()
+
+
+def _append(path: Path, data: bytes) -> None:
+    with path.open("a+b", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        if size and not _ends_whole(path):
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
+        while data:
+            data = data[file.write(data) :]
+        os.fsync(file.fileno())
+
+
+def _ends_whole(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() == b"\n"
+
+
+def _scheme(url: str) -> str:
+    try:
+        return urlsplit(url).scheme.partition("+")[0]
+    except ValueError as error:
+        raise ConfigError(f"storage={without_password(url)}: {error}; write {KINDS}") from None
+
+
+def _file(journal: Path) -> BaseStorage:
+    with explain_write(journal):
+        journal.parent.mkdir(parents=True, exist_ok=True)
+        backend = WholeLines(journal)
+    try:
+        return JournalStorage(backend)
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(
+            f"{journal} is damaged: {error}; move it away, and the sweep begins anew with the runs "
+            "that are done"
+        ) from None
+
+
+def _database(url: str, scheme: str) -> BaseStorage:
+    shown = without_password(url)
+    if (driver := DRIVERS.get(scheme)) is not None:
+        _need(driver, scheme)
+        url = f"{scheme}+{driver}{url[url.index(':') :]}"
+    try:
+        inner = _connect(url, scheme)
+    except (
+        SQLAlchemyError,
+        StorageInternalError,  # SQLAlchemy's, in Optuna's words
+        RuntimeError,  # tables of another version of Optuna
+        OSError,
+        ValueError,
+        ImportError,
+    ) as error:
+        raise StoreError(f"cannot open storage={shown}: {reason(error)}") from None
+    return Patient(get_storage(inner), shown)
+
+
+def _connect(url: str, scheme: str) -> RDBStorage:
+    """Open a database, waiting for one whose tables are just being made."""
+    # A pooled connection may be one of before the server's restart.
+    options = {"pool_pre_ping": True, "connect_args": CONNECT[scheme]}
+    for _ in range(BIRTHS - 1):
+        try:
+            return _opened(url, options)
+        except (DBAPIError, StorageInternalError) as error:
+            if not _is_birth(error):
+                raise
+            time.sleep(1)
+    return _opened(url, options)
+
+
+def _opened(url: str, options: dict[str, Any]) -> RDBStorage:
+    inner = RDBStorage(url, engine_kwargs=dict(options))
+    if inner.engine.name == "sqlite":
+        _take_turns(inner.engine)
+    inner.get_all_studies()
+    return inner
+
+
+def _is_birth(error: Exception) -> bool:
+    """Whether two processes were making the same tables."""
+    words = ("already exists", "duplicate key", "UNIQUE constraint", "no such table", "is locked")
+    text = f"{error} {error.__cause__}"
+    return any(word in text for word in words)
+
+
+def _take_turns(engine: Engine) -> None:
+    """Let a transaction of SQLite begin by locking the file.
+
+    Otherwise two workers that claim a trial may both read that it waits before either writes.
+    """
+
+    def on_connect(connection: Any, _record: object) -> None:
+        connection.isolation_level = None  # no BEGIN of the driver's own
+
+    def on_begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    engine.dispose()
+    event.listen(engine, "connect", on_connect)
+    event.listen(engine, "begin", on_begin)
+
+
+def _proxy(url: str) -> BaseStorage:
+    _need("grpc", "grpc")
+    parts = urlsplit(url)
+    try:
+        host, port = parts.hostname, parts.port
+    except ValueError:  # a port that is no number
+        host = port = None
+    if not host or not port:
+        raise ConfigError(f"storage={url} lacks a host or a port; write grpc://HOST:PORT")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        inner = GrpcStorageProxy(host=host, port=port)
+    try:
+        inner.wait_server_ready(timeout=ANSWER)
+        inner.get_all_studies()
+    except ConnectionError:
+        raise StoreError(
+            f"cannot open storage={url}: no answer in {ANSWER} s; start optuna's gRPC proxy there"
+        ) from None
+    except Exception as error:
+        if not callable(getattr(error, "code", None)):  # no error of gRPC's
+            raise
+        raise StoreError(f"cannot open storage={url}: {reason(error)}") from None
+    return Patient(inner, url)
+
+
+def _need(package: str, extra: str) -> None:
+    try:
+        import_module(package)
+    except ImportError:
+        raise ConfigError(
+            f"storage={extra}://... needs the package {package}: pip install 'cvrbench[{extra}]'"
+        ) from None

@@ -179,14 +179,14 @@ def test_budgets_say_what_a_sweep_cost_and_found():
         "0.7200",
         "0.7000",
     ]
-    assert "ncs-log for cvr_auc: model.density=0.3 trainer.lr=0.01." in grid.caption
+    assert "Searched for: cvr_auc. `cvrbench sweep --best NAME`" in grid.caption
 
 
 def test_budgets_without_a_choice_or_reuse_have_dashes():
     grid = budgets_grid([study([trial(1, [0.7])], spent={})])
     (row,) = texts(grid)
     assert row[2:] == ["-", "0", "-", "0.7000", "-"]
-    assert "ncs-log for cvr_auc: not yet." in grid.caption
+    assert "Searched for: cvr_auc (ncs-log, not retrained yet)." in grid.caption
 
 
 # Rows that were tuned
@@ -225,7 +225,7 @@ def test_report_ends_with_what_tuning_cost(results, cvrbench):
     said = cvrbench("report")
     assert said.code == 0
     assert said.out.index("dense") < said.out.index("sweeps: what tuning cost")
-    assert "model.density=0.3" in said.out
+    assert "cvrbench sweep --best NAME" in " ".join(said.out.split())
     assert "Tuned: ncs (sweep ncs-log" in " ".join(said.out.split())
     assert "### sweeps: what tuning cost" in cvrbench("report", "--format", "md").out
     assert r"\caption{sweeps: what tuning cost" in cvrbench("report", "--format", "latex").out

@@ -84,15 +84,13 @@ def sweep(
 def _run_study(
     plan: "Plan", launcher: "LauncherConfig", title: str, *, as_json: bool
 ) -> "StudySummary":
-    from cvrbench.config.launcher import LocalConfig
     from cvrbench.sweep.conduct import finish, tune
 
-    workers = 1 if isinstance(launcher, LocalConfig) else launcher.workers
     try:
-        with study_view(title, workers) as view:
+        with study_view(title) as view:
             tune(plan, launcher, on_summary=view.on_summary, on_trial=view.on_trial)
-    except RunInterrupted as stop:
-        raise RunInterrupted(f"{stop}; the same command goes on where it was") from None
+    except RunInterrupted:
+        raise RunInterrupted("stopped; the same command goes on where it was") from None
     note(f"{title}: training the best configuration on fresh seeds")
     return finish(plan, lambda cells: _run_final(cells, launcher, as_json=as_json))
 

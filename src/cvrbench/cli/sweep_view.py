@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.live import Live
+from rich.table import Table
 from rich.text import Text
 
 from cvrbench.cli.console import errors
@@ -20,11 +21,12 @@ ROWS = 12
 
 
 class StudyView:
-    """What is known of a study, drawn anew when it changes."""
+    """What is known of a study, as it is to be drawn now."""
 
-    def __init__(self, live: Live, title: str, workers: int) -> None:
-        self.live, self.title, self.workers = live, title, workers
+    def __init__(self, title: str) -> None:
+        self.title = title
         self.summary: StudySummary | None = None
+        self.table: RenderableType = ""
         self.step = ""
         self.begun = time.monotonic()
         self.finished_before: int | None = None
@@ -34,7 +36,8 @@ class StudyView:
         if self.finished_before is None:
             self.finished_before = int(summary.spent["trials"])
         self.summary = summary
-        self._draw()
+        if errors.is_terminal:
+            self.table = _table(summary)
 
     def on_trial(self, number: int, now: "Progress") -> None:
         """Show where the trial of this process is."""
@@ -42,18 +45,13 @@ class StudyView:
         rate = f"{now.examples_per_second:,.0f} examples/s"
         self.step = f"trial {number} · {now.stage} {done} % · {rate}"
 
-    def _draw(self) -> None:
-        from cvrbench.report.studies import trials_grid
-        from cvrbench.report.tables import grid_table
-
-        if self.summary is None or not errors.is_terminal:
-            return
-        table = grid_table(trials_grid(self.summary, limit=ROWS))
-        table.caption = None
-        self.live.update(Group(table, Text(self._line(), style="dim")))
+    def render(self) -> RenderableType:
+        """Give the table, and a line of where everything is."""
+        return Group(self.table, Text(self._line(), style="dim"))
 
     def _line(self) -> str:
-        assert self.summary is not None
+        if self.summary is None:
+            return f"{self.title}: beginning"
         spent, limits = self.summary.spent, self.summary.limits
         parts = [f"{self.title}: {_of(spent['trials'], limits['trials'])} trials"]
         parts += [
@@ -78,11 +76,23 @@ class StudyView:
 
 
 @contextmanager
-def study_view(title: str, workers: int) -> Iterator[StudyView]:
+def study_view(title: str) -> Iterator[StudyView]:
     """Show a study on a terminal; quiet when piped."""
-    with Live(console=errors, transient=True, refresh_per_second=2, auto_refresh=True) as live:
-        view = StudyView(live, title, workers)
+    view = StudyView(title)
+    if not errors.is_terminal:
         yield view
+        return
+    with Live(console=errors, transient=True, refresh_per_second=2, get_renderable=view.render):
+        yield view
+
+
+def _table(summary: "StudySummary") -> Table:
+    from cvrbench.report.studies import trials_grid
+    from cvrbench.report.tables import grid_table
+
+    table = grid_table(trials_grid(summary, limit=ROWS))
+    table.caption = None
+    return table
 
 
 def _of(value: float, limit: float | None) -> str:

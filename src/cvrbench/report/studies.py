@@ -79,7 +79,8 @@ def budgets_grid(summaries: Sequence[StudySummary]) -> Grid:
             "examples of mask searches that a trial took from another, as a share of what it would "
             "have cost without. Best and preset: first objective on validation rows, mean over "
             "tuning seeds; the best of many is flattered, the test rows of the retrained runs "
-            f"decide. Chosen: {'; '.join(map(_choice, summaries))}."
+            f"decide. Searched for: {_together(summaries)}. `cvrbench sweep --best NAME` prints "
+            "what was chosen."
         ),
     )
 
@@ -246,13 +247,18 @@ def _budget(summary: StudySummary) -> tuple[Cell, ...]:
     return tuple(map(Cell, texts))
 
 
-def _choice(summary: StudySummary) -> str:
-    """`ncs-log for cvr_auc: model.density=0.3`."""
-    overrides = (summary.chosen or {}).get("overrides")
-    # Without overrides it is the preset that was chosen.
-    words = " ".join(map(str, overrides)) if overrides else "the preset"
-    told = words if summary.chosen is not None else "not yet"
-    return f"{cut(summary.name, 60)} for {', '.join(summary.objectives)}: {told}"
+def _together(summaries: Sequence[StudySummary]) -> str:
+    """What the studies searched for, said once where all agree."""
+    agreed = {summary.objectives for summary in summaries}
+    if len(agreed) == 1 and all(summary.chosen is not None for summary in summaries):
+        return ", ".join(next(iter(agreed)))
+    return "; ".join(map(_searched, summaries))
+
+
+def _searched(summary: StudySummary) -> str:
+    """What a study searched for, and whether its best was retrained: `cvr_auc (ncs-log)`."""
+    state = "" if summary.chosen is not None else ", not retrained yet"
+    return f"{', '.join(summary.objectives)} ({cut(summary.name, 60)}{state})"
 
 
 def _cost(summary: StudySummary) -> Tuned:

@@ -16,6 +16,7 @@ from cvrbench.planning import check_plan
 from cvrbench.store import NUMBER_FREE
 from cvrbench.studies import Studies, StudyFolder
 from cvrbench.sweep.objectives import directions
+from cvrbench.sweep.samplers import check_sampler
 
 IDENTITY = ("objectives", "sampler", "startup_trials", "pruner", "seeds", "preset")
 """Settings that a study keeps once it has begun; its budget may grow."""
@@ -77,6 +78,7 @@ def check_studies(plans: Sequence[Plan], *, on_rows: OnRows = silent) -> None:
     """
     check_plan([plan.study.base for plan in plans], on_rows=on_rows)
     for plan in plans:
+        check_sampler(plan.study.settings)
         base = plan.study.base
         name = base.choices["dataset"]
         dataset = ensure(base.config.dataset, name, Path(base.config.data_dir))

@@ -5,6 +5,7 @@ so that a resumed study proposes what an uninterrupted one would have proposed.
 """
 
 import warnings
+from importlib.util import find_spec
 from typing import assert_never
 
 import optuna
@@ -27,7 +28,18 @@ from optuna.samplers import (
 )
 
 from cvrbench.config.sweep import SweepConfig
+from cvrbench.errors import ConfigError
 from cvrbench.rng import derive
+
+
+def check_sampler(settings: SweepConfig) -> None:
+    """Make sure that the sampler can be used.
+
+    Raises:
+        ConfigError: Its package is not installed.
+    """
+    if settings.sampler == "cmaes" and find_spec("cmaes") is None:
+        raise ConfigError("sampler=cmaes needs the package cmaes: pip install 'cvrbench[cmaes]'")
 
 
 def build_sampler(settings: SweepConfig, seed: int, number: int) -> BaseSampler:

@@ -2,13 +2,14 @@
 
 import json
 import os
+import re
 import time
 import warnings
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import urlsplit
 
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import (
@@ -20,8 +21,8 @@ from optuna.storages import (
 )
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from sqlalchemy import event
-from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.engine import Connection, Engine, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from cvrbench.errors import ConfigError, StoreError
 from cvrbench.files import explain_write, hold
@@ -66,7 +67,7 @@ def open_storage(url: str | None, journal: Path) -> BaseStorage:
     """
     if url is None:
         return _file(journal)
-    match _scheme(url):
+    match url.partition("://")[0].partition("+")[0]:
         case "sqlite" | "postgresql" | "mysql" as scheme:
             return _database(url, scheme)
         case "grpc":
@@ -77,20 +78,8 @@ def open_storage(url: str | None, journal: Path) -> BaseStorage:
 
 def without_password(url: str) -> str:
     """Give a URL as it may be shown and kept."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:  # its host is no host; a password may be anywhere
-        return f"{url.partition(':')[0]}://..."
-    user, at, place = parts.netloc.rpartition("@")
-    name, colon, _ = user.partition(":")
-    if colon:
-        parts = parts._replace(netloc=f"{name}:***{at}{place}")
-    query = parse_qsl(parts.query, keep_blank_values=True)
-    if any(key == "password" for key, _ in query):
-        shown = [(key, "***" if key == "password" else value) for key, value in query]
-        parts = parts._replace(query=urlencode(shown, safe="*/"))
-    # A URL without a host keeps its slashes: sqlite:///FILE.
-    return parts.geturl() if parts.netloc or parts.query else url
+    url = re.sub(r"(://[^:/?#]*):.*@", r"\1:***@", url)
+    return re.sub(r"([?&]\w*pass\w*=)[^&]*", r"\1***", url)
 
 
 class WholeLines(JournalFileBackend):
@@ -141,13 +130,6 @@ def _ends_whole(path: Path) -> bool:
         return file.read() == b"\n"
 
 
-def _scheme(url: str) -> str:
-    try:
-        return urlsplit(url).scheme.partition("+")[0]
-    except ValueError as error:
-        raise ConfigError(f"storage={without_password(url)}: {error}; write {KINDS}") from None
-
-
 def _file(journal: Path) -> BaseStorage:
     with explain_write(journal):
         journal.parent.mkdir(parents=True, exist_ok=True)
@@ -166,6 +148,10 @@ def _database(url: str, scheme: str) -> BaseStorage:
     if (driver := DRIVERS.get(scheme)) is not None:
         _need(driver, scheme)
         url = f"{scheme}+{driver}{url[url.index(':') :]}"
+    try:
+        make_url(url)
+    except (ArgumentError, ValueError):
+        raise ConfigError(f"storage={shown} is no URL; write {KINDS}") from None
     try:
         inner = _connect(url, scheme)
     except (
@@ -228,9 +214,8 @@ def _take_turns(engine: Engine) -> None:
 
 def _proxy(url: str) -> BaseStorage:
     _need("grpc", "grpc")
-    parts = urlsplit(url)
     try:
-        host, port = parts.hostname, parts.port
+        host, port = urlsplit(url).hostname, urlsplit(url).port
     except ValueError:  # a port that is no number
         host = port = None
     if not host or not port:

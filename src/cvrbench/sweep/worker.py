@@ -9,7 +9,6 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial
 
 from cvrbench.config.space import Value
-from cvrbench.errors import RunInterrupted
 from cvrbench.files import explain_write
 from cvrbench.sweep.budget import Budget
 from cvrbench.sweep.claims import REASON, Claims
@@ -93,19 +92,22 @@ class _Worker:
 
     def _do(self, claimed: FrozenTrial) -> None:
         """Run a claimed trial and say how it ended; a stopped one is given back."""
-        trial = self._open(claimed)
 
         def on_progress(now: Progress) -> None:
             if self.on_trial is not None:
                 self.on_trial(claimed.number, now)
 
         try:
-            with self.claims.alive(claimed):
+            with self.claims.alive(claimed):  # sampling included, which may be slow
+                trial = self._open(claimed)
                 ended = run_trial(self.plan, trial, self.tasks, on_progress)
-        except (RunInterrupted, KeyboardInterrupt):
+            self._tell(trial, ended)
+        except UpdateFinishedTrialError:
+            return  # taken for dead: another has ended it, with the same result
+        except BaseException:
+            # Stopped, or something that is not this configuration's fault: it can go on.
             self.claims.release(claimed)
             raise
-        self._tell(trial, ended)
 
     def _open(self, claimed: FrozenTrial) -> Trial:
         """Make what Optuna needs to suggest for a trial, as it would be made by any worker."""
@@ -120,7 +122,4 @@ class _Worker:
     def _tell(self, trial: Trial, ended: Ended) -> None:
         if ended.reason is not None:
             trial.set_user_attr(REASON, ended.reason)
-        try:
-            self.study.tell(trial, ended.values, state=ended.state, skip_if_finished=True)
-        except UpdateFinishedTrialError:
-            return  # a worker that took it for dead has ended it, with the same result
+        self.study.tell(trial, ended.values, state=ended.state, skip_if_finished=True)

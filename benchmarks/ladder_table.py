@@ -14,10 +14,11 @@ import argparse
 from pathlib import Path
 from statistics import mean
 
+from cvrbench.record import RunRecord
 from cvrbench.report.differences import Differences, against
 from cvrbench.report.frames import Comparison, Variant, compare
 from cvrbench.report.grids import interval, verdict
-from cvrbench.store import ResultStore, RunRecord
+from cvrbench.store import ResultStore
 
 
 def main() -> None:

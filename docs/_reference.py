@@ -21,7 +21,7 @@ PAGES = {
     "training": ("Training", ("training",)),
     "runs": (
         "Runs and results",
-        ("", "experiment", "planning", "launch", "sweep", "studies", "store", "environment", "files", "memory"),
+        ("", "experiment", "planning", "reproduction", "launch", "sweep", "studies", "record", "store", "environment", "files", "memory"),
     ),
     "serving": ("Serving", ("serving", "trained")),
     "report": ("Report", ("report",)),

@@ -14,7 +14,8 @@ from sklearn.metrics import roc_auc_score
 from cvrbench import experiment, planning
 from cvrbench.config.validate import config_to_dict
 from cvrbench.errors import ConfigError, RunError, RunInterrupted, StoreError
-from cvrbench.store import ResultStore, run_id
+from cvrbench.record import run_id
+from cvrbench.store import ResultStore
 from cvrbench.training import stages
 
 MODELS = ("single_task", "shared_embedding", "shared_bottom", "omoe", "mmoe", "cgc", "ple", "ncs")

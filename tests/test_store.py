@@ -5,11 +5,13 @@ import json
 
 import pytest
 
+import cvrbench
 from cvrbench import files
 from cvrbench.environment import describe_environment
 from cvrbench.errors import StoreError
 from cvrbench.files import write_text
-from cvrbench.store import ResultStore, RunFolder, RunRecord, read_record
+from cvrbench.record import RunRecord
+from cvrbench.store import ResultStore, RunFolder, read_record, read_run_config
 
 RECORD = RunRecord(
     record_version=2,
@@ -86,21 +88,60 @@ def test_a_number_that_json_does_not_know_is_never_written(tmp_path):
     assert not (tmp_path / "record.json").exists()
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("{", "cannot be read"),
-        (json.dumps({"record_version": 99}), "record version 99"),
-        (json.dumps({"record_version": 2}), "has no key"),
-    ],
-)
-def test_a_record_that_cannot_be_read_is_named(store, text, words):
+FOREIGN = {
+    "half": ('{"record_version": 2, "run', "cannot be read"),
+    "older": (json.dumps({"record_version": 1}), "record version 1"),
+    "bare": (json.dumps({"record_version": 2}), "has no key"),
+    "list": ("[]", "no record of a run"),
+    "nan": (json.dumps({**RECORD.to_json(), "best_epoch": float("nan")}), "NaN is no value"),
+    "bytes": ("\udcff", "cannot be read"),
+    "deep": ("[" * 100_000, "cannot be read"),
+    "renamed": (json.dumps(RECORD.to_json()), "the record of a-b-s0-c, in a folder of another"),
+}
+
+
+def test_what_cannot_be_read_is_named_and_the_others_are_read(store):
     with enter(store) as folder:
         folder.finish(RECORD)
-    file = store.runs / "a-b-s0-c" / "record.json"
-    file.write_text(text)
-    with pytest.raises(StoreError, match=rf"record.json.*{words}"):
-        store.records()
+    for name, (text, _) in FOREIGN.items():
+        (store.runs / name).mkdir()
+        (store.runs / name / "record.json").write_bytes(text.encode(errors="surrogateescape"))
+    (store.runs / "folder" / "record.json").mkdir(parents=True)
+    survey = store.survey()
+    assert survey.records == store.records() == [RECORD]
+    found = {one.folder.name: one.why for one in survey.unreadable}
+    assert list(found) == sorted([*FOREIGN, "folder"])
+    for name, (_, words) in FOREIGN.items():
+        assert words in found[name]
+        assert str(store.runs / name / "record.json") in found[name]
+
+
+@pytest.mark.parametrize("name", [name for name in FOREIGN if name != "renamed"])
+def test_a_run_that_is_asked_for_must_be_readable(store, name):
+    (store.runs / name).mkdir(parents=True)
+    text, words = FOREIGN[name]
+    (store.runs / name / "record.json").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(StoreError, match=words):
+        read_record(store.runs / name)
+    with pytest.raises(StoreError, match=words):
+        store.find(name)
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"config": {}}', "nothing"])
+def test_a_config_that_is_none_is_said_so(store, text):
+    (store.runs / "x").mkdir(parents=True)
+    (store.runs / "x" / "config.json").write_text(text)
+    with pytest.raises(StoreError, match=r"config\.json"):
+        read_run_config(store.runs / "x")
+
+
+def test_results_for_notebooks_warn_of_what_they_leave_out(store):
+    with enter(store) as folder:
+        folder.finish(RECORD)
+    (store.runs / "half").mkdir()
+    (store.runs / "half" / "record.json").write_text("{")
+    with pytest.warns(UserWarning, match=r"left out: .*half.*cannot be read"):
+        assert cvrbench.results(store.runs.parent) == [RECORD]
 
 
 def test_a_run_is_found_by_a_part_that_fits_only_one(store):

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from cvrbench.config.compose import Composed
-    from cvrbench.store import RunRecord
+    from cvrbench.record import RunRecord
     from cvrbench.training.progress import Progress
 
 __version__ = "0.1.0"
@@ -42,7 +42,12 @@ def run(
 
 
 def results(results_dir: str | Path = "results") -> "list[RunRecord]":
-    """Read the records of all finished runs."""
+    """Read the records of all finished runs; warn of those that cannot be read."""
+    import warnings
+
     from cvrbench.store import ResultStore
 
-    return ResultStore(Path(results_dir)).records()
+    survey = ResultStore(Path(results_dir)).survey()
+    for one in survey.unreadable:
+        warnings.warn(f"left out: {one.why}", stacklevel=2)
+    return survey.records

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -16,13 +17,19 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 def describe_environment() -> dict[str, object]:
     """Collect what a reader of a record may want to know of where its numbers came from."""
     return {
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": " ".join([Path(sys.argv[0]).name, *map(without_password, sys.argv[1:])]),
         "python": platform.python_version(),
         "versions": versions(),
         "git": git_state(),
         "platform": platform.platform(),
         "cpu_count": os.cpu_count(),
     }
+
+
+def without_password(text: str) -> str:
+    """Give a URL, or an override with one, as it may be shown and kept."""
+    text = re.sub(r"(://[^:/?#]*):.*@", r"\1:***@", text)
+    return re.sub(r"([?&]\w*pass\w*=)[^&]*", r"\1***", text)
 
 
 def versions() -> dict[str, str]:

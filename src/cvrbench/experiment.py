@@ -25,15 +25,9 @@ from cvrbench.evaluation import Scores, counts, score
 from cvrbench.files import explain_write
 from cvrbench.nn import FeatureEncoder
 from cvrbench.objectives import build_objective
+from cvrbench.record import RECORD_VERSION, RunRecord, run_id
 from cvrbench.rng import derive
-from cvrbench.store import (
-    RECORD_VERSION,
-    ResultStore,
-    RunFolder,
-    RunRecord,
-    read_run_config,
-    run_id,
-)
+from cvrbench.store import ResultStore, RunFolder, read_run_config
 from cvrbench.strategies import build_strategy
 from cvrbench.strategies.base import SharingStrategy
 from cvrbench.training.device import explain_memory, resolve_device, torch_settings

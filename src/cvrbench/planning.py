@@ -14,7 +14,8 @@ from cvrbench.data.progress import OnRows, silent
 from cvrbench.errors import ConfigError
 from cvrbench.evaluation import selectable
 from cvrbench.files import check_writable
-from cvrbench.store import ResultStore, State, run_id
+from cvrbench.record import run_id
+from cvrbench.store import ResultStore, State
 from cvrbench.training.device import resolve_device
 
 POLL_SECONDS = 1.0

@@ -129,6 +129,58 @@ def difference(per_seed: Sequence[float], variance: float, confidence: float = 0
     return Difference(mean, half_width, float(2 * law.sf(abs(mean) / error)), n)
 
 
+class RowDifference(NamedTuple):
+    """A difference of two runs on the same test rows, with its interval and p-value."""
+
+    mean: float
+    half_width: float
+    p: float
+
+
+def row_difference(mean: float, variance: float, confidence: float = 0.95) -> RowDifference:
+    """Test a difference of two single runs against 0 with the test rows' doubt alone.
+
+    For two AUCs and a `row_variance` without groups this is the test of DeLong et al. (Biometrics
+    1988), with groups Obuchowski's (Biometrics 1997). What another seed would have given is not in
+    it: two runs of one strategy differ by that as well.
+
+    Args:
+        mean: The difference.
+        variance: `row_variance` of the difference of their influences.
+        confidence: Of the interval.
+    """
+    if variance == 0:
+        return RowDifference(mean, 0.0, 1.0 if mean == 0 else 0.0)
+    error = math.sqrt(variance)
+    half_width = float(stats.norm.ppf((1 + confidence) / 2)) * error
+    return RowDifference(mean, half_width, float(2 * stats.norm.sf(abs(mean) / error)))
+
+
+def welch_half_width(first: Estimate, second: Estimate, confidence: float = 0.95) -> float:
+    """Half-width of the interval of a difference of two means (Welch, Biometrika 1947).
+
+    Args:
+        first: A `t_interval` of at least two values.
+        second: Another, of other values.
+        confidence: Of the interval, and of the two that are given.
+
+    Raises:
+        ValueError: One value has no spread.
+    """
+    variances, freedom = [], []
+    for one in (first, second):
+        if one.half_width is None or one.n < 2:
+            raise ValueError("a mean needs at least two values")
+        error = one.half_width / float(stats.t.ppf((1 + confidence) / 2, one.n - 1))
+        variances.append(error**2)
+        freedom.append(one.n - 1)
+    total = sum(variances)
+    if total == 0:
+        return 0.0
+    df = total**2 / sum(v**2 / n for v, n in zip(variances, freedom, strict=True))
+    return float(stats.t.ppf((1 + confidence) / 2, df)) * math.sqrt(total)
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Adjust p-values so that one false finding among them all is as rare as each was alone.
 

@@ -12,102 +12,40 @@ results_dir/runs/<run id>/
     lock                 empty; held by the process that runs it
 """
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import polars as pl
 
-from cvrbench.environment import versions
 from cvrbench.errors import CellBusy, StoreError
 from cvrbench.files import explain_write, hold, is_held, write_text
+from cvrbench.record import RunRecord
 
-RECORD_VERSION = 2
 State = Literal["new", "unfinished", "finished"]
-NUMBER_FREE = ("data_dir", "results_dir", "trainer.checkpoint_seconds", "trainer.threads")
-"""Keys of the config that are not to change a number, and so are no part of a run's identity."""
-
-Metrics = dict[str, float | None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunRecord:
-    """Everything about one finished run that a table, a plot or a reviewer may ask for."""
+class Unreadable:
+    """A folder whose record says nothing to us."""
 
-    record_version: int
-    run_id: str
-    model: str
-    dataset: str
-    seed: int
-    choices: dict[str, str]
-    config: dict[str, Any]
-    fingerprint: str
-    """Of the prepared data."""
-    tasks: list[dict[str, Any]]
-    """Name, label, parent and joint of each task."""
-    metrics: dict[str, Metrics]
-    """Split -> metric -> value; None where undefined."""
-    undefined: dict[str, dict[str, str]]
-    """Split -> metric -> why it is None."""
-    counts: dict[str, dict[str, dict[str, int]]]
-    """Split -> task or joint -> rows and positives."""
-    test_scored: int
-    """How often this cell's test split was scored, earlier forced runs included."""
-    parameters: int
-    embedding_parameters: int
-    multiply_adds: int
-    """Of one example's forward pass."""
-    seconds: dict[str, float]
-    """`search` and `train` (optimiser steps), `total` (wall clock)."""
-    examples: dict[str, int]
-    """Rows that `search` and `train` computed gradients on."""
-    examples_per_second: float
-    best_step: int
-    best_epoch: float
-    diagnostics: dict[str, Any]
-    environment: dict[str, Any]
-
-    def to_json(self) -> dict[str, Any]:
-        """Give the plain form."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any], path: Path) -> Self:
-        """Rebuild a record from its plain form.
-
-        Raises:
-            StoreError: It is of another version, or lacks a key.
-        """
-        if data.get("record_version") != RECORD_VERSION:
-            raise StoreError(
-                f"{path} has record version {data.get('record_version')}, this cvrbench reads "
-                f"{RECORD_VERSION}; run the cell again with --force"
-            )
-        try:
-            return cls(**{field.name: data[field.name] for field in fields(cls)})
-        except KeyError as error:
-            raise StoreError(
-                f"{path} has no key {error}; run the cell again with --force"
-            ) from None
+    folder: Path
+    why: str
+    """One sentence, which names the file."""
 
 
-def run_id(config: Mapping[str, Any], choices: Mapping[str, str], fingerprint: str) -> str:
-    """Name a run: `adult-mmoe-s0-4f1c...`, the end a hash of all that decides its numbers."""
-    decisive = {
-        **{key: value for key, value in config.items() if key not in NUMBER_FREE},
-        "trainer": {
-            k: v for k, v in config["trainer"].items() if f"trainer.{k}" not in NUMBER_FREE
-        },
-    }
-    known = versions()
-    identity = [decisive, fingerprint, known["cvrbench"], known["torch"]]
-    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
-    return f"{choices['dataset']}-{choices['model']}-s{config['seed']}-{key}"
+@dataclass(frozen=True, kw_only=True)
+class Survey:
+    """All that a results folder has of finished runs."""
+
+    records: list[RunRecord]
+    """By dataset, model and seed."""
+    unreadable: list[Unreadable]
+    """By folder: half-written, foreign, or of another version of cvrbench."""
 
 
 @dataclass(frozen=True)
@@ -165,14 +103,20 @@ class ResultStore:
             return None
         return read_record(self.runs / run_id)
 
-    def records(self) -> list[RunRecord]:
-        """Read all finished runs, by dataset, model and seed.
+    def survey(self) -> Survey:
+        """Read all finished runs; what cannot be read is named, and is no reason to stop."""
+        records, unreadable = [], []
+        for file in sorted(self.runs.glob("*/record.json")):
+            try:
+                records.append(_read_own_record(file.parent))
+            except StoreError as problem:
+                unreadable.append(Unreadable(folder=file.parent, why=str(problem)))
+        records.sort(key=lambda r: (r.dataset, r.model, r.seed, r.run_id))
+        return Survey(records=records, unreadable=unreadable)
 
-        Raises:
-            StoreError: One cannot be read.
-        """
-        found = [read_record(file.parent) for file in self.runs.glob("*/record.json")]
-        return sorted(found, key=lambda r: (r.dataset, r.model, r.seed, r.run_id))
+    def records(self) -> list[RunRecord]:
+        """Give the records of the `survey` alone."""
+        return self.survey().records
 
     def predictions(self, run_id: str) -> pl.DataFrame:
         """Read a finished run's labels and probabilities on the test rows.
@@ -180,14 +124,7 @@ class ResultStore:
         Raises:
             StoreError: They are missing or damaged.
         """
-        file = self.runs / run_id / "predictions.parquet"
-        try:
-            return pl.read_parquet(file)
-        except (OSError, pl.exceptions.PolarsError) as error:
-            raise StoreError(
-                f"{file} cannot be read ({str(error).splitlines()[0]}); run the cell again with "
-                "--force"
-            ) from None
+        return read_predictions(self.runs / run_id)
 
     def history(self, run_id: str) -> list[dict[str, Any]]:
         """Read every look at validation of a finished run, searches included.
@@ -225,9 +162,13 @@ class ResultStore:
         raise StoreError(f"{run!r} fits {len(fitting)} runs: {names}; give more of the name")
 
     def discard(self, run_id: str) -> None:
-        """Remove an unfinished run, of which nothing is wanted any more."""
+        """Empty the folder of an unfinished run, of which nothing is wanted any more.
+
+        Its lock stays: another process may be waiting for that very file.
+        """
         if self.state(run_id) == "unfinished":
-            shutil.rmtree(self.runs / run_id, ignore_errors=True)
+            shutil.rmtree(self.runs / run_id / "checkpoints", ignore_errors=True)
+            (self.runs / run_id / "config.json").unlink(missing_ok=True)
 
     @contextmanager
     def open(
@@ -277,20 +218,52 @@ def read_record(folder: Path) -> RunRecord:
     return RunRecord.from_json(_read_json(folder / "record.json"), folder / "record.json")
 
 
+def read_predictions(folder: Path) -> pl.DataFrame:
+    """Read a finished run's labels and probabilities on the test rows.
+
+    Raises:
+        StoreError: They are missing or damaged.
+    """
+    file = folder / "predictions.parquet"
+    try:
+        return pl.read_parquet(file)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise StoreError(
+            f"{file} cannot be read ({str(error).splitlines()[0]}); run the cell again with --force"
+        ) from None
+
+
 def read_run_config(folder: Path) -> dict[str, Any]:
     """Read config and choices of a run, finished or not.
 
     Raises:
         StoreError: The folder holds no run.
     """
-    return _read_json(folder / "config.json")
+    saved = _read_json(folder / "config.json")
+    if not isinstance(saved, dict) or not {"config", "choices"} <= saved.keys():
+        raise StoreError(f"{folder / 'config.json'} is not the config of a run")
+    return dict(saved)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_own_record(folder: Path) -> RunRecord:
+    """Read a record that must be where its run was, or it would be read for another's."""
+    record = read_record(folder)
+    if record.run_id != folder.name:
+        raise StoreError(
+            f"{folder / 'record.json'} is the record of {record.run_id}, in a folder of another "
+            "name; give the folder its name back, or remove it"
+        )
+    return record
+
+
+def _read_json(path: Path) -> Any:
     try:
-        data: dict[str, Any] = json.loads(path.read_text())
+        return json.loads(path.read_text(), parse_constant=_refuse)
     except FileNotFoundError:
         raise StoreError(f"{path.parent} holds no {path.name}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise StoreError(f"{path} cannot be read: {error}") from None
-    return data
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no value in JSON")

@@ -42,6 +42,8 @@ class TrialSummary:
     state: TrialState
     params: dict[str, Value]
     """Key of the config -> value; only the keys that this trial has."""
+    words: tuple[str, ...] = ()
+    """The same as overrides of a run."""
     values: tuple[float, ...] | None
     """One per objective, the mean over the tuning seeds; None unless complete."""
     by_seed: tuple[tuple[float, ...], ...]
@@ -107,7 +109,7 @@ class StudySummary:
         if not front:
             return []
         best = max(front, key=lambda t: (sign * t.values[0] if t.values else 0.0, -t.number))
-        return [*self.overrides, *(f"{key}={_word(v)}" for key, v in best.params.items())]
+        return [*self.overrides, *best.words]
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "StudySummary":
@@ -129,19 +131,13 @@ class StudySummary:
         return cls(**values)
 
 
-def _word(value: Value) -> str:
-    """A value in the grammar of overrides."""
-    if value is None:
-        return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
 def _trial(data: Mapping[str, Any]) -> TrialSummary:
     values = dict(data)
     values["values"] = None if data["values"] is None else tuple(data["values"])
     values["by_seed"] = tuple(tuple(seed) for seed in data["by_seed"])
     values["looks"] = tuple((int(step), float(value)) for step, value in data["looks"])
     values["runs"] = tuple(data["runs"])
+    values["words"] = tuple(data["words"])
     return TrialSummary(**values)
 
 
@@ -220,12 +216,3 @@ class Studies:
             there = f" There are: {', '.join(names)}" if names else " There is none."
             raise StoreError(f"no sweep {name!r} in {self.path}.{there}")
         raise StoreError(f"{name!r} fits {len(fitting)} sweeps: {', '.join(fitting[:5])}")
-
-    def summaries(self) -> list[StudySummary]:
-        """Read every study that has a summary.
-
-        Raises:
-            StoreError: One cannot be read.
-        """
-        files = sorted(self.path.glob("*/study.json"))
-        return [StudyFolder(file.parent).read() for file in files]

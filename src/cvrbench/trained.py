@@ -19,7 +19,8 @@ from cvrbench.data.dataset import Dataset, open_dataset
 from cvrbench.data.library import prepared_folder
 from cvrbench.data.schema import Schema
 from cvrbench.errors import DataError, RunError, StoreError
-from cvrbench.store import RunFolder, RunRecord, read_record, read_run_config
+from cvrbench.record import RunRecord
+from cvrbench.store import RunFolder, read_record, read_run_config
 from cvrbench.strategies import build_strategy
 from cvrbench.strategies.base import SharingStrategy
 from cvrbench.strategies.ncs import NCS

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from cvrbench.store import RECORD_VERSION, RunRecord
+from cvrbench.record import RECORD_VERSION, RunRecord
 
 NAMES = ("ctr", "cvr", "like")
 

@@ -7,13 +7,13 @@ import pytest
 from rich.console import Console
 from scipy import stats as scipy_stats
 
+from cvrbench.record import RunRecord
 from cvrbench.report.frames import compare
 from cvrbench.report.grids import comparison_grid, interval, number
 from cvrbench.report.plots.comparison import comparison_figure
 from cvrbench.report.plots.style import save
 from cvrbench.report.tables import comparison_json, grid_table, run_table
 from cvrbench.stats import Estimate
-from cvrbench.store import RunRecord
 from tests.test_store import RECORD
 
 TASKS = [

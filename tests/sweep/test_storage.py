@@ -21,10 +21,11 @@ from optuna.trial import TrialState
 from sqlalchemy import event
 from sqlalchemy.exc import IntegrityError, OperationalError, PendingRollbackError
 
+from cvrbench.environment import without_password
 from cvrbench.errors import ConfigError, StoreError
 from cvrbench.sweep import patience, storage
 from cvrbench.sweep.patience import Patient
-from cvrbench.sweep.storage import open_storage, without_password
+from cvrbench.sweep.storage import open_storage
 from tests.sweep.postgres import IN_URL, PASSWORD, free_port, postgres
 
 DIRECTIONS = [StudyDirection.MAXIMIZE]

@@ -1,5 +1,6 @@
 """A sweep as its user meets it: trials, what is tested, resuming, budgets, failures."""
 
+import json
 import math
 import os
 import random
@@ -12,11 +13,13 @@ import optuna
 import pytest
 import torch
 
-from cvrbench.errors import ConfigError, RunInterrupted
+from cvrbench.environment import describe_environment
+from cvrbench.errors import ConfigError, RunError, RunInterrupted
 from cvrbench.store import ResultStore
-from cvrbench.studies import Studies
+from cvrbench.studies import Studies, StudySummary
 from cvrbench.sweep.plan import check_studies, plan_studies
 from cvrbench.sweep.samplers import quiet
+from cvrbench.sweep.summary import _importances
 from cvrbench.sweep.worker import work
 from cvrbench.training.stages import Stages
 
@@ -41,7 +44,12 @@ def trials(plan) -> list[optuna.trial.FrozenTrial]:
     quiet()
     from cvrbench.sweep.opening import open_study
 
-    return open_study(plan)[0].get_trials(deepcopy=False)
+    return open_study(plan).study.get_trials(deepcopy=False)
+
+
+def summaries(folder: Path) -> list[StudySummary]:
+    studies = Studies(folder / "results")
+    return [studies.folder(name).read() for name in studies.names()]
 
 
 def essence(plan) -> list[tuple]:
@@ -58,7 +66,7 @@ def test_a_sweep_tunes_on_validation_and_tests_the_best_on_fresh_seeds(cvrbench,
     *runs, found = said.json()
     assert len(runs) == 2
     store = ResultStore(tmp_path / "results")
-    summary = Studies(tmp_path / "results").summaries()[0]
+    summary = summaries(tmp_path)[0]
     assert [t.state for t in summary.trials] == ["complete"] * 4
     assert summary.trials[0].preset
     assert summary.trials[0].params == {"model.density": 0.2}
@@ -92,7 +100,7 @@ def test_the_same_command_again_does_nothing_and_more_trials_go_on(cvrbench, tmp
     assert cvrbench("sweep", *SMALL, "trials=2").code == 0
     assert {file: file.stat().st_mtime_ns for file in before} == before
     assert cvrbench("sweep", *SMALL, "trials=3").code == 0
-    (summary,) = Studies(tmp_path / "results").summaries()
+    (summary,) = summaries(tmp_path)
     assert len(summary.trials) == 3
 
 
@@ -101,7 +109,7 @@ def test_best_prints_a_line_that_runs_as_it_stands(cvrbench, tmp_path):
     said = cvrbench("sweep", "--best", "ncs_sparsity")
     command = said.out.splitlines()[0].split()
     assert command[:2] == ["cvrbench", "run"]
-    (summary,) = Studies(tmp_path / "results").summaries()
+    (summary,) = summaries(tmp_path)
     again = cvrbench(*command[1:], "--json")  # seed 0 of the final runs: finished before
     assert again.code == 0
     assert Path(again.json()[0]["run_dir"]).name in summary.chosen["runs"]
@@ -141,11 +149,10 @@ def test_a_grid_is_walked_once_and_ends(study):
     assert densities == [0.2, 0.1, 0.5]  # the preset first, and only once
 
 
-def test_a_continuous_grid_is_refused_before_anything_runs(study):
-    plan = study("sampler=grid")
+def test_a_continuous_grid_is_refused_before_anything_runs(study, tmp_path):
     with pytest.raises(ConfigError, match="is continuous"):
-        work(plan)
-    assert not plan.folder.path.joinpath("searches").exists()
+        study("sampler=grid")
+    assert not (tmp_path / "r" / "sweeps").exists()
 
 
 @pytest.mark.parametrize(
@@ -248,7 +255,7 @@ def test_several_objectives_end_in_a_pareto_front(cvrbench, tmp_path):
         "trials=6", "trainer.epochs=1",
     )  # fmt: skip
     assert said.code == 0, said.err
-    (summary,) = Studies(tmp_path / "results").summaries()
+    (summary,) = summaries(tmp_path)
     points = {t.number: t.values for t in summary.trials}
     dominated = {
         n
@@ -306,7 +313,9 @@ def test_a_sweep_killed_at_random_moments_ends_as_one_that_was_left_alone(quick_
     else:
         pytest.fail("the sweep never came to its end")
     assert kills >= 3
-    one, other = (Studies(folder).summaries()[0] for folder in (straight, killed))
+    one, other = (
+        Studies(folder).folder(Studies(folder).names()[0]).read() for folder in (straight, killed)
+    )
     told = [(t.number, t.state, t.params, t.values, t.looks, t.runs) for t in one.trials]
     assert [(t.number, t.state, t.params, t.values, t.looks, t.runs) for t in other.trials] == told
     for trial in one.trials:
@@ -320,3 +329,115 @@ def test_a_dry_run_says_what_would_be_searched(cvrbench, tmp_path):
     assert [plan["name"].split("-")[1] for plan in said.json()] == ["mmoe", "ncs"]
     assert said.json()[0]["space"]["model.n_experts"] == "range(2, 9)"
     assert not (tmp_path / "results").exists()
+
+
+def test_importances_say_what_makes_good_trials_good():
+    """In planted results `b` decides disasters, `a` which of the others are best."""
+    study = optuna.create_study(direction="maximize")
+    draw = random.Random(0)
+    for _ in range(120):
+        a, b = draw.random(), draw.random()
+        value = a if b > 0.3 else -10.0 + 0.01 * a
+        place = {name: optuna.distributions.FloatDistribution(0, 1) for name in ("a", "b")}
+        study.add_trial(
+            optuna.trial.create_trial(params={"a": a, "b": b}, distributions=place, value=value)
+        )
+    found = _importances(study, study.trials)
+    assert found["a"] > 0.6 > 0.4 > found["b"]
+
+
+@pytest.mark.parametrize("budget", ["trials=3", "budget_examples=1000000"])
+def test_what_always_raises_ends_as_a_failed_trial(study, monkeypatch, budget):
+    def broken(stages, network):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(Stages, "finish", broken)
+    plan = study(budget, *([] if "trials" in budget else ["trials=null"]), "model.search=random")
+    if "trials" in budget:
+        work(plan)
+        assert [t.state.name for t in trials(plan)] == ["FAIL"] * 3
+    else:  # nothing is spent, so that only hopelessness ends it
+        with pytest.raises(RunError, match="failed before their first step: RuntimeError: CUDA"):
+            work(plan)
+    assert "illegal memory access" in trials(plan)[0].user_attrs["reason"]
+
+
+def test_a_lower_limit_leaves_what_was_tried_and_chosen(cvrbench, tmp_path):
+    assert cvrbench("sweep", *SMALL, "trials=4", "final_seeds=[]").code == 0
+    (before,) = summaries(tmp_path)
+    assert cvrbench("sweep", *SMALL, "trials=2", "final_seeds=[]").code == 0
+    (after,) = summaries(tmp_path)
+    assert after.trials == before.trials
+    assert after.best_words() == before.best_words() != []
+
+
+def test_an_objective_that_looks_do_not_hold_is_read_at_the_end(study):
+    plan = study("objectives=[cvr_ece]", "trials=2", "trainer.epochs=1")
+    work(plan)
+    assert [t.state.name for t in trials(plan)] == ["COMPLETE"] * 2
+
+
+def test_a_final_run_that_fails_is_told_and_the_exit_code_says_so(cvrbench, monkeypatch):
+    real = Stages.finish
+
+    def only_tuning(stages, network):
+        if stages.config.protocol.score_test:
+            raise RunError("planted")
+        return real(stages, network)
+
+    monkeypatch.setattr(Stages, "finish", only_tuning)
+    for seeds in ("[0]", "[0,1]"):
+        said = cvrbench("sweep", *SMALL[:2], "trials=2", f"final_seeds={seeds}")
+        assert said.code == 1
+        assert "planted" in said.err
+        assert "sweeps: what tuning cost" in said.out
+
+
+def test_one_study_that_fails_stops_no_other(cvrbench, monkeypatch, tmp_path):
+    real = Stages.finish
+
+    def only_bottom(stages, network):
+        if stages.config.model.kind != "shared_bottom":
+            raise RunError("planted")
+        return real(stages, network)
+
+    monkeypatch.setattr(Stages, "finish", only_bottom)
+    words = ["model=mmoe,shared_bottom", "model.dropout=interval(0,0.5)", "trials=2"]
+    said = cvrbench("sweep", "-m", *SMALL, *words, "sweep.space={}")
+    assert said.code == 1
+    assert "no trial of synthetic-mmoe" in said.err
+    assert len([s for s in summaries(tmp_path) if s.chosen]) == 1
+
+
+def test_a_password_is_shown_and_written_down_nowhere(cvrbench, tmp_path, monkeypatch):
+    url = "postgresql://me:se#c,r&et@127.0.0.1:1/db"
+    said = cvrbench("sweep", *SMALL, "trials=1", f"storage={url}")
+    assert said.code == 1
+    assert "me:***@127.0.0.1:1/db" in said.err
+    assert "se#c" not in said.out + said.err
+    monkeypatch.setattr(sys, "argv", ["cvrbench", "sweep", f"storage={url}"])
+    assert "se#c" not in json.dumps(describe_environment())
+    refused = cvrbench("sweep", *SMALL, f"storage={url}", "launcher=submitit")
+    assert "has a password in it" in refused.err
+
+
+def test_an_experiment_speaks_before_the_yaml_of_the_sweep():
+    (plan,) = plan_studies(["experiment=ncs_paper"], multirun=False)
+    assert plan.study.base.choices["model"] == "ncs_paper"
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("seed=interval(0,5)", "cannot be searched"),
+        ("dataset=choice(synthetic,adult)", "cannot be searched"),
+        ("trainer.threads=range(1,3)", "cannot be searched"),
+        ("model.rounds=shuffle(choice(1,2,3))", "leave shuffle out"),
+        ("trainer.learning_rate=interval(0.001,inf)", "finite"),
+        ("budget_seconds=inf", "finite"),
+        ("name=a/b", "no name of a folder"),
+    ],
+)
+def test_what_means_nothing_is_refused(word, said):
+    with pytest.raises(ConfigError, match=said):
+        plan_studies([word], multirun=False)

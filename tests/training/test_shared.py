@@ -7,7 +7,7 @@ import pytest
 
 from cvrbench import experiment
 from cvrbench.errors import RunInterrupted
-from cvrbench.store import RunRecord
+from cvrbench.record import RunRecord
 
 SEARCHES = ["imp", "one_shot", "gradient_conflict", "snip"]
 

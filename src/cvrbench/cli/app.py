@@ -7,9 +7,10 @@ from typing import Annotated
 import typer
 
 from cvrbench import __version__
-from cvrbench.cli import browse, data, export, report, run, show, sweep
+from cvrbench.cli import browse, check, data, diff, export, report, reproduce, run, show, sweep
 from cvrbench.cli.console import errors
 from cvrbench.errors import ConfigError, CvrbenchError, RunInterrupted
+from cvrbench.report.harmless import harmless
 
 DONE, FAILED, MISUSE, INTERRUPTED = 0, 1, 2, 130
 
@@ -29,6 +30,9 @@ app.command()(export.export)
 app.command()(browse.config)
 app.command(name="ls")(browse.list_runs)
 app.command()(show.show)
+app.command()(diff.diff)
+app.command()(reproduce.reproduce)
+app.command()(check.check)
 app.add_typer(data.app, name="data")
 
 
@@ -59,7 +63,7 @@ def main() -> int:
         errors.print(str(stop), style="yellow", markup=False, soft_wrap=True)
         return INTERRUPTED
     except CvrbenchError as error:
-        errors.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        errors.print(f"error: {harmless(str(error))}", style="red", markup=False, soft_wrap=True)
         return MISUSE if isinstance(error, ConfigError) else FAILED
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -4,11 +4,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from cvrbench.cli.console import out, print_json
 from cvrbench.cli.run import AsJson, Overrides
 from cvrbench.errors import ConfigError
+from cvrbench.report.harmless import harmless
 
 ResultsDir = Annotated[Path, typer.Option(help="Folder of results")]
 
@@ -53,21 +55,26 @@ def list_runs(
     results_dir: ResultsDir = Path("results"),
     as_json: AsJson = False,
 ) -> None:
-    """List runs, finished and unfinished."""
+    """List runs, finished and unfinished, and those whose record cannot be read."""
     from cvrbench.store import ResultStore
 
     store = ResultStore(results_dir)
+    survey = store.survey()
     rows = [
-        (record.run_id, "finished", record.environment["finished"]) for record in store.records()
+        (record.run_id, "finished", str(record.environment.get("finished", "")))
+        for record in survey.records
     ]
     rows += [(folder.name, "unfinished: cvrbench resume", "") for folder in store.unfinished()]
+    rows += [(one.folder.name, f"unreadable: {one.why}", "") for one in survey.unreadable]
     if as_json:
-        for run_id, state, when in rows:
-            print_json({"run_id": run_id, "state": state.split(":")[0], "finished": when or None})
+        for run_id, words, when in rows:
+            state, _, why = words.partition(": ")
+            known = {"run_id": run_id, "state": state, "finished": when or None}
+            print_json({**known, "why": why} if state == "unreadable" else known)
         return
     table = Table("run", "state", "finished", box=None, pad_edge=False)
     for row in rows:
-        table.add_row(*map(str, row))
+        table.add_row(*(escape(harmless(cell)) for cell in row))
     if rows:
         out.print(table)
     else:

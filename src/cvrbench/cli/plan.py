@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cvrbench.config.compose import Composed
     from cvrbench.config.launcher import LauncherConfig
     from cvrbench.launch import Outcome
-    from cvrbench.store import RunRecord
+    from cvrbench.record import RunRecord
 
 
 def run_plan(
@@ -26,8 +26,18 @@ def run_plan(
     force: bool,
     fail_fast: bool,
     as_json: bool,
+    lonely: bool | None = None,
 ) -> "tuple[list[RunRecord], list[str]]":
     """Run the cells of a plan; print each as it is finished.
+
+    Args:
+        cells: What to run.
+        launcher: What starts them.
+        force: Run finished ones again.
+        fail_fast: Raise what the first failure says.
+        as_json: Print JSON.
+        lonely: Whether nothing is left to do when a cell fails or is held; None: if it is the only
+            one.
 
     Returns:
         The records, and a line for each cell that failed; both in the order of the plan.
@@ -36,7 +46,8 @@ def run_plan(
         CvrbenchError: The only cell failed, or the first with `fail_fast`.
         RunInterrupted: The user stopped it.
     """
-    plan = _Plan(cells=cells, fail_fast=fail_fast, as_json=as_json)
+    alone = len(cells) == 1 if lonely is None else lonely
+    plan = _Plan(cells=cells, fail_fast=fail_fast, as_json=as_json, lonely=alone)
     turn = list(range(len(cells)))
     while turn:
         if launcher.kind == "local":
@@ -56,15 +67,12 @@ class _Plan:
     cells: "Sequence[Composed]"
     fail_fast: bool
     as_json: bool
+    lonely: bool
+    """Whether there is nothing else to do when a cell fails or is held."""
     records: "dict[int, RunRecord]" = field(default_factory=dict)
     failed: dict[int, str] = field(default_factory=dict)
     busy: list[int] = field(default_factory=list)
     """Those that another process is running."""
-
-    @property
-    def lonely(self) -> bool:
-        """Whether there is nothing else to do when a cell fails or is held."""
-        return len(self.cells) == 1
 
     def title(self, index: int) -> str:
         """Name a cell for a person."""

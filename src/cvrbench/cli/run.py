@@ -14,7 +14,7 @@ from cvrbench.errors import RunInterrupted
 
 if TYPE_CHECKING:
     from cvrbench.config.compose import Composed
-    from cvrbench.store import RunRecord
+    from cvrbench.record import RunRecord
 
 
 def _complete(context: typer.Context, incomplete: str) -> list[str]:

@@ -17,9 +17,9 @@ from cvrbench.errors import ConfigError, StoreError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from cvrbench.record import RunRecord
     from cvrbench.report.grids import Grid
     from cvrbench.report.masks import Masks
-    from cvrbench.store import RunRecord
 
 MASKS, SHARING = "masks", "sharing"
 RESULTS = Path("results")

@@ -16,12 +16,12 @@ from cvrbench.cli.plan import run_plan
 from cvrbench.cli.report import present
 from cvrbench.cli.run import AsJson, Overrides
 from cvrbench.cli.sweep_view import study_view
-from cvrbench.errors import RunInterrupted, StoreError
+from cvrbench.errors import CvrbenchError, RunInterrupted, StoreError
 
 if TYPE_CHECKING:
     from cvrbench.config.compose import Composed
     from cvrbench.config.launcher import LauncherConfig
-    from cvrbench.store import RunRecord
+    from cvrbench.record import RunRecord
     from cvrbench.studies import StudySummary
     from cvrbench.sweep.plan import Plan
 
@@ -65,46 +65,83 @@ def sweep(
         _print_stored(results_dir, status=status, best=best, as_json=as_json)
         return
     from cvrbench.config.aside import take_launcher
+    from cvrbench.launch import check_installed
     from cvrbench.sweep.plan import check_studies, plan_studies
 
     launcher, words = take_launcher(overrides or [])
+    check_installed(launcher)
     plans = plan_studies(words, multirun=multirun)
     if dry_run:
         _print_plans(plans, as_json=as_json)
         return
     with preparing_bar() as on_rows:
         check_studies(plans, on_rows=on_rows)
-    summaries = [
-        _run_study(plan, launcher, f"{number}/{len(plans)} {plan.name}", as_json=as_json)
-        for number, plan in enumerate(plans, 1)
-    ]
+    summaries, failed = _run_studies(plans, launcher, as_json=as_json)
     _print_results(summaries, Path(plans[0].study.base.config.results_dir), as_json=as_json)
-
-
-def _run_study(
-    plan: "Plan", launcher: "LauncherConfig", title: str, *, as_json: bool
-) -> "StudySummary":
-    from cvrbench.sweep.conduct import finish, tune
-
-    try:
-        with study_view(title) as view:
-            tune(plan, launcher, on_summary=view.on_summary, on_trial=view.on_trial)
-    except RunInterrupted:
-        raise RunInterrupted("stopped; the same command goes on where it was") from None
-    note(f"{title}: training the best configuration on fresh seeds")
-    return finish(plan, lambda cells: _run_final(cells, launcher, as_json=as_json))
-
-
-def _run_final(
-    cells: "Sequence[Composed]", launcher: "LauncherConfig", *, as_json: bool
-) -> "list[RunRecord]":
-    """Run the chosen configuration on its final seeds; what fails is said and left out."""
-    if not cells:
-        return []
-    records, failed = run_plan(cells, launcher, force=False, fail_fast=False, as_json=as_json)
     for line in failed:
         errors.print(line, style="red", markup=False, soft_wrap=True)
-    return records
+    if failed:
+        raise typer.Exit(1)
+
+
+def _run_studies(
+    plans: "Sequence[Plan]", launcher: "LauncherConfig", *, as_json: bool
+) -> "tuple[list[StudySummary], list[str]]":
+    """Run studies one after another; one that fails stops no other.
+
+    Returns:
+        What they came to, and a line for each thing that failed.
+
+    Raises:
+        CvrbenchError: The only study failed.
+        RunInterrupted: The user stopped it.
+    """
+    from cvrbench.sweep.conduct import finish
+
+    summaries: list[StudySummary] = []
+    failed: list[str] = []
+
+    def run_final(cells: "Sequence[Composed]") -> "list[RunRecord]":
+        if not cells:
+            return []
+        records, lines = run_plan(
+            cells, launcher, force=False, fail_fast=False, as_json=as_json, lonely=False
+        )
+        failed.extend(lines)
+        return records
+
+    for number, plan in enumerate(plans, 1):
+        title = f"{number}/{len(plans)} {plan.name}"
+        try:
+            _tune(plan, launcher, title)
+            note(f"{title}: training the best configuration on fresh seeds")
+            summaries.append(finish(plan, run_final))
+        except RunInterrupted:
+            raise RunInterrupted("stopped; the same command goes on where it was") from None
+        except CvrbenchError as error:
+            if len(plans) == 1:
+                raise
+            failed.append(f"failed: {plan.name}: {error}")
+            note(failed[-1])
+    return summaries, failed
+
+
+def _tune(plan: "Plan", launcher: "LauncherConfig", title: str) -> None:
+    from cvrbench.launch import Failed, Outcome
+    from cvrbench.sweep.conduct import tune
+
+    def on_done(index: int, outcome: Outcome) -> None:
+        if isinstance(outcome, Failed):
+            note(f"{title}: worker {index + 1} is gone: {outcome.reason}")
+
+    with study_view(title) as view:
+        tune(
+            plan,
+            launcher,
+            on_summary=view.on_summary,
+            on_trial=view.on_trial,
+            on_done=on_done,
+        )
 
 
 def _print_plans(plans: "Sequence[Plan]", *, as_json: bool) -> None:
@@ -141,6 +178,8 @@ def _print_results(
         return
     for summary in summaries:
         out.print(grid_table(trials_grid(summary, limit=ROWS)))
+    if not summaries:
+        return
     out.print(grid_table(budgets_grid(summaries)))
     store = ResultStore(results_dir)
     final = {run for summary in summaries for run in (summary.chosen or {}).get("runs", [])}

@@ -22,6 +22,8 @@ from cvrbench.config.compose import parse
 from cvrbench.errors import ConfigError
 
 Value = float | int | bool | str | None
+LONGEST = 1_000_000
+"""Values of a dimension that are counted; beyond it nobody wants to walk them."""
 HOW = "write interval(a,b), tag(log,interval(a,b)), int(interval(a,b)), range(a,b) or choice(a,b)"
 
 
@@ -77,7 +79,7 @@ class Numbers:
         """
         if self.step is None:
             raise ValueError(f"{self.text} is continuous")
-        n = round((self.high - self.low) / self.step) + 1
+        n = min(round((self.high - self.low) / self.step) + 1, LONGEST)
         values = [self.low + self.step * i for i in range(n)]
         return [int(v) if self.integer else v for v in values]
 
@@ -181,6 +183,13 @@ def read_space(
             )
         )
     space = Space(always=_dimensions(always, where), when=tuple(conditions))
+    texts: dict[str, str] = {}
+    for dimension in space.dimensions():
+        if texts.setdefault(dimension.key, dimension.text) != dimension.text:
+            raise ConfigError(
+                f"{where}: {dimension.key} is {texts[dimension.key]} in one place and "
+                f"{dimension.text} in another; a key has one range in all of a space"
+            )
     if not space.dimensions():
         raise ConfigError(f"{where} names nothing to search; {HOW}: model.density=interval(0.1,1)")
     return space
@@ -204,6 +213,8 @@ def _dimension(key: str, text: str, where: str) -> Dimension:
     except ConfigError:
         raise ConfigError(f"{where}: {key}={text} is no dimension; {HOW}") from None
     value = override.value()
+    if getattr(value, "shuffle", False):
+        raise ConfigError(f"{where}: {key}={text}: an order means nothing here; leave shuffle out")
     if isinstance(value, ChoiceSweep):
         return _choice(key, text, override, value)
     if isinstance(value, IntervalSweep | RangeSweep):
@@ -220,12 +231,15 @@ def _numbers(key: str, text: str, sweep: IntervalSweep | RangeSweep, name: str) 
         assert sweep.stop is not None
         low, step = float(sweep.start), float(sweep.step)
         # Hydra's range leaves its end out, as Python's.
-        n = math.ceil((float(sweep.stop) - low) / step - 1e-9) if step else 0
+        whole = math.isfinite(float(sweep.stop) - low) and step
+        n = math.ceil((float(sweep.stop) - low) / step - 1e-9) if whole else 0
         high, ends = low + step * (n - 1), (sweep.start, sweep.step)
     else:
         assert sweep.start is not None
         assert sweep.end is not None
         low, high, step, ends = float(sweep.start), float(sweep.end), 0.0, (sweep.start, sweep.end)
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ConfigError(f"{name}: both ends must be finite numbers")
     integer = integer or all(isinstance(end, int) for end in ends)
     if isinstance(sweep, RangeSweep) and (step <= 0 or high < low):
         raise ConfigError(f"{name}: the range is empty; it goes up and leaves its end out")

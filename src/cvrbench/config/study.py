@@ -19,6 +19,16 @@ from cvrbench.errors import ConfigError
 DEFAULT = "ncs_sparsity"
 OWN = {"protocol.score_test": "a sweep's trials never see the test split"}
 """Keys of a run that a sweep sets itself, and why."""
+FIXED = {
+    "seed": "trials are run with sweep.seeds",
+    "dataset": "values on two datasets cannot be compared; -m makes a study of each",
+    "data_dir": "it changes no number",
+    "results_dir": "it changes no number",
+    "trainer.threads": "it changes no number",
+    "trainer.device": "it changes no number",
+    "trainer.checkpoint_seconds": "it changes no number",
+}
+"""Keys that cannot be searched, and why."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +89,8 @@ def compose_studies(overrides: Sequence[str], *, multirun: bool) -> list[Study]:
         ConfigError: A word, a setting or the space is wrong.
     """
     words, rest = split(overrides, "sweep", {key: f"sweep.{key}" for key in SETTINGS})
+    storage = [word.partition("=")[2] for word in words if word.startswith("sweep.storage=")]
+    words = [word for word in words if not word.startswith("sweep.storage=")]
     several = [o for o in parse(rest) if _is_list(o)]
     if several and not multirun:
         key, _, listed = str(several[0].input_line).partition("=")
@@ -87,9 +99,12 @@ def compose_studies(overrides: Sequence[str], *, multirun: bool) -> list[Study]:
             f"them: '{key}=choice({listed})'"
         )
     values = compose_group("sweep", DEFAULT, words)
+    if storage:  # a URL, whose signs mean other things in Hydra's grammar
+        values["storage"] = None if storage[-1] == "null" else storage[-1].strip("'\"")
     settings: SweepConfig = validated(SweepConfig, values, "sweep")
     option = next((w.partition("=")[2] for w in words if w.startswith("sweep=")), DEFAULT)
-    return [_study(option, settings, words, cell) for cell in product(rest, _is_list)]
+    command = [*words, *(f"sweep.storage={url}" for url in storage[-1:])]
+    return [_study(option, settings, command, cell) for cell in product(rest, _is_list)]
 
 
 def _is_list(override: Override) -> bool:
@@ -127,7 +142,8 @@ def _study(
 ) -> Study:
     given = {override.key_or_group: override for override in parse(rest)}
     _refuse(given)
-    common = [o.input_line or "" for o in parse(settings.overrides) if o.key_or_group not in given]
+    taken = {*given, *_groups_of_experiment(given)}
+    common = [o.input_line or "" for o in parse(settings.overrides) if o.key_or_group not in taken]
     searched = {k: o for k, o in given.items() if is_dimension(o)}
     fixed = [o.input_line or "" for k, o in given.items() if k not in searched]
     words = (*common, *fixed)
@@ -157,8 +173,20 @@ def _refuse(given: Mapping[str, Override]) -> None:
     for key, override in given.items():
         if key in OWN:
             raise ConfigError(f"{override.input_line}: {OWN[key]}; leave it out")
+        if key in FIXED and is_dimension(override):
+            raise ConfigError(f"{override.input_line}: {key} cannot be searched: {FIXED[key]}")
         if "." not in key and key not in known and (hint := did_you_mean(key, SETTINGS)):
             raise ConfigError(f"unknown key {key!r}.{hint}")
+
+
+def _groups_of_experiment(given: Mapping[str, Override]) -> set[str]:
+    """Groups that the user's experiment chooses, which then speaks before the sweep's yaml."""
+    if "experiment" not in given:
+        return set()
+    file = find_conf() / "experiment" / f"{given['experiment'].value()}.yaml"
+    lines = load(file).get("defaults", []) if file.is_file() else []
+    keys = [str(key) for line in lines if isinstance(line, Mapping) for key in line]
+    return {key.removeprefix("override").strip().lstrip("/") for key in keys}
 
 
 def _settled(space: Space, base: Composed, where: str) -> Space:
@@ -213,4 +241,11 @@ def _check(study: Study) -> None:
 
 def _values(composed: Composed) -> dict[str, Any]:
     """Every key of a configuration and every group, with its value or option."""
-    return leaves(config_to_dict(composed.config)) | dict(composed.choices)
+    plain = config_to_dict(composed.config)
+    nodes = {
+        f"{g}.{k}": v
+        for g, keys in plain.items()
+        if isinstance(keys, dict)
+        for k, v in keys.items()
+    }
+    return nodes | leaves(plain) | dict(composed.choices)

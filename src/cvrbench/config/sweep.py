@@ -4,6 +4,7 @@ It decides which runs there are and nothing of what one run computes, so that it
 `Config`.
 """
 
+import math
 from dataclasses import dataclass, fields
 from typing import Annotated, ClassVar, Literal
 
@@ -74,8 +75,12 @@ class SweepConfig:
             )
         if len(self.objectives) > 1 and self.pruner != "none":
             raise ValueError(f"pruner={self.pruner} needs one objective; set pruner=none")
-        if len(self.objectives) > 1 and self.sampler in ("cmaes", "qmc"):
-            raise ValueError(f"sampler={self.sampler} needs one objective; nsga2 or tpe take many")
+        if len(self.objectives) > 1 and self.sampler == "cmaes":
+            raise ValueError("sampler=cmaes needs one objective; nsga2 or tpe take many")
+        if self.sampler == "nsga2" and self.startup_trials < 2:
+            raise ValueError("sampler=nsga2 breeds from startup_trials; give two or more")
+        if any(budget is not None and math.isinf(budget) for budget in budgets):
+            raise ValueError("a budget must be finite; null is none")
         if self.objectives[0] in SIZES:
             raise ValueError(f"the first objective must be a metric; {self.objectives[0]} is none")
         if self.pruner == "wilcoxon" and len(self.seeds) < 5:

@@ -49,7 +49,7 @@ def ensure(
         DataError: There is no prepared dataset and no raw files, or they fail a check.
     """
     folder = prepared_folder(config, name, data_dir)
-    if raw is None and not force and folder.is_dir() and not _outdated(config, folder):
+    if raw is None and not force and folder.is_dir() and not is_outdated(config, folder):
         return open_dataset(folder)
     if raw is not None and not raw.exists():
         raise DataError(f"--raw {raw} does not exist")
@@ -112,8 +112,8 @@ def find_raw(config: DatasetConfig, name: str, data_dir: Path) -> Path:
     )
 
 
-def _outdated(config: DatasetConfig, folder: Path) -> bool:
-    """Whether the user's own table changed since it was prepared."""
+def is_outdated(config: DatasetConfig, folder: Path) -> bool:
+    """Say whether the user's own table changed since it was prepared."""
     if not isinstance(config, TableConfig):
         return False
     table = Path(config.path).expanduser()

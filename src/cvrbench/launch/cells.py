@@ -7,7 +7,7 @@ from cvrbench import experiment
 from cvrbench.config.compose import Composed
 from cvrbench.config.validate import config_from_dict, config_to_dict
 from cvrbench.errors import CellBusy
-from cvrbench.store import RunRecord
+from cvrbench.record import RunRecord
 
 
 def cell_argument(cell: Composed, *, force: bool) -> dict[str, Any]:

@@ -7,9 +7,11 @@ from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
+import polars as pl
 
 from cvrbench.data.schema import Task
 from cvrbench.errors import ConfigError, StoreError
+from cvrbench.record import RunRecord
 from cvrbench.report.frames import Comparison
 from cvrbench.spaces import spaces
 from cvrbench.stats import (
@@ -21,7 +23,7 @@ from cvrbench.stats import (
     holm,
     row_variance,
 )
-from cvrbench.store import ResultStore, RunRecord
+from cvrbench.store import ResultStore
 
 USUAL_BASELINES = ("shared_bottom", "shared_embedding", "single_task")
 """What a table is held against where the user names nothing, the first that is there."""
@@ -113,7 +115,15 @@ def read_moves(run: RunRecord, tasks: Sequence[Task], store: ResultStore) -> dic
     Raises:
         StoreError: The predictions are missing, damaged, or not of the rows of the record.
     """
-    frame = store.predictions(run.run_id)
+    return moves_of(run, tasks, store.predictions(run.run_id))
+
+
+def moves_of(run: RunRecord, tasks: Sequence[Task], frame: pl.DataFrame) -> dict[str, Moves]:
+    """Give metric -> `Moves` of every AUC that is defined.
+
+    Raises:
+        StoreError: The predictions are not of the rows of the record.
+    """
     groups = frame["group"].to_numpy() if "group" in frame.columns else None
     labels = frame.select(f"label_{task.name}" for task in tasks).to_numpy()
     conditional = frame.select(f"p_{task.name}" for task in tasks).to_numpy()

@@ -1,5 +1,7 @@
 """Run records, grouped into what may be compared: same data, same test rows."""
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,8 +10,8 @@ from typing import Any
 
 from cvrbench.data.schema import Task
 from cvrbench.evaluation import describe_metric
+from cvrbench.record import NUMBER_FREE, RunRecord
 from cvrbench.stats import Estimate, auc_standard_error, t_interval
-from cvrbench.store import NUMBER_FREE, RunRecord
 
 IGNORED = ("seed", "dataset", *NUMBER_FREE)
 """Config keys that do not make two runs of one strategy different variants."""
@@ -22,6 +24,13 @@ class Variant:
     label: str
     """The model's option, and what else sets it apart: `ncs density=0.3`."""
     runs: tuple[RunRecord, ...]
+
+    @property
+    def settings(self) -> str:
+        """A hash of all but the seed: it stays where the label changes with its neighbours."""
+        run = self.runs[0]
+        text = json.dumps([run.model, _settings(run.config)], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:10]
 
     def estimate(self, metric: str, split: str = "test") -> Estimate | None:
         """Mean over seeds and its 95 % interval; None where no run has the metric."""

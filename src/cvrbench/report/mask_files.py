@@ -14,8 +14,8 @@ from cvrbench.data.dataset import read_manifest
 from cvrbench.data.library import prepared_folder
 from cvrbench.data.schema import Schema
 from cvrbench.errors import ConfigError, DataError, StoreError
+from cvrbench.record import RunRecord
 from cvrbench.report.masks import is_matrix
-from cvrbench.store import RunRecord
 
 Keep = Mapping[str, npt.NDArray[np.bool_]]
 """Layer -> `[tasks, in, out]`, which connections each task keeps."""

@@ -11,9 +11,9 @@ from itertools import combinations
 from typing import Any
 
 from cvrbench.errors import StoreError
+from cvrbench.record import RunRecord
 from cvrbench.report.frames import Comparison, Variant
 from cvrbench.stats import Estimate, t_interval
-from cvrbench.store import RunRecord
 
 ALL = "all"
 """The entry that stands for every shareable layer together."""

@@ -8,10 +8,11 @@ from rich.table import Table
 
 from cvrbench.data.schema import Task
 from cvrbench.evaluation import describe_metric
+from cvrbench.record import RunRecord
 from cvrbench.report.differences import Differences
 from cvrbench.report.frames import Comparison
 from cvrbench.report.grids import Cell, Grid, number
-from cvrbench.store import RunRecord
+from cvrbench.report.harmless import harmless
 
 NARROW = (0, 1, 0, 0)
 """Cell padding at which a comparison of two tasks fits 80 columns."""
@@ -53,22 +54,22 @@ def run_table(record: RunRecord) -> Table:
 def grid_table(grid: Grid) -> Table:
     """Draw a grid; no word of a header or of a number is cut at 80 columns."""
     table = Table(
-        title=escape(grid.title),
+        title=_shown(grid.title),
         title_justify="left",
-        caption=escape(grid.caption),
+        caption=_shown(grid.caption),
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         padding=NARROW,
         pad_edge=False,
     )
     first, *others = grid.headers
-    table.add_column(escape(first), no_wrap=True)
+    table.add_column(_shown(first), no_wrap=True)
     for header in others:
         words = header.split()
         if "\n" in header or len(words) == 1:
-            table.add_column(escape(header), justify="right", no_wrap=True)
+            table.add_column(_shown(header), justify="right", no_wrap=True)
         else:
-            table.add_column(escape(header), justify="right", min_width=max(map(len, words)))
+            table.add_column(_shown(header), justify="right", min_width=max(map(len, words)))
     for row in grid.rows:
         table.add_row(*map(_marked, row))
     if grid.last is not None:
@@ -78,7 +79,11 @@ def grid_table(grid: Grid) -> Table:
 
 
 def _marked(cell: Cell) -> str:
-    return f"[bold]{escape(cell.text)}[/bold]" if cell.strong else escape(cell.text)
+    return f"[bold]{_shown(cell.text)}[/bold]" if cell.strong else _shown(cell.text)
+
+
+def _shown(text: str) -> str:
+    return escape(harmless(text))
 
 
 def comparison_json(comparison: Comparison, found: Differences | None = None) -> dict[str, Any]:
@@ -97,6 +102,7 @@ def comparison_json(comparison: Comparison, found: Differences | None = None) ->
         rows.append(
             {
                 "strategy": variant.label,
+                "settings": variant.settings,
                 "differences": differences,
                 "seeds": [run.seed for run in variant.runs],
                 "metrics": metrics,

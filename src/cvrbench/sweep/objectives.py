@@ -10,7 +10,7 @@ from cvrbench.config.sweep import SIZES
 from cvrbench.data.schema import Task
 from cvrbench.errors import ConfigError, RunError
 from cvrbench.evaluation import describe_metric, selectable
-from cvrbench.store import RunRecord
+from cvrbench.record import RunRecord
 from cvrbench.studies import Direction
 
 WATCHED = ("auc", "logloss")
@@ -100,6 +100,6 @@ def trained(config: Config, tasks: Sequence[str]) -> list[str]:
 
 def _size(record: RunRecord, name: str) -> float:
     if name == "density":
-        densities: dict[str, Any] = record.diagnostics["density"]
+        densities: dict[str, Any] = record.diagnostics.get("density", {"all": 1.0})
         return float(sum(densities.values()) / len(densities))
     return float(getattr(record, name))

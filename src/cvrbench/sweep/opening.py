@@ -1,27 +1,36 @@
 """Opening a study: making it, or finding that it is there and searches the same."""
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import optuna
 from optuna.storages import BaseStorage
 from optuna.study import Study
 
-from cvrbench.config.study import Study as StudyConfig
-from cvrbench.data.dataset import Dataset
-from cvrbench.data.library import ensure
+from cvrbench.data.schema import Schema
 from cvrbench.errors import ConfigError
+from cvrbench.sweep.budget import Budget
 from cvrbench.sweep.objectives import directions
-from cvrbench.sweep.plan import Plan, identity
+from cvrbench.sweep.plan import Plan, dataset_of, identity
 from cvrbench.sweep.samplers import quiet
 from cvrbench.sweep.storage import open_storage
+from cvrbench.sweep.suggest import fixed_trials
 
-IDENTITY = "cvrbench"
+ATTRIBUTE = "cvrbench"
 """Name of the study's attribute that says what it searches."""
 
 
-def open_study(plan: Plan) -> tuple[Study, BaseStorage]:
+class Opened(NamedTuple):
+    """A study that is open."""
+
+    study: Study
+    storage: BaseStorage
+    schema: Schema
+    """Of the dataset that it trains on."""
+    budget: Budget
+
+
+def open_study(plan: Plan) -> Opened:
     """Open a study, or begin it.
 
     Raises:
@@ -31,7 +40,7 @@ def open_study(plan: Plan) -> tuple[Study, BaseStorage]:
     quiet()
     settings = plan.study.settings
     storage = open_storage(settings.storage, plan.folder.journal)
-    tasks = dataset_of(plan.study).schema.tasks
+    schema = dataset_of(plan.study).schema
     try:
         study = optuna.load_study(study_name=plan.name, storage=storage)
     except KeyError:
@@ -39,29 +48,20 @@ def open_study(plan: Plan) -> tuple[Study, BaseStorage]:
         study = optuna.create_study(
             study_name=plan.name,
             storage=storage,
-            directions=list(directions(plan.study, tasks)),
+            directions=list(directions(plan.study, schema.tasks)),
             load_if_exists=True,
         )
-    mine = {**identity(plan.study), "fingerprint": dataset_of(plan.study).schema.fingerprint}
-    theirs = study.user_attrs.get(IDENTITY)
+    mine = {**identity(plan.study), "fingerprint": schema.fingerprint}
+    theirs = study.user_attrs.get(ATTRIBUTE)
     if theirs is None and not study.get_trials(deepcopy=False):
-        study.set_user_attr(IDENTITY, mine)
+        study.set_user_attr(ATTRIBUTE, mine)
     elif theirs != mine:
         raise ConfigError(
             f"there is a study {plan.name!r} already, and it differs in "
             f"{_difference(theirs, mine)}; give another name=, or leave it out"
         )
-    return study, storage
-
-
-def dataset_of(study: StudyConfig) -> Dataset:
-    """Open the dataset that a study's runs train on.
-
-    Raises:
-        DataError: It is neither prepared nor to be prepared from files at hand.
-    """
-    config = study.base.config
-    return ensure(config.dataset, study.base.choices["dataset"], Path(config.data_dir))
+    walked = len(fixed_trials(plan.study)) if settings.sampler == "grid" else None
+    return Opened(study, storage, schema, Budget.of(settings, schema.rows["train"], walked))
 
 
 def _difference(theirs: Any, mine: Any, where: str = "") -> str:
@@ -70,4 +70,6 @@ def _difference(theirs: Any, mine: Any, where: str = "") -> str:
         for key in [*mine, *theirs]:
             if theirs.get(key) != mine.get(key):
                 return _difference(theirs.get(key), mine.get(key), f"{where}.{key}".lstrip("."))
-    return f"{where or 'what made it'} ({theirs} there, {mine} here)"
+    if theirs is None and not where:
+        return "what made it: it is none of cvrbench's"
+    return f"{where} ({theirs} there, {mine} here)"

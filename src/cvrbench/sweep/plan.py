@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,14 +10,16 @@ from typing import Any
 
 from cvrbench.config.study import Study, compose_studies
 from cvrbench.config.validate import config_to_dict
+from cvrbench.data.dataset import Dataset
 from cvrbench.data.library import ensure
 from cvrbench.data.progress import OnRows, silent
 from cvrbench.errors import ConfigError
 from cvrbench.planning import check_plan
-from cvrbench.store import NUMBER_FREE
+from cvrbench.record import NUMBER_FREE
 from cvrbench.studies import Studies, StudyFolder
 from cvrbench.sweep.objectives import directions
 from cvrbench.sweep.samplers import check_sampler
+from cvrbench.sweep.suggest import fixed_trials
 
 IDENTITY = ("objectives", "sampler", "startup_trials", "pruner", "seeds", "preset")
 """Settings that a study keeps once it has begun; its budget may grow."""
@@ -49,7 +52,7 @@ def plan_studies(overrides: Sequence[str], *, multirun: bool) -> list[Plan]:
             f"{len(names)} studies would be called {names[0]!r}; leave name= out, and each is "
             "named after what it searches"
         )
-    if wrong := next((n for n in names if not n or n[0] == "." or "/" in n or "\\" in n), None):
+    if wrong := next((n for n in names if not re.fullmatch(r"\w[\w.-]*", n)), None):
         raise ConfigError(f"name={wrong!r} is no name of a folder; use letters, digits, - and _")
     return plans
 
@@ -79,10 +82,25 @@ def check_studies(plans: Sequence[Plan], *, on_rows: OnRows = silent) -> None:
     check_plan([plan.study.base for plan in plans], on_rows=on_rows)
     for plan in plans:
         check_sampler(plan.study.settings)
-        base = plan.study.base
-        name = base.choices["dataset"]
-        dataset = ensure(base.config.dataset, name, Path(base.config.data_dir))
+        fixed_trials(plan.study)
+        dataset = dataset_of(plan.study)
         directions(plan.study, dataset.schema.tasks)
+        gauc = [n for n in plan.study.settings.objectives if n.endswith("_gauc")]
+        if gauc and dataset.valid.groups is None:
+            raise ConfigError(
+                f"objectives: {gauc[0]} needs users, and {plan.study.base.choices['dataset']} has "
+                "none; take the AUC"
+            )
+
+
+def dataset_of(study: Study) -> Dataset:
+    """Open the dataset that a study's runs train on.
+
+    Raises:
+        DataError: It is neither prepared nor to be prepared from files at hand.
+    """
+    config = study.base.config
+    return ensure(config.dataset, study.base.choices["dataset"], Path(config.data_dir))
 
 
 def _name(study: Study) -> str:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import time
 import warnings
 from contextlib import suppress
@@ -24,6 +23,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
+from cvrbench.environment import without_password
 from cvrbench.errors import ConfigError, StoreError
 from cvrbench.files import explain_write, hold
 from cvrbench.sweep.patience import Patient, reason
@@ -74,12 +74,6 @@ def open_storage(url: str | None, journal: Path) -> BaseStorage:
             return _proxy(url)
         case _:
             raise ConfigError(f"storage={without_password(url)} is no storage; write {KINDS}")
-
-
-def without_password(url: str) -> str:
-    """Give a URL as it may be shown and kept."""
-    url = re.sub(r"(://[^:/?#]*):.*@", r"\1:***@", url)
-    return re.sub(r"([?&]\w*pass\w*=)[^&]*", r"\1***", url)
 
 
 class WholeLines(JournalFileBackend):

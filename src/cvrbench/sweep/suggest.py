@@ -1,5 +1,6 @@
 """From a trial of Optuna's to overrides of a run."""
 
+import math
 from collections.abc import Sequence
 from itertools import product
 from typing import Any
@@ -13,8 +14,11 @@ from optuna.distributions import (
 from optuna.trial import Trial
 
 from cvrbench.config.space import Choice, Dimension, Numbers, Space, Value
+from cvrbench.config.study import Study
 from cvrbench.errors import ConfigError
 from cvrbench.studies import Axis
+
+LARGEST_GRID = 100_000
 
 
 def suggest(trial: Trial, space: Space) -> list[str]:
@@ -36,6 +40,17 @@ def words_of(params: dict[str, Value], space: Space) -> list[str]:
     return [by_key[key].word(value) for key, value in params.items()]
 
 
+def fixed_trials(study: Study) -> list[dict[str, Value]]:
+    """Give the configurations that a study begins with: the preset, then those of a grid.
+
+    Raises:
+        ConfigError: The grid cannot be counted, or is too large.
+    """
+    preset = [study.preset()] if study.settings.preset else []
+    cells = grid(study.space) if study.settings.sampler == "grid" else []
+    return preset + [cell for cell in cells if cell not in preset]
+
+
 def grid(space: Space) -> list[dict[str, Value]]:
     """Give every configuration of a space of which each dimension has an end.
 
@@ -55,6 +70,10 @@ def grid(space: Space) -> list[dict[str, Value]]:
                 f"sampler=grid needs values it can count; {dimension.key}={dimension.text} is "
                 "continuous; write range(a,b,step) or choice(a,b)"
             ) from None
+    if (n := math.prod(map(len, values))) > LARGEST_GRID:
+        raise ConfigError(
+            f"sampler=grid would try {n:,} configurations; make the steps larger, or use random"
+        )
     keys = [dimension.key for dimension in space.always]
     return [dict(zip(keys, cell, strict=True)) for cell in product(*values)]
 

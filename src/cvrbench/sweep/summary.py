@@ -9,13 +9,13 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from cvrbench.config.compose import Composed
+from cvrbench.config.space import Space
+from cvrbench.environment import without_password
 from cvrbench.studies import STUDY_VERSION, Direction, StudySummary, TrialSummary
 from cvrbench.studies import TrialState as State
-from cvrbench.sweep.budget import Budget
 from cvrbench.sweep.claims import ATTEMPTS, REASON
-from cvrbench.sweep.opening import dataset_of
+from cvrbench.sweep.opening import Opened
 from cvrbench.sweep.plan import Plan
-from cvrbench.sweep.storage import without_password
 from cvrbench.sweep.suggest import axes, words_of
 
 STATES: dict[TrialState, State] = {
@@ -29,16 +29,12 @@ ENOUGH = 4
 """Complete trials that importances are computed from, at least."""
 
 
-def summarize(
-    plan: Plan, study: Study, budget: Budget, chosen: dict[str, Any] | None = None
-) -> StudySummary:
+def summarize(plan: Plan, opened: Opened, chosen: dict[str, Any] | None = None) -> StudySummary:
     """Put together what a study is and what its trials were."""
+    study, budget = opened.study, opened.budget
     settings, base = plan.study.settings, plan.study.base
-    trials = [
-        t
-        for t in study.get_trials(deepcopy=False)
-        if (budget.trials is None or t.number < budget.trials) and t.state != TrialState.WAITING
-    ]
+    # Those beyond a limit that was lowered later were tried all the same.
+    trials = [t for t in study.get_trials(deepcopy=False) if t.state != TrialState.WAITING]
     names: dict[str, Direction] = {"MAXIMIZE": "maximize", "MINIMIZE": "minimize"}
     shown = "journal.log" if settings.storage is None else without_password(settings.storage)
     return StudySummary(
@@ -48,7 +44,7 @@ def summarize(
         storage=shown,
         model=base.choices["model"],
         dataset=base.choices["dataset"],
-        fingerprint=dataset_of(plan.study).schema.fingerprint,
+        fingerprint=opened.schema.fingerprint,
         overrides=plan.study.words,
         objectives=settings.objectives,
         directions=tuple(names[direction.name] for direction in study.directions),
@@ -58,7 +54,7 @@ def summarize(
         axes=axes(plan.study.space),
         limits=budget.limits(),
         spent=budget.spent(trials),
-        trials=tuple(map(_summary, trials)),
+        trials=tuple(_summary(trial, plan.study.space) for trial in trials),
         best=tuple(sorted(t.number for t in _best(study))),
         importances=_importances(study, trials),
         chosen=chosen,
@@ -73,8 +69,7 @@ def chosen_words(plan: Plan, study: Study) -> tuple[int, list[str]] | None:
     front = _best(study)
     if not front:
         return None
-    sign = 1 if study.directions[0].name == "MAXIMIZE" else -1
-    best = max(front, key=lambda t: (sign * t.values[0], -t.number))
+    best = max(front, key=lambda t: (_sign(study) * t.values[0], -t.number))
     return best.number, words_of(best.params, plan.study.space)
 
 
@@ -90,8 +85,12 @@ def _best(study: Study) -> list[FrozenTrial]:
         return []
     if len(study.directions) > 1:
         return study.best_trials
-    sign = 1 if study.directions[0].name == "MAXIMIZE" else -1
-    return [max(complete, key=lambda t: (sign * t.values[0], -t.number))]
+    return [max(complete, key=lambda t: (_sign(study) * t.values[0], -t.number))]
+
+
+def _sign(study: Study) -> int:
+    """1 where more of the first objective is better, else -1."""
+    return 1 if study.directions[0].name == "MAXIMIZE" else -1
 
 
 def _importances(study: Study, trials: Sequence[FrozenTrial]) -> dict[str, float]:
@@ -104,18 +103,22 @@ def _importances(study: Study, trials: Sequence[FrozenTrial]) -> dict[str, float
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            found = optuna.importance.get_param_importances(study, target=lambda t: t.values[0])
+            # PED-ANOVA asks what makes its target low.
+            found = optuna.importance.get_param_importances(
+                study, target=lambda t: -_sign(study) * t.values[0]
+            )
         except (ValueError, RuntimeError):
             return {}  # no parameter is in all trials
     return {key: float(value) for key, value in found.items()}
 
 
-def _summary(trial: FrozenTrial) -> TrialSummary:
+def _summary(trial: FrozenTrial, space: Space) -> TrialSummary:
     attrs = trial.user_attrs
     return TrialSummary(
         number=trial.number,
         state=STATES[trial.state],
         params=dict(trial.params),
+        words=tuple(words_of(trial.params, space)),
         values=tuple(trial.values) if trial.state == TrialState.COMPLETE else None,
         by_seed=tuple(tuple(values) for values in attrs.get("by_seed", [])),
         looks=tuple(sorted(trial.intermediate_values.items())),

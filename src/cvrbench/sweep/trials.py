@@ -10,8 +10,9 @@ from optuna.trial import Trial, TrialState
 from cvrbench import experiment, planning
 from cvrbench.config.compose import Composed
 from cvrbench.errors import CellBusy, ConfigError, RunError
-from cvrbench.store import ResultStore, RunRecord
-from cvrbench.sweep.objectives import measure, of_record, trained
+from cvrbench.record import RunRecord
+from cvrbench.store import ResultStore
+from cvrbench.sweep.objectives import WATCHED, measure, of_record, trained
 from cvrbench.sweep.plan import Plan
 from cvrbench.sweep.suggest import suggest
 from cvrbench.training.progress import Look, OnProgress, Progress
@@ -53,6 +54,11 @@ class Cost:
         self.trial.set_user_attr("seconds", round(self.before + time.monotonic() - self.begun, 3))
 
 
+def failed(reason: str) -> Ended:
+    """End a trial without a value."""
+    return Ended(state=TrialState.FAIL, values=None, reason=reason)
+
+
 def run_trial(plan: Plan, trial: Trial, tasks: Sequence[str], on_progress: OnProgress) -> Ended:
     """Run one trial to its end, and note in it what it cost.
 
@@ -92,7 +98,7 @@ def run_trial(plan: Plan, trial: Trial, tasks: Sequence[str], on_progress: OnPro
     except Pruned as reason:
         return Ended(state=TrialState.PRUNED, values=None, reason=str(reason))
     except (RunError, ConfigError) as error:
-        return Ended(state=TrialState.FAIL, values=None, reason=str(error))
+        return failed(str(error))
     finally:
         cost.save()
     means = tuple(sum(column) / len(column) for column in zip(*by_seed, strict=True))
@@ -135,10 +141,13 @@ class _Watch:
     def look(self, look: Look) -> None:
         """Show a look at validation to pruners that watch looks."""
         self.cost.under_way = look.examples
+        self.cost.save()  # a worker that is killed leaves no other word
         step = self.number * looks_per_run(self.cell) + look.number
-        if self.pruner != "wilcoxon" and len(self.plan.study.settings.objectives) == 1:
+        first, *others = self.plan.study.settings.objectives
+        kind = first.rsplit("_", 1)[-1]
+        if self.pruner != "wilcoxon" and not others and kind in WATCHED:
             self._show(self._value(look), step)
-        if self.pruner in ("hyperband", "median") and self.trial.should_prune():
+        if self.pruner in ("hyperband", "median") and self._may_be_pruned():
             raise Pruned(f"{self.pruner} at look {look.number} of seed {self.cell.config.seed}")
 
     def seed_is_done(self, value: float) -> None:
@@ -147,8 +156,12 @@ class _Watch:
             return
         self._show(value, self.number)
         last = self.number + 1 == len(self.plan.study.settings.seeds)
-        if not last and self.trial.should_prune():
+        if not last and self._may_be_pruned():
             raise Pruned(f"wilcoxon after {self.number + 1} seeds")
+
+    def _may_be_pruned(self) -> bool:
+        """Whether the pruner has seen enough; the preset is finished whatever it says."""
+        return not self.trial.user_attrs.get("preset") and self.trial.should_prune()
 
     def _show(self, value: float, step: int) -> None:
         # A run that goes on from its checkpoint repeats the looks after it.

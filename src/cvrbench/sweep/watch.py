@@ -1,5 +1,6 @@
 """Somebody who looks at a study while workers are at it, and keeps its summary up to date."""
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,7 +10,6 @@ from cvrbench.studies import StudySummary
 from cvrbench.sweep.opening import open_study
 from cvrbench.sweep.plan import Plan
 from cvrbench.sweep.summary import summarize
-from cvrbench.sweep.worker import budget_of
 
 EVERY = 1.0
 """Seconds between two looks."""
@@ -36,20 +36,20 @@ def watching(plan: Plan, on_summary: OnSummary) -> Iterator[None]:
 def _watch(plan: Plan, on_summary: OnSummary, done: threading.Event) -> None:
     last: StudySummary | None = None
     try:
-        study, _ = open_study(plan)
+        opened = open_study(plan)
     except CvrbenchError:
         return
-    budget = budget_of(plan)
     while True:
         ended = done.wait(EVERY)
         try:
-            now = summarize(plan, study, budget, chosen_before(plan))
+            now = summarize(plan, opened, chosen_before(plan))
             if now != last:
                 plan.folder.write(now)
                 on_summary(now)
                 last = now
-        except CvrbenchError:
-            pass  # the workers meet the same trouble and say so
+        except Exception:
+            logging.getLogger(__name__).debug("a look at %s failed", plan.name, exc_info=True)
+            # The workers meet the same trouble and say so; the next look may be better.
         if ended:
             return
 

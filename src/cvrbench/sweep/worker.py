@@ -4,21 +4,20 @@ import time
 from collections.abc import Callable, Sequence
 
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.storages import BaseStorage
-from optuna.study import Study
-from optuna.trial import FrozenTrial, Trial
+from optuna.trial import FrozenTrial, Trial, TrialState
 
-from cvrbench.config.space import Value
+from cvrbench.errors import CvrbenchError, RunError
 from cvrbench.files import explain_write
-from cvrbench.sweep.budget import Budget
 from cvrbench.sweep.claims import REASON, Claims
-from cvrbench.sweep.opening import dataset_of, open_study
+from cvrbench.sweep.opening import Opened, open_study
 from cvrbench.sweep.plan import Plan, plan_studies
 from cvrbench.sweep.samplers import build_pruner, build_sampler
-from cvrbench.sweep.suggest import grid
-from cvrbench.sweep.trials import Ended, looks_per_run, run_trial
+from cvrbench.sweep.suggest import fixed_trials
+from cvrbench.sweep.trials import Ended, failed, looks_per_run, run_trial
 from cvrbench.training.progress import Progress
 
+HOPELESS = 12
+"""Failures in a row, none of which computed anything, after which there is no hope."""
 IDLE = 1.0
 """Seconds between two looks for work while other workers are at the last trials."""
 FIXED = "fixed_params"
@@ -36,8 +35,7 @@ def work(plan: Plan, on_trial: OnTrial | None = None) -> None:
         ConfigError, DataError, StoreError: As `open_study` and `run_trial`.
     """
     with explain_write(plan.folder.journal):
-        study, storage = open_study(plan)
-        _Worker(plan, study, storage, on_trial).run()
+        _Worker(plan, open_study(plan), on_trial).run()
 
 
 def work_on(words: Sequence[str]) -> None:
@@ -46,49 +44,43 @@ def work_on(words: Sequence[str]) -> None:
     work(plan)
 
 
-def fixed_trials(plan: Plan) -> list[dict[str, Value]]:
-    """Give the configurations that a study begins with: the preset, then those of a grid."""
-    settings = plan.study.settings
-    preset = [plan.study.preset()] if settings.preset else []
-    cells = grid(plan.study.space) if settings.sampler == "grid" else []
-    return preset + [cell for cell in cells if cell not in preset]
-
-
-def budget_of(plan: Plan) -> Budget:
-    """Give what the study may cost."""
-    settings = plan.study.settings
-    rows = dataset_of(plan.study).schema.rows["train"]
-    walked = len(fixed_trials(plan)) if settings.sampler == "grid" else None
-    return Budget.of(settings, rows, walked)
-
-
 class _Worker:
     """What one worker knows of its study."""
 
-    def __init__(
-        self, plan: Plan, study: Study, storage: BaseStorage, on_trial: OnTrial | None
-    ) -> None:
+    def __init__(self, plan: Plan, opened: Opened, on_trial: OnTrial | None) -> None:
         settings = plan.study.settings
-        self.plan, self.study, self.storage, self.on_trial = plan, study, storage, on_trial
-        self.tasks = [task.name for task in dataset_of(plan.study).schema.tasks]
-        self.fixed = fixed_trials(plan)
-        self.budget = budget_of(plan)
+        self.plan, self.on_trial = plan, on_trial
+        self.study, self.storage, self.budget = opened.study, opened.storage, opened.budget
+        self.tasks = [task.name for task in opened.schema.tasks]
+        self.fixed = fixed_trials(plan.study)
         steps = looks_per_run(plan.study.base) * len(settings.seeds)
         self.study.pruner = build_pruner(settings, steps)
         self.claims = Claims(
-            storage, study._study_id, self.budget.trials, settings.heartbeat_seconds
+            self.storage, self.study._study_id, self.budget.trials, settings.heartbeat_seconds
         )
 
     def run(self) -> None:
         """Take trials until there are none."""
         while True:
-            spent = self.budget.is_spent(self.claims.trials())
+            trials = self.claims.trials()
+            self._refuse_hopeless(trials)
+            spent = self.budget.is_spent(trials)
             if (claimed := self.claims.next(spent=spent)) is not None:
                 self._do(claimed)
             elif self.claims.is_over(spent=spent):
                 return
             else:
                 time.sleep(IDLE)
+
+    def _refuse_hopeless(self, trials: Sequence[FrozenTrial]) -> None:
+        """End a study that would go on for ever, since failures at no cost spend no budget."""
+        ended = [t for t in trials if t.state.is_finished()][-HOPELESS:]
+        lost = [t for t in ended if t.state == TrialState.FAIL and not t.user_attrs.get("examples")]
+        if self.budget.trials is None and len(lost) == HOPELESS:
+            raise RunError(
+                f"the last {HOPELESS} trials of {self.plan.name} failed before their first step: "
+                f"{lost[-1].user_attrs.get(REASON)}"
+            )
 
     def _do(self, claimed: FrozenTrial) -> None:
         """Run a claimed trial and say how it ended; a stopped one is given back."""
@@ -104,10 +96,14 @@ class _Worker:
             self._tell(trial, ended)
         except UpdateFinishedTrialError:
             return  # taken for dead: another has ended it, with the same result
-        except BaseException:
-            # Stopped, or something that is not this configuration's fault: it can go on.
+        except (CvrbenchError, OSError, KeyboardInterrupt, SystemExit):
+            # Stopped, or something that is no fault of this configuration: it can go on.
             self.claims.release(claimed)
             raise
+        except Exception as error:
+            # Not given back: with the same configuration it would happen again, and for ever.
+            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            self._tell(Trial(self.study, claimed._trial_id), failed(reason))
 
     def _open(self, claimed: FrozenTrial) -> Trial:
         """Make what Optuna needs to suggest for a trial, as it would be made by any worker."""

@@ -40,9 +40,10 @@ def explain_memory() -> Iterator[None]:
     """Turn a lack of memory into a `RunError` that says what to make smaller."""
     try:
         yield
-    except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError) as error:
         # On a CPU torch has no type of its own for it.
-        if type(error) is RuntimeError and "can't allocate memory" not in str(error):
+        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not known and "can't allocate memory" not in str(error):
             raise
         said = str(error).partition("\n")[0] or type(error).__name__
         raise RunError(

@@ -1,24 +1,27 @@
 """Trainings that several runs have in common, kept so that each is done once.
 
 A training follows from the weights it begins with and from settings, so that a hash of both names
-its result. Results lie as finished stages do; each is kept under the name of the run that computed
-it, so that every run can tell what it computed from what it was given, resumed or not.
+its result. Results lie as finished stages do. A run marks the stages that it was lent, so that it
+can tell them from what it computed, resumed or not.
 """
 
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from cvrbench.files import explain_write
+from cvrbench.errors import RunInterrupted
+from cvrbench.files import explain_write, hold
 from cvrbench.training.checkpoint import StageFiles
+from cvrbench.training.progress import StopRequested
 
 
 @dataclass(frozen=True)
@@ -29,34 +32,53 @@ class SharedStages:
     run: str
     """Name of the run that looks."""
 
+    @contextmanager
+    def turn(self, key: str, stop_requested: StopRequested) -> Iterator[None]:
+        """Keep other processes from computing the same at the same time: they wait and take it.
+
+        Raises:
+            RunInterrupted: The user stopped the run while it waited.
+        """
+        with explain_write(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        while True:
+            with hold(self.folder / f"{key}.lock", seconds=1.0) as held:
+                if held:
+                    yield
+                    return
+            if stop_requested():
+                raise RunInterrupted("stopped by the user while another run computes its search")
+
     def lend(self, key: str, files: StageFiles) -> bool:
         """Give a stage the result that another run computed.
 
         Returns:
             Whether the stage is answered by another run's work, be it from an earlier try.
         """
-        if self._own(key).is_file():
-            return False
+        marker = files.finished_file.with_suffix(".lent")
+        if files.finished_file.is_file():
+            return marker.is_file()
+        marker.unlink(missing_ok=True)
         others = sorted(self.folder.glob(f"{key}-*.pt"))
         if not others:
             return False
-        if files.finished_file.is_file():
-            return True
         with explain_write(files.finished_file):
             files.folder.mkdir(parents=True, exist_ok=True)
-            _link(others[0], files.finished_file)
+            marker.touch()
+            try:
+                _link(others[0], files.finished_file)
+            except FileNotFoundError:  # the study is over, for whoever removed it
+                marker.unlink()
+                return False
         return True
 
     def keep(self, key: str, files: StageFiles) -> None:
         """Keep what this run computed for others."""
-        own = self._own(key)
+        own = self.folder / f"{key}-{self.run}.pt"
         with explain_write(own):
             own.parent.mkdir(parents=True, exist_ok=True)
             with suppress(FileExistsError):
                 _link(files.finished_file, own)
-
-    def _own(self, key: str) -> Path:
-        return self.folder / f"{key}-{self.run}.pt"
 
 
 def training_key(state: Mapping[str, Tensor], settings: Mapping[str, Any]) -> str:
@@ -64,7 +86,7 @@ def training_key(state: Mapping[str, Tensor], settings: Mapping[str, Any]) -> st
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name, tensor in state.items():
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:24]
 
 

@@ -98,12 +98,13 @@ class Stages:
         how = [label, epochs, list(chosen), weights.tolist(), apart, dict(depends)]
         key = training_key(network.state_dict(), {**self._same(), "training": how})
         outside = Outside(label, *self._ties())
-        lent = self.shared.lend(key, outside.files)
-        result = self._fit(network, task, outside, epochs)
-        if lent:
-            self.reused += result.state.examples
-        else:
-            self.shared.keep(key, outside.files)
+        with self.shared.turn(key, self.stop_requested):
+            lent = self.shared.lend(key, outside.files)
+            result = self._fit(network, task, outside, epochs)
+            if lent:
+                self.reused += result.state.examples
+            else:
+                self.shared.keep(key, outside.files)
         return result
 
     def finish(self, network: SharingStrategy) -> FitResult:

@@ -1,0 +1,119 @@
+"""What a finished run is on paper: its record, and a name made of all that decides its numbers."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from types import UnionType
+from typing import Any, Self, get_args, get_origin, get_type_hints
+
+from cvrbench.environment import versions
+from cvrbench.errors import StoreError
+
+RECORD_VERSION = 2
+NUMBER_FREE = ("data_dir", "results_dir", "trainer.checkpoint_seconds", "trainer.threads")
+"""Keys of the config that are not to change a number, and so are no part of a run's identity."""
+
+Metrics = dict[str, float | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """Everything about one finished run that a table, a plot or a reviewer may ask for."""
+
+    record_version: int
+    run_id: str
+    model: str
+    dataset: str
+    seed: int
+    choices: dict[str, str]
+    config: dict[str, Any]
+    fingerprint: str
+    """Of the prepared data."""
+    tasks: list[dict[str, Any]]
+    """Name, label, parent and joint of each task."""
+    metrics: dict[str, Metrics]
+    """Split -> metric -> value; None where undefined."""
+    undefined: dict[str, dict[str, str]]
+    """Split -> metric -> why it is None."""
+    counts: dict[str, dict[str, dict[str, int]]]
+    """Split -> task or joint -> rows and positives."""
+    test_scored: int
+    """How often this cell's test split was scored, earlier forced runs included."""
+    parameters: int
+    embedding_parameters: int
+    multiply_adds: int
+    """Of one example's forward pass."""
+    seconds: dict[str, float]
+    """`search` and `train` (optimiser steps), `total` (wall clock)."""
+    examples: dict[str, int]
+    """Rows that `search` and `train` computed gradients on."""
+    examples_per_second: float
+    best_step: int
+    best_epoch: float
+    diagnostics: dict[str, Any]
+    environment: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the plain form."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: object, path: Path) -> Self:
+        """Rebuild a record from its plain form.
+
+        Raises:
+            StoreError: It is no record, is of another version, or lacks a key.
+        """
+        if not isinstance(data, Mapping):
+            raise StoreError(f"{path} is no record of a run but a {type(data).__name__}")
+        if data.get("record_version") != RECORD_VERSION:
+            raise StoreError(
+                f"{path} has record version {data.get('record_version')}, this cvrbench reads "
+                f"{RECORD_VERSION}; run the cell again with --force"
+            )
+        for name, hint in _hints().items():
+            if name not in data:
+                raise StoreError(f"{path} has no key {name!r}; run the cell again with --force")
+            if not _fits(data[name], hint):
+                raise StoreError(
+                    f"{path}: {name} is not what a record has there; run the cell again with "
+                    "--force"
+                )
+        return cls(**{name: data[name] for name in _hints()})
+
+
+@cache
+def _hints() -> dict[str, Any]:
+    """Field -> type."""
+    return get_type_hints(RunRecord)
+
+
+def _fits(value: object, hint: Any) -> bool:
+    """Whether a plain value is of a field's type, at any depth."""
+    of = get_args(hint)
+    if hint is Any:
+        return True
+    if isinstance(hint, UnionType):
+        return any(_fits(value, one) for one in of)
+    if get_origin(hint) is dict:
+        return isinstance(value, dict) and all(_fits(v, of[1]) for v in value.values())
+    if get_origin(hint) is list:
+        return isinstance(value, list) and all(_fits(item, of[0]) for item in value)
+    return isinstance(value, int | float if hint is float else hint)
+
+
+def run_id(config: Mapping[str, Any], choices: Mapping[str, str], fingerprint: str) -> str:
+    """Name a run: `adult-mmoe-s0-4f1c...`, the end a hash of all that decides its numbers."""
+    decisive = {
+        **{key: value for key, value in config.items() if key not in NUMBER_FREE},
+        "trainer": {
+            k: v for k, v in config["trainer"].items() if f"trainer.{k}" not in NUMBER_FREE
+        },
+    }
+    known = versions()
+    identity = [decisive, fingerprint, known["cvrbench"], known["torch"]]
+    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
+    return f"{choices['dataset']}-{choices['model']}-s{config['seed']}-{key}"

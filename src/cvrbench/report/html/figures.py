@@ -1,0 +1,106 @@
+"""Figures as inline SVG: drawn as for `--figures`, then made fit to live in one page."""
+
+import re
+import warnings
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from cvrbench.report.html.markup import Html, paragraph, tag, text
+from cvrbench.report.html.parts import Part
+from cvrbench.report.html.readings import COMPARED, SWEPT
+from cvrbench.report.plots.comparison import comparison_figure
+from cvrbench.report.plots.masks_compared import masks_figure
+from cvrbench.report.plots.sharing import agreement_figure, gates_figure
+from cvrbench.report.plots.study import study_figures
+from cvrbench.report.plots.style import save
+from cvrbench.report.plots.transfer import transfer_figure
+from cvrbench.report.sharing import gatings
+from cvrbench.studies import StudySummary
+
+DROPPED = re.compile(r"<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>", re.DOTALL)
+REFERENCE = re.compile(r'(xlink:href="#|url\(#)([^")]+)')
+DECIMALS = re.compile(r"(\.\d\d)\d+")
+"""Hundredths of a point are finer than any screen; the rest is a third of the file."""
+
+
+def compared_figures(part: Part, ident: str) -> list[Html]:
+    """Draw what there is of one dataset, each figure with its reading."""
+    comparison, gain = part.comparison, part.transfer
+    dataset = comparison.dataset
+    drawers: dict[str, Callable[[], Any]] = {
+        "comparison": partial(comparison_figure, comparison),
+        "transfer": lambda: None if gain is None else transfer_figure(comparison, gain),
+        "masks": partial(masks_figure, comparison),
+        "gradients": lambda: agreement_figure(dataset, part.agreements),
+        "gates": lambda: gates_figure(dataset, gatings(comparison)),
+    }
+    return _shown(drawers, COMPARED, ident)
+
+
+def swept_figures(summary: StudySummary, ident: str) -> list[Html]:
+    """Draw what there is of one sweep."""
+    try:
+        figures = study_figures(summary)
+    except ValueError as problem:
+        return [_missing("The figures of this sweep", problem)]
+    drawers = {kind: partial(figures.get, kind) for kind in figures}
+    return _shown(drawers, SWEPT, ident)
+
+
+def _shown(
+    drawers: Mapping[str, Callable[[], Any]], about: Mapping[str, tuple[str, str]], ident: str
+) -> list[Html]:
+    found = []
+    for kind, draw in drawers.items():
+        title, reading = about[kind]
+        try:
+            source = _svg(draw())
+        except ValueError as problem:  # a name that is no text for matplotlib
+            found.append(_missing(title, problem))
+            continue
+        if source:
+            found.append(_figure(source, f"{ident}-{kind}", title, reading))
+    return found
+
+
+def _missing(what: str, problem: ValueError) -> Html:
+    return paragraph(f"{what}: could not be drawn ({str(problem).strip().splitlines()[0]}).")
+
+
+def _svg(figure: Any) -> str:
+    """Write a figure as SVG; nothing where there is no figure."""
+    if figure is None:
+        return ""
+    with TemporaryDirectory() as folder, warnings.catch_warnings():
+        # A letter that the font lacks is a box in the picture; the tables have it.
+        warnings.filterwarnings("ignore", message="Glyph")
+        return save(figure, Path(folder) / "figure.svg").read_text(encoding="utf-8")
+
+
+def _figure(source: str, ident: str, title: str, reading: str) -> Html:
+    caption = tag("figcaption", tag("strong", text(f"{title}.")), text(f" {reading}"))
+    drawing = inline(source, ident, f"{title}. {reading}")
+    box = tag("div", drawing, class_="chart", tabindex="0", role="region", aria_label=title)
+    return tag("figure", box, caption, id=ident)
+
+
+def inline(source: str, ident: str, label: str) -> Html:
+    """Take a drawing of ours out of its file: no prologue, names of its own, sized by the page."""
+    start = source.index("<svg")
+    body = DROPPED.sub("", source[source.index(">", start) + 1 :])
+    used = {name for _, name in REFERENCE.findall(body)}
+    body = re.sub(r' id="([^"]*)"', lambda m: f' id="{ident}-{m[1]}"' if m[1] in used else "", body)
+    body = REFERENCE.sub(rf"\g<1>{ident}-\g<2>", body).replace("xlink:href=", "href=")
+    body = re.sub(r' d="[^"]*"', lambda m: DECIMALS.sub(r"\1", m[0]), body)
+    box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', source)
+    if box is None:
+        raise ValueError("the drawing has no size")
+    width, height = box.groups()
+    opening = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" '
+        f'aria-label="{text(label)}" style="width:{width}pt;min-width:min({width}pt,34rem)">'
+    )
+    return Html(opening + re.sub(r"\s*\n\s*", "\n", body))

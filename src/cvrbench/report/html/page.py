@@ -1,0 +1,202 @@
+"""The page: head, contents, a section per dataset, sweeps.
+
+The same records give the same bytes: nothing in it is of the time or the place it was made at.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from cvrbench.files import explain_write, write_text
+from cvrbench.report.html.fairness import version_of, warnings_between, warnings_of
+from cvrbench.report.html.figures import compared_figures
+from cvrbench.report.html.look import CSS
+from cvrbench.report.html.markup import (
+    NOTHING,
+    Html,
+    bullets,
+    facts,
+    join,
+    paragraph,
+    table,
+    tag,
+    text,
+)
+from cvrbench.report.html.parts import Part, rows_grid
+from cvrbench.report.html.readings import verdict_words
+from cvrbench.report.html.runs import behind
+from cvrbench.report.html.sweeps import sweeps_section
+from cvrbench.studies import StudySummary
+
+NO_SCRIPTS = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+"""What a browser may do with the page, should anything hostile ever get past the escaping."""
+
+
+def render(parts: Sequence[Part], sweeps: Sequence[StudySummary]) -> str:
+    """Write the whole page, in ASCII: whatever reads it needs no encoding."""
+    names = list(dict.fromkeys(part.comparison.dataset for part in parts))
+    title = f"cvrbench report: {', '.join(names) if names else 'sweeps'}"
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name="color-scheme", content="light dark"),
+        tag("meta", http_equiv="Content-Security-Policy", content=NO_SCRIPTS),
+        tag("title", text(title)),
+        tag("style", Html(CSS)),
+    )
+    idents = [f"data-{number}" for number in range(1, len(parts) + 1)]
+    warnings = [warnings_of(part) for part in parts]
+    between = warnings_between(parts)
+    main = tag(
+        "main",
+        *(_dataset(*one) for one in zip(parts, idents, warnings, strict=True)),
+        sweeps_section(sweeps) if sweeps else NOTHING,
+    )
+    header = _header(parts, sweeps, idents, warnings, between)
+    body = tag("body", header, _contents(parts, idents, sweeps), main)
+    page = f"<!DOCTYPE html>\n{tag('html', head, body, lang='en')}\n"
+    return page.encode("ascii", "xmlcharrefreplace").decode("ascii")
+
+
+def _header(
+    parts: Sequence[Part],
+    sweeps: Sequence[StudySummary],
+    idents: Sequence[str],
+    warnings: Sequence[Sequence[str]],
+    between: Sequence[str],
+) -> Html:
+    """Say what was compared, with what versions, and where to be careful."""
+    careful = [
+        _link(ident, f"{_name(part)}: {_count(len(found), 'warning')}")
+        for part, ident, found in zip(parts, idents, warnings, strict=True)
+        if found
+    ]
+    compared = [
+        f"{_count(len(part.comparison.variants), 'row')} on {_name(part)}, "
+        f"{_count(sum(1 for _ in part.runs()), 'run')}"
+        for part in parts
+    ]
+    versions = [f"{name} {' and '.join(_versions(parts, name))}" for name in ("cvrbench", "torch")]
+    told = [
+        *([("compared", "; ".join(compared))] if compared else []),
+        *([("made with", ", ".join(versions))] if parts else []),
+        *([("tuning", _count(len(sweeps), "sweep"))] if sweeps else []),
+    ]
+    box = NOTHING
+    if careful or between:
+        links = tag("ul", *(tag("li", link) for link in careful))
+        box = _aside(
+            join([bullets(between) if between else NOTHING, links if careful else NOTHING])
+        )
+    return tag("header", tag("h1", text("cvrbench report")), facts(told), box)
+
+
+def _versions(parts: Sequence[Part], package: str) -> list[str]:
+    """Every version of a package that a run was made with."""
+    found = {version_of(package, run) for part in parts for _, run in part.runs()}
+    return sorted(version for version in found if version is not None) or ["(version unknown)"]
+
+
+def _contents(parts: Sequence[Part], idents: Sequence[str], sweeps: Sequence[StudySummary]) -> Html:
+    entries = []
+    for part, ident in zip(parts, idents, strict=True):
+        below = [_link(f"{ident}-{key}", title) for key, title in TITLES.items()]
+        entries.append(
+            tag("li", _link(ident, _name(part)), tag("ul", *(tag("li", one) for one in below)))
+        )
+    if sweeps:
+        below = [_link(f"sweep-{n}", one.name) for n, one in enumerate(sweeps, 1)]
+        rest = tag("ul", *(tag("li", one) for one in below))
+        entries.append(tag("li", _link("sweeps", "Sweeps"), rest))
+    return tag("nav", tag("h2", text("Contents")), tag("ol", *entries), aria_label="Contents")
+
+
+def _name(part: Part) -> str:
+    """Name a dataset in the state that was tested."""
+    return f"{part.comparison.dataset} ({part.comparison.fingerprint[:6]})"
+
+
+def _link(ident: str, words: str) -> Html:
+    return tag("a", text(words), href=f"#{ident}")
+
+
+TITLES = {
+    "rows": "Test rows",
+    "values": "Values",
+    "differences": "Differences",
+    "transfer": "Transfer",
+    "figures": "Figures",
+    "runs": "Runs behind each row",
+}
+"""What there is of every dataset, in the order of reading."""
+
+
+def _dataset(part: Part, ident: str, warnings: Sequence[str]) -> Html:
+    comparison = part.comparison
+    bodies = {
+        "rows": table(rows_grid(comparison), f"{ident}-rows-table"),
+        "values": join([table(part.values, f"{ident}-values-table"), *_undefined(part)]),
+        "differences": _differences(part, f"{ident}-differences-table"),
+        "transfer": _transfer(part, f"{ident}-transfer-table"),
+        "figures": join(compared_figures(part, f"{ident}-figure")),
+        "runs": behind(part, f"{ident}-runs-table"),
+    }
+    sections = (
+        tag("section", tag("h3", text(TITLES[key])), body, id=f"{ident}-{key}")
+        for key, body in bodies.items()
+    )
+    return tag(
+        "section",
+        tag("h2", text(f"{comparison.dataset} "), tag("small", text(comparison.fingerprint[:6]))),
+        _aside(bullets(warnings)) if warnings else NOTHING,
+        *sections,
+        id=ident,
+    )
+
+
+def _aside(body: Html) -> Html:
+    return tag("aside", tag("h3", text("Where the comparison is not fair")), body)
+
+
+def _differences(part: Part, ident: str) -> Html:
+    grid, found = part.differences_grid, part.differences
+    problems = [paragraph(f"Not all could be read: {problem}") for problem in part.problems]
+    if grid is None or found is None:
+        words = "Nothing could be tested: no baseline, or no row with two of its seeds."
+        return join(problems) if problems else paragraph(words)
+    return join([paragraph(verdict_words(part.comparison, found)), table(grid, ident), *problems])
+
+
+def _transfer(part: Part, ident: str) -> Html:
+    if part.transfer is not None and (grid := part.transfer_grid) is not None:
+        words = verdict_words(part.comparison, part.transfer.gains)
+        return join([paragraph(words), table(grid, ident)])
+    if part.transfer is not None:
+        return paragraph("The baseline is the tasks alone: the differences above are the gains.")
+    return paragraph("No row single_task with two seeds in common to compare with.")
+
+
+def _undefined(part: Part) -> Iterator[Html]:
+    """Say why a value is missing."""
+    reasons: dict[str, list[str]] = {}
+    for variant, run in part.runs():
+        for metric, reason in run.undefined.get("test", {}).items():
+            seeds = reasons.setdefault(f"{variant.label}: no {metric} ({reason})", [])
+            seeds.append(str(run.seed))
+    if reasons:
+        yield bullets(f"{words}, seed {', '.join(seeds)}" for words, seeds in reasons.items())
+
+
+def _count(n: int, thing: str) -> str:
+    return f"{n} {thing}{'' if n == 1 else 's'}"
+
+
+def write(page: str, place: Path) -> None:
+    """Write a page, whole or not at all.
+
+    Raises:
+        StoreError: The folder is not writable.
+    """
+    with explain_write(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+    write_text(place, page)

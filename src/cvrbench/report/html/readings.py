@@ -1,0 +1,97 @@
+"""How to read each figure, in one sentence."""
+
+from cvrbench.report.differences import Differences
+from cvrbench.report.frames import Comparison
+
+COMPARED = {
+    "comparison": (
+        "AUC of every strategy in every space",
+        "Each panel is one population: look first at how wide the bars are, then at whether the "
+        "means lie further apart than that; the tables, not this picture, test the differences.",
+    ),
+    "transfer": (
+        "Gain over the tasks alone",
+        "Right of zero a task profits from being trained with the others, left of it it would be "
+        "better off alone; only filled dots are differences that hold after the adjustment.",
+    ),
+    "masks": (
+        "What the masks keep and share",
+        "Tasks share on purpose where overlap stands clear of the marks for chance, since masks "
+        "that keep much overlap anyway.",
+    ),
+    "gradients": (
+        "Agreement of the tasks' gradients",
+        "Below zero the tasks pull a layer's weights apart, above it together; where the grey "
+        "line of noise is near zero, a value near zero tells nothing.",
+    ),
+    "gates": (
+        "What the gates mix",
+        "Gates with the same loads and an entropy near 1 treat all experts alike and have not "
+        "specialised; low entropy means that each row takes few experts.",
+    ),
+}
+"""Kind of a figure of a dataset -> what it shows, and how to read it."""
+
+SWEPT = {
+    "history": (
+        "Every trial and the best so far",
+        "Where the line of the best has been flat for long, more trials of this sampler in this "
+        "space would hardly have helped.",
+    ),
+    "curves": (
+        "Every trial over its training",
+        "Crosses end pruned trials; where curves still change places after them, pruning was "
+        "hasty.",
+    ),
+    "importances": (
+        "How much each parameter decides",
+        "The longer the bar, the more this parameter separates good trials from bad ones, within "
+        "the space that was searched.",
+    ),
+    "slices": (
+        "The objective over each parameter",
+        "A best trial (star) at the edge of its panel says that the space was too narrow there.",
+    ),
+    "contour": (
+        "The objective over the two most important numbers",
+        "Trust the colour near dots only, and remember that all other parameters change from dot "
+        "to dot.",
+    ),
+    "parallel": (
+        "All parameters of every trial",
+        "Follow the dark lines, the good trials: where they meet, they agree on a value.",
+    ),
+    "front": (
+        "Objectives against each other",
+        "Nothing on the stairs can be bettered in one objective without a loss in the other.",
+    ),
+    "density": (
+        "The objective over the density of the masks",
+        "Differences smaller than the band may be the seeds' alone.",
+    ),
+}
+"""Kind of a figure of a sweep -> what it shows, and how to read it."""
+
+
+def verdict_words(comparison: Comparison, found: Differences) -> str:
+    """Say in a sentence which differences are real."""
+    verdicts = [
+        (comparison.header(metric), label, one)
+        for metric, by_label in found.verdicts.items()
+        for label, one in by_label.items()
+    ]
+    real = [
+        f"{label} in {header} ({one.difference.mean:+.4f})"
+        for header, label, one in verdicts
+        if one.is_real
+    ]
+    n = len(verdicts)
+    if not real:
+        return (
+            f"None of {n} differences to {found.baseline} is real at 5 %, which is no proof that "
+            "there are none."
+        )
+    be = "is" if len(real) == 1 else "are"
+    return (
+        f"Of {n} differences to {found.baseline} {len(real)} {be} real at 5 %: {'; '.join(real)}."
+    )

@@ -1,0 +1,229 @@
+"""A finished run, run again from its record elsewhere, and held against what it was."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from cvrbench import experiment
+from cvrbench.config.compose import Composed
+from cvrbench.config.validate import config_from_dict
+from cvrbench.data.dataset import open_dataset
+from cvrbench.data.library import ensure, is_outdated, prepared_folder
+from cvrbench.environment import describe_environment
+from cvrbench.errors import DataError, RunError, StoreError
+from cvrbench.record import RunRecord
+from cvrbench.store import ResultStore, RunFolder, read_record, read_run_config
+from cvrbench.training.progress import OnProgress, ignore
+
+NOISE = 1e-4
+"""How far a metric may be off where only the order of additions was another: rounding grows over
+thousands of steps, and moves which look at validation is the best no further than this."""
+FILES = ("best.safetensors", "masks.safetensors")
+Weights = dict[str, npt.NDArray[Any]]
+Verdict = Literal["identical", "noise", "different"]
+
+
+class Deviation(NamedTuple):
+    """A metric, or the weights, then and now."""
+
+    name: str
+    then: float | None
+    now: float | None
+
+    @property
+    def size(self) -> float:
+        """How far apart; infinite where only one is defined."""
+        if self.then is None or self.now is None:
+            return 0.0 if self.then is self.now else float("inf")
+        return abs(self.now - self.then)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Original:
+    """A finished run, read whole, and what it takes to run it again."""
+
+    folder: Path
+    record: RunRecord
+    composed: Composed
+    weights: Weights
+    """Empty where they are not there any more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reproduction:
+    """A run and its copy."""
+
+    original: RunRecord
+    copy: RunRecord
+    metrics: tuple[Deviation, ...]
+    """Every metric of every split: `test ctr_auc`."""
+    weights: float | None
+    """Largest deviation of a weight; None where there is nothing to compare with."""
+    n_weights: int
+    """Tensors compared."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether it is the same bit for bit, within float noise, or not."""
+        sizes = [one.size for one in self.metrics]
+        if max(sizes, default=0.0) > NOISE or self.weights == float("inf"):
+            return "different"
+        return "identical" if not any(sizes) and not self.weights else "noise"
+
+    @property
+    def largest(self) -> Deviation | None:
+        """The metric that is off furthest, if one is off."""
+        off = max(self.metrics, key=lambda one: one.size, default=None)
+        return off if off is not None and off.size > 0 else None
+
+    @property
+    def first(self) -> Deviation | None:
+        """The first metric that is off by more than noise, if one is."""
+        return next((one for one in self.metrics if one.size > NOISE), None)
+
+    @property
+    def changed(self) -> dict[str, tuple[str, str]]:
+        """What the two ran on and is not the same."""
+        return changes(self.original.environment, self.copy.environment)
+
+
+def read_original(run_dir: Path) -> Original:
+    """Read a finished run, and see that its data are there and are still the same.
+
+    Raises:
+        StoreError: The folder holds no run, or something in it is damaged.
+        RunError: The run is unfinished.
+        DataError: Its data are not there, or are others now.
+    """
+    saved = read_run_config(run_dir)
+    if RunFolder(run_dir).checkpoints.is_dir() or not (run_dir / "record.json").is_file():
+        raise RunError(f"{run_dir} is unfinished; end it with `cvrbench resume {run_dir}`")
+    record = read_record(run_dir)
+    composed = Composed(
+        config=config_from_dict(saved["config"]), choices=saved["choices"], overrides=()
+    )
+    _check_data(composed, record)
+    return Original(
+        folder=run_dir, record=record, composed=composed, weights=_read_weights(run_dir)
+    )
+
+
+def reproduce(
+    original: Original, results_dir: Path, *, on_progress: OnProgress = ignore
+) -> Reproduction:
+    """Run it again into another results folder, with as many threads as it had, and compare.
+
+    Raises:
+        StoreError: The results folder is the original's own, or cannot be written.
+        RunError, RunInterrupted: As `experiment.run`.
+    """
+    if results_dir.resolve() in original.folder.resolve().parents:
+        raise StoreError(
+            f"{results_dir} is where {original.record.run_id} lies, which must stay as it is; name "
+            "another folder"
+        )
+    config = original.composed.config
+    threads = original.record.environment.get("threads", config.trainer.threads)
+    config = replace(
+        config, results_dir=str(results_dir), trainer=replace(config.trainer, threads=threads)
+    )
+    copy = experiment.run(replace(original.composed, config=config), on_progress=on_progress)
+    folder = ResultStore(results_dir).runs / copy.run_id
+    n, weights = _compare(original.weights, _read_weights(folder))
+    return Reproduction(
+        original=original.record,
+        copy=copy,
+        metrics=tuple(_deviations(original.record, copy)),
+        weights=weights,
+        n_weights=n,
+    )
+
+
+def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Say which versions and which parts of the machine are others; what is not told is left out.
+
+    >>> changes({"versions": {"torch": "2.1"}, "threads": 2}, {"versions": {"torch": "2.2"}})
+    {'torch': ('2.1', '2.2')}
+    """
+    flat = [_told(then), _told(now)]
+    return {
+        key: (value, flat[1][key])
+        for key, value in flat[0].items()
+        if key in flat[1] and value != flat[1][key]
+    }
+
+
+def _told(environment: Mapping[str, Any]) -> dict[str, str]:
+    versions = environment.get("versions", {})
+    others = ("python", "platform", "device", "threads")
+    found = {**versions, **{key: environment[key] for key in others if key in environment}}
+    if (git := environment.get("git")) is not None:
+        found["git"] = f"{git['commit'][:10]}{' with changes' if git['dirty'] else ''}"
+    return {key: str(value) for key, value in found.items()}
+
+
+def changed_before(record: RunRecord) -> dict[str, tuple[str, str]]:
+    """Say what is known to differ before anything runs: device and threads are not."""
+    return changes(record.environment, describe_environment())
+
+
+def _check_data(composed: Composed, record: RunRecord) -> None:
+    config, name = composed.config.dataset, composed.choices["dataset"]
+    data_dir = Path(composed.config.data_dir)
+    folder = prepared_folder(config, name, data_dir)
+    # What is prepared is never prepared anew here: the run's own data would be lost by that.
+    if folder.is_dir() and is_outdated(config, folder):
+        raise DataError(
+            f"{record.run_id} was trained on a table that has changed since; put the old one back"
+        )
+    dataset = open_dataset(folder) if folder.is_dir() else ensure(config, name, data_dir)
+    if dataset.schema.fingerprint != record.fingerprint:
+        raise DataError(
+            f"{record.run_id} was trained on other data than {folder} holds now (fingerprint "
+            f"{record.fingerprint}, now {dataset.schema.fingerprint}); put the old ones back"
+        )
+
+
+def _read_weights(folder: Path) -> Weights:
+    found: Weights = {}
+    for file in (folder / name for name in FILES):
+        if file.is_file():
+            try:
+                found |= load_file(file)
+            except (OSError, SafetensorError) as error:
+                raise StoreError(
+                    f"{file} cannot be read ({error}); remove it to compare metrics alone"
+                ) from None
+    return found
+
+
+def _deviations(then: RunRecord, now: RunRecord) -> Iterator[Deviation]:
+    for split in dict.fromkeys([*reversed(then.metrics), *now.metrics]):  # test before valid
+        before, after = then.metrics.get(split, {}), now.metrics.get(split, {})
+        for name in dict.fromkeys([*before, *after]):
+            yield Deviation(f"{split} {name}", before.get(name), after.get(name))
+
+
+def _compare(then: Weights, now: Weights) -> tuple[int, float | None]:
+    """Count tensors and give the largest deviation; infinite where names or shapes differ."""
+    if not then:
+        return 0, None
+    if then.keys() != now.keys():
+        return len(then), float("inf")
+    return len(then), max(_apart(then[name], now[name]) for name in then)
+
+
+def _apart(then: npt.NDArray[Any], now: npt.NDArray[Any]) -> float:
+    if then.shape != now.shape or then.dtype != now.dtype:
+        return float("inf")
+    if then.tobytes() == now.tobytes():
+        return 0.0
+    off = np.abs(then.astype(np.float64) - now.astype(np.float64)).max()
+    # Bits that differ without a distance: a zero of another sign.
+    return max(float(off), float(np.finfo(np.float64).tiny))

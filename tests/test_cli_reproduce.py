@@ -132,18 +132,25 @@ def test_weights_that_are_off_alone_are_noise(cvrbench, original, lent):
     said = cvrbench("reproduce", original.name)
     assert said.code == 0
     assert "no metric deviates, of a weight 1.0e-03" in said.out
-    assert "nothing that a record tells is another" in said.out
+    assert "nothing that the records tell is another" in said.out
 
 
 def test_what_is_another_number_is_named_and_fails(cvrbench, original, lent):
     shift(original, 2 * NOISE)
     said = cvrbench("reproduce", original.name)
     assert said.code == 1
-    assert "not reproduced: 2.0e-04 in test cvr_auc" in said.out
+    assert "not reproduced: first 2.0e-04 in test cvr_auc" in said.out
     (found,) = cvrbench("reproduce", original.name, "--json").json()
     assert found["verdict"] == "different"
     assert found["first_difference"]["name"] == "test cvr_auc"
     assert list(Path("scratch").iterdir()) == []
+
+
+def test_a_given_tolerance_is_what_counts(cvrbench, original, lent):
+    shift(original, 0.003)
+    assert cvrbench("reproduce", original.name, "--tolerance", "0.0029").code == 1
+    assert cvrbench("reproduce", original.name, "--tolerance", "0.0031").code == 0
+    assert cvrbench("reproduce", original.name, "--tolerance", "-1").code == 2
 
 
 def test_a_metric_that_is_gone_or_weights_of_another_shape_fail(cvrbench, original, lent):

@@ -232,6 +232,7 @@ def _count(network: SharingStrategy, rows: SplitTensors) -> dict[str, Any]:
 def _environment(device: torch.device, begun: datetime) -> dict[str, Any]:
     return {
         **describe_environment(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
         "device": _device_name(device),
         "threads": torch.get_num_threads(),
         "begun": begun.isoformat(timespec="seconds"),

@@ -22,8 +22,9 @@ from cvrbench.store import ResultStore, RunFolder, read_record, read_run_config
 from cvrbench.training.progress import OnProgress, ignore
 
 NOISE = 1e-4
-"""How far a metric may be off where only the order of additions was another: rounding grows over
-thousands of steps, and moves which look at validation is the best no further than this."""
+"""How far a metric may be off, by default, and still count as the same but for rounding. Rounding
+grows while a network trains: another instruction set moves an AUC by 1e-8 for the first hundreds of
+steps, and by some 1e-4 once it has tipped a unit over (docs/compare-runs.md)."""
 FILES = ("best.safetensors", "masks.safetensors")
 Weights = dict[str, npt.NDArray[Any]]
 Verdict = Literal["identical", "noise", "different"]
@@ -67,12 +68,14 @@ class Reproduction:
     """Largest deviation of a weight; None where there is nothing to compare with."""
     n_weights: int
     """Tensors compared."""
+    noise: float = NOISE
+    """How far a metric may be off."""
 
     @property
     def verdict(self) -> Verdict:
         """Whether it is the same bit for bit, within float noise, or not."""
         sizes = [one.size for one in self.metrics]
-        if max(sizes, default=0.0) > NOISE or self.weights == float("inf"):
+        if max(sizes, default=0.0) > self.noise or self.weights == float("inf"):
             return "different"
         return "identical" if not any(sizes) and not self.weights else "noise"
 
@@ -85,7 +88,7 @@ class Reproduction:
     @property
     def first(self) -> Deviation | None:
         """The first metric that is off by more than noise, if one is."""
-        return next((one for one in self.metrics if one.size > NOISE), None)
+        return next((one for one in self.metrics if one.size > self.noise), None)
 
     @property
     def changed(self) -> dict[str, tuple[str, str]]:
@@ -115,9 +118,19 @@ def read_original(run_dir: Path) -> Original:
 
 
 def reproduce(
-    original: Original, results_dir: Path, *, on_progress: OnProgress = ignore
+    original: Original,
+    results_dir: Path,
+    *,
+    noise: float = NOISE,
+    on_progress: OnProgress = ignore,
 ) -> Reproduction:
     """Run it again into another results folder, with as many threads as it had, and compare.
+
+    Args:
+        original: What to run.
+        results_dir: Where to.
+        noise: How far a metric may be off.
+        on_progress: Told of every step.
 
     Raises:
         StoreError: The results folder is the original's own, or cannot be written.
@@ -142,6 +155,7 @@ def reproduce(
         metrics=tuple(_deviations(original.record, copy)),
         weights=weights,
         n_weights=n,
+        noise=noise,
     )
 
 
@@ -161,7 +175,7 @@ def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[
 
 def _told(environment: Mapping[str, Any]) -> dict[str, str]:
     versions = environment.get("versions", {})
-    others = ("python", "platform", "device", "threads")
+    others = ("python", "platform", "cpu", "device", "threads")
     found = {**versions, **{key: environment[key] for key in others if key in environment}}
     if (git := environment.get("git")) is not None:
         found["git"] = f"{git['commit'][:10]}{' with changes' if git['dirty'] else ''}"

@@ -137,7 +137,7 @@ def _trial(data: Mapping[str, Any]) -> TrialSummary:
     values["by_seed"] = tuple(tuple(seed) for seed in data["by_seed"])
     values["looks"] = tuple((int(step), float(value)) for step, value in data["looks"])
     values["runs"] = tuple(data["runs"])
-    values["words"] = tuple(data["words"])
+    values["words"] = tuple(data.get("words", ()))
     return TrialSummary(**values)
 
 

@@ -25,6 +25,14 @@ def reproduce(
     keep: Annotated[
         bool, typer.Option("--keep", help="Keep the second run, and say where it lies")
     ] = False,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            show_default="0.0001",
+            help="How far a metric may be off; on another processor more than the default",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a finished run again from its record, elsewhere, and say whether it reproduced.
@@ -42,7 +50,8 @@ def reproduce(
         _say(errors, f"since {original.record.run_id} other: {_changes(changed)}")
     with _scratch(keep=keep) as scratch:
         with training_bar(f"{original.record.run_id} again") as on_progress:
-            found = reproduction.reproduce(original, scratch, on_progress=on_progress)
+            noise = reproduction.NOISE if tolerance is None else tolerance
+            found = reproduction.reproduce(original, scratch, noise=noise, on_progress=on_progress)
         copy = scratch / "runs" / found.copy.run_id if keep else None
         if as_json:
             print_json(_json(found, copy))
@@ -84,7 +93,9 @@ def _words(found: "Reproduction") -> str:
     first = found.first
     if first is None:
         return f"not reproduced: its weights have other names or shapes; {_why(found)}"
-    return f"not reproduced: {_deviation(first)}; {_why(found)}"
+    off = found.largest
+    largest = "" if off is None or off == first else f", largest {_deviation(off)}"
+    return f"not reproduced: first {_deviation(first)}{largest}; {_why(found)}"
 
 
 def _deviation(off: Any) -> str:
@@ -95,10 +106,7 @@ def _why(found: "Reproduction") -> str:
     """Say what may be why."""
     if found.changed:
         return f"what may be why: {_changes(found.changed)}"
-    return (
-        "nothing that a record tells is another; a processor of another kind, or a GPU, adds in "
-        "another order"
-    )
+    return "nothing that the records tell is another; another processor, or a GPU, rounds otherwise"
 
 
 def _changes(changed: Mapping[str, tuple[str, str]]) -> str:

@@ -63,12 +63,16 @@ def sweep(
     """
     if status is not None or best is not None:
         _print_stored(results_dir, status=status, best=best, as_json=as_json)
-        return
+    else:
+        _sweep(overrides or [], multirun=multirun, dry_run=dry_run, as_json=as_json)
+
+
+def _sweep(overrides: "Sequence[str]", *, multirun: bool, dry_run: bool, as_json: bool) -> None:
     from cvrbench.config.aside import take_launcher
     from cvrbench.launch import check_installed
     from cvrbench.sweep.plan import check_studies, plan_studies
 
-    launcher, words = take_launcher(overrides or [])
+    launcher, words = take_launcher(overrides)
     check_installed(launcher)
     plans = plan_studies(words, multirun=multirun)
     if dry_run:

@@ -163,7 +163,7 @@ def _made_of(run: RunRecord) -> dict[str, Any]:
 
 def _origin(run: RunRecord) -> dict[str, Any]:
     known = run.environment
-    plain = ("python", "platform", "cpu_count", "device", "threads", "command", "finished")
+    plain = ("python", "platform", "cpu", "cpu_count", "device", "threads", "command", "finished")
     return {
         "data": f"{run.dataset} {run.fingerprint}",
         **{f"version of {name}": value for name, value in known.get("versions", {}).items()},

@@ -67,7 +67,8 @@ SWEPT = {
     ),
     "density": (
         "The objective over the density of the masks",
-        "Differences smaller than the band may be the seeds' alone.",
+        "Trials differ in their other parameters too: what is smaller than the scatter of the "
+        "dots, or than the band of several seeds, tells nothing of density.",
     ),
 }
 """Kind of a figure of a sweep -> what it shows, and how to read it."""

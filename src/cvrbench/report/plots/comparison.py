@@ -5,13 +5,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cvrbench.report.frames import Comparison
-from cvrbench.report.plots.style import POINT, STYLE, TRUTH
+from cvrbench.report.plots.style import POINT, STYLE, TRUTH, plain
 
 
 def comparison_figure(comparison: Comparison) -> Figure:
     """AUC of every space: a dot per seed, the mean and its interval per strategy."""
     metrics = comparison.auc_metrics
-    labels = [variant.label for variant in comparison.variants]
+    labels = [plain(variant.label) for variant in comparison.variants]
     with mpl.rc_context(rc=STYLE):  # type: ignore[arg-type]  # the stubs want literal keys
         figure = Figure(
             figsize=(3.1 * len(metrics) + 1.2, 0.36 * len(labels) + 2.0), layout="constrained"

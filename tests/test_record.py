@@ -51,6 +51,7 @@ def test_a_whole_number_stands_for_a_float():
         (changed(metrics=None), "metrics is not what"),
         (changed(metrics={"test": {"ctr_auc": "0.7"}}), "metrics is not what"),
         (changed(tasks=["ctr"]), "tasks is not what"),
+        (changed(tasks=[{"name": "ctr"}]), "tasks is not what"),
         (changed(counts={"test": {"ctr": 5}}), "counts is not what"),
     ],
 )

@@ -2,13 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
 from types import UnionType
 from typing import Any, Self, get_args, get_origin, get_type_hints
 
+from cvrbench.data.schema import Task
 from cvrbench.environment import versions
 from cvrbench.errors import StoreError
 
@@ -77,7 +78,7 @@ class RunRecord:
         for name, hint in _hints().items():
             if name not in data:
                 raise StoreError(f"{path} has no key {name!r}; run the cell again with --force")
-            if not _fits(data[name], hint):
+            if not _fits(data[name], hint) or (name == "tasks" and not _are_tasks(data[name])):
                 raise StoreError(
                     f"{path}: {name} is not what a record has there; run the cell again with "
                     "--force"
@@ -89,6 +90,10 @@ class RunRecord:
 def _hints() -> dict[str, Any]:
     """Field -> type."""
     return get_type_hints(RunRecord)
+
+
+def _are_tasks(values: Sequence[Mapping[str, Any]]) -> bool:
+    return all(task.keys() == {field.name for field in fields(Task)} for task in values)
 
 
 def _fits(value: object, hint: Any) -> bool:

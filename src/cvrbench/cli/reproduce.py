@@ -47,7 +47,7 @@ def reproduce(
 
     original = reproduction.read_original(ResultStore(results_dir).folder(run))
     if changed := reproduction.changed_before(original.record):
-        _say(errors, f"since {original.record.run_id} other: {_changes(changed)}")
+        _say(errors, f"{original.record.run_id} ran on something else: {_changes(changed)}")
     with _scratch(keep=keep) as scratch:
         with training_bar(f"{original.record.run_id} again") as on_progress:
             noise = reproduction.NOISE if tolerance is None else tolerance

@@ -329,7 +329,19 @@ def test_completion_knows_datasets():
 
 def test_help_names_every_command(cvrbench):
     text = cvrbench("--help").out
-    for command in ("run", "resume", "report", "config", "ls", "show", "data"):
+    names = (
+        "run",
+        "resume",
+        "sweep",
+        "report",
+        "diff",
+        "reproduce",
+        "check",
+        "config",
+        "ls",
+        "show",
+    )
+    for command in (*names, "data", "export"):
         assert command in text
 
 

@@ -399,7 +399,11 @@ def test_attributes_and_text_are_escaped():
     assert [name for name in ("<t>", "<h>", "<c>") if name in table(grid, "x")] == []
 
 
-def test_a_figure_that_cannot_be_drawn_costs_only_itself():
+def test_a_figure_that_cannot_be_drawn_costs_only_itself(monkeypatch):
+    def undrawable(_comparison):
+        raise ValueError("planted")
+
+    monkeypatch.setattr("cvrbench.report.html.figures.comparison_figure", undrawable)
     page = Page(render([part_of([run("$x^{$", 0, 0.7, environment=ENVIRONMENT)])], []))
     assert "AUC of every strategy in every space: could not be drawn" in page.said("p")
     assert "$x^{$" in page.said("th")

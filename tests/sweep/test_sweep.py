@@ -120,7 +120,11 @@ def test_best_prints_a_line_that_runs_as_it_stands(cvrbench, tmp_path):
     assert "no sweep 'other'" in nothing.err
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "gp", "cmaes", "nsga2", "qmc", "random"])
+SAMPLERS = ["tpe", *(pytest.param(s, marks=pytest.mark.slow) for s in ("gp", "cmaes", "nsga2"))]
+SAMPLERS += [pytest.param(s, marks=pytest.mark.slow) for s in ("qmc", "random")]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_sampler_goes_on_after_a_stop_as_if_there_had_been_none(study, sampler):
     words = [f"sampler={sampler}", "startup_trials=2", "trials=5", "trainer.epochs=3"]
     words += ["model.dropout=interval(0,0.5)", "model.search=random"]

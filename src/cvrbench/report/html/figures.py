@@ -58,7 +58,7 @@ def _shown(
         title, reading = about[kind]
         try:
             source = _svg(draw())
-        except ValueError as problem:  # a name that is no text for matplotlib
+        except (ValueError, TypeError) as problem:  # a name that is no text for matplotlib
             found.append(_missing(title, problem))
             continue
         if source:
@@ -66,7 +66,7 @@ def _shown(
     return found
 
 
-def _missing(what: str, problem: ValueError) -> Html:
+def _missing(what: str, problem: Exception) -> Html:
     return paragraph(f"{what}: could not be drawn ({str(problem).strip().splitlines()[0]}).")
 
 

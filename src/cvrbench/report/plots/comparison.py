@@ -12,9 +12,11 @@ def comparison_figure(comparison: Comparison) -> Figure:
     """AUC of every space: a dot per seed, the mean and its interval per strategy."""
     metrics = comparison.auc_metrics
     labels = [plain(variant.label) for variant in comparison.variants]
+    words_width = max(1.2, 0.08 * max(map(len, labels)))  # inches
     with mpl.rc_context(rc=STYLE):  # type: ignore[arg-type]  # the stubs want literal keys
         figure = Figure(
-            figsize=(3.1 * len(metrics) + 1.2, 0.36 * len(labels) + 2.0), layout="constrained"
+            figsize=(3.1 * len(metrics) + words_width, 0.36 * len(labels) + 2.0),
+            layout="constrained",
         )
         axes = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
         for axis, metric in zip(axes, metrics, strict=True):
@@ -26,7 +28,7 @@ def comparison_figure(comparison: Comparison) -> Figure:
         if seeds > 1:
             words = f"{seeds} seeds: dots are seeds, bars the mean's 95 % interval"
         figure.suptitle(
-            f"{comparison.dataset}, test split, {words}",
+            f"{plain(comparison.dataset)}, test split, {words}",
             x=0.01,
             ha="left",
             fontsize=10,
@@ -54,7 +56,7 @@ def _compare(axis: Axes, comparison: Comparison, metric: str) -> None:
     if (best := comparison.best_reachable(metric)) is not None:
         axis.axvline(best, color=TRUTH, linewidth=1.2, linestyle="--")
         axis.text(best, -0.6, "best reachable", color=TRUTH, fontsize=7, ha="right", va="center")
-    axis.set_title(comparison.header(metric))
+    axis.set_title(plain(comparison.header(metric)))
     axis.grid(axis="x")
     axis.set_axisbelow(True)
     axis.margins(x=0.12)

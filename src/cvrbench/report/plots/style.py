@@ -7,6 +7,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from cvrbench.files import explain_write
+from cvrbench.report.harmless import harmless
 
 INK, GRID, POINT, TRUTH = "#1f2933", "#d9dee4", "#2563a8", "#c2410c"
 FAINT, UNUSED = "#7b8794", "#eceff2"
@@ -55,8 +56,8 @@ def look(number: int) -> Look:
 
 
 def plain(text: str) -> str:
-    """Keep a name from being read as a formula."""
-    return text.replace("$", r"\$")
+    """Keep a name from being read as a formula, and what is no character from being drawn."""
+    return harmless(text).replace("$", r"\$")
 
 
 def save(figure: Figure, path: Path) -> Path:

@@ -374,7 +374,7 @@ def test_a_disk_that_is_too_small_is_known_before_it_is_full(raw, tmp_path, monk
 
 
 KILLER = """
-import os, signal, sys
+import itertools, os, signal, sys
 from pathlib import Path
 from cvrbench.data import workplace, writer
 from cvrbench.data.sources.aliccp import ingest, parts
@@ -383,11 +383,10 @@ from cvrbench.data.tolerance import STRICT
 
 raw, target, where, at = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 owner = {"save": parts.Part, "append": writer.StoreWriter, "replace": Path, "rename": Path}[where]
-plain, calls = getattr(owner, where), [0]
+plain, numbers = getattr(owner, where), itertools.count(1)
 
 def counted(*args, **kwargs):
-    calls[0] += 1
-    if calls[0] == at:
+    if next(numbers) == at:  # in one step: parts are saved by several threads
         os.kill(os.getpid(), signal.SIGKILL)
     return plain(*args, **kwargs)
 

@@ -24,11 +24,13 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from cvrbench.errors import StoreError
 
 WORKER, ATTEMPTS, REASON = "worker", "attempts", "reason"
-"""Names of a trial's user attributes."""
+FURTHER = "further"
+"""Names of a trial's user attributes; `further` is the last attempt that got further than before.
+"""
 MISSED = 5
 """Signs of life in a row that a worker may miss."""
 TRIES = 2
-"""A trial whose worker dies is tried once more."""
+"""A trial whose worker dies is tried once more from where it last got further."""
 
 
 @dataclass
@@ -126,8 +128,9 @@ class Claims:
         if now.user_attrs.get(WORKER) != trial.user_attrs.get(WORKER):
             return False  # another was faster
         attempts = now.user_attrs.get(ATTEMPTS, 0) + 1
+        in_vain = attempts - max(now.user_attrs.get(FURTHER, 0) - 1, 0)
         try:
-            if attempts > TRIES:
+            if in_vain > TRIES:
                 reason = f"its worker died {TRIES} times"
                 self.storage.set_trial_user_attr(trial._trial_id, REASON, reason)
                 self.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)

@@ -12,6 +12,7 @@ from cvrbench.config.compose import Composed
 from cvrbench.errors import CellBusy, ConfigError, RunError
 from cvrbench.record import RunRecord
 from cvrbench.store import ResultStore
+from cvrbench.sweep.claims import ATTEMPTS, FURTHER
 from cvrbench.sweep.objectives import WATCHED, measure, of_record, trained
 from cvrbench.sweep.plan import Plan
 from cvrbench.sweep.suggest import suggest
@@ -141,6 +142,9 @@ class _Watch:
     def look(self, look: Look) -> None:
         """Show a look at validation to pruners that watch looks."""
         self.cost.under_way = look.examples
+        attrs = self.trial.user_attrs
+        if self.cost.finished + look.examples > attrs.get("examples", 0):
+            self.trial.set_user_attr(FURTHER, attrs.get(ATTEMPTS, 1))
         self.cost.save()  # a worker that is killed leaves no other word
         step = self.number * looks_per_run(self.cell) + look.number
         first, *others = self.plan.study.settings.objectives

@@ -7,6 +7,7 @@ block alone: not on the number of threads, nor on which parts were there before.
 import hashlib
 import json
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,6 +25,9 @@ from cvrbench.data.sources.aliccp.explain import Reason
 from cvrbench.data.sources.aliccp.grammar import FIELDS, Kind, fields_of
 from cvrbench.data.sources.aliccp.parse import NO_LIMIT, Fault, Lines, parse_or_explain
 
+ONE_READER = threading.Lock()
+"""numpy parses the head of an array with `ast`, which in Python 3.11 fails now and then when two
+threads are at it (CPython issue 106905)."""
 BLOCK_BYTES = 16 << 20
 PIECE_BYTES = 2 << 20
 KINDS: tuple[Kind, ...] = ("common", "skeleton")
@@ -81,7 +85,7 @@ class Part:
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read it back."""
-        with np.load(path, allow_pickle=False) as file:
+        with ONE_READER, np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
         about = json.loads(arrays.pop("about").tobytes())
         bags = {

@@ -140,7 +140,10 @@ with ResultStore(Path("results")).open(name, config={}, choices={}, fresh=True) 
 """
 
 
-@pytest.mark.parametrize("launcher", ["launcher=local", "launcher=processes"])
+@pytest.mark.parametrize(
+    "launcher",
+    ["launcher=local", pytest.param("launcher=processes", marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("end", ["finish", "die"])
 def test_a_cell_that_another_process_holds_comes_last(cvrbench, tmp_path, launcher, end):
     """Its record is read when the other has finished it; it is run when the other has died."""

@@ -14,13 +14,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from cvrbench.config.sweep import Value
 from cvrbench.errors import StoreError
 from cvrbench.files import explain_write, write_text
 
 STUDY_VERSION = 1
 TrialState = Literal["waiting", "running", "complete", "pruned", "failed"]
 Direction = Literal["maximize", "minimize"]
-Value = float | int | bool | str | None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,9 +19,9 @@ from hydra.core.override_parser.types import (
 )
 
 from cvrbench.config.compose import parse
+from cvrbench.config.sweep import Value
 from cvrbench.errors import ConfigError
 
-Value = float | int | bool | str | None
 LONGEST = 1_000_000
 """Values of a dimension that are counted; beyond it nobody wants to walk them."""
 HOW = "write interval(a,b), tag(log,interval(a,b)), int(interval(a,b)), range(a,b) or choice(a,b)"

@@ -10,9 +10,9 @@ from omegaconf import OmegaConf
 from cvrbench.config.aside import compose_group, split
 from cvrbench.config.compose import Composed, compose, leaves, load, parse, product
 from cvrbench.config.locate import find_conf, groups
-from cvrbench.config.space import Dimension, Space, Value, is_dimension, read_space
+from cvrbench.config.space import Dimension, Space, is_dimension, read_space
 from cvrbench.config.suggest import did_you_mean
-from cvrbench.config.sweep import SETTINGS, SweepConfig
+from cvrbench.config.sweep import SETTINGS, SweepConfig, Value
 from cvrbench.config.validate import config_to_dict, validated
 from cvrbench.errors import ConfigError
 

@@ -12,6 +12,8 @@ from annotated_types import Gt, MaxLen, MinLen
 
 from cvrbench.config.limits import FORBID_EXTRA, Count, Seed
 
+Value = float | int | bool | str | None
+"""What a searched key may be, as a study keeps it."""
 SIZES = ("density", "multiply_adds", "parameters")
 """Objectives that are no metric of the validation rows; all are better when lower."""
 

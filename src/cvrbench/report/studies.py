@@ -5,10 +5,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from cvrbench.config.sweep import Value
 from cvrbench.report.frames import Comparison
 from cvrbench.report.grids import Cell, Grid
 from cvrbench.stats import t_interval
-from cvrbench.studies import StudySummary, TrialState, TrialSummary, Value
+from cvrbench.studies import StudySummary, TrialState, TrialSummary
 
 COSTS = ("density", "multiply_adds", "parameters")
 """Objectives that are no metric of the validation rows."""

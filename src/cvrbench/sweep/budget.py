@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from cvrbench.config.sweep import SweepConfig
 
@@ -56,8 +56,3 @@ class Budget:
         spent = self.spent(trials)
         limits = {name: limit for name, limit in self.limits().items() if name != "trials"}
         return any(limit is not None and spent[name] >= limit for name, limit in limits.items())
-
-
-def unfinished(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Give those that somebody is at, or should be."""
-    return [trial for trial in trials if trial.state == TrialState.RUNNING]

@@ -13,8 +13,9 @@ from optuna.distributions import (
 )
 from optuna.trial import Trial
 
-from cvrbench.config.space import Choice, Dimension, Numbers, Space, Value
+from cvrbench.config.space import Choice, Dimension, Numbers, Space
 from cvrbench.config.study import Study
+from cvrbench.config.sweep import Value
 from cvrbench.errors import ConfigError
 from cvrbench.studies import Axis
 

@@ -8,9 +8,10 @@ from typing import Literal
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, Locator, LogLocator, MaxNLocator, NullLocator
 
+from cvrbench.config.sweep import Value
 from cvrbench.report.plots.study.common import broken, complete, label
 from cvrbench.report.studies import value_text
-from cvrbench.studies import StudySummary, Value
+from cvrbench.studies import StudySummary
 
 BIN = 1 / 28
 """Share of an axis that a dot takes: categories stack what is nearer."""

@@ -1,0 +1,1 @@
+"""How sure a number is: intervals, tests, power; pure functions of arrays, each with its source."""

@@ -1,0 +1,61 @@
+"""Rows sorted once by group and score, so that weighted wins are sums over them."""
+
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+Ints = npt.NDArray[np.int64]
+
+
+class Ranked(NamedTuple):
+    """An order of the rows; a block of it holds the rows of one group that share one score."""
+
+    order: Ints
+    """`[rows]`: by group, then by score."""
+    blocks: Ints
+    """`[blocks]`: where each begins in that order."""
+    starts: Ints
+    """`[groups]`: the first block of each group."""
+
+    @classmethod
+    def of(cls, labels: Array, scores: Array, groups: Array | None = None) -> Self:
+        """Sort; without groups all rows are one.
+
+        Raises:
+            ValueError: Lengths differ, or a score is NaN.
+        """
+        if not len(labels) or labels.shape != scores.shape or np.isnan(scores).any():
+            raise ValueError(
+                f"labels {labels.shape} and scores {scores.shape} must be [rows] both, without NaN"
+            )
+        group = np.zeros(len(scores), np.int8) if groups is None else groups
+        order = np.argsort(scores) if groups is None else np.lexsort((scores, group))
+        group, score = group[order], scores[order]
+        new_group = np.append(True, group[1:] != group[:-1])
+        blocks = np.flatnonzero(new_group | np.append(True, score[1:] != score[:-1]))
+        return cls(order, blocks, np.flatnonzero(new_group[blocks]))
+
+    def add(self, weights: Array) -> Array:
+        """Sum weights `[rows]`, in this order, over each block."""
+        return np.add.reduceat(weights, self.blocks)
+
+    def per_group(self, values: Array) -> Array:
+        """Sum values `[blocks]` over each group."""
+        return np.add.reduceat(values, self.starts)
+
+    def before(self, values: Array) -> Array:
+        """Sum values `[blocks]` over the blocks of the same group with lower scores."""
+        running = np.cumsum(values) - values
+        return running - self.over_blocks(running[self.starts])
+
+    def over_blocks(self, values: Array) -> Array:
+        """Repeat values `[..., groups]` over each group's blocks."""
+        sizes = np.diff(np.append(self.starts, len(self.blocks)))
+        return np.repeat(values, sizes, axis=-1)
+
+    def over_rows(self, values: Array) -> Array:
+        """Repeat values `[..., blocks]` over each block's rows, in this order."""
+        sizes = np.diff(np.append(self.blocks, len(self.order)))
+        return np.repeat(values, sizes, axis=-1)

@@ -1,0 +1,174 @@
+"""Influences and their variance against definitions, closed forms and simulation."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats as scipy_stats
+from sklearn.metrics import roc_auc_score
+
+from cvrbench import metrics
+from cvrbench.stats.influence import (
+    auc_influence,
+    common_row_variance,
+    gauc_influence,
+    log_loss_influence,
+    log_losses,
+    row_variance,
+)
+
+
+def delong_by_definition(labels, scores):
+    """Covariance of AUCs from every pair of rows (DeLong et al. 1988, eq. 3 to 6): O(m n)."""
+    kernels = []
+    for score in scores:
+        gaps = score[labels == 1][:, None] - score[labels == 0][None, :]
+        kernels.append(np.where(gaps > 0, 1.0, np.where(gaps == 0, 0.5, 0.0)))
+    of_positives = np.cov([kernel.mean(axis=1) for kernel in kernels])
+    of_negatives = np.cov([kernel.mean(axis=0) for kernel in kernels])
+    return of_positives / (labels == 1).sum() + of_negatives / (labels == 0).sum()
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(2, 40), st.integers(2, 40), st.integers(2, 50))
+def test_row_by_row_it_is_delongs_variance_ties_and_pairing_included(seed, m, n, levels):
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.repeat([1, 0], [m, n]))
+    common = rng.integers(0, levels, m + n)
+    scores = [common + rng.integers(0, 2, m + n) * 1.0, common * 1.0]
+    covariance = delong_by_definition(labels, scores)
+    one, other = (auc_influence(labels, score) for score in scores)
+    assert row_variance(one, labels) == pytest.approx(covariance[0, 0], rel=1e-9, abs=1e-15)
+    gain = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
+    assert row_variance(one - other, labels) == pytest.approx(gain, rel=1e-9, abs=1e-12)
+
+
+def test_rows_of_one_user_that_agree_count_as_less_than_rows_of_many():
+    rng = np.random.default_rng(1)
+    users, each = 150, 8
+    groups = np.repeat(np.arange(users), each)
+
+    def draw():
+        taste = np.repeat(rng.standard_normal(users), each)
+        labels = (taste + rng.standard_normal(users * each) > 0.5).astype(int)
+        return labels, taste + rng.standard_normal(users * each)
+
+    aucs, by_user, by_row = [], [], []
+    for _ in range(600):
+        labels, scores = draw()
+        influence = auc_influence(labels, scores)
+        aucs.append(roc_auc_score(labels, scores))
+        by_user.append(row_variance(influence, labels, groups))
+        by_row.append(row_variance(influence, labels))
+    assert np.mean(by_user) == pytest.approx(np.var(aucs), rel=0.15)
+    assert np.mean(by_row) < 0.8 * np.var(aucs)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 60))
+def test_the_mean_of_the_rows_losses_is_the_log_loss(seed, n):
+    rng = np.random.default_rng(seed)
+    labels, probabilities = rng.integers(0, 2, n), rng.choice([0.0, 1.0, 0.3, 1e-20], n)
+    assert log_losses(labels, probabilities).mean() == pytest.approx(
+        metrics.log_loss(labels, probabilities), rel=1e-12
+    )
+
+
+def test_of_log_losses_it_is_the_paired_t_statistic():
+    rng = np.random.default_rng(2)
+    labels, one, other = rng.integers(0, 2, 500), rng.random(500), rng.random(500)
+    gains = log_loss_influence(labels, one) - log_loss_influence(labels, other)
+    expected = scipy_stats.ttest_rel(log_losses(labels, one), log_losses(labels, other))
+    gain = metrics.log_loss(labels, one) - metrics.log_loss(labels, other)
+    assert gain / np.sqrt(row_variance(gains)) == pytest.approx(expected.statistic, rel=1e-9)
+
+
+def test_of_log_losses_by_user_it_is_the_ratio_estimators_variance():
+    rng = np.random.default_rng(3)
+    labels, predicted, users = rng.integers(0, 2, 400), rng.random(400), rng.integers(0, 30, 400)
+    losses = log_losses(labels, predicted)
+    # Cochran 1977, eq. 6.13: residuals of the users' sums about ratio times users' sizes.
+    sums, sizes = np.bincount(users, losses), np.bincount(users)
+    residuals = sums - sizes * losses.mean()
+    expected = 30 * residuals.var(ddof=1) / 400**2
+    found = row_variance(log_loss_influence(labels, predicted), None, users)
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
+def gauc_by_pairs(labels, scores, groups, weights):
+    """GAUC of weighted rows by its definition, pair by pair."""
+    values, sizes = [], []
+    for group in np.unique(groups):
+        positive, negative = ((groups == group) & (labels == y) for y in (1, 0))
+        if positive.any() and negative.any():
+            pairs = weights[positive][:, None] * weights[negative][None, :]
+            gaps = scores[positive][:, None] - scores[negative][None, :]
+            values.append((pairs * ((gaps > 0) + 0.5 * (gaps == 0))).sum() / pairs.sum())
+            sizes.append(weights[positive].sum() + weights[negative].sum())
+    return np.average(values, weights=sizes)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 6), st.integers(1, 20))
+def test_a_rows_influence_on_gauc_is_its_derivative_by_the_rows_weight(seed, n_groups, levels):
+    rng = np.random.default_rng(seed)
+    groups = rng.permutation(np.repeat(np.arange(n_groups), rng.integers(2, 8, n_groups))) * 7 - 9
+    scores = rng.integers(0, levels, len(groups)) * 1.0
+    labels = rng.integers(0, 2, len(groups))
+    labels[groups == groups[0]] = np.arange((groups == groups[0]).sum()) % 2
+    influence = gauc_influence(labels, scores, groups)
+    for row in range(len(groups)):
+        step = np.zeros(len(groups))
+        step[row] = 1e-5
+        high, low = (gauc_by_pairs(labels, scores, groups, 1 + s) for s in (step, -step))
+        assert influence[row] == pytest.approx((high - low) / 2e-5, abs=1e-8)
+
+
+def test_a_whole_users_influence_on_gauc_is_its_share_of_the_difference():
+    rng = np.random.default_rng(4)
+    groups = rng.integers(0, 12, 300)
+    labels, scores = (rng.random(300) < 0.3) & (groups != 5), rng.standard_normal(300)
+    influence = gauc_influence(labels.astype(int), scores, groups)
+    of_users, used = np.bincount(groups, influence), np.bincount(groups[groups != 5], minlength=12)
+    gauc = metrics.gauc(labels.astype(int), scores, groups).value
+    for user in set(range(12)) - {5}:
+        own = groups == user
+        expected = used[user] * (roc_auc_score(labels[own], scores[own]) - gauc) / used.sum()
+        assert of_users[user] == pytest.approx(expected, rel=1e-9)
+    assert (influence[groups == 5] == 0).all()
+
+
+def test_gauc_has_no_influence_where_it_is_undefined():
+    with pytest.raises(metrics.Undefined, match="no group"):
+        gauc_influence(np.array([1, 0]), np.array([0.1, 0.2]), np.array([1, 2]))
+
+
+def test_the_variance_of_gauc_is_its_spread_over_redrawn_users():
+    rng = np.random.default_rng(5)
+
+    def draw():
+        sizes = rng.integers(2, 30, 120)
+        users = np.repeat(np.arange(120), sizes)
+        skill = np.repeat(rng.normal(1.0, 1.0, 120), sizes)
+        labels = (rng.random(len(users)) < 0.3).astype(int)
+        return labels, skill * labels + rng.standard_normal(len(users)), users
+
+    drawn = [draw() for _ in range(800)]
+    told = [row_variance(gauc_influence(y, s, u), None, u) for y, s, u in drawn]
+    assert np.mean(told) == pytest.approx(
+        np.var([metrics.gauc(*each).value for each in drawn]), rel=0.15
+    )
+
+
+def test_what_seeds_have_in_common_is_their_mean_covariance():
+    rng = np.random.default_rng(6)
+    labels = rng.permutation(np.repeat([1, 0], [30, 70]))
+    scores = labels + rng.standard_normal(100) + rng.standard_normal((4, 100)).round(1)
+    covariance = delong_by_definition(labels, scores)
+    between = covariance[~np.eye(4, dtype=bool)].mean()
+    influences = np.array([auc_influence(labels, score) for score in scores])
+    assert common_row_variance(influences, labels) == pytest.approx(between, rel=1e-9)
+
+
+def test_seeds_with_nothing_in_common_have_no_common_variance():
+    influences = np.array([[1.0, -1.0, 0.0], [-1.0, 1.0, 0.0]])
+    assert common_row_variance(influences) == 0.0
+    with pytest.raises(ValueError, match="at least two"):
+        common_row_variance(influences[:1])

@@ -11,6 +11,10 @@ function and BCE binary cross-entropy:
 
 A chain of more than two tasks works alike: the space of a task is where all its ancestors'
 labels are 1. For tasks without parents the three objectives are the same.
+
+Where labels of training rows are hidden (`data.scarcity`), every mean is a weighted one, hidden
+labels weighing 0. A hidden z leaves its row out of the second loss in all three; rows that were not
+clicked stay in the last two, whose label 0 needs no look at z.
 """
 
 from dataclasses import dataclass
@@ -41,28 +45,30 @@ class Objective:
     chains: tuple[tuple[int, ...], ...]
     """Per task the indices from its root down to and including itself."""
 
-    def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def losses(self, logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
         """Mean loss of each task over the rows it learns on.
 
         Args:
             logits: `[batch, tasks]`.
             labels: `[batch, tasks]`, 0 or 1.
+            weights: `[batch, tasks]`: how much each label counts, 0 where it is hidden, never
+                between 0 and 1. None: all alike.
 
         Returns:
-            `[tasks]`; 0 where the batch holds no row of a task's space.
+            `[tasks]`; 0 where the batch holds no row of a task's space whose label is seen.
         """
         match self.kind:
             case "click_space":
                 observed = self.observed(labels)
                 loss = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
-                return (loss * observed).sum(0) / observed.sum(0).clamp_min(1)
+                return _weighted_mean(loss, observed if weights is None else observed * weights)
             case "entire_space":
                 log_p = self._log_joint(logits)
                 target = self._joint_labels(labels)
-                return -(target * log_p + (1 - target) * _log_one_minus_exp(log_p)).mean(0)
+                loss = -(target * log_p + (1 - target) * _log_one_minus_exp(log_p))
             case _:
                 loss = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
-                return loss.mean(0)
+        return loss.mean(0) if weights is None else _weighted_mean(loss, weights)
 
     def probabilities(self, logits: Tensor) -> Probabilities:
         """Give predictions in every space, float64: `[batch, tasks]` each."""
@@ -105,6 +111,11 @@ def alone(objective: Objective) -> Objective:
     if objective.kind == "entire_space":
         return Objective(kind="click_space", chains=objective.chains)
     return objective
+
+
+def _weighted_mean(loss: Tensor, weights: Tensor) -> Tensor:
+    """Mean over rows, `[batch, tasks]` -> `[tasks]`, 0 without any; a weight is 0 or 1 or more."""
+    return (loss * weights).sum(0) / weights.sum(0).clamp_min(1)
 
 
 def _log_one_minus_exp(x: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ class Probe:
 
     def batches(self, n: int) -> Iterator[Batch]:
         for seed in range(n):
-            features, labels = make_batch(self.schema, rows=64, seed=seed)
+            features, labels, _ = make_batch(self.schema, rows=64, seed=seed)
             double = {"bag_weights": features.bag_weights, "numeric": features.numeric}
             doubled = features._replace(**{name: t.double() for name, t in double.items()})
             yield Batch(doubled, labels.double())

@@ -36,6 +36,8 @@ class Batch(NamedTuple):
     features: Features
     labels: Tensor
     """`[batch, tasks]` float32, 0 or 1."""
+    weights: Tensor | None = None
+    """`[batch, tasks]` float32: how much each label counts, 0 where hidden. None: all alike."""
 
 
 class BagTensors(NamedTuple):
@@ -55,9 +57,17 @@ class SplitTensors(NamedTuple):
     labels: Tensor
     bags: tuple[BagTensors, ...]
     contexts: Tensor | None
+    weights: Tensor | None = None
+    """`[rows, tasks]`, as in `Batch`; only of training rows some of whose labels are hidden."""
 
     @classmethod
-    def load(cls, split: Split, schema: Schema, device: torch.device) -> Self:
+    def load(
+        cls,
+        split: Split,
+        schema: Schema,
+        device: torch.device,
+        weights: npt.NDArray[np.float32] | None = None,
+    ) -> Self:
         """Copy a split to `device`, ids shifted to rows of the one embedding table."""
         sizes = [field.size for field in schema.id_fields]
         starts: npt.NDArray[np.int64] = np.cumsum([0, *sizes])
@@ -82,6 +92,7 @@ class SplitTensors(NamedTuple):
             torch.from_numpy(np.array(split.labels)).to(device),
             bags,
             None if contexts is None else torch.from_numpy(np.array(contexts)).to(device),
+            None if weights is None else torch.from_numpy(weights).to(device),
         )
 
     def __len__(self) -> int:
@@ -101,7 +112,8 @@ class SplitTensors(NamedTuple):
             bag_segments=torch.cat(segments) if values else empty,
             numeric=self.numeric.index_select(0, index),
         )
-        return Batch(features, self.labels.index_select(0, index).float())
+        weights = None if self.weights is None else self.weights.index_select(0, index)
+        return Batch(features, self.labels.index_select(0, index).float(), weights)
 
 
 def _bag_values(bag: BagTensors, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:

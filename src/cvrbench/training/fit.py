@@ -209,7 +209,7 @@ class _Loop:
         device = batch.labels.device.type
         with torch.autocast(device, torch.bfloat16, enabled=self.config.precision == "bf16"):
             logits = forward(batch.features)
-        losses = self.task.objective.losses(logits.float(), batch.labels)
+        losses = self.task.objective.losses(logits.float(), batch.labels, batch.weights)
         loss = (losses * weights).sum()
         if (penalty := self.network.penalty()) is not None:
             loss = loss + penalty
@@ -238,7 +238,8 @@ class _Loop:
         if self.outside.observe is not None:
             look["sharing"] = self.outside.observe(self.network)
         state.history.append(look)
-        told = Look(number=len(state.history), metrics=metrics, examples=state.examples)
+        stage, number = self.outside.stage, len(state.history)
+        told = Look(stage=stage, number=number, metrics=metrics, examples=state.examples)
         self.outside.on_look(told)
 
     def _report(self, total_steps: int) -> None:

@@ -150,7 +150,8 @@ def _gradients(
 ) -> list[tuple[Tensor | None, ...]]:
     """Each task's gradient in every parameter, None where it does not reach it."""
     with torch.enable_grad():
-        losses = objective.losses(network(batch.features).float(), batch.labels)
+        logits = network(batch.features).float()
+        losses = objective.losses(logits, batch.labels, batch.weights)
         return [
             torch.autograd.grad(
                 loss, parameters, retain_graph=task + 1 < len(losses), allow_unused=True

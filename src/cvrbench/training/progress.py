@@ -36,10 +36,12 @@ StopRequested = Callable[[], bool]
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """One look at validation during a run's final training."""
+    """One look at validation during a training."""
 
+    stage: str
+    """As in `Progress`."""
     number: int
-    """Of the look, from 1."""
+    """Of the look within its stage, from 1."""
     metrics: dict[str, float | None]
     examples: int
     """As in `Progress`."""

@@ -17,8 +17,9 @@ from cvrbench.balancing import loss_weights
 from cvrbench.config.schema import Config
 from cvrbench.data.batches import Batch, SplitTensors
 from cvrbench.data.dataset import Dataset
+from cvrbench.data.scarcity import label_weights, scarce_task
 from cvrbench.environment import versions
-from cvrbench.evaluation import Scores, score, selection_score
+from cvrbench.evaluation import Scores, counts, score, selection_score
 from cvrbench.objectives import Objective, alone
 from cvrbench.strategies.base import SharingStrategy
 from cvrbench.training.checkpoint import StageFiles
@@ -47,6 +48,8 @@ class Stages:
     on_look: OnLook = ignore
     shared: SharedStages | None = None
     """Where trainings of searches are that other runs have done, or will want."""
+    on_any_look: OnLook = ignore
+    """Told of the looks of every stage; `on_look` of the last one's alone."""
     results: list[FitResult] = field(default_factory=list)
     probed: int = 0
     """Examples whose gradients were taken outside a training."""
@@ -57,7 +60,12 @@ class Stages:
         """Load the rows that a run may train on and choose by."""
         schema = self.dataset.schema
         self.tasks = tuple(task.name for task in schema.tasks)
-        self.train_rows = SplitTensors.load(self.dataset.train, schema, self.device)
+        protocol, train = self.config.protocol, self.dataset.train
+        self.scarce = scarce_task(schema.tasks, protocol.label_share_task)
+        self.label_weights = label_weights(
+            schema, train.labels, self.scarce, share=protocol.label_share, seed=self.seed
+        )
+        self.train_rows = SplitTensors.load(train, schema, self.device, self.label_weights)
         self.valid = SplitTensors.load(self.dataset.valid, schema, self.device)
         self.weights = loss_weights(self.config.balancing, self.tasks).to(self.device)
         weighed = zip(self.tasks, self.weights.tolist(), strict=True)
@@ -145,7 +153,18 @@ class Stages:
 
     def losses(self, logits: Tensor, batch: Batch) -> Tensor:
         """Loss of each task in its own space, `[tasks]` (`strategies.base.Lab`)."""
-        return alone(self.objective).losses(logits.float(), batch.labels)
+        return alone(self.objective).losses(logits.float(), batch.labels, batch.weights)
+
+    def learnt(self) -> dict[str, dict[str, int]]:
+        """Count the training rows and positives of every space, without hidden labels."""
+        schema, labels = self.dataset.schema, self.dataset.train.labels
+        if self.label_weights is None:
+            return counts(schema, labels)
+        found: dict[str, dict[str, int]] = {}
+        for index, task in enumerate(schema.tasks):
+            seen = counts(schema, labels[self.label_weights[:, index] > 0])
+            found |= {n: count for n, count in seen.items() if n in (task.name, task.joint)}
+        return found
 
     @property
     def sharing(self) -> dict[str, Any]:
@@ -189,6 +208,12 @@ class Stages:
         outside: Outside,
         epochs: float,
     ) -> FitResult:
+        before = self._examples()
+
+        def on_look(look: Look) -> None:
+            self.on_any_look(replace(look, examples=before + look.examples))
+            outside.on_look(look)
+
         result = fit(
             network,
             self.train_rows,
@@ -197,7 +222,7 @@ class Stages:
             self.config.trainer,
             epochs=epochs,
             seed=self.config.seed,
-            outside=outside,
+            outside=outside._replace(on_look=on_look),
         )
         self.results.append(result)
         return result
@@ -224,6 +249,7 @@ class Stages:
         return {
             "trainer": trainer,
             "objective": self.config.objective.kind,
+            "labels": [self.config.protocol.label_share, self.scarce],
             "seed": self.config.seed,
             "fingerprint": self.dataset.schema.fingerprint,
             "device": self.device.type,

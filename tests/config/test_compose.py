@@ -10,7 +10,7 @@ import pytest
 from cvrbench.config.compose import compose, origins, plan
 from cvrbench.config.locate import ASIDE, find_conf, groups
 from cvrbench.config.suggest import did_you_mean
-from cvrbench.config.validate import config_from_dict, config_to_dict
+from cvrbench.config.validate import config_from_dict, config_from_saved, config_to_dict
 from cvrbench.errors import ConfigError
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -171,3 +171,14 @@ def test_the_papers_preset_is_what_the_papers_code_does():
     assert (model.together, model.step, model.masked_step) == (False, "alternate", "legacy")
     assert config.balancing.weights == {"cvr": 1.5}
     assert config.trainer.learning_rate == 1e-4
+
+
+def test_a_config_that_was_saved_before_a_key_was_there_means_what_it_did():
+    now = compose(["model=mmoe"]).config
+    saved = config_to_dict(now)
+    del saved["logger"], saved["protocol"]["label_share"], saved["protocol"]["label_share_task"]
+    assert config_from_saved(saved) == now
+    with pytest.raises(ConfigError, match=r"protocol\.label_share is missing"):
+        config_from_dict({**saved, "logger": {"kind": "none"}})
+    scarce = config_to_dict(compose(["protocol.label_share=0.1"]).config)
+    assert config_from_saved(scarce).protocol.label_share == 0.1

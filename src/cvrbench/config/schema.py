@@ -6,10 +6,11 @@ No field has a default: a change of Python can never silently alter what an old 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 
 from cvrbench.config.dataset import DatasetConfig
 from cvrbench.config.limits import FORBID_EXTRA
+from cvrbench.config.logger import LoggerConfig
 from cvrbench.config.model import ModelConfig
 from cvrbench.config.ncs import NCSConfig
 
@@ -81,6 +82,10 @@ class ProtocolConfig:
     """`mean_auc` (mean over the trained tasks of each task's AUC in its own space) or a metric."""
     score_test: bool
     """Score the test split once, after all choices. Sweep trials set this to false."""
+    label_share: Annotated[float, Gt(0), Le(1)]
+    """Of one task's training labels that the run may learn from (`cvrbench.data.scarcity`)."""
+    label_share_task: str | None
+    """Which task's; null: the last that has a parent, else the last."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +99,7 @@ class Config:
     balancing: BalancingConfig
     trainer: TrainerConfig
     protocol: ProtocolConfig
+    logger: LoggerConfig
     seed: Annotated[int, Ge(0), Lt(2**31)]
     data_dir: str
     results_dir: str

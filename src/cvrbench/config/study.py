@@ -22,6 +22,7 @@ OWN = {"protocol.score_test": "a sweep's trials never see the test split"}
 FIXED = {
     "seed": "trials are run with sweep.seeds",
     "dataset": "values on two datasets cannot be compared; -m makes a study of each",
+    "logger": "it changes no number",
     "data_dir": "it changes no number",
     "results_dir": "it changes no number",
     "trainer.threads": "it changes no number",
@@ -122,11 +123,12 @@ def as_experiment(words: Sequence[str], title: str) -> str:
         ConfigError: As `compose`.
     """
     composed, usual = compose(words), compose()
-    chosen = {g: o for g, o in composed.choices.items() if g != "experiment"}
+    chosen = {g: o for g, o in composed.choices.items() if g not in ("experiment", "logger")}
     plain = _values(compose([f"{group}={option}" for group, option in chosen.items()]))
     keys = OmegaConf.create()
     for key, value in leaves(config_to_dict(composed.config)).items():
-        if value != plain.get(key) and key not in ("seed", "data_dir", "results_dir"):
+        aside = key in ("seed", "data_dir", "results_dir") or key.startswith("logger.")
+        if value != plain.get(key) and not aside:
             OmegaConf.update(keys, key, value, force_add=True)
     options = [
         f"  - override /{group}: {option}"

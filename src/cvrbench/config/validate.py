@@ -10,7 +10,12 @@ from pydantic import TypeAdapter, ValidationError
 from cvrbench.config import schema
 from cvrbench.errors import ConfigError
 
-GROUPS = ("dataset", "model", "objective", "balancing", "trainer", "protocol")
+GROUPS = ("dataset", "model", "objective", "balancing", "trainer", "protocol", "logger")
+BEFORE: dict[str, dict[str, Any]] = {
+    "logger": {"kind": "none"},  # which records leave out: who watched is no part of a result
+    "protocol": {"label_share": 1.0, "label_share_task": None},
+}
+"""Keys that saved configs may lack, and what was done before they could be chosen."""
 RULES = {
     "date": "a day such as 2022-05-03",
     "float": "a number",
@@ -39,6 +44,16 @@ def config_from_dict(values: Mapping[str, Any]) -> schema.Config:
     for group in GROUPS:
         parts[group] = validated(declared[group], values.get(group), group)
     return _validate_root(parts)
+
+
+def config_from_saved(values: Mapping[str, Any]) -> schema.Config:
+    """Validate the config of a run; what an earlier version knew no key for, it did like this.
+
+    Raises:
+        ConfigError: As `config_from_dict`.
+    """
+    earlier = {group: {**keys, **values.get(group, {})} for group, keys in BEFORE.items()}
+    return config_from_dict({**values, **earlier})
 
 
 def validated(declared: Any, values: Any, group: str) -> Any:

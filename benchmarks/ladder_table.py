@@ -15,9 +15,10 @@ from pathlib import Path
 from statistics import mean
 
 from cvrbench.record import RunRecord
+from cvrbench.report.difference_grids import verdict
 from cvrbench.report.differences import Differences, against
 from cvrbench.report.frames import Comparison, Variant, compare
-from cvrbench.report.grids import interval, verdict
+from cvrbench.report.grids import interval
 from cvrbench.store import ResultStore
 
 
@@ -30,7 +31,7 @@ def main() -> None:
     store = ResultStore(options.results)
     for comparison in compare(store.records()):
         labels = {variant.label for variant in comparison.variants}
-        found = {row: against(comparison, row, store) for row in options.against if row in labels}
+        found = against(comparison, [row for row in options.against if row in labels], store)
         metric = options.metric or f"{comparison.tasks[-1].name}_auc"
         print(f"\n### {comparison.dataset}\n\n{table(comparison, metric, found)}")
 
@@ -56,7 +57,7 @@ def _label(variant: Variant) -> str:
 
 
 def _gain(found: Differences, metric: str, variant: Variant) -> str:
-    cell = verdict(found.of(metric, variant.label))
+    cell = verdict(found.of(metric, variant.label), found.margin)
     return f"**{cell.text}**" if cell.strong else cell.text
 
 

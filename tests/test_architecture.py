@@ -19,13 +19,14 @@ DISPATCHERS = ("build_strategy",)
 
 FLOORS = (
     {"errors"},
-    {"rng", "metrics", "stats", "config", "environment", "files", "memory"},
-    {"data"},
+    {"rng", "metrics", "config", "environment", "files", "memory"},
+    {"data", "stats"},
     {"spaces", "record"},
-    {"evaluation"},
+    {"evaluation", "run_files"},
     {"nn", "objectives", "balancing", "masks"},
     {"strategies"},
     {"training", "store", "studies"},
+    {"tracking"},
     {"experiment", "planning", "report", "trained"},
     {"serving", "reproduction"},
     {"launch"},
@@ -42,6 +43,7 @@ HOMES = {
     "filelock": ("data.workplace", "files"),
     "hydra": ("config",),
     "matplotlib": ("report.plots",),
+    "mlflow": ("tracking.on_mlflow",),
     "omegaconf": ("config",),
     "onnx": ("serving.to_onnx",),
     "onnxruntime": (),
@@ -52,6 +54,7 @@ HOMES = {
     "rich": ("cli", "report.tables"),
     "sqlalchemy": ("sweep",),
     "submitit": ("launch.slurm",),
+    "tensorboard": (),
     "torch": (
         "balancing",
         "data.batches",
@@ -63,15 +66,28 @@ HOMES = {
         "objectives",
         "serving",
         "strategies",
+        "tracking.on_tensorboard",
         "trained",
         "training",
     ),
     "typer": ("cli", "config.complete"),
+    "wandb": ("tracking.on_wandb",),
     "yaml": ("config",),
 }
 """The only modules that may import a heavy package; those below a named package are included."""
 
-OPTIONAL = ("cmaes", "grpc", "mysql", "onnx", "postgresql", "ray", "submitit")
+OPTIONAL = (
+    "cmaes",
+    "grpc",
+    "mlflow",
+    "mysql",
+    "onnx",
+    "postgresql",
+    "ray",
+    "submitit",
+    "tensorboard",
+    "wandb",
+)
 """Extras that a user installs for one command. What they bring may be missing, so it is imported
 where it is needed, in functions; the other extras are for development and not imported at all."""
 

@@ -176,9 +176,30 @@ def test_report_prints_for_papers_and_notebooks(cvrbench):
     assert "| mmoe | 2 |" in cvrbench("report", "--format", "md").out
     assert r"\toprule" in cvrbench("report", "--format", "latex").out
     lines = cvrbench("report", "--format", "csv").out.splitlines()
-    assert lines[0].startswith("dataset,fingerprint,strategy,metric,mean")
+    assert lines[0].startswith("dataset,fingerprint,label_share,strategy,metric,mean")
     assert any(",mmoe,cvr_auc," in line and ",shared_bottom," in line for line in lines)
     assert cvrbench("report", "--format", "json").out == cvrbench("report", "--json").out
+
+
+def test_report_keeps_the_runs_that_are_asked_for(cvrbench):
+    cvrbench("run", "-m", "model=shared_bottom,mmoe", "seed=0,1", *QUICK, "--json")
+    (kept,) = cvrbench("report", "model=mmoe", "seed=1", "--json").json()
+    assert [(row["strategy"], row["seeds"]) for row in kept["strategies"]] == [("mmoe", [1])]
+    assert cvrbench("report", "results", "model=mmoe", "--no-html").code == 0
+    wrong = cvrbench("report", "model=mmo")
+    assert (wrong.code, wrong.out) == (2, "")
+    assert "model=mmo: no run has it; there are mmoe, shared_bottom" in wrong.err
+    assert "one folder of results at a time" in cvrbench("report", "results", "others").err
+
+
+def test_a_run_that_failed_shows_in_the_report_with_its_reason(cvrbench):
+    cvrbench("run", "-m", "model=shared_bottom,mmoe", "seed=0,1", *QUICK, "--json")
+    bad = cvrbench("run", "model=mmoe", "seed=2", "trainer.learning_rate=1e30", *QUICK)
+    assert bad.code == 1
+    said = cvrbench("report")
+    words = " ".join(said.out.split())
+    assert "seed 2 (failed: the loss is not finite" in words
+    assert "mmoe trainer.learning_rate=1e+30 0 of 2" in words
 
 
 def test_report_without_predictions_shows_the_values_and_says_what_is_missing(cvrbench):

@@ -15,7 +15,7 @@ from cvrbench.config.compose import compose
 from cvrbench.errors import RunInterrupted
 from cvrbench.record import RunRecord
 from cvrbench.reproduction import NOISE, changes
-from cvrbench.store import read_record
+from cvrbench.run_files import read_record
 
 HOSTILE = "[bold]x[/bold][/red]\x1b[31m"
 

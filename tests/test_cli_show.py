@@ -191,8 +191,14 @@ def test_report_draws_what_masks_share(cvrbench):
     store(other)
     said = cvrbench("report", "--figures", "figures")
     assert said.code == 0
-    assert {file.name for file in Path("figures").iterdir()} == {
-        "log-finger.png", "masks-log-finger.png", "other-finger.png",
+    drawn = {file.name for file in Path("figures").iterdir()}
+    assert drawn == {
+        f"{name}.{ending}"
+        for name in (
+            "log-finger", "masks-log-finger", "other-finger", "cost-log-finger",
+            "seesaw-log-finger", "density-log-finger", "cost-other-finger", "seesaw-other-finger",
+        )
+        for ending in ("png", "svg")
     }  # fmt: skip
 
 

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from cvrbench.config import dataset, launcher, model, schema, sweep
+from cvrbench.config import dataset, launcher, logger, model, schema, sweep
 from cvrbench.evaluation import METRICS_INFO
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 CONFIGS = {
     name: cls
-    for module in (schema, model, dataset, launcher, sweep)
+    for module in (schema, model, dataset, launcher, logger, sweep)
     for name, cls in vars(module).items()
     if dataclasses.is_dataclass(cls) and cls.__module__.startswith("cvrbench.config")
 }

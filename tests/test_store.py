@@ -8,10 +8,11 @@ import pytest
 import cvrbench
 from cvrbench import files
 from cvrbench.environment import describe_environment
-from cvrbench.errors import StoreError
+from cvrbench.errors import RunError, StoreError
 from cvrbench.files import write_text
 from cvrbench.record import RunRecord
-from cvrbench.store import ResultStore, RunFolder, read_record, read_run_config
+from cvrbench.run_files import RunFolder, read_record, read_run_config
+from cvrbench.store import ResultStore
 
 RECORD = RunRecord(
     record_version=2,
@@ -161,3 +162,24 @@ def test_the_environment_names_versions_and_the_state_of_the_checkout():
     assert {"cvrbench", "torch", "numpy", "polars"} <= set(found["versions"])
     git = found["git"]
     assert git is None or len(git["commit"]) == 40
+
+
+def test_why_a_run_failed_is_kept_until_it_is_tried_again(store):
+    with pytest.raises(RunError), enter(store):
+        raise RunError("the loss is not finite")
+    (begun,) = store.begun()
+    assert begun.failure == "the loss is not finite"
+    assert begun.folder == store.runs / "a-b-s0-c"
+    with enter(store):
+        (begun,) = store.begun()
+        assert begun.failure is None
+
+
+def test_a_stopped_run_did_not_fail_and_a_damaged_folder_tells_nothing(store):
+    with pytest.raises(KeyboardInterrupt), enter(store):
+        raise KeyboardInterrupt
+    assert [one.failure for one in store.begun()] == [None]
+    (store.runs / "a-b-s0-c" / "failure.json").write_text('{"reason": 3}')
+    assert store.begun() == []
+    (store.runs / "a-b-s0-c" / "config.json").write_text("{")
+    assert store.begun() == []

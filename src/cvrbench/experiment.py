@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch.utils.flop_counter import FlopCounterMode
 
 from cvrbench.config.compose import Composed
-from cvrbench.config.validate import config_from_dict, config_to_dict
+from cvrbench.config.validate import config_from_saved, config_to_dict
 from cvrbench.data.batches import SplitTensors
 from cvrbench.data.dataset import Dataset, Split
 from cvrbench.data.library import ensure
@@ -27,9 +27,12 @@ from cvrbench.nn import FeatureEncoder
 from cvrbench.objectives import build_objective
 from cvrbench.record import RECORD_VERSION, RunRecord, run_id
 from cvrbench.rng import derive
-from cvrbench.store import ResultStore, RunFolder, read_run_config
+from cvrbench.run_files import RunFolder, read_run_config
+from cvrbench.store import ResultStore
 from cvrbench.strategies import build_strategy
 from cvrbench.strategies.base import SharingStrategy
+from cvrbench.tracking import check_installed
+from cvrbench.tracking.tracker import tracked
 from cvrbench.training.device import explain_memory, resolve_device, torch_settings
 from cvrbench.training.predict import Predictions, predict
 from cvrbench.training.progress import OnLook, OnProgress, ignore, stop_on_interrupt
@@ -59,6 +62,7 @@ def run(
 
     Raises:
         DataError: The dataset is neither prepared nor to be prepared from files at hand.
+        ConfigError: The package of the logger is not installed.
         RunError: The device is absent, the loss is not finite, or a metric is undefined.
         RunInterrupted: The user stopped it; `resume` goes on where it was.
         CellBusy: Another process runs this cell.
@@ -72,6 +76,7 @@ def run(
     name = run_id(plain, composed.choices, dataset.schema.fingerprint)
     if not force and (record := store.find(name)) is not None:
         return record
+    check_installed(config.logger)
     with (
         stop_on_interrupt() as stop_requested,
         store.open(name, config=plain, choices=composed.choices, fresh=force) as folder,
@@ -91,7 +96,9 @@ def run(
             on_look,
             None if searches is None else SharedStages(searches, name),
         )
-        return _Cell(composed, dataset, folder, stages).run()
+        with tracked(composed, dataset.schema.fingerprint, folder.path, fresh=force) as tracker:
+            stages.on_any_look = tracker.look
+            return tracker.finish(_Cell(composed, dataset, folder, stages).run())
 
 
 def resume(run_dir: Path, *, on_progress: OnProgress = ignore) -> RunRecord:
@@ -102,7 +109,7 @@ def resume(run_dir: Path, *, on_progress: OnProgress = ignore) -> RunRecord:
         RunError: The prepared data or the versions changed since it began.
     """
     saved = read_run_config(run_dir)
-    config = config_from_dict(saved["config"])
+    config = config_from_saved(saved["config"])
     config = replace(config, results_dir=str(run_dir.resolve().parent.parent))
     composed = Composed(config=config, choices=saved["choices"], overrides=())
     dataset = ensure(config.dataset, composed.choices["dataset"], Path(config.data_dir))
@@ -192,18 +199,23 @@ class _Cell:
                 save_file(masks, path / "masks.safetensors")
 
     def _identity(self) -> dict[str, Any]:
-        splits = (self.dataset.train, self.dataset.valid, self.dataset.test)
+        # Who watched a run is no part of what it was.
+        config, choices = config_to_dict(self.config), dict(self.composed.choices)
+        del config["logger"]
+        choices.pop("logger", None)
+        others = (self.dataset.valid, self.dataset.test)
+        of_others = {split.name: counts(self.schema, split.labels) for split in others}
         return {
             "record_version": RECORD_VERSION,
             "run_id": self.folder.path.name,
             "model": self.composed.choices["model"],
             "dataset": self.composed.choices["dataset"],
             "seed": self.config.seed,
-            "choices": self.composed.choices,
-            "config": config_to_dict(self.config),
+            "choices": choices,
+            "config": config,
             "fingerprint": self.schema.fingerprint,
             "tasks": [asdict(task) for task in self.schema.tasks],
-            "counts": {split.name: counts(self.schema, split.labels) for split in splits},
+            "counts": {"train": self.stages.learnt(), **of_others},
         }
 
 

@@ -11,11 +11,13 @@ from cvrbench.config.validate import config_to_dict
 from cvrbench.data.dataset import open_dataset
 from cvrbench.data.library import ensure, prepared_folder
 from cvrbench.data.progress import OnRows, silent
+from cvrbench.data.scarcity import scarce_task
 from cvrbench.errors import ConfigError
 from cvrbench.evaluation import selectable
 from cvrbench.files import check_writable
 from cvrbench.record import run_id
 from cvrbench.store import ResultStore, State
+from cvrbench.tracking import check_installed
 from cvrbench.training.device import resolve_device
 
 POLL_SECONDS = 1.0
@@ -58,13 +60,15 @@ def check_plan(cells: Sequence[Composed], *, on_rows: OnRows = silent) -> None:
     """Check what must hold before the first run of a plan starts, and prepare every dataset.
 
     Raises:
-        ConfigError: A loss weight or the selection metric names no task of its dataset.
+        ConfigError: A loss weight, the selection metric or the task of scarce labels names no task
+            of its dataset.
         RunError: A device is absent.
         DataError: A dataset cannot be prepared.
         StoreError: A results folder is not writable.
     """
     for config in (cell.config for cell in cells):
         resolve_device(config.trainer.device)
+        check_installed(config.logger)
         check_writable(Path(config.results_dir))
     for cell in cells:
         config = cell.config
@@ -72,6 +76,7 @@ def check_plan(cells: Sequence[Composed], *, on_rows: OnRows = silent) -> None:
         dataset = ensure(config.dataset, name, data_dir, on_rows=on_rows)
         tasks = dataset.schema.tasks
         loss_weights(config.balancing, tuple(task.name for task in tasks))
+        scarce_task(tasks, config.protocol.label_share_task)
         metric = config.protocol.selection
         if metric not in (valid := ["mean_auc", *selectable(tasks)]):
             raise ConfigError(

@@ -14,7 +14,7 @@ from cvrbench.environment import versions
 from cvrbench.errors import StoreError
 
 RECORD_VERSION = 2
-NUMBER_FREE = ("data_dir", "results_dir", "trainer.checkpoint_seconds", "trainer.threads")
+NUMBER_FREE = ("data_dir", "results_dir", "logger", "trainer.checkpoint_seconds", "trainer.threads")
 """Keys of the config that are not to change a number, and so are no part of a run's identity."""
 
 Metrics = dict[str, float | None]
@@ -40,7 +40,7 @@ class RunRecord:
     undefined: dict[str, dict[str, str]]
     """Split -> metric -> why it is None."""
     counts: dict[str, dict[str, dict[str, int]]]
-    """Split -> task or joint -> rows and positives."""
+    """Split -> task or joint -> rows and positives; of `train` without hidden labels."""
     test_scored: int
     """How often this cell's test split was scored, earlier forced runs included."""
     parameters: int

@@ -12,13 +12,15 @@ from safetensors.numpy import load_file
 
 from cvrbench import experiment
 from cvrbench.config.compose import Composed
-from cvrbench.config.validate import config_from_dict
+from cvrbench.config.logger import NoLoggerConfig
+from cvrbench.config.validate import config_from_saved
 from cvrbench.data.dataset import open_dataset
 from cvrbench.data.library import ensure, is_outdated, prepared_folder
 from cvrbench.environment import describe_environment
 from cvrbench.errors import DataError, RunError, StoreError
 from cvrbench.record import RunRecord
-from cvrbench.store import ResultStore, RunFolder, read_record, read_run_config
+from cvrbench.run_files import RunFolder, read_record, read_run_config
+from cvrbench.store import ResultStore
 from cvrbench.training.progress import OnProgress, ignore
 
 NOISE = 1e-4
@@ -109,7 +111,7 @@ def read_original(run_dir: Path) -> Original:
         raise RunError(f"{run_dir} is unfinished; end it with `cvrbench resume {run_dir}`")
     record = read_record(run_dir)
     composed = Composed(
-        config=config_from_dict(saved["config"]), choices=saved["choices"], overrides=()
+        config=config_from_saved(saved["config"]), choices=saved["choices"], overrides=()
     )
     _check_data(composed, record)
     return Original(
@@ -144,7 +146,10 @@ def reproduce(
     config = original.composed.config
     threads = original.record.environment.get("threads", config.trainer.threads)
     config = replace(
-        config, results_dir=str(results_dir), trainer=replace(config.trainer, threads=threads)
+        config,
+        results_dir=str(results_dir),
+        trainer=replace(config.trainer, threads=threads),
+        logger=NoLoggerConfig(kind="none"),
     )
     copy = experiment.run(replace(original.composed, config=config), on_progress=on_progress)
     folder = ResultStore(results_dir).runs / copy.run_id

@@ -1,30 +1,25 @@
-"""Run records and where they lie: the only code that knows the layout of a results folder.
-
-results_dir/runs/<run id>/
-    config.json          resolved config, chosen options; written first
-    checkpoints/         of a run under way; gone when it is finished
-    history.jsonl        one line per look at validation, searches included
-    predictions.parquet  labels and probabilities of the test rows, in their order
-    best.safetensors     weights that validated best
-    masks.safetensors    masks, of strategies that have some
-    test-scored          how often the test split was scored
-    record.json          the result; written last and atomically, so its presence means done
-    lock                 empty; held by the process that runs it
-"""
+"""All runs of a results folder: which there are, and who works at which."""
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
 
-from cvrbench.errors import CellBusy, StoreError
+from cvrbench.errors import CellBusy, RunError, StoreError
 from cvrbench.files import explain_write, hold, is_held, write_text
 from cvrbench.record import RunRecord
+from cvrbench.run_files import (
+    RunFolder,
+    read_failure,
+    read_predictions,
+    read_record,
+    read_run_config,
+)
 
 State = Literal["new", "unfinished", "finished"]
 
@@ -48,40 +43,15 @@ class Survey:
     """By folder: half-written, foreign, or of another version of cvrbench."""
 
 
-@dataclass(frozen=True)
-class RunFolder:
-    """The folder of one run, locked by this process."""
+@dataclass(frozen=True, kw_only=True)
+class Unfinished:
+    """A run that was begun and has no record."""
 
-    path: Path
-
-    @property
-    def checkpoints(self) -> Path:
-        """Where the stages of an unfinished run are kept."""
-        return self.path / "checkpoints"
-
-    def count_test(self) -> int:
-        """Note that the test split is scored; give how often it has been, this time included."""
-        file = self.path / "test-scored"
-        count = 1 + (int(file.read_text()) if file.is_file() else 0)
-        write_text(file, str(count))
-        return count
-
-    def write_history(self, history: Sequence[Mapping[str, Any]]) -> None:
-        """Write every look at validation, one JSON object a line."""
-        write_text(self.path / "history.jsonl", "".join(json.dumps(h) + "\n" for h in history))
-
-    def write_predictions(self, frame: pl.DataFrame) -> None:
-        """Write the test rows' labels and probabilities."""
-        file = self.path / "predictions.parquet"
-        with explain_write(file):
-            frame.write_parquet(file.with_suffix(".tmp"))
-            file.with_suffix(".tmp").replace(file)
-
-    def finish(self, record: RunRecord) -> None:
-        """Write the record, which makes the run a finished one, and drop its checkpoints."""
-        text = json.dumps(record.to_json(), indent=1, allow_nan=False)
-        write_text(self.path / "record.json", text + "\n")
-        shutil.rmtree(self.checkpoints, ignore_errors=True)
+    folder: Path
+    config: dict[str, Any]
+    choices: dict[str, str]
+    failure: str | None
+    """Why its last try failed; None of one that was stopped or killed, or is running."""
 
 
 class ResultStore:
@@ -144,6 +114,22 @@ class ResultStore:
         """Folders of runs that were begun and not finished."""
         return sorted(folder.parent for folder in self.runs.glob("*/checkpoints"))
 
+    def begun(self) -> list[Unfinished]:
+        """Read what is known of unfinished runs; nothing of a folder that is damaged."""
+        found = []
+        for folder in self.unfinished():
+            with suppress(StoreError):
+                saved = read_run_config(folder)
+                found.append(
+                    Unfinished(
+                        folder=folder,
+                        config=saved["config"],
+                        choices=saved["choices"],
+                        failure=read_failure(folder),
+                    )
+                )
+        return found
+
     def folder(self, run: str) -> Path:
         """Find a run's folder by path, by id, or by a part of the id that fits only one.
 
@@ -187,6 +173,7 @@ class ResultStore:
         Raises:
             CellBusy: Another process works in the folder.
             StoreError: The folder is not writable.
+            RunError: From within, once it is noted in the folder.
         """
         path = self.runs / run_id
         with explain_write(path):
@@ -202,47 +189,16 @@ class ResultStore:
                     folder.checkpoints.mkdir(exist_ok=True)
                 saved = {"config": dict(config), "choices": dict(choices)}
                 write_text(path / "config.json", json.dumps(saved, indent=1) + "\n")
-            yield folder
+                folder.note_failure(None)
+            try:
+                yield folder
+            except RunError as error:
+                folder.note_failure(str(error))
+                raise
 
     def is_busy(self, run_id: str) -> bool:
         """Say whether some process is running a run."""
         return is_held(self.runs / run_id / "lock")
-
-
-def read_record(folder: Path) -> RunRecord:
-    """Read a run's record.
-
-    Raises:
-        StoreError: There is none, or it cannot be read.
-    """
-    return RunRecord.from_json(_read_json(folder / "record.json"), folder / "record.json")
-
-
-def read_predictions(folder: Path) -> pl.DataFrame:
-    """Read a finished run's labels and probabilities on the test rows.
-
-    Raises:
-        StoreError: They are missing or damaged.
-    """
-    file = folder / "predictions.parquet"
-    try:
-        return pl.read_parquet(file)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise StoreError(
-            f"{file} cannot be read ({str(error).splitlines()[0]}); run the cell again with --force"
-        ) from None
-
-
-def read_run_config(folder: Path) -> dict[str, Any]:
-    """Read config and choices of a run, finished or not.
-
-    Raises:
-        StoreError: The folder holds no run.
-    """
-    saved = _read_json(folder / "config.json")
-    if not isinstance(saved, dict) or not {"config", "choices"} <= saved.keys():
-        raise StoreError(f"{folder / 'config.json'} is not the config of a run")
-    return dict(saved)
 
 
 def _read_own_record(folder: Path) -> RunRecord:
@@ -254,16 +210,3 @@ def _read_own_record(folder: Path) -> RunRecord:
             "name; give the folder its name back, or remove it"
         )
     return record
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(), parse_constant=_refuse)
-    except FileNotFoundError:
-        raise StoreError(f"{path.parent} holds no {path.name}") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise StoreError(f"{path} cannot be read: {error}") from None
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no value in JSON")

@@ -14,13 +14,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cvrbench.config.schema import Config
-from cvrbench.config.validate import config_from_dict
+from cvrbench.config.validate import config_from_saved
 from cvrbench.data.dataset import Dataset, open_dataset
 from cvrbench.data.library import prepared_folder
 from cvrbench.data.schema import Schema
 from cvrbench.errors import DataError, RunError, StoreError
 from cvrbench.record import RunRecord
-from cvrbench.store import RunFolder, read_record, read_run_config
+from cvrbench.run_files import RunFolder, read_record, read_run_config
 from cvrbench.strategies import build_strategy
 from cvrbench.strategies.base import SharingStrategy
 from cvrbench.strategies.ncs import NCS
@@ -56,7 +56,7 @@ def load_trained(run_dir: Path) -> Trained:
     if RunFolder(run_dir).checkpoints.is_dir() or not (run_dir / "record.json").is_file():
         raise RunError(f"{run_dir} is unfinished; end it with `cvrbench resume {run_dir}`")
     record = read_record(run_dir)
-    config = config_from_dict(saved["config"])
+    config = config_from_saved(saved["config"])
     dataset = _dataset(config, saved["choices"]["dataset"], record)
     with torch.random.fork_rng(devices=()):  # the fresh weights are replaced below
         network = build_strategy(config.model, dataset.schema)

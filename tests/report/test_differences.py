@@ -7,17 +7,19 @@ import numpy as np
 import polars as pl
 import pytest
 from scipy import stats as scipy_stats
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import log_loss, roc_auc_score
 
 from cvrbench.data.schema import Task
 from cvrbench.errors import ConfigError, StoreError
-from cvrbench.report.differences import against, choose_baselines, read_moves
-from cvrbench.report.frames import compare
-from cvrbench.report.grids import difference_grid
+from cvrbench.metrics import gauc
+from cvrbench.report.difference_grids import difference_grid, over_seeds_grid, power_grid
+from cvrbench.report.differences import Differences, Method, against, choose_baselines
+from cvrbench.report.frames import Comparison, compare
+from cvrbench.report.moves import MovesReader
 from cvrbench.report.tables import comparison_json
-from cvrbench.stats import auc_influence
+from cvrbench.stats.influence import auc_influence
 from cvrbench.store import ResultStore
-from tests.report.test_frames import TASKS, run
+from tests.report.test_frames import COUNTS, TASKS, run
 
 ROWS, USERS = 4000, 500
 
@@ -54,16 +56,23 @@ def write(folder, model, seed, score, click, conversion):
         "cvr_auc": roc_auc_score(conversion[click], p[click]),
         "ctcvr_auc": roc_auc_score(conversion, p * p),
     }
-    record = replace(run(model, seed, None), metrics={"valid": aucs, "test": aucs})
+    save(folder, replace(run(model, seed, None), metrics={"valid": aucs, "test": aucs}), frame)
+
+
+def save(folder, record, frame):
     path = folder / "runs" / record.run_id
     path.mkdir(parents=True)
     frame.write_parquet(path / "predictions.parquet")
     (path / "record.json").write_text(json.dumps(record.to_json()))
 
 
+def versus(comparison: Comparison, baseline: str, store: ResultStore) -> Differences:
+    return against(comparison, [baseline], store)[baseline]
+
+
 def test_the_better_one_is_found_and_the_equal_one_is_not(store):
     (comparison,) = compare(store.records())
-    found = against(comparison, "shared_bottom", store)
+    found = versus(comparison, "shared_bottom", store)
     assert found.clustered
     for metric in ("ctr_auc", "cvr_auc", "ctcvr_auc"):
         assert found.verdicts[metric]["ple"].is_real, metric
@@ -77,13 +86,13 @@ def test_the_better_one_is_found_and_the_equal_one_is_not(store):
 
 def test_adjusting_never_makes_a_difference_more_certain(store):
     (comparison,) = compare(store.records())
-    for verdicts in against(comparison, "shared_bottom", store).verdicts.values():
+    for verdicts in versus(comparison, "shared_bottom", store).verdicts.values():
         assert all(v.adjusted_p >= v.difference.p for v in verdicts.values())
 
 
 def test_the_interval_is_wider_than_seeds_alone_say(store):
     (comparison,) = compare(store.records())
-    verdict = against(comparison, "shared_bottom", store).verdicts["cvr_auc"]["ple"]
+    verdict = versus(comparison, "shared_bottom", store).verdicts["cvr_auc"]["ple"]
     values = [[r.metrics["test"]["cvr_auc"] for r in v.runs] for v in comparison.variants]
     gains = np.subtract(values[2], values[0])
     assert [v.label for v in comparison.variants] == ["shared_bottom", "mmoe", "ple"]
@@ -95,7 +104,7 @@ def test_the_interval_is_wider_than_seeds_alone_say(store):
 
 def test_only_real_differences_are_bold(store):
     (comparison,) = compare(store.records())
-    grid = difference_grid(comparison, against(comparison, "shared_bottom", store))
+    grid = difference_grid(comparison, versus(comparison, "shared_bottom", store))
     mmoe, ple = grid.rows
     assert not any(cell.strong for cell in mmoe)
     assert all(cell.strong for cell in ple[1:])
@@ -104,7 +113,7 @@ def test_only_real_differences_are_bold(store):
 def test_one_seed_in_common_gives_no_verdict(store):
     kept = [r for r in store.records() if r.model != "ple" or r.seed == 3]
     (comparison,) = compare(kept)
-    found = against(comparison, "shared_bottom", store)
+    found = versus(comparison, "shared_bottom", store)
     assert "ple" not in found.verdicts["ctr_auc"]
     mmoe, ple = difference_grid(comparison, found).rows
     assert "±" in mmoe[1].text
@@ -127,13 +136,13 @@ def test_missing_predictions_and_other_rows_are_named(store):
     frame = pl.read_parquet(file)
     frame.with_columns(label_ctr=1 - pl.col("label_ctr")).write_parquet(file)
     with pytest.raises(StoreError, match=r"ple-1.*same test rows"):
-        against(comparison, "shared_bottom", store)
+        versus(comparison, "shared_bottom", store)
     file.write_bytes(b"half a file")
     with pytest.raises(StoreError, match=r"predictions\.parquet cannot be read.*--force"):
-        against(comparison, "shared_bottom", store)
+        versus(comparison, "shared_bottom", store)
 
 
-def test_each_space_has_its_rows_and_its_label(tmp_path):
+def test_each_space_has_its_rows_and_its_label():
     tasks = [Task(**task) for task in TASKS]
     frame = pl.DataFrame(
         {
@@ -146,16 +155,96 @@ def test_each_space_has_its_rows_and_its_label(tmp_path):
         }
     )
     record = run("mmoe", 0, 0.7)
-    (tmp_path / "runs" / record.run_id).mkdir(parents=True)
-    frame.write_parquet(tmp_path / "runs" / record.run_id / "predictions.parquet")
-    moves = read_moves(record, tasks, ResultStore(tmp_path))
+    moves = MovesReader(tasks).read(record, frame)
     of = {"ctr": [0, 1, 1, 0], "cvr": [1, 0], "ctcvr": [0, 1, 0, 0]}
     users = {"ctr": [7, 7, 8, 9], "cvr": [7, 8], "ctcvr": [7, 7, 8, 9]}
     scores = {"ctr": [0.1, 0.2, 0.3, 0.4], "cvr": [0.6, 0.7], "ctcvr": [0.0, 0.1, 0.2, 0.3]}
     assert list(moves) == ["ctr_auc", "cvr_auc", "ctcvr_auc"]
     for space, labels in of.items():
         found = moves[f"{space}_auc"]
-        assert found.labels.tolist() == labels
-        assert found.groups.tolist() == users[space]
-        expected = auc_influence(np.array(labels), np.array(scores[space]))
-        assert found.influence.tolist() == expected.tolist()
+        assert found.rows.labels.tolist() == labels
+        of_rows = dict.fromkeys(users[space], 0.0)
+        influence = auc_influence(np.array(labels), np.array(scores[space]))
+        for user, moved in zip(users[space], influence, strict=True):
+            of_rows[user] += moved
+        assert found.influence.tolist() == pytest.approx(list(of_rows.values()))
+
+
+def test_every_kind_of_metric_is_tested_that_a_record_has(tmp_path):
+    rng = np.random.default_rng(1)
+    merit = rng.standard_normal(ROWS)
+    click = (merit + rng.standard_normal(ROWS) > 0.5).astype(np.uint8)
+    users = np.arange(ROWS) % USERS
+    losses: dict[str, list[np.ndarray]] = {"shared_bottom": [], "ple": []}
+    for model, noise in (("shared_bottom", 1.5), ("ple", 1.0)):
+        for seed in range(3):
+            p = 1 / (1 + np.exp(-merit - noise * rng.standard_normal(ROWS)))
+            frame = pl.DataFrame({"label_ctr": click, "p_ctr": p, "group": users})
+            found = {
+                "ctr_auc": roc_auc_score(click, p),
+                "ctr_logloss": log_loss(click, p),
+                "ctr_gauc": gauc(click, p, users).value,
+            }
+            losses[model].append(-np.log(np.where(click == 1, p, 1 - p)))
+            record = replace(
+                run(model, seed, None), tasks=TASKS[:1], counts={"test": {"ctr": COUNTS["ctr"]}},
+                metrics={"valid": found, "test": found},
+            )  # fmt: skip
+            save(tmp_path, record, frame)
+    store = ResultStore(tmp_path)
+    (comparison,) = compare(store.records())
+    found = versus(comparison, "shared_bottom", store)
+    assert list(found.verdicts) == ["ctr_auc", "ctr_logloss", "ctr_gauc"]
+    assert (
+        found.of("ctr_logloss", "ple").difference.mean
+        < 0
+        < found.of("ctr_gauc", "ple").difference.mean
+    )
+    assert all(found.of(metric, "ple").is_real for metric in found.verdicts)
+    assert found.of("ctr_logloss", "ple").equivalence_p is None
+    gains = np.mean(losses["ple"], axis=0) - np.mean(losses["shared_bottom"], axis=0)
+    of_users = np.bincount(users, weights=gains - gains.mean()) / ROWS
+    of_rows = found.of("ctr_logloss", "ple").difference.of_rows
+    assert of_rows == pytest.approx(USERS * np.var(of_users, ddof=1))
+    drawn = against(comparison, ["shared_bottom"], store, how=Method(draws=400))["shared_bottom"]
+    for metric in found.verdicts:
+        formula, bootstrap = (one.of(metric, "ple").difference for one in (found, drawn))
+        assert bootstrap.mean == formula.mean
+        assert bootstrap.of_rows == pytest.approx(formula.of_rows, rel=0.25)  # 3.5 of its errors
+
+
+def test_what_is_shown_to_be_small_is_equivalent_and_says_so(store):
+    (comparison,) = compare(store.records())
+    wide = against(comparison, ["shared_bottom"], store, how=Method(margin=0.2))["shared_bottom"]
+    assert wide.of("ctr_auc", "mmoe").is_equivalent
+    assert wide.of("ctr_auc", "ple").is_real  # as well, and then it is said first
+    mmoe, ple = difference_grid(comparison, wide).rows
+    assert mmoe[1].text.endswith(" =0.2")
+    assert "p<0.001" in ple[1].text
+    narrow = versus(comparison, "shared_bottom", store)
+    assert not narrow.of("ctr_auc", "mmoe").is_equivalent
+
+
+def test_tests_over_seeds_alone_stand_beside_ours(store):
+    (comparison,) = compare(store.records())
+    found = versus(comparison, "shared_bottom", store)
+    values = [[r.metrics["test"]["cvr_auc"] for r in v.runs] for v in comparison.variants]
+    verdict = found.of("cvr_auc", "ple")
+    assert verdict.t_p == pytest.approx(scipy_stats.ttest_rel(values[2], values[0]).pvalue)
+    assert verdict.wilcoxon_p == pytest.approx(scipy_stats.wilcoxon(*values[::2]).pvalue)
+    assert "With 4 seeds Wilcoxon's p cannot be below 0.125" in (
+        over_seeds_grid(comparison, found).caption
+    )
+
+
+def test_what_it_takes_falls_with_the_size_of_the_difference(store):
+    (comparison,) = compare(store.records())
+
+    def seeds(margin):
+        how = Method(margin=margin)
+        found = against(comparison, ["shared_bottom"], store, how=how)["shared_bottom"]
+        text = power_grid(comparison, found).rows[1][1].text
+        return text.partition("; ")[2]
+
+    assert seeds(0.5) == "2 seeds"
+    assert seeds(0.0001).startswith(("rows x", "more of both"))

@@ -2,14 +2,17 @@
 
 import csv
 import io
+import shutil
+import subprocess
 from dataclasses import replace
 
 import pytest
 
 from cvrbench.report.export import to_csv, to_latex, to_markdown
 from cvrbench.report.frames import compare
-from cvrbench.report.grids import Cell, Grid, comparison_grid
+from cvrbench.report.grids import Cell, Grid
 from cvrbench.report.tables import grid_table
+from cvrbench.report.value_grids import comparison_grid
 from tests.report.test_frames import run
 
 HOSTILE = r"a|b_c\d{e}$f$ &g% #h ~i ^j [bold]k[/bold] <script>l</script> `m` *n*" + "\nnext"
@@ -89,3 +92,23 @@ def test_planted_data_show_what_can_be_reached():
     metrics = {"valid": {}, "test": {**record.metrics["test"], **planted}}
     (comparison,) = compare([replace(record, metrics=metrics)])
     assert "| best reachable |" in to_markdown(comparison_grid(comparison))
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def test_latex_takes_what_we_write(tmp_path):
+    hostile = Cell("a_b & 50 % $x^2$ #1 {} \\frac ~ <b> ± -0.5", strong=True)
+    grid = Grid(
+        title="hostile_name: 100 % & more",
+        headers=("strategy", "CTR\nAUC", "p < 0.05"),
+        rows=((hostile, Cell("-0.0012 ± 0.0004 p<0.001"), Cell("-")),),
+        last=(hostile, Cell("1"), Cell("2")),
+        caption="± is half of it; # is no macro.",
+    )
+    source = tmp_path / "t.tex"
+    head = r"\documentclass{article}\usepackage{booktabs}\begin{document}"
+    source.write_text(f"{head}\n{to_latex(grid)}\n\\end{{document}}\n")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", source.name]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert (tmp_path / "t.pdf").stat().st_size > 1000
+    assert r"$-$0.0012 $\pm$ 0.0004" in source.read_text()

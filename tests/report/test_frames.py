@@ -2,18 +2,23 @@
 
 from dataclasses import replace
 from io import StringIO
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 from scipy import stats as scipy_stats
 
 from cvrbench.record import RunRecord
-from cvrbench.report.frames import compare
-from cvrbench.report.grids import comparison_grid, interval, number
+from cvrbench.report.cost_grids import cost_grid
+from cvrbench.report.frames import Missing, compare
+from cvrbench.report.grids import interval, number
 from cvrbench.report.plots.comparison import comparison_figure
 from cvrbench.report.plots.style import save
+from cvrbench.report.studies import Tuned
 from cvrbench.report.tables import comparison_json, grid_table, run_table
-from cvrbench.stats import Estimate
+from cvrbench.report.value_grids import comparison_grid, mean_ranks, space_grids
+from cvrbench.stats.intervals import Estimate
+from cvrbench.store import Unfinished
 from tests.test_store import RECORD
 
 TASKS = [
@@ -120,9 +125,10 @@ def test_a_comparison_of_two_tasks_fits_80_columns():
     (comparison,) = compare(records)
     console = Console(width=80, file=StringIO())
     console.print(grid_table(comparison_grid(comparison)))
+    console.print(grid_table(cost_grid(comparison, {"shared_embedding": Tuned("a", 99, 10**9)})))
     said = console.file.getvalue()
     assert "…" not in said
-    for word in ("shared_embedding", "(exposures)", "(clicked)", "params", "(s)"):
+    for word in ("shared_embedding", "(exposures)", "(clicked)", "rank", "params", "99: 1000.00"):
         assert word in said
 
 
@@ -139,3 +145,108 @@ def test_what_most_variants_of_a_model_have_is_not_told():
         "ncs search=snip rounds=2",
         "ncs search=unshared base=random",
     ]
+
+
+def begun(model, seed, failure, **protocol):
+    config = {**run(model, seed, None).config, "protocol": protocol}
+    choices = {"model": model, "dataset": "log"}
+    return Unfinished(folder=Path("x"), config=config, choices=choices, failure=failure)
+
+
+def test_what_is_missing_shows_with_its_reason():
+    records = [run("mmoe", seed, 0.7) for seed in (0, 1, 2)]
+    records += [run("ple", seed, 0.7) for seed in (0, 1)]
+    unfinished = [
+        begun("ple", 2, "the loss is not finite by step 7"),
+        begun("cgc", 0, None),
+        begun("cgc", 1, None),
+        begun("mmoe", 9, None, score_test=False),  # a sweep's trial
+        replace(begun("mmoe", 8, None), choices={"model": "mmoe", "dataset": "other"}),
+    ]
+    (comparison,) = compare(records, unfinished)
+    mmoe, ple = comparison.variants
+    assert mmoe.missing == ()
+    assert ple.missing == (Missing(2, "failed: the loss is not finite by step 7"),)
+    assert [(one.label, [m.seed for m in one.missing]) for one in comparison.absent] == [
+        ("cgc", [0, 1, 2])
+    ]
+    grid = comparison_grid(comparison)
+    assert [row[1].text for row in grid.rows] == ["3", "2 of 3", "0 of 3"]
+    assert {cell.text for cell in grid.rows[2][2:]} == {"-"}
+    assert (
+        "Missing: ple seed 2 (failed: the loss is not finite by step 7); "
+        "cgc seeds 0, 1 (unfinished); cgc seed 2 (not run)."
+    ) in grid.caption
+    (row,) = comparison_json(comparison)["absent"]
+    assert row["missing"][0] == {"seed": 0, "reason": "unfinished"}
+
+
+def test_other_shares_of_the_labels_are_never_compared():
+    whole = run("mmoe", 0, 0.7)
+    scarce = [
+        run("mmoe", 0, 0.6, run_id=f"x{share}", config={**whole.config, "protocol": protocol})
+        for share, protocol in (
+            (0.1, {"label_share": 0.1, "label_share_task": None}),
+            (0.01, {"label_share": 0.01, "label_share_task": "ctr"}),
+        )
+    ]
+    found = compare([whole, *scarce])
+    assert [(one.name, len(one.variants)) for one in found] == [
+        ("log", 1),
+        ("log with 10 % of cvr labels", 1),
+        ("log with 1 % of ctr labels", 1),
+    ]
+    assert len({one.slug for one in found}) == 3
+
+
+def test_ranks_are_means_over_the_tasks_own_spaces_and_ties_share_a_place():
+    names = ("ctr_auc", "cvr_auc", "ctcvr_auc")
+    values = {"single_task": (0.6, 0.8, 0.1), "mmoe": (0.7, 0.8, 0.2), "ple": (0.7, 0.9, 0.3)}
+    records = [
+        run(
+            model,
+            0,
+            None,
+            metrics={"test": dict(zip(names, of, strict=True))},
+        )
+        for model, of in values.items()
+    ]
+    (comparison,) = compare(records)
+    assert mean_ranks(comparison) == ["2.8", "2.0", "1.2"]  # of 3 + 2.5, 1.5 + 2.5, 1.5 + 1
+    (comparison,) = compare([*records, run("cgc", 0, None)])
+    assert mean_ranks(comparison) == ["-"] * 4
+
+
+def test_costs_include_searches_and_tuning():
+    examples = {"search": 500_000, "train": 1_000_000}
+    records = [
+        run(
+            "ncs",
+            seed,
+            0.7,
+            seconds={"search": s, "train": 2.0},
+            examples=examples,
+        )
+        for seed, s in ((0, 1.0), (1, 3.0))
+    ]
+    (comparison,) = compare(records)
+    grid = cost_grid(comparison, {"ncs": Tuned("a", 40, 12_000_000)})
+    assert [cell.text for cell in grid.rows[0]] == [
+        "ncs", "20", "1", "2.0", "2.0", "1", "1.50", "40: 12.00"
+    ]  # fmt: skip
+    assert "Tuned: ncs (sweep a, 40 trials, 12,000,000 examples)." in grid.caption
+
+
+def test_each_space_is_judged_by_more_than_its_auc():
+    metrics = {
+        "ctr_auc": 0.7,
+        "ctr_logloss": 0.5,
+        "ctr_pcoc": 1.25,
+        "cvr_auc": 0.6,
+        "ctcvr_auc": 0.6,
+    }
+    (comparison,) = compare([run("mmoe", 0, None, metrics={"test": metrics})])
+    (grid,) = space_grids(comparison)
+    assert grid.headers == ("strategy", "log loss", "PCOC")
+    assert [cell.text for cell in grid.rows[0]] == ["mmoe", "0.5000", "1.2500"]
+    assert grid.title == "log: CTR beyond AUC (exposures)"

@@ -17,10 +17,11 @@ from cvrbench.report.html.fairness import warnings_between, warnings_of
 from cvrbench.report.html.figures import inline
 from cvrbench.report.html.markup import table, tag, text
 from cvrbench.report.html.page import render, write
-from cvrbench.report.html.parts import Part, rows_grid
 from cvrbench.report.html.runs import differing_settings, runs_grid
+from cvrbench.report.part import Part
 from cvrbench.report.studies import budgets_grid, trials_grid, tuned
 from cvrbench.report.transfer import transfer
+from cvrbench.report.value_grids import rows_grid
 from cvrbench.store import ResultStore
 from cvrbench.studies import StudySummary
 from tests.report.made_up_studies import params, searched, study, trial
@@ -120,11 +121,11 @@ def part(tmp_path_factory):
             write_run(folder, model, seed, score, click, conversion)
     store = ResultStore(folder)
     (comparison,) = compare(store.records())
-    found = against(comparison, "shared_bottom", store)
+    found = against(comparison, ["shared_bottom", "single_task"], store)
     return Part(
         comparison=comparison,
-        differences=found,
-        transfer=transfer(comparison, store, found),
+        differences=found["shared_bottom"],
+        transfer=transfer(comparison, found["single_task"]),
         tuned=dict.fromkeys((v.label for v in comparison.variants), None),
     )
 
@@ -179,9 +180,10 @@ def test_the_page_needs_nothing_from_elsewhere(page, source):
 
 
 def test_tables_have_the_cells_of_the_grids(page, part, sweep):
-    assert len(part.grids) == 3
+    titles = [grid.title for grid in part.grids(full=True)]
+    assert len(set(titles)) == len(titles) == 6
     runs = [runs_grid(variant) for variant in part.comparison.variants]
-    grids = [*part.grids, rows_grid(part.comparison), *runs]
+    grids = [*part.grids(full=True), rows_grid(part.comparison), *runs]
     for grid in [*grids, budgets_grid([sweep]), trials_grid(sweep)]:
         head, *rows = page.tables[grid.title]
         assert head == [header.replace("\n", " ") for header in grid.headers]
@@ -205,7 +207,7 @@ def test_bold_is_what_is_real_and_a_sentence_names_it(page, part):
 
 
 def test_headers_name_the_population(page, part):
-    for grid in part.grids:
+    for grid in (part.values, part.differences_grid, part.transfer_grid):
         assert "CVR AUC (clicked)" in page.tables[grid.title][0]
     rows = page.tables["log: what was tested"]
     assert rows[0][1:] == ["CTR (exposures)", "CVR (clicked)", "CTCVR (exposures)"]
@@ -214,7 +216,8 @@ def test_headers_name_the_population(page, part):
 
 def test_every_figure_has_words(page):
     figures = page.all("figure")
-    assert [f["id"] for f in figures[:2]] == ["data-1-figure-comparison", "data-1-figure-transfer"]
+    first = ["data-1-figure-comparison", "data-1-figure-forest", "data-1-figure-transfer"]
+    assert [f["id"] for f in figures[:3]] == first
     assert "sweep-1-history" in {f["id"] for f in figures}
     drawings = page.all("svg")
     assert len(drawings) == len(figures) == len(page.all("figcaption"))
@@ -403,7 +406,7 @@ def test_a_figure_that_cannot_be_drawn_costs_only_itself(monkeypatch):
     def undrawable(_comparison):
         raise ValueError("planted")
 
-    monkeypatch.setattr("cvrbench.report.html.figures.comparison_figure", undrawable)
+    monkeypatch.setattr("cvrbench.report.plots.compared.comparison_figure", undrawable)
     page = Page(render([part_of([run("$x^{$", 0, 0.7, environment=ENVIRONMENT)])], []))
     assert "AUC of every strategy in every space: could not be drawn" in page.said("p")
     assert "$x^{$" in page.said("th")
@@ -415,7 +418,8 @@ def test_a_figure_that_cannot_be_drawn_costs_only_itself(monkeypatch):
 @pytest.fixture
 def results(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(ResultStore, "records", lambda _store: fair())
+    there = ResultStore.survey
+    monkeypatch.setattr(ResultStore, "survey", lambda store: replace(there(store), records=fair()))
     monkeypatch.setattr(ResultStore, "history", lambda _store, _run: [])
     return tmp_path
 

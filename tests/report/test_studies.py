@@ -23,7 +23,7 @@ from cvrbench.report.studies import (
     value_text,
 )
 from cvrbench.report.tables import grid_table
-from cvrbench.store import ResultStore
+from cvrbench.store import ResultStore, Survey
 from cvrbench.studies import Studies, StudySummary
 from tests.report.made_up_studies import AXES, params, searched, study, trial
 from tests.report.test_export import HOSTILE
@@ -213,7 +213,8 @@ def results(tmp_path, monkeypatch):
     """A results folder of two tested runs, one of which a sweep chose."""
     monkeypatch.chdir(tmp_path)
     records = [run("mmoe", 0, 0.7), run("ncs", 0, 0.72)]
-    monkeypatch.setattr(ResultStore, "records", lambda _store: records)
+    survey = Survey(records=records, unreadable=[])
+    monkeypatch.setattr(ResultStore, "survey", lambda _store: survey)
     chosen = {"trial": 2, "overrides": ["model.density=0.3"], "runs": [records[1].run_id]}
     folder = Studies(Path("results")).folder("ncs-log")
     folder.path.mkdir(parents=True)
@@ -269,7 +270,7 @@ def test_a_sweep_of_odd_shape_is_left_out(results, cvrbench):
 
 
 def test_sweeps_alone_are_a_report(results, cvrbench, monkeypatch):
-    monkeypatch.setattr(ResultStore, "records", lambda _store: [])
+    monkeypatch.setattr(ResultStore, "survey", lambda _store: Survey(records=[], unreadable=[]))
     said = cvrbench("report")
     assert said.code == 0
     assert "what tuning cost" in said.out

@@ -8,16 +8,15 @@ import numpy as np
 import pytest
 
 from cvrbench.errors import StoreError
-from cvrbench.report.differences import against
 from cvrbench.report.frames import compare
 from cvrbench.report.plots.sharing import agreement_figure, gates_figure
 from cvrbench.report.plots.style import save
 from cvrbench.report.plots.transfer import transfer_figure
 from cvrbench.report.sharing import agreements, gatings, read_looks
 from cvrbench.report.transfer import transfer, transfer_grid, transfer_json
-from cvrbench.stats import t_interval
+from cvrbench.stats.intervals import t_interval
 from cvrbench.store import ResultStore
-from tests.report.test_differences import ROWS, write
+from tests.report.test_differences import ROWS, versus, write
 from tests.report.test_frames import run
 
 HOSTILE = r"a_b $x^{ [bold] \frac"
@@ -44,25 +43,21 @@ def store(tmp_path):
     return ResultStore(tmp_path)
 
 
+def gained(comparison, store):
+    return transfer(comparison, versus(comparison, "single_task", store))
+
+
 def test_gains_are_the_differences_to_the_tasks_alone(store):
     (comparison,) = compare(store.records())
-    found = transfer(comparison, store)
-    assert found.gains == against(comparison, "single_task", store)
+    found = gained(comparison, store)
+    assert found.gains == versus(comparison, "single_task", store)
     assert found.gains.of("ctr_auc", "ple").is_real
     assert not found.gains.of("ctr_auc", "shared_bottom").is_real
 
 
-def test_differences_at_hand_are_taken_if_they_are_to_the_tasks_alone(store):
-    (comparison,) = compare(store.records())
-    known = against(comparison, "single_task", store)
-    assert transfer(comparison, store, known).gains is known
-    other = against(comparison, "shared_bottom", store)
-    assert transfer(comparison, store, other).gains == known
-
-
 def test_the_mean_gain_is_relative_and_over_the_tasks_own_spaces(store):
     (comparison,) = compare(store.records())
-    found = transfer(comparison, store)
+    found = gained(comparison, store)
     by_label = {v.label: [r.metrics["test"] for r in v.runs] for v in comparison.variants}
     for label in ("shared_bottom", "ple"):
         gains = [
@@ -76,23 +71,23 @@ def test_the_mean_gain_is_relative_and_over_the_tasks_own_spaces(store):
 def test_only_seeds_in_common_count(store):
     kept = [r for r in store.records() if (r.model, r.seed) != ("ple", 2)]
     (comparison,) = compare(kept)
-    assert transfer(comparison, store).relative["ple"].n == 2
+    assert gained(comparison, store).relative["ple"].n == 2
     (comparison,) = compare([r for r in kept if (r.model, r.seed) != ("ple", 1)])
-    found = transfer(comparison, store)
+    found = gained(comparison, store)
     assert "ple" not in found.relative
     assert [cell.text for cell in transfer_grid(comparison, found).rows[1]] == ["ple", *"----"]
 
 
 def test_without_the_tasks_alone_there_is_no_transfer(store):
     (comparison,) = compare([r for r in store.records() if r.model != "single_task"])
-    assert transfer(comparison, store) is None
+    assert transfer(comparison, None) is None
     (comparison,) = compare([r for r in store.records() if r.seed == 0])
-    assert transfer(comparison, store) is None
+    assert gained(comparison, store) is None
 
 
 def test_the_grid_and_the_plain_values_say_the_same(store):
     (comparison,) = compare(store.records())
-    found = transfer(comparison, store)
+    found = gained(comparison, store)
     grid, plain = transfer_grid(comparison, found), transfer_json(found)
     assert grid.title == "log: transfer: gain over single_task"
     assert [row[0].text for row in grid.rows] == ["shared_bottom", "ple"]
@@ -193,7 +188,7 @@ def test_figures_of_sharing_can_be_drawn(tmp_path, n_variants, n_looks):
 def test_the_figure_of_transfer_leaves_out_the_tasks_alone(store, tmp_path):
     records = [replace(record, dataset=HOSTILE) for record in store.records()]
     (comparison,) = compare(records)
-    figure = transfer_figure(comparison, transfer(comparison, store))
+    figure = transfer_figure(comparison, gained(comparison, store))
     assert save(figure, tmp_path / "gain.png").read_bytes().startswith(b"\x89PNG")
     labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
     assert labels == ["shared_bottom", "ple"]

@@ -158,6 +158,30 @@ def preparing_bar() -> "Iterator[Callable[[RowsProgress], None]]":
 
 
 @contextmanager
+def reading_bar(total: int) -> Iterator[Callable[[], None]]:
+    """Show how many runs' predictions were read, their rate and the time left."""
+    bar = Progress(
+        TextColumn("predictions"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(compact=True),
+        console=errors,
+        transient=True,
+        disable=not errors.is_terminal,
+    )
+    task = bar.add_task("", total=total, rate="")
+
+    def advance() -> None:
+        bar.advance(task)
+        speed = bar.tasks[task].speed
+        bar.update(task, rate="" if speed is None else f"{speed:,.1f} runs/s")
+
+    with bar:
+        yield advance
+
+
+@contextmanager
 def working(text: str) -> Iterator[None]:
     """Show that something of unknown length is under way."""
     if not errors.is_terminal:

@@ -1,13 +1,12 @@
 """`cvrbench report`."""
 
-from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cvrbench.cli.console import errors, out, print_json
+from cvrbench.cli.console import errors, out, print_json, reading_bar
 from cvrbench.cli.report_sweeps import draw_sweeps, print_sweeps_json, read_sweeps, sweep_grids
 from cvrbench.errors import ConfigError, StoreError
 
@@ -15,12 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cvrbench.record import RunRecord
-    from cvrbench.report.differences import Differences
-    from cvrbench.report.frames import Comparison
+    from cvrbench.report.differences import Method
+    from cvrbench.report.filters import Filters
     from cvrbench.report.grids import Grid
-    from cvrbench.report.html.parts import Part
-    from cvrbench.report.sharing import Agreement
-    from cvrbench.report.transfer import Transfer
+    from cvrbench.report.part import Part
     from cvrbench.store import ResultStore
     from cvrbench.studies import StudySummary
 
@@ -46,6 +43,26 @@ Baseline = Annotated[
         help="Row to compare with; default: shared_bottom, shared_embedding or single_task",
     ),
 ]
+Margin = Annotated[
+    float,
+    typer.Option(
+        metavar="AUC",
+        min=1e-5,
+        max=0.5,
+        help="Difference that matters: equivalence is shown within it, power told for it",
+    ),
+]
+Bootstrap = Annotated[
+    int,
+    typer.Option(
+        metavar="DRAWS",
+        min=0,
+        help="Redraw the test rows so often for their doubt (try 1000); 0: by formula",
+    ),
+]
+Full = Annotated[
+    bool, typer.Option("--full", help="Print every table, as the page has them, not the main ones")
+]
 Layout = Annotated[
     Format, typer.Option("--format", help="How tables are printed; `json` is --json")
 ]
@@ -65,47 +82,139 @@ NoHtml = Annotated[
 ]
 
 
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[RESULTS_DIR] [KEY=VALUE[,VALUE]]...",
+        help="Folder of results, and which runs: dataset=kuairand model=ncs,mmoe seed=0,1,2",
+    ),
+]
+
+
 def report(
-    results_dir: Annotated[Path, typer.Argument(help="Folder of results")] = Path("results"),
+    words: Words = None,
     figures: Figures = None,
     baseline: Baseline = None,
+    margin: Margin = 0.001,
+    bootstrap: Bootstrap = 0,
     layout: Layout = Format.terminal,
     as_json: AsJson = False,
+    full: Full = False,
     html: Html = None,
     no_html: NoHtml = False,
 ) -> None:
     """Compare all finished runs: per dataset the values, and which differences are real."""
-    from cvrbench.report.harmless import harmless
+    from cvrbench.report.differences import Method
+    from cvrbench.report.filters import read_filters
+    from cvrbench.report.gather import with_curves
     from cvrbench.store import ResultStore
 
+    results_dir = _folder(words or [])
+    filters = read_filters(word for word in words or [] if "=" in word)
     store = ResultStore(results_dir)
     layout = Format.json if as_json else layout
+    _refuse_html(html, layout, no_html=no_html)
+    sweeps = filters.sweeps(read_sweeps(results_dir))
+    parts = _read(store, filters, sweeps, baseline, Method(margin=margin, draws=bootstrap))
+    if not parts and not sweeps:
+        raise StoreError(
+            f"{results_dir} holds no finished run with a scored test; run `cvrbench run model=ncs`"
+        )
+    with_page = layout is Format.terminal and not no_html
+    if figures is not None or with_page:
+        parts = [with_curves(part, store) for part in parts]
+    _present(parts, layout=layout, full=full, figures=figures, sweeps=sweeps)
+    if with_page:
+        _write_page(parts, sweeps, html, results_dir)
+
+
+def _read(
+    store: "ResultStore",
+    filters: "Filters",
+    sweeps: "Sequence[StudySummary]",
+    baseline: str | None,
+    how: "Method",
+) -> "list[Part]":
+    """Read and test what is asked for, and name what cannot be read."""
+    from cvrbench.report.gather import gather
+    from cvrbench.report.harmless import harmless
+
+    survey = store.survey()
+    for one in survey.unreadable:
+        errors.print(f"left out: {harmless(one.why)}", markup=False, soft_wrap=True)
+    records = filters.records(survey.records)
+    with reading_bar(len(records)) as advance:
+        return gather(
+            records,
+            store,
+            begun=filters.begun(store.begun()),
+            sweeps=sweeps,
+            baseline=baseline,
+            how=how,
+            on_read=advance,
+        )
+
+
+def _present(
+    parts: "Sequence[Part]",
+    *,
+    layout: Format = Format.terminal,
+    full: bool = False,
+    figures: Path | None = None,
+    sweeps: "Sequence[StudySummary]" = (),
+) -> None:
+    """Print, and draw where wanted, what runs say against each other."""
+    for part in parts:
+        for problem in filter(None, (part.untested, *part.problems)):
+            errors.print(problem, soft_wrap=True, markup=False)
+    match layout:
+        case Format.csv:
+            _print_csv(parts)
+        case Format.json:
+            for part in parts:
+                _print_json(part)
+            print_sweeps_json(sweeps)
+        case _:
+            grids = [grid for part in parts for grid in part.grids(full=full)]
+            for grid in [*grids, *sweep_grids(sweeps)]:
+                _print_grid(grid, layout)
+    if figures is not None:
+        _draw(parts, figures)
+        draw_sweeps(sweeps, figures)
+
+
+def present_runs(
+    records: "Sequence[RunRecord]", store: "ResultStore", *, figures: Path | None = None
+) -> None:
+    """Print, and draw where wanted, what some runs alone say against each other."""
+    from cvrbench.report.gather import gather, with_curves
+
+    parts = gather(records, store)
+    if figures is not None:
+        parts = [with_curves(part, store) for part in parts]
+    _present(parts, figures=figures)
+
+
+def _folder(words: "Sequence[str]") -> Path:
+    """Give the one word that is no filter, or the usual folder."""
+    folders = [word for word in words if "=" not in word]
+    if len(folders) > 1:
+        raise ConfigError(
+            f"{' and '.join(folders)}: one folder of results at a time; a filter is KEY=VALUE"
+        )
+    return Path(folders[0] if folders else "results")
+
+
+def _refuse_html(html: Path | None, layout: Format, *, no_html: bool) -> None:
     if html is not None and (no_html or layout is not Format.terminal):
         raise ConfigError(
             f"--html {html} goes with the terminal's tables alone: leave out "
             f"{'--no-html' if no_html else f'--format {layout.value}'}"
         )
-    for one in store.survey().unreadable:
-        errors.print(f"left out: {harmless(one.why)}", markup=False, soft_wrap=True)
-    sweeps = read_sweeps(results_dir)
-    parts = present(
-        store.records(), store, baseline=baseline, layout=layout, figures=figures, sweeps=sweeps
-    )
-    if not parts and not sweeps:
-        raise StoreError(
-            f"{results_dir} holds no finished run with a scored test; run `cvrbench run model=ncs`"
-        )
-    if layout is not Format.terminal:
-        return
-    if unfinished := store.unfinished():
-        errors.print(f"{len(unfinished)} unfinished runs are not counted; `cvrbench ls` lists them")
-    if not no_html:
-        _write_page(parts, store, sweeps, html, results_dir)
 
 
 def _write_page(
     parts: "Sequence[Part]",
-    store: "ResultStore",
     sweeps: "Sequence[StudySummary]",
     wanted: Path | None,
     results_dir: Path,
@@ -113,10 +222,9 @@ def _write_page(
     """Write the page and say where it is; results that cannot be written to are no failure."""
     from cvrbench.report.html.page import render, write
 
-    page = render([replace(part, agreements=_agreements(part, store)) for part in parts], sweeps)
     place = wanted or results_dir / "report" / "index.html"
     try:
-        write(page, place)
+        write(render(parts, sweeps), place)
     except StoreError as problem:
         if wanted is not None:
             raise
@@ -127,115 +235,29 @@ def _write_page(
     errors.print(f"wrote {place}", soft_wrap=True, markup=False)
 
 
-def present(
-    records: "Sequence[RunRecord]",
-    store: "ResultStore",
-    *,
-    baseline: str | None = None,
-    layout: Format = Format.terminal,
-    figures: Path | None = None,
-    sweeps: "Sequence[StudySummary]" = (),
-) -> "list[Part]":
-    """Print, and draw where wanted, what runs say against each other; give what was found."""
-    from cvrbench.report.differences import choose_baselines
-    from cvrbench.report.frames import compare
-
-    comparisons = compare(records)
-    rows = choose_baselines(comparisons, baseline) if comparisons else []
-    parts = [
-        _part(comparison, row, store, sweeps)
-        for comparison, row in zip(comparisons, rows, strict=True)
-    ]
-    _print(parts, layout, sweeps)
-    if figures is not None:
-        for part in parts:
-            _draw(part, store, figures)
-        draw_sweeps(sweeps, figures)
-    return parts
-
-
-def _part(
-    comparison: "Comparison",
-    baseline: str | None,
-    store: "ResultStore",
-    sweeps: "Sequence[StudySummary]",
-) -> "Part":
-    """Test what can be tested; what cannot, is told on stderr and in the part."""
-    from cvrbench.report.differences import against
-    from cvrbench.report.html.parts import Part
-    from cvrbench.report.studies import tuned
-    from cvrbench.report.transfer import transfer
-
-    found: Differences | None = None
-    gain: Transfer | None = None
-    problems = []
-    what = "differences"
-    try:
-        if baseline is not None:
-            found = against(comparison, baseline, store)
-            what = "transfer"
-            gain = transfer(comparison, store, found)
-    except StoreError as problem:
-        problems.append(f"no {what} for {comparison.dataset}: {problem}")
-        errors.print(problems[-1], soft_wrap=True, markup=False)
-    return Part(
-        comparison=comparison,
-        differences=found,
-        transfer=gain,
-        tuned=tuned(comparison, sweeps),
-        sweeps=tuple(sweeps),
-        problems=tuple(problems),
-    )
-
-
-def _draw(part: "Part", store: "ResultStore", folder: Path) -> None:
-    from cvrbench.report.plots.comparison import comparison_figure
-    from cvrbench.report.plots.masks_compared import masks_figure
-    from cvrbench.report.plots.sharing import agreement_figure, gates_figure
+def _draw(parts: "Sequence[Part]", folder: Path) -> None:
+    from cvrbench.report.plots.across import across_figures
+    from cvrbench.report.plots.compared import compared_figures
     from cvrbench.report.plots.style import save
-    from cvrbench.report.plots.transfer import transfer_figure
-    from cvrbench.report.sharing import gatings
 
-    comparison, gain = part.comparison, part.transfer
-    dataset = comparison.dataset
-    figures = {
-        "": comparison_figure(comparison),
-        "masks-": masks_figure(comparison),
-        "gradients-": agreement_figure(dataset, _agreements(part, store)),
-        "gates-": gates_figure(dataset, gatings(comparison)),
-        "transfer-": None if gain is None else transfer_figure(comparison, gain),
+    drawers = {
+        f"{'' if kind == 'comparison' else f'{kind}-'}{part.comparison.slug}": draw
+        for part in parts
+        for kind, draw in compared_figures(part).items()
     }
-    for kind, figure in figures.items():
-        if figure is not None:
-            name = f"{kind}{dataset}-{comparison.fingerprint[:6]}.png"
-            errors.print(f"wrote {save(figure, folder / name)}", soft_wrap=True, markup=False)
+    drawers |= {one.name: one.draw for one in across_figures(parts)}
+    for name, draw in drawers.items():
+        if (figure := draw()) is None:
+            continue
+        for ending in ("png", "svg"):  # no with_suffix: a name may end in `-0.3`
+            path = save(figure, folder / f"{name}.{ending}")
+            errors.print(f"wrote {path}", soft_wrap=True, markup=False)
 
 
-def _agreements(part: "Part", store: "ResultStore") -> "tuple[Agreement, ...]":
-    from cvrbench.report.sharing import agreements
-
-    try:
-        return tuple(agreements(part.comparison, store))
-    except StoreError as problem:
-        words = f"no gradients for {part.comparison.dataset}: {problem}"
-        errors.print(words, soft_wrap=True, markup=False)
-        return ()
-
-
-def _print(parts: "Sequence[Part]", layout: Format, sweeps: "Sequence[StudySummary]") -> None:
+def _print_csv(parts: "Sequence[Part]") -> None:
     from cvrbench.report.export import to_csv
 
-    match layout:
-        case Format.csv:
-            print(to_csv([(part.comparison, part.differences) for part in parts]), end="")
-        case Format.json:
-            for part in parts:
-                _print_json(part)
-            print_sweeps_json(sweeps)
-        case _:
-            grids = [grid for part in parts for grid in part.grids]
-            for grid in [*grids, *sweep_grids(sweeps)]:
-                _print_grid(grid, layout)
+    print(to_csv([(part.comparison, part.differences) for part in parts]), end="")
 
 
 def _print_json(part: "Part") -> None:

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from cvrbench.cli.console import errors, out, preparing_bar, print_json, training_bar
 from cvrbench.cli.plan import run_plan, summary
-from cvrbench.cli.report import present
+from cvrbench.cli.report import present_runs
 from cvrbench.config.complete import complete
 from cvrbench.errors import RunInterrupted
 
@@ -163,4 +163,4 @@ def _print_results(
         return
     if records:
         store = ResultStore(Path(str(records[0].config["results_dir"])))
-        present(records, store, figures=figures)
+        present_runs(records, store, figures=figures)

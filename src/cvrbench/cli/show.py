@@ -63,7 +63,8 @@ def show(
 
         cvrbench show sharing RUN
     """
-    from cvrbench.store import ResultStore, read_record
+    from cvrbench.run_files import read_record
+    from cvrbench.store import ResultStore
 
     what, run = _parse(words)
     if plot is not None and what != MASKS:
@@ -113,6 +114,7 @@ def _show_run(record: "RunRecord", results_dir: Path) -> None:
         "examples/s": f"{record.examples_per_second:,.0f}",
         "best weights": f"step {record.best_step:,}, epoch {record.best_epoch}",
         "test scored": f"{record.test_scored} times" if record.test_scored != 1 else "once",
+        "learnt from": _learnt(record),
         **_shared(record, results_dir),
         **{key: _words(value) for key, value in record.environment.items()},
     }
@@ -120,6 +122,13 @@ def _show_run(record: "RunRecord", results_dir: Path) -> None:
     for key, value in facts.items():
         table.add_row(escape(key), escape(value))
     out.print(table)
+
+
+def _learnt(record: "RunRecord") -> str:
+    """Say how many training labels were seen, hidden ones (`protocol.label_share`) left out."""
+    counts = record.counts.get("train", {}).items()
+    seen = [f"{name.upper()} {c['positives']:,} of {c['rows']:,}" for name, c in counts]
+    return f"positives of rows: {', '.join(seen)}" if seen else "not recorded"
 
 
 def _words(value: Any) -> str:

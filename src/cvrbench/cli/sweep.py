@@ -13,7 +13,7 @@ from rich.table import Table
 from cvrbench.cli.browse import ResultsDir
 from cvrbench.cli.console import errors, note, out, preparing_bar, print_json
 from cvrbench.cli.plan import run_plan
-from cvrbench.cli.report import present
+from cvrbench.cli.report import present_runs
 from cvrbench.cli.run import AsJson, Overrides
 from cvrbench.cli.sweep_view import study_view
 from cvrbench.errors import CvrbenchError, RunInterrupted, StoreError
@@ -187,7 +187,7 @@ def _print_results(
     out.print(grid_table(budgets_grid(summaries)))
     store = ResultStore(results_dir)
     final = {run for summary in summaries for run in (summary.chosen or {}).get("runs", [])}
-    present([record for record in store.records() if record.run_id in final], store)
+    present_runs([record for record in store.records() if record.run_id in final], store)
     for summary in summaries:
         out.print(_command(summary), soft_wrap=True, markup=False)
 

@@ -1,46 +1,60 @@
 """Which differences to the baseline are real: paired over seeds, and over the same test rows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
-import polars as pl
-
-from cvrbench.data.schema import Task
-from cvrbench.errors import ConfigError, StoreError
+from cvrbench.errors import ConfigError
 from cvrbench.record import RunRecord
 from cvrbench.report.frames import Comparison
-from cvrbench.spaces import spaces
-from cvrbench.stats import (
-    Difference,
-    Floats,
-    Labels,
-    auc_influence,
-    difference,
-    holm,
-    row_variance,
-)
+from cvrbench.report.moves import KINDS, Moves, MovesReader, doubt_of_rows
+from cvrbench.stats.difference import Difference, difference
+from cvrbench.stats.equivalence import equivalence
+from cvrbench.stats.multiple import holm
+from cvrbench.stats.over_seeds import paired_t, wilcoxon
 from cvrbench.store import ResultStore
 
+ON_MARGIN = ("auc", "gauc")
+"""Kinds of metric that a margin of AUC is a margin of."""
+MARGIN = 0.001
+"""Difference of AUC that matters where the user says nothing; the field publishes such gains."""
 USUAL_BASELINES = ("shared_bottom", "shared_embedding", "single_task")
 """What a table is held against where the user names nothing, the first that is there."""
 
 
 @dataclass(frozen=True, kw_only=True)
+class Method:
+    """How differences are tested."""
+
+    margin: float = MARGIN
+    """Difference of AUC or GAUC that matters."""
+    draws: int = 0
+    """Bootstrap draws of the test rows; 0: their variance is DeLong's and Obuchowski's."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """A variant's AUC less the baseline's."""
+    """A variant's metric less the baseline's."""
 
     difference: Difference
     adjusted_p: float
     """After Holm, over all variants of one metric."""
+    equivalence_p: float | None
+    """Of a difference as large as the margin, after Holm; None where a margin says nothing."""
+    t_p: float
+    """Of Student's paired test over seeds, which knows nothing of the test rows; not adjusted."""
+    wilcoxon_p: float
+    """Of the signed-rank test over seeds, likewise."""
 
     @property
     def is_real(self) -> bool:
         """Whether the difference stands at 5 per cent after the adjustment."""
         return self.adjusted_p < 0.05
+
+    @property
+    def is_equivalent(self) -> bool:
+        """Whether it is shown, at 5 per cent, to be smaller than the margin."""
+        return self.equivalence_p is not None and self.equivalence_p < 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,13 +63,36 @@ class Differences:
 
     baseline: str
     verdicts: dict[str, dict[str, Verdict]]
-    """Metric -> variant -> verdict."""
+    """Metric -> variant -> verdict; AUC, log loss and GAUC of every space."""
     clustered: bool
     """Whether test rows were taken user by user."""
+    how: Method
+
+    @property
+    def margin(self) -> float:
+        """Difference of AUC or GAUC that matters."""
+        return self.how.margin
 
     def of(self, metric: str, label: str) -> Verdict | None:
         """Give a variant's verdict in one metric, if it has one."""
         return self.verdicts.get(metric, {}).get(label)
+
+
+def verdict_json(verdict: Verdict) -> dict[str, Any]:
+    """Give the plain form; `p` and `adjusted_p` are with both doubts, the last two with seeds'."""
+    d = verdict.difference
+    return {
+        "mean": d.mean,
+        "half_width": d.half_width,
+        "p": d.p,
+        "seeds": d.seeds,
+        "adjusted_p": verdict.adjusted_p,
+        "equivalence_p": verdict.equivalence_p,
+        "seed_variance": d.of_seeds,
+        "row_variance": d.of_rows,
+        "t_p": verdict.t_p,
+        "wilcoxon_p": verdict.wilcoxon_p,
+    }
 
 
 def choose_baselines(comparisons: Sequence[Comparison], wanted: str | None) -> list[str | None]:
@@ -73,89 +110,119 @@ def choose_baselines(comparisons: Sequence[Comparison], wanted: str | None) -> l
     return [wanted if wanted in labels else None for labels in rows]
 
 
-def against(comparison: Comparison, baseline: str, store: ResultStore) -> Differences:
-    """Compare every variant with the baseline from the predictions kept on the test rows.
+def against(
+    comparison: Comparison,
+    baselines: Sequence[str],
+    store: ResultStore,
+    how: Method | None = None,
+    on_read: Callable[[], None] = lambda: None,
+) -> dict[str, Differences]:
+    """Compare every variant with each baseline, from the predictions kept on the test rows.
+
+    Every run's predictions are read once.
+
+    Args:
+        comparison: The variants.
+        baselines: Labels of some of them.
+        store: Where the predictions are.
+        how: Margin and bootstrap draws; None for the usual.
+        on_read: Told of every run whose predictions are read.
 
     Raises:
         StoreError: Predictions are missing, or were made on other rows.
     """
+    how = how or Method()
+    reader = MovesReader(comparison.tasks, how.draws)
+
+    def read(run: RunRecord) -> dict[str, Moves]:
+        on_read()
+        return reader.read(run, store.predictions(run.run_id))
+
     by_label = {variant.label: variant for variant in comparison.variants}
-    base = {run.seed: run for run in by_label.pop(baseline).runs}
-    tasks = comparison.tasks
-    of_base = cache(lambda seed: read_moves(base[seed], tasks, store))
-    found: dict[str, dict[str, Difference]] = {metric: {} for metric in comparison.auc_metrics}
-    clustered = False
-    for label, variant in by_label.items():
-        runs = [run for run in variant.runs if run.seed in base]
-        if len(runs) < 2:
-            continue
-        pairs = [(read_moves(run, tasks, store), of_base(run.seed)) for run in runs]
-        for metric, differences in found.items():
-            both = [(a[metric], b[metric]) for a, b in pairs if metric in a and metric in b]
-            if len(both) >= 2:
-                differences[label] = _difference(both)
-                clustered = both[0][0].groups is not None
-    verdicts = {metric: _verdicts(differences) for metric, differences in found.items()}
-    return Differences(baseline=baseline, verdicts=verdicts, clustered=clustered)
-
-
-class Moves(NamedTuple):
-    """One run's AUC in one space, and how far each of the space's rows moves it."""
-
-    run_id: str
-    auc: float
-    labels: Labels
-    groups: Labels | None
-    influence: Floats
-
-
-def read_moves(run: RunRecord, tasks: Sequence[Task], store: ResultStore) -> dict[str, Moves]:
-    """Read a run's predictions; give metric -> `Moves` of every AUC that is defined.
-
-    Raises:
-        StoreError: The predictions are missing, damaged, or not of the rows of the record.
-    """
-    return moves_of(run, tasks, store.predictions(run.run_id))
-
-
-def moves_of(run: RunRecord, tasks: Sequence[Task], frame: pl.DataFrame) -> dict[str, Moves]:
-    """Give metric -> `Moves` of every AUC that is defined.
-
-    Raises:
-        StoreError: The predictions are not of the rows of the record.
-    """
-    groups = frame["group"].to_numpy() if "group" in frame.columns else None
-    labels = frame.select(f"label_{task.name}" for task in tasks).to_numpy()
-    conditional = frame.select(f"p_{task.name}" for task in tasks).to_numpy()
-    joint = frame.select(f"p_{task.joint or task.name}" for task in tasks).to_numpy()
-    moves = {}
-    for space in spaces(tasks, labels, conditional, joint):
-        auc = run.metrics["test"].get(f"{space.name}_auc")
-        if auc is None:
-            continue
-        label = space.take(space.label)
-        if not 0 < label.sum() < len(label):  # no AUC, where the record has one
-            raise StoreError(f"{run.run_id}: its predictions are not of the same test rows")
-        influence = auc_influence(label, space.take(space.predicted).astype(np.float64))
-        drawn = None if groups is None else space.take(groups)
-        moves[f"{space.name}_auc"] = Moves(run.run_id, auc, label, drawn, influence)
-    return moves
-
-
-def _difference(pairs: Sequence[tuple[Moves, Moves]]) -> Difference:
-    """Test the mean gain of the first over the second, on the same rows."""
-    first = pairs[0][0]
-    for moves in chain.from_iterable(pairs):
-        if not np.array_equal(moves.labels, first.labels):
-            raise StoreError(f"{moves.run_id}: its predictions are not of the same test rows")
-    influence = np.mean([one.influence - other.influence for one, other in pairs], axis=0)
-    variance = row_variance(influence, first.labels, first.groups)
-    return difference([one.auc - other.auc for one, other in pairs], variance)
-
-
-def _verdicts(differences: Mapping[str, Difference]) -> dict[str, Verdict]:
-    adjusted = holm([found.p for found in differences.values()])
-    return {
-        label: Verdict(difference=found, adjusted_p=p)
-        for (label, found), p in zip(differences.items(), adjusted, strict=True)
+    known = {run.run_id: read(run) for label in baselines for run in by_label[label].runs}
+    bases = {
+        label: {run.seed: known[run.run_id] for run in by_label[label].runs} for label in baselines
     }
+    seeds = {seed for base in bases.values() for seed in base}
+    tested: dict[str, dict[tuple[str, str], _Tested]] = {label: {} for label in baselines}
+    for variant in comparison.variants:
+        runs = [run for run in variant.runs if run.seed in seeds]
+        moves = {run.seed: known.get(run.run_id) or read(run) for run in runs}
+        for baseline, base in bases.items():
+            if baseline != variant.label:
+                for metric, one in _test(moves, base, how.margin).items():
+                    tested[baseline][metric, variant.label] = one
+    clustered = any(rows.users is not None for rows in reader.known.values())
+    return {
+        label: Differences(
+            baseline=label,
+            verdicts=_verdicts(comparison, tested[label]),
+            clustered=clustered,
+            how=how,
+        )
+        for label in baselines
+    }
+
+
+class _Tested(NamedTuple):
+    """A difference before its neighbours are known."""
+
+    difference: Difference
+    equivalence_p: float | None
+    t_p: float
+    wilcoxon_p: float
+
+
+def tested_metrics(comparison: Comparison, kind: str) -> list[str]:
+    """Name the metrics of one kind that are tested, in the order of the spaces."""
+    return [f"{name}_{kind}" for name in comparison.counts]
+
+
+def _test(
+    moves: Mapping[int, Mapping[str, Moves]], base: Mapping[int, Mapping[str, Moves]], margin: float
+) -> dict[str, _Tested]:
+    """Test every metric that both have under two seeds or more."""
+    seeds = [seed for seed in moves if seed in base]
+    metrics = dict.fromkeys(metric for seed in seeds for metric in moves[seed])
+    found = {}
+    for metric in metrics:
+        pairs = [
+            (moves[seed][metric], base[seed][metric])
+            for seed in seeds
+            if metric in moves[seed] and metric in base[seed]
+        ]
+        if len(pairs) < 2:
+            continue
+        per_seed = [one.value - other.value for one, other in pairs]
+        result = difference(per_seed, doubt_of_rows(pairs))
+        found[metric] = _Tested(
+            result,
+            equivalence(result, margin) if pairs[0][0].kind in ON_MARGIN else None,
+            paired_t(per_seed),
+            wilcoxon(per_seed),
+        )
+    return found
+
+
+def _verdicts(
+    comparison: Comparison, tested: Mapping[tuple[str, str], _Tested]
+) -> dict[str, dict[str, Verdict]]:
+    """Adjust what was tested, metric by metric."""
+    found = {}
+    for metric in (name for kind in KINDS for name in tested_metrics(comparison, kind)):
+        of = {label: one for (name, label), one in tested.items() if name == metric}
+        adjusted = holm([one.difference.p for one in of.values()])
+        margins = [one.equivalence_p for one in of.values() if one.equivalence_p is not None]
+        within = holm(margins) if margins else [None] * len(of)
+        if of or metric in comparison.auc_metrics:
+            found[metric] = {
+                label: Verdict(
+                    difference=one.difference,
+                    adjusted_p=p,
+                    equivalence_p=equal,
+                    t_p=one.t_p,
+                    wilcoxon_p=one.wilcoxon_p,
+                )
+                for (label, one), p, equal in zip(of.items(), adjusted, within, strict=True)
+            }
+    return found

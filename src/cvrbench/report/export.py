@@ -1,5 +1,6 @@
 """A report for papers and notebooks: Markdown and LaTeX of the terminal's tables, tidy CSV."""
 
+import re
 from collections.abc import Sequence
 
 import polars as pl
@@ -26,6 +27,8 @@ LATEX_SPECIAL = str.maketrans(
         "\n": " ",
     }
 )
+MINUS = re.compile(r"(?<!\w)-(?=\d)")
+"""A hyphen that is a sign."""
 MARKDOWN_SPECIAL = str.maketrans(
     {character: f"\\{character}" for character in "\\`*_{}[]<>|"} | {"\n": " "}
 )
@@ -58,7 +61,7 @@ def to_latex(grid: Grid) -> str:
     """Write a grid as a floating table; needs the package booktabs."""
 
     def line(cells: Sequence[Cell]) -> str:
-        texts = [cell.text.translate(LATEX_SPECIAL) for cell in cells]
+        texts = [MINUS.sub("$-$", cell.text.translate(LATEX_SPECIAL)) for cell in cells]
         strong = [rf"\textbf{{{t}}}" if c.strong else t for t, c in zip(texts, cells, strict=True)]
         return " & ".join(strong) + r" \\"
 
@@ -66,7 +69,7 @@ def to_latex(grid: Grid) -> str:
     return "\n".join(
         [
             r"\begin{table}",
-            r"\centering",
+            r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
             rf"\caption{{{f'{grid.title}. {grid.caption}'.translate(LATEX_SPECIAL)}}}",
             rf"\begin{{tabular}}{{l{'r' * (len(grid.headers) - 1)}}}",
             r"\toprule",
@@ -95,6 +98,7 @@ def to_csv(compared: Sequence[tuple[Comparison, Differences | None]]) -> str:
                     {
                         "dataset": comparison.dataset,
                         "fingerprint": comparison.fingerprint,
+                        "label_share": comparison.label_share,
                         "strategy": variant.label,
                         "metric": metric,
                         "mean": estimate.mean if estimate is not None else None,
@@ -104,6 +108,7 @@ def to_csv(compared: Sequence[tuple[Comparison, Differences | None]]) -> str:
                         "difference": difference.mean if difference is not None else None,
                         "difference_half_width": difference.half_width if difference else None,
                         "adjusted_p": verdict.adjusted_p if verdict is not None else None,
+                        "equivalence_p": verdict.equivalence_p if verdict is not None else None,
                     }
                 )
     return pl.DataFrame(lines, infer_schema_length=None).write_csv()

@@ -1,4 +1,4 @@
-"""Run records, grouped into what may be compared: same data, same test rows."""
+"""Run records, grouped into what may be compared: same test rows, same labels to learn from."""
 
 import hashlib
 import json
@@ -6,15 +6,26 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from statistics import fmean
+from typing import Any, NamedTuple
 
+from cvrbench.data.scarcity import scarce_task
 from cvrbench.data.schema import Task
 from cvrbench.evaluation import describe_metric
 from cvrbench.record import NUMBER_FREE, RunRecord
-from cvrbench.stats import Estimate, auc_standard_error, t_interval
+from cvrbench.stats.intervals import Estimate, auc_standard_error, t_interval
+from cvrbench.store import Unfinished
 
 IGNORED = ("seed", "dataset", *NUMBER_FREE)
 """Config keys that do not make two runs of one strategy different variants."""
+
+
+class Missing(NamedTuple):
+    """A run that there should be, and is not."""
+
+    seed: int
+    reason: str
+    """`failed: the loss is not finite ...`, `unfinished` or `not run`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +35,7 @@ class Variant:
     label: str
     """The model's option, and what else sets it apart: `ncs density=0.3`."""
     runs: tuple[RunRecord, ...]
+    missing: tuple[Missing, ...] = ()
 
     @property
     def settings(self) -> str:
@@ -42,14 +54,34 @@ class Variant:
     @property
     def seconds(self) -> float:
         """Mean time in optimiser steps, searches included."""
-        return sum(run.seconds["search"] + run.seconds["train"] for run in self.runs) / len(
-            self.runs
-        )
+        return self.seconds_of("search") + self.seconds_of("train")
+
+    def seconds_of(self, stage: str) -> float:
+        """Mean time of `search` or `train`; of a record that does not tell, none."""
+        return fmean(run.seconds.get(stage, 0.0) for run in self.runs)
+
+    @property
+    def examples(self) -> float:
+        """Mean number of rows that gradients were computed on, searches included."""
+        of = [run.examples for run in self.runs]
+        return fmean(one.get("search", 0) + one.get("train", 0) for one in of)
+
+    @property
+    def rate(self) -> float:
+        """Mean number of training examples per second."""
+        return fmean(run.examples_per_second for run in self.runs)
+
+
+class Absent(NamedTuple):
+    """A row of which no run was finished."""
+
+    label: str
+    missing: tuple[Missing, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """All variants that were tested on the same rows."""
+    """All variants that were tested on the same rows and learnt from as many labels."""
 
     dataset: str
     fingerprint: str
@@ -57,6 +89,24 @@ class Comparison:
     counts: dict[str, dict[str, int]]
     """Of the test split: task or joint -> rows and positives."""
     variants: tuple[Variant, ...]
+    absent: tuple[Absent, ...] = ()
+    label_share: float = 1.0
+    """Share of one task's labels that was learnt from (`protocol.label_share`)."""
+    scarce_task: str | None = None
+    """Whose labels these were; None where all were learnt from."""
+
+    @property
+    def name(self) -> str:
+        """The dataset, and how many of its labels were learnt from where not all were."""
+        if self.scarce_task is None:
+            return self.dataset
+        return f"{self.dataset} with {100 * self.label_share:g} % of {self.scarce_task} labels"
+
+    @property
+    def slug(self) -> str:
+        """The same for the name of a file: `kuairand-0a04eb` or `kuairand-0a04eb-cvr-0.03`."""
+        scarce = "" if self.scarce_task is None else f"-{self.scarce_task}-{self.label_share:g}"
+        return f"{self.dataset}-{self.fingerprint[:6]}{scarce}"
 
     @property
     def auc_metrics(self) -> list[str]:
@@ -83,52 +133,134 @@ class Comparison:
         return describe_metric(metric, self.tasks).header
 
 
-def compare(records: Sequence[RunRecord]) -> list[Comparison]:
-    """Group tested runs by dataset and fingerprint, then by everything but the seed."""
+def compare(records: Sequence[RunRecord], begun: Sequence[Unfinished] = ()) -> list[Comparison]:
+    """Group tested runs by data and labels, then by everything but the seed.
+
+    Args:
+        records: Finished runs; those that were never tested are left out.
+        begun: Runs without a record, which show as missing where they belong.
+    """
     tested = sorted((r for r in records if "test" in r.metrics), key=_data)
     found = []
-    for (dataset, fingerprint), group in groupby(tested, key=_data):
+    for (dataset, fingerprint, minus_share, task), group in groupby(tested, key=_data):
         runs = list(group)
+        variants, absent = _variants(runs, [one for one in begun if _belongs(one, runs[0])])
         found.append(
             Comparison(
                 dataset=dataset,
                 fingerprint=fingerprint,
                 tasks=tuple(Task(**task) for task in runs[0].tasks),
                 counts=runs[0].counts["test"],
-                variants=tuple(_variants(runs)),
+                variants=variants,
+                absent=absent,
+                label_share=-minus_share,
+                scarce_task=task or None,
             )
         )
     return found
 
 
-def _data(record: RunRecord) -> tuple[str, str]:
-    return record.dataset, record.fingerprint
+def _data(record: RunRecord) -> tuple[str, str, float, str]:
+    """Name what a run learnt from and was tested on; whole data come before scarce labels."""
+    share, task = _scarcity(record.config.get("protocol", {}), record.tasks)
+    return record.dataset, record.fingerprint, -share, task
 
 
-def _variants(runs: Sequence[RunRecord]) -> list[Variant]:
+def _scarcity(protocol: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]) -> tuple[float, str]:
+    """Give the share of labels that was learnt from, and whose; no name where it was all."""
+    share = float(protocol.get("label_share", 1.0))
+    if share == 1:
+        return share, ""
+    known = [Task(**task) for task in tasks]
+    return share, known[scarce_task(known, protocol.get("label_share_task"))].name
+
+
+def _belongs(begun: Unfinished, run: RunRecord) -> bool:
+    """Whether an unfinished run would stand in the same table as a finished one."""
+    protocol = begun.config.get("protocol", {})
+    return (
+        bool(protocol.get("score_test", True))
+        and begun.choices.get("dataset") == run.dataset
+        and begun.config.get("dataset") == run.config.get("dataset")
+        and _scarcity(protocol, run.tasks) == _scarcity(run.config.get("protocol", {}), run.tasks)
+    )
+
+
+class _Cell(NamedTuple):
+    """A run, finished or not, as far as its row and seed are concerned."""
+
+    model: str
+    seed: int
+    settings: dict[str, str]
+    run: RunRecord | None
+    reason: str
+
+    @property
+    def row(self) -> str:
+        return repr((self.model, sorted(self.settings.items())))
+
+
+def _variants(
+    runs: Sequence[RunRecord], begun: Sequence[Unfinished]
+) -> tuple[tuple[Variant, ...], tuple[Absent, ...]]:
     """Runs of equal config, in the order in which strategies share more and more."""
-    settings = {run.run_id: _settings(run.config) for run in runs}
-    by_settings: dict[str, list[RunRecord]] = {}
-    for run in runs:
-        key = repr((run.model, sorted(settings[run.run_id].items())))
-        by_settings.setdefault(key, []).append(run)
-    groups = list(by_settings.values())
-    found = []
+    cells = [_Cell(run.model, run.seed, _settings(run.config), run, "") for run in runs]
+    cells += [
+        _Cell(
+            one.choices.get("model", "?"),
+            int(one.config["seed"]),
+            _settings(one.config),
+            None,
+            "unfinished" if one.failure is None else f"failed: {one.failure}",
+        )
+        for one in begun
+    ]
+    rows: dict[str, list[_Cell]] = {}
+    for cell in sorted(cells, key=lambda cell: cell.seed):
+        rows.setdefault(cell.row, []).append(cell)
+    groups = list(rows.values())
+    usual_seeds = _usual_seeds(groups)
+    usual = {
+        model: _usual([group[0].settings for group in groups if group[0].model == model])
+        for model in {group[0].model for group in groups}
+    }
+    variants, absent = [], []
     for group in groups:
-        others = [settings[g[0].run_id] for g in groups if g[0].model == group[0].model]
-        own = settings[group[0].run_id]
-        varying = [key for key, value in own.items() if value != _usual(key, others)]
-        words = [f"{key.removeprefix('model.')}={own[key]}" for key in varying]
-        runs_by_seed = tuple(sorted(group, key=lambda run: run.seed))
-        found.append(Variant(label=" ".join([group[0].model, *words]), runs=runs_by_seed))
-    return sorted(found, key=lambda variant: (_rank(variant.runs[0].model), variant.label))
+        label = _label(group[0], usual[group[0].model])
+        finished = tuple(cell.run for cell in group if cell.run is not None)
+        missing = [Missing(cell.seed, cell.reason) for cell in group if cell.run is None]
+        seeds = {cell.seed for cell in group}
+        missing += [Missing(seed, "not run") for seed in usual_seeds if seed not in seeds]
+        if finished:
+            variants.append(Variant(label=label, runs=finished, missing=tuple(sorted(missing))))
+        else:
+            absent.append((group[0].model, Absent(label, tuple(sorted(missing)))))
+    variants.sort(key=lambda variant: (_rank(variant.runs[0].model), variant.label))
+    absent.sort(key=lambda one: (_rank(one[0]), one[1].label))
+    return tuple(variants), tuple(one for _, one in absent)
 
 
-def _usual(key: str, settings: Sequence[Mapping[str, str]]) -> str | None:
-    """The value that most of a model's variants have, which need not be told; None without one."""
-    counts = Counter(one.get(key, "") for one in settings)
-    value, times = counts.most_common(1)[0]
-    return value if 2 * times > len(settings) else None
+def _label(cell: _Cell, usual: Mapping[str, str | None]) -> str:
+    """Name a row by its model and by what sets it apart from the model's other rows."""
+    varying = [key for key, value in cell.settings.items() if value != usual.get(key)]
+    words = (f"{key.removeprefix('model.')}={cell.settings[key]}" for key in varying)
+    return " ".join([cell.model, *words])
+
+
+def _usual_seeds(groups: Sequence[Sequence[_Cell]]) -> list[int]:
+    """Seeds that more than half of the rows have, so that the others lack them."""
+    times = Counter(seed for group in groups for seed in {cell.seed for cell in group})
+    return sorted(seed for seed, n in times.items() if 2 * n > len(groups))
+
+
+def _usual(settings: Sequence[Mapping[str, str]]) -> dict[str, str | None]:
+    """Give per key the value that most of a model's rows have, and need not be told, if any."""
+    keys = dict.fromkeys(key for one in settings for key in one)
+    found: dict[str, str | None] = {}
+    for key in keys:
+        value, times = Counter(one.get(key, "") for one in settings).most_common(1)[0]
+        found[key] = value if 2 * times > len(settings) else None
+    return found
 
 
 ORDER = ("single_task", "shared_embedding", "shared_bottom", "omoe", "mmoe", "cgc", "ple", "ncs")

@@ -11,7 +11,7 @@ from cvrbench.errors import ConfigError
 from cvrbench.report.frames import Comparison
 from cvrbench.report.grids import Cell, Grid, number
 from cvrbench.report.tables import comparison_json
-from cvrbench.stats import Estimate, auc_standard_error, welch_half_width
+from cvrbench.stats.intervals import Estimate, auc_standard_error, welch_half_width
 
 Outcome = Literal["held", "fell", "missing", "other data", "undefined"]
 FAILURES = ("fell", "missing", "other data", "undefined")

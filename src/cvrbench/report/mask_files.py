@@ -9,7 +9,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from cvrbench.config.validate import config_from_dict
+from cvrbench.config.validate import config_from_saved
 from cvrbench.data.dataset import read_manifest
 from cvrbench.data.library import prepared_folder
 from cvrbench.data.schema import Schema
@@ -81,7 +81,7 @@ def kept_of_fields(
 def _schema(record: RunRecord) -> Schema | None:
     """The schema of the prepared data that the run was trained on, if they are still there."""
     try:
-        config = config_from_dict(record.config)
+        config = config_from_saved(record.config)
         folder = prepared_folder(config.dataset, record.dataset, Path(config.data_dir))
         schema = Schema.from_json(read_manifest(folder)["schema"])
     except (ConfigError, DataError, KeyError):

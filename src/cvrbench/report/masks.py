@@ -13,7 +13,7 @@ from typing import Any
 from cvrbench.errors import StoreError
 from cvrbench.record import RunRecord
 from cvrbench.report.frames import Comparison, Variant
-from cvrbench.stats import Estimate, t_interval
+from cvrbench.stats.intervals import Estimate, t_interval
 
 ALL = "all"
 """The entry that stands for every shareable layer together."""

@@ -5,7 +5,7 @@ from typing import Any
 
 from cvrbench.report.grids import Cell, Grid, number
 from cvrbench.report.pairs import Pair, Sides, header
-from cvrbench.stats import RowDifference
+from cvrbench.stats.difference import RowDifference
 
 ABSENT = "-"
 REAL = 0.05
@@ -83,9 +83,9 @@ def _words(found: Pair) -> str:
     drawn = "users, each with all of its rows" if found.clustered else "test rows"
     return (
         "The second run less the first. ± is the 95 % interval over redrawn "
-        f"{drawn}, and p is two-sided (DeLong, paired on the same test rows; not adjusted for the "
-        "number of metrics). Bold: p below 0.05. Seeds are not in it: two runs of one strategy "
-        "differ by their seeds as well, so this tells these two networks apart, not two "
+        f"{drawn}, and p is two-sided (DeLong for AUC, paired on the same test rows; not adjusted "
+        "for the number of metrics). Bold: p below 0.05. Seeds are not in it: two runs of one "
+        "strategy differ by their seeds as well, so this tells these two networks apart, not two "
         "strategies; `cvrbench report` on several seeds does that."
     )
 

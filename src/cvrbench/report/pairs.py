@@ -12,9 +12,9 @@ from cvrbench.data.schema import Task
 from cvrbench.errors import ConfigError, StoreError
 from cvrbench.evaluation import describe_metric
 from cvrbench.record import RunRecord
-from cvrbench.report.differences import Moves, moves_of
-from cvrbench.stats import RowDifference, row_difference, row_variance
-from cvrbench.store import read_predictions, read_record
+from cvrbench.report.moves import Moves, MovesReader
+from cvrbench.run_files import read_predictions, read_record
+from cvrbench.stats.difference import RowDifference, row_difference
 
 Sides = dict[str, Any]
 """`first` and `second`; one is absent where that run has nothing of the name."""
@@ -36,7 +36,7 @@ class Pair:
     tasks: tuple[Task, ...]
     metrics: dict[str, Sides]
     tests: dict[str, RowDifference]
-    """AUC -> the second run's less the first's, on the same test rows."""
+    """Metric -> the second run's less the first's, on the same test rows."""
     untested: str | None
     """Why there are no tests."""
     clustered: bool
@@ -120,7 +120,7 @@ def header(metric: str, tasks: tuple[Task, ...]) -> str:
 def _tests(
     one: RunRecord, other: RunRecord, first: Path, second: Path
 ) -> tuple[dict[str, tuple[RowDifference, bool]], str | None]:
-    """Test every AUC that both have, or say why that cannot be."""
+    """Test every AUC, log loss and GAUC that both have, or say why that cannot be."""
     for run in (one, other):
         if "test" not in run.metrics:
             return {}, f"{run.run_id} never scored its test rows"
@@ -135,8 +135,8 @@ def _tests(
         frames = (read_predictions(first), read_predictions(second))
         if not _same_rows(*frames):
             return {}, OTHER_ROWS
-        tasks = tuple(Task(**task) for task in one.tasks)
-        moves = (moves_of(one, tasks, frames[0]), moves_of(other, tasks, frames[1]))
+        reader = MovesReader(tuple(Task(**task) for task in one.tasks))
+        moves = (reader.read(one, frames[0]), reader.read(other, frames[1]))
         both = [name for name in moves[0] if name in moves[1]]
         return {name: _test(moves[0][name], moves[1][name]) for name in both}, None
     except StoreError as problem:
@@ -152,8 +152,8 @@ def _same_rows(one: pl.DataFrame, other: pl.DataFrame) -> bool:
 
 
 def _test(one: Moves, other: Moves) -> tuple[RowDifference, bool]:
-    variance = row_variance(other.influence - one.influence, one.labels, one.groups)
-    return row_difference(other.auc - one.auc, variance), one.groups is not None
+    variance = one.variance(other.influence - one.influence)
+    return row_difference(other.value - one.value, variance), one.rows.users is not None
 
 
 def _made_of(run: RunRecord) -> dict[str, Any]:

@@ -5,21 +5,12 @@ from dataclasses import dataclass
 from itertools import chain, combinations
 from typing import Any
 
+from cvrbench.report.curves import Curve, over_seeds
 from cvrbench.report.frames import Comparison, Variant
 from cvrbench.store import ResultStore
 
 Look = Mapping[str, Any]
 """One look at validation, as the history keeps it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Curve:
-    """A number over training: mean, least and greatest over the seeds at every common epoch."""
-
-    epochs: tuple[float, ...]
-    mean: tuple[float, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +80,7 @@ def _agreements(variant: Variant, tasks: Sequence[str], store: ResultStore) -> I
     layers = dict.fromkeys(layer for at in told for layer in at if not layer.endswith("_bias"))
     for pair in combinations(tasks, 2):
         by_layer = {
-            layer: _curve([_cosines(looks, layer, "-".join(pair)) for looks in seeds])
+            layer: over_seeds([_cosines(looks, layer, "-".join(pair)) for looks in seeds])
             for layer in layers
         }
         curves = {layer: curve for layer, curve in by_layer.items() if curve is not None}
@@ -99,7 +90,7 @@ def _agreements(variant: Variant, tasks: Sequence[str], store: ResultStore) -> I
                 pair="-".join(pair),
                 seeds=len(seeds),
                 layers=curves,
-                noise=_curve([_noise(looks, [*curves], pair) for looks in seeds]),
+                noise=over_seeds([_noise(looks, [*curves], pair) for looks in seeds]),
             )
 
 
@@ -120,17 +111,3 @@ def _noise(
         if smaller:
             found[look["epoch"]] = sum(smaller) / len(smaller)
     return found
-
-
-def _curve(seeds: Sequence[Mapping[float, float]]) -> Curve | None:
-    """Bring seeds together at the epochs that all of them reached."""
-    common = sorted(set.intersection(*map(set, seeds))) if seeds else []
-    if not common:
-        return None
-    values = [[seed[epoch] for seed in seeds] for epoch in common]
-    return Curve(
-        epochs=tuple(common),
-        mean=tuple(sum(at) / len(at) for at in values),
-        low=tuple(map(min, values)),
-        high=tuple(map(max, values)),
-    )

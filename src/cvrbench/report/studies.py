@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from cvrbench.config.sweep import Value
 from cvrbench.report.frames import Comparison
 from cvrbench.report.grids import Cell, Grid
-from cvrbench.stats import t_interval
+from cvrbench.stats.intervals import t_interval
 from cvrbench.studies import StudySummary, TrialState, TrialSummary
 
 COSTS = ("density", "multiply_adds", "parameters")

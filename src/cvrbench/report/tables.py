@@ -9,8 +9,8 @@ from rich.table import Table
 from cvrbench.data.schema import Task
 from cvrbench.evaluation import describe_metric
 from cvrbench.record import RunRecord
-from cvrbench.report.differences import Differences
-from cvrbench.report.frames import Comparison
+from cvrbench.report.differences import Differences, verdict_json
+from cvrbench.report.frames import Comparison, Variant
 from cvrbench.report.grids import Cell, Grid, number
 from cvrbench.report.harmless import harmless
 
@@ -88,33 +88,42 @@ def _shown(text: str) -> str:
 
 def comparison_json(comparison: Comparison, found: Differences | None = None) -> dict[str, Any]:
     """One dataset's comparison as plain values, with the differences where there are some."""
-    rows = []
-    for variant in comparison.variants:
-        metrics = {}
-        for metric in variant.runs[0].metrics["test"]:
-            estimate = variant.estimate(metric)
-            metrics[metric] = None if estimate is None else estimate._asdict()
-        differences = {
-            metric: {**v.difference._asdict(), "adjusted_p": v.adjusted_p}
-            for metric in comparison.auc_metrics
-            if found is not None and (v := found.of(metric, variant.label)) is not None
-        }
-        rows.append(
-            {
-                "strategy": variant.label,
-                "settings": variant.settings,
-                "differences": differences,
-                "seeds": [run.seed for run in variant.runs],
-                "metrics": metrics,
-                "parameters": variant.runs[0].parameters,
-                "multiply_adds": variant.runs[0].multiply_adds,
-                "seconds": variant.seconds,
-            }
-        )
     return {
         "dataset": comparison.dataset,
         "fingerprint": comparison.fingerprint,
+        "label_share": comparison.label_share,
+        "scarce_task": comparison.scarce_task,
         "test": comparison.counts,
         "baseline": found.baseline if found else None,
-        "strategies": rows,
+        "margin": found.margin if found else None,
+        "strategies": [_variant_json(variant, found) for variant in comparison.variants],
+        "absent": [
+            {"strategy": one.label, "missing": [m._asdict() for m in one.missing]}
+            for one in comparison.absent
+        ],
+    }
+
+
+def _variant_json(variant: Variant, found: Differences | None) -> dict[str, Any]:
+    metrics = {}
+    for metric in variant.runs[0].metrics["test"]:
+        estimate = variant.estimate(metric)
+        metrics[metric] = None if estimate is None else estimate._asdict()
+    differences = {
+        metric: verdict_json(verdict)
+        for metric, by_label in (found.verdicts if found is not None else {}).items()
+        if (verdict := by_label.get(variant.label)) is not None
+    }
+    return {
+        "strategy": variant.label,
+        "settings": variant.settings,
+        "differences": differences,
+        "seeds": [run.seed for run in variant.runs],
+        "missing": [one._asdict() for one in variant.missing],
+        "metrics": metrics,
+        "parameters": variant.runs[0].parameters,
+        "multiply_adds": variant.runs[0].multiply_adds,
+        "seconds": variant.seconds,
+        "examples": variant.examples,
+        "examples_per_second": variant.rate,
     }

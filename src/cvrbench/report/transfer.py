@@ -14,11 +14,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cvrbench.report.differences import Differences, against
+from cvrbench.report.difference_grids import difference_grid
+from cvrbench.report.differences import Differences, verdict_json
 from cvrbench.report.frames import Comparison, Variant
-from cvrbench.report.grids import Cell, Grid, difference_grid
-from cvrbench.stats import Estimate, t_interval
-from cvrbench.store import ResultStore
+from cvrbench.report.grids import Cell, Grid
+from cvrbench.stats.intervals import Estimate, t_interval
 
 REFERENCE = "single_task"
 
@@ -33,29 +33,19 @@ class Transfer:
     """Variant -> delta_m over the seeds that it has in common with the reference."""
 
 
-def transfer(
-    comparison: Comparison, store: ResultStore, known: Differences | None = None
-) -> Transfer | None:
-    """Compare every variant with the tasks alone.
+def transfer(comparison: Comparison, gains: Differences | None) -> Transfer | None:
+    """Tell what sharing is worth.
 
     Args:
         comparison: All variants on one dataset.
-        store: Where their predictions are.
-        known: Differences that are at hand; they are taken if they are to the reference.
+        gains: Their differences to `REFERENCE`; None where there is no such row.
 
     Returns:
-        None where the dataset has no one row `single_task`, or none with two of its seeds.
-
-    Raises:
-        StoreError: Predictions are missing, or were made on other rows.
+        None where nothing could be tested.
     """
     by_label = {variant.label: variant for variant in comparison.variants}
     alone = by_label.pop(REFERENCE, None)
-    if alone is None:
-        return None
-    is_known = known is not None and known.baseline == REFERENCE
-    gains = known if known is not None and is_known else against(comparison, REFERENCE, store)
-    if not any(gains.verdicts.values()):
+    if alone is None or gains is None or not any(gains.verdicts.values()):
         return None
     relative = {
         label: t_interval(values)
@@ -71,7 +61,7 @@ def transfer_grid(comparison: Comparison, found: Transfer) -> Grid:
     rows = [(*row, Cell(_percent(found.relative.get(row[0].text)))) for row in grid.rows]
     return replace(
         grid,
-        title=f"{comparison.dataset}: transfer: gain over {REFERENCE}",
+        title=f"{comparison.name}: transfer: gain over {REFERENCE}",
         headers=(*grid.headers, "mean gain (%)"),
         rows=tuple(rows),
         caption=f"{grid.caption} Mean gain: relative, over the tasks' own AUC (delta_m); ± over "
@@ -84,10 +74,7 @@ def transfer_json(found: Transfer) -> dict[str, Any]:
     return {
         "reference": REFERENCE,
         "gain": {
-            metric: {
-                label: {**verdict.difference._asdict(), "adjusted_p": verdict.adjusted_p}
-                for label, verdict in verdicts.items()
-            }
+            metric: {label: verdict_json(verdict) for label, verdict in verdicts.items()}
             for metric, verdicts in found.gains.verdicts.items()
         },
         "mean_relative_gain": {

@@ -5,7 +5,7 @@ from functools import partial
 
 from cvrbench.record import RunRecord
 from cvrbench.report.frames import Variant
-from cvrbench.report.html.parts import Part
+from cvrbench.report.part import Part
 from cvrbench.studies import StudySummary
 
 MOST = 6
@@ -17,6 +17,7 @@ def warnings_of(part: Part) -> list[str]:
     return [
         *_seed_sets(part),
         *_single_seeds(part),
+        *_missing(part),
         *_versions(part),
         *_looks_at_test(part),
         *_tuned_and_presets(part),
@@ -27,9 +28,9 @@ def warnings_of(part: Part) -> list[str]:
 
 def warnings_between(parts: Sequence[Part]) -> list[str]:
     """Give the datasets that appear in more than one state, whose tables are not comparable."""
-    states: dict[str, list[str]] = {}
+    states: dict[str, dict[str, None]] = {}
     for part in parts:
-        states.setdefault(part.comparison.dataset, []).append(part.comparison.fingerprint[:6])
+        states.setdefault(part.comparison.dataset, {})[part.comparison.fingerprint[:6]] = None
     return [
         f"{dataset} was prepared in {len(found)} ways ({', '.join(found)}): rows of different "
         "tables were tested on different data and do not compare."
@@ -55,6 +56,23 @@ def _single_seeds(part: Part) -> list[str]:
     if not rows:
         return []
     return [f"One seed only, and so no interval and no test: {_names(rows)}."]
+
+
+def _missing(part: Part) -> list[str]:
+    rows = [(row.label, row.missing) for row in part.comparison.variants]
+    rows += [(row.label, row.missing) for row in part.comparison.absent]
+    failed = [
+        f"{label} seed {one.seed}"
+        for label, missing in rows
+        for one in missing
+        if one.reason.startswith("failed")
+    ]
+    if not failed:
+        return []
+    return [
+        f"Runs failed ({_names(failed)}): what is left of a row may be its lucky seeds. The table "
+        "of values says why."
+    ]
 
 
 def _versions(part: Part) -> list[str]:

@@ -2,22 +2,18 @@
 
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from cvrbench.report.html.markup import Html, paragraph, tag, text
-from cvrbench.report.html.parts import Part
-from cvrbench.report.html.readings import COMPARED, SWEPT
-from cvrbench.report.plots.comparison import comparison_figure
-from cvrbench.report.plots.masks_compared import masks_figure
-from cvrbench.report.plots.sharing import agreement_figure, gates_figure
+from cvrbench.report.html.readings import ACROSS, COMPARED, SWEPT
+from cvrbench.report.part import Part
+from cvrbench.report.plots import across, compared
 from cvrbench.report.plots.study import study_figures
 from cvrbench.report.plots.style import save
-from cvrbench.report.plots.transfer import transfer_figure
-from cvrbench.report.sharing import gatings
 from cvrbench.studies import StudySummary
 
 DROPPED = re.compile(r"<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>", re.DOTALL)
@@ -28,16 +24,15 @@ DECIMALS = re.compile(r"(\.\d\d)\d+")
 
 def compared_figures(part: Part, ident: str) -> list[Html]:
     """Draw what there is of one dataset, each figure with its reading."""
-    comparison, gain = part.comparison, part.transfer
-    dataset = comparison.dataset
-    drawers: dict[str, Callable[[], Any]] = {
-        "comparison": partial(comparison_figure, comparison),
-        "transfer": lambda: None if gain is None else transfer_figure(comparison, gain),
-        "masks": partial(masks_figure, comparison),
-        "gradients": lambda: agreement_figure(dataset, part.agreements),
-        "gates": lambda: gates_figure(dataset, gatings(comparison)),
-    }
-    return _shown(drawers, COMPARED, ident)
+    return _shown(compared.compared_figures(part), COMPARED, ident)
+
+
+def across_figures(parts: Sequence[Part], ident: str) -> list[Html]:
+    """Draw what only several comparisons together show."""
+    # Numbered: names of datasets are no ids of a page.
+    figures = {f"{f.kind}-{n}": f for n, f in enumerate(across.across_figures(parts), 1)}
+    about = {name: ACROSS[figure.kind] for name, figure in figures.items()}
+    return _shown({name: figure.draw for name, figure in figures.items()}, about, ident)
 
 
 def swept_figures(summary: StudySummary, ident: str) -> list[Html]:

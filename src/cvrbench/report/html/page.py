@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cvrbench.files import explain_write, write_text
 from cvrbench.report.html.fairness import version_of, warnings_between, warnings_of
-from cvrbench.report.html.figures import compared_figures
+from cvrbench.report.html.figures import across_figures, compared_figures
 from cvrbench.report.html.look import CSS
 from cvrbench.report.html.markup import (
     NOTHING,
@@ -21,10 +21,11 @@ from cvrbench.report.html.markup import (
     tag,
     text,
 )
-from cvrbench.report.html.parts import Part, rows_grid
 from cvrbench.report.html.readings import verdict_words
 from cvrbench.report.html.runs import behind
 from cvrbench.report.html.sweeps import sweeps_section
+from cvrbench.report.part import Part
+from cvrbench.report.value_grids import rows_grid
 from cvrbench.studies import StudySummary
 
 NO_SCRIPTS = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -47,13 +48,16 @@ def render(parts: Sequence[Part], sweeps: Sequence[StudySummary]) -> str:
     idents = [f"data-{number}" for number in range(1, len(parts) + 1)]
     warnings = [warnings_of(part) for part in parts]
     between = warnings_between(parts)
+    together = across_figures(parts, "across")
     main = tag(
         "main",
         *(_dataset(*one) for one in zip(parts, idents, warnings, strict=True)),
+        *([_across(together)] if together else []),
         sweeps_section(sweeps) if sweeps else NOTHING,
     )
     header = _header(parts, sweeps, idents, warnings, between)
-    body = tag("body", header, _contents(parts, idents, sweeps), main)
+    contents = _contents(parts, idents, sweeps, across=bool(together))
+    body = tag("body", header, contents, main)
     page = f"<!DOCTYPE html>\n{tag('html', head, body, lang='en')}\n"
     return page.encode("ascii", "xmlcharrefreplace").decode("ascii")
 
@@ -97,13 +101,17 @@ def _versions(parts: Sequence[Part], package: str) -> list[str]:
     return sorted(version for version in found if version is not None) or ["(version unknown)"]
 
 
-def _contents(parts: Sequence[Part], idents: Sequence[str], sweeps: Sequence[StudySummary]) -> Html:
+def _contents(
+    parts: Sequence[Part], idents: Sequence[str], sweeps: Sequence[StudySummary], *, across: bool
+) -> Html:
     entries = []
     for part, ident in zip(parts, idents, strict=True):
         below = [_link(f"{ident}-{key}", title) for key, title in TITLES.items()]
         entries.append(
             tag("li", _link(ident, _name(part)), tag("ul", *(tag("li", one) for one in below)))
         )
+    if across:
+        entries.append(tag("li", _link("across", ACROSS)))
     if sweeps:
         below = [_link(f"sweep-{n}", one.name) for n, one in enumerate(sweeps, 1)]
         rest = tag("ul", *(tag("li", one) for one in below))
@@ -113,18 +121,21 @@ def _contents(parts: Sequence[Part], idents: Sequence[str], sweeps: Sequence[Stu
 
 def _name(part: Part) -> str:
     """Name a dataset in the state that was tested."""
-    return f"{part.comparison.dataset} ({part.comparison.fingerprint[:6]})"
+    return f"{part.comparison.name} ({part.comparison.fingerprint[:6]})"
 
 
 def _link(ident: str, words: str) -> Html:
     return tag("a", text(words), href=f"#{ident}")
 
 
+ACROSS = "Several tables together"
 TITLES = {
     "rows": "Test rows",
     "values": "Values",
     "differences": "Differences",
     "transfer": "Transfer",
+    "costs": "Costs",
+    "more": "Log loss, GAUC, calibration, power",
     "figures": "Figures",
     "runs": "Runs behind each row",
 }
@@ -138,7 +149,9 @@ def _dataset(part: Part, ident: str, warnings: Sequence[str]) -> Html:
         "values": join([table(part.values, f"{ident}-values-table"), *_undefined(part)]),
         "differences": _differences(part, f"{ident}-differences-table"),
         "transfer": _transfer(part, f"{ident}-transfer-table"),
-        "figures": join(compared_figures(part, f"{ident}-figure")),
+        "costs": table(part.costs, f"{ident}-costs-table"),
+        "more": _more(part, f"{ident}-more"),
+        "figures": _figures(part, f"{ident}-figure"),
         "runs": behind(part, f"{ident}-runs-table"),
     }
     sections = (
@@ -147,7 +160,7 @@ def _dataset(part: Part, ident: str, warnings: Sequence[str]) -> Html:
     )
     return tag(
         "section",
-        tag("h2", text(f"{comparison.dataset} "), tag("small", text(comparison.fingerprint[:6]))),
+        tag("h2", text(f"{comparison.name} "), tag("small", text(comparison.fingerprint[:6]))),
         _aside(bullets(warnings)) if warnings else NOTHING,
         *sections,
         id=ident,
@@ -160,11 +173,24 @@ def _aside(body: Html) -> Html:
 
 def _differences(part: Part, ident: str) -> Html:
     grid, found = part.differences_grid, part.differences
-    problems = [paragraph(f"Not all could be read: {problem}") for problem in part.problems]
     if grid is None or found is None:
-        words = "Nothing could be tested: no baseline, or no row with two of its seeds."
-        return join(problems) if problems else paragraph(words)
-    return join([paragraph(verdict_words(part.comparison, found)), table(grid, ident), *problems])
+        words = "no baseline, or no row with two of its seeds"
+        return paragraph(f"Nothing could be tested: {part.untested or words}.")
+    return join([paragraph(verdict_words(part.comparison, found)), table(grid, ident)])
+
+
+def _more(part: Part, ident: str) -> Html:
+    grids = [*part.beyond_auc, *part.more_differences]
+    return join([table(grid, f"{ident}-{number}") for number, grid in enumerate(grids, 1)])
+
+
+def _across(figures: Sequence[Html]) -> Html:
+    return tag("section", tag("h2", text(ACROSS)), *figures, id="across")
+
+
+def _figures(part: Part, ident: str) -> Html:
+    problems = [paragraph(f"Not all could be read: {problem}") for problem in part.problems]
+    return join([*compared_figures(part, ident), *problems])
 
 
 def _transfer(part: Part, ident: str) -> Html:

@@ -9,10 +9,46 @@ COMPARED = {
         "Each panel is one population: look first at how wide the bars are, then at whether the "
         "means lie further apart than that; the tables, not this picture, test the differences.",
     ),
+    "forest": (
+        "Differences to the baseline",
+        "Only filled marks are differences that hold after the adjustment, and only squares are "
+        "shown to lie within the grey margin; an open circle on zero shows neither, however much "
+        "it looks like no difference.",
+    ),
     "transfer": (
         "Gain over the tasks alone",
         "Right of zero a task profits from being trained with the others, left of it it would be "
-        "better off alone; only filled dots are differences that hold after the adjustment.",
+        "better off alone; only filled marks are gains or losses that hold after the adjustment.",
+    ),
+    "seesaw": (
+        "One task against another",
+        "Up and to the right of the lines both tasks gain on being trained alone, up and to the "
+        "left one pays for the other; strategies whose crosses overlap may still differ, since "
+        "they were tested on the same rows, and the tables say which do.",
+    ),
+    "cost": (
+        "What an AUC costs",
+        "Nothing is gained by moving right at the same height; examples count what one run "
+        "computes, searches included, but not the tuning that chose its settings, and "
+        "multiply-adds are those of dense masked layers, which sparse hardware might save.",
+    ),
+    "density": (
+        "AUC against the density of the masks",
+        "A masked strategy has lost nothing where it stands at the height of the lines; compare "
+        "masks that were searched for with random ones of the same density before crediting "
+        "the search.",
+    ),
+    "learning": (
+        "Validation over the last training",
+        "Look whether the marks lie at the end of the lines, where more epochs might have helped; "
+        "the value at a mark was chosen as the best of many, and so flatters what it is worth on "
+        "other rows.",
+    ),
+    "calibration": (
+        "Predicted rates against observed ones",
+        "Below the diagonal a strategy promises more than happens, above it less; near the ends "
+        "and where positives are few a bin wanders by chance, and a bin without positives lies on "
+        "the lower edge of a logarithmic panel.",
     ),
     "masks": (
         "What the masks keep and share",
@@ -31,6 +67,22 @@ COMPARED = {
     ),
 }
 """Kind of a figure of a dataset -> what it shows, and how to read it."""
+
+ACROSS = {
+    "ranks": (
+        "Ranks over datasets",
+        "Further right is better on average, and strategies that a bar joins are not told apart; "
+        "ranks forget how large a difference was, and over few datasets almost everything is "
+        "joined.",
+    ),
+    "scarcity": (
+        "Fewer labels to learn from",
+        "Where the lines on the right rise to the left, sharing is worth more the scarcer the "
+        "labels are; every seed keeps other labels, so that wide bands at the left are their luck, "
+        "and a line that falls below zero there pays for sharing.",
+    ),
+}
+"""Kind of a figure of several comparisons -> what it shows, and how to read it."""
 
 SWEPT = {
     "history": (
@@ -78,8 +130,8 @@ def verdict_words(comparison: Comparison, found: Differences) -> str:
     """Say in a sentence which differences are real."""
     verdicts = [
         (comparison.header(metric), label, one)
-        for metric, by_label in found.verdicts.items()
-        for label, one in by_label.items()
+        for metric in comparison.auc_metrics
+        for label, one in found.verdicts.get(metric, {}).items()
     ]
     real = [
         f"{label} in {header} ({one.difference.mean:+.4f})"

@@ -1,14 +1,14 @@
 """The runs behind each row: which they are, the commands that made them, what sets them apart."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from cvrbench.record import NUMBER_FREE, RunRecord
 from cvrbench.report.frames import IGNORED, Comparison, Variant
 from cvrbench.report.grids import Cell, Grid
 from cvrbench.report.html.fairness import seeds_words
 from cvrbench.report.html.markup import Html, bullets, code, fold, join, paragraph, table
-from cvrbench.report.html.parts import Part
+from cvrbench.report.part import Part
+from cvrbench.report.settings import flat
 
 LEFT_OUT = ("seed", *NUMBER_FREE)
 """What a configuration shows of no run: the table of runs has it, or it changes no number."""
@@ -86,24 +86,6 @@ def differing_settings(comparison: Comparison) -> dict[str, list[str]]:
         ]
         for label, one in settings.items()
     }
-
-
-def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Flatten a configuration in the grammar of overrides: `("model.density", "0.2")`."""
-    for key, value in config.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{name}.")
-        else:
-            yield name, _word(value)
-
-
-def _word(value: Any) -> str:
-    if isinstance(value, list):
-        return f"[{','.join(map(_word, value))}]"
-    if value is None:
-        return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _commands(variant: Variant) -> Iterator[Html]:

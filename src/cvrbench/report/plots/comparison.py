@@ -1,19 +1,19 @@
 """The comparison of strategies on one dataset."""
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cvrbench.report.frames import Comparison
-from cvrbench.report.plots.style import POINT, STYLE, TRUTH, plain
+from cvrbench.report.plots.style import POINT, TRUTH, heading, headline, row_name, styled
 
 
 def comparison_figure(comparison: Comparison) -> Figure:
     """AUC of every space: a dot per seed, the mean and its interval per strategy."""
     metrics = comparison.auc_metrics
-    labels = [plain(variant.label) for variant in comparison.variants]
-    words_width = max(1.2, 0.08 * max(map(len, labels)))  # inches
-    with mpl.rc_context(rc=STYLE):  # type: ignore[arg-type]  # the stubs want literal keys
+    labels = [row_name(variant.label) for variant in comparison.variants]
+    letters = max(len(line) for label in labels for line in label.split("\n"))
+    words_width = max(1.2, 0.08 * letters)  # inches
+    with styled():
         figure = Figure(
             figsize=(3.1 * len(metrics) + words_width, 0.36 * len(labels) + 2.0),
             layout="constrained",
@@ -27,12 +27,7 @@ def comparison_figure(comparison: Comparison) -> Figure:
         words = "one seed: no interval over seeds"
         if seeds > 1:
             words = f"{seeds} seeds: dots are seeds, bars the mean's 95 % interval"
-        figure.suptitle(
-            f"{plain(comparison.dataset)}, test split, {words}",
-            x=0.01,
-            ha="left",
-            fontsize=10,
-        )
+        headline(figure, f"{comparison.name}, test split, {words}")
     return figure
 
 
@@ -56,7 +51,7 @@ def _compare(axis: Axes, comparison: Comparison, metric: str) -> None:
     if (best := comparison.best_reachable(metric)) is not None:
         axis.axvline(best, color=TRUTH, linewidth=1.2, linestyle="--")
         axis.text(best, -0.6, "best reachable", color=TRUTH, fontsize=7, ha="right", va="center")
-    axis.set_title(plain(comparison.header(metric)))
+    axis.set_title(heading(comparison.header(metric)))
     axis.grid(axis="x")
     axis.set_axisbelow(True)
     axis.margins(x=0.12)

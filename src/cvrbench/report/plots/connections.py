@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
@@ -11,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from cvrbench.report.mask_files import FieldRows, Keep, kept_of_fields
-from cvrbench.report.plots.style import GRID, INK, STYLE, UNUSED, look, plain
+from cvrbench.report.plots.style import GRID, INK, UNUSED, headline, look, plain, styled
 
 MOST_FIELDS = 60
 """More bars than these are not read by anybody; the most kept fields are drawn."""
@@ -28,7 +27,7 @@ def connections_figure(
     widths = [max(mask.shape[2], 24) ** 0.5 for mask in keep.values()]
     named = fields is not None and len(fields) <= NAMED_FIELDS
     height = max(4.2, min(0.16 * len(fields), 9.0)) if fields is not None else 4.2
-    with mpl.rc_context(rc=STYLE):  # type: ignore[arg-type]  # the stubs want literal keys
+    with styled():
         figure = Figure(figsize=(3.2 * min(len(widths), 4) + 2.6, height), layout="constrained")
         axes = figure.subplots(1, len(widths), width_ratios=widths, squeeze=False)[0]
         below = "input"
@@ -49,7 +48,7 @@ def connections_figure(
         figure.legend(
             handles=handles, loc="outside lower center", ncols=len(handles), frameon=False
         )
-        figure.suptitle(f"{plain(title)}: the masks", x=0.01, ha="left", fontsize=10)
+        headline(figure, f"{title}: the masks")
     return figure
 
 
@@ -66,7 +65,7 @@ def fields_figure(
     """
     kept = kept_of_fields(mask, fields)
     order = np.argsort(-kept.mean(axis=0), kind="stable")[:MOST_FIELDS]
-    with mpl.rc_context(rc=STYLE):  # type: ignore[arg-type]  # the stubs want literal keys
+    with styled():
         height = (0.06 * len(tasks) + 0.08) * len(order) + 1.5
         figure = Figure(figsize=(7.5, height), layout="constrained")
         axis = figure.subplots()
@@ -97,7 +96,7 @@ def fields_figure(
         words = "the fields that each task reads"
         if len(order) < len(fields):
             words += f", the {len(order)} most kept of {len(fields)}"
-        figure.suptitle(f"{plain(title)}: {words}", x=0.01, ha="left", fontsize=10)
+        headline(figure, f"{title}: {words}")
     return figure
 
 

@@ -1,11 +1,10 @@
 """What a prepared dataset looks like."""
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cvrbench.data.describe import Description
-from cvrbench.report.plots.style import POINT, STYLE
+from cvrbench.report.plots.style import POINT, headline, styled
 
 LINEAR_RANGE = 20
 """Label rates further apart than this are drawn on a logarithmic axis."""
@@ -13,12 +12,12 @@ LINEAR_RANGE = 20
 
 def description_figure(description: Description) -> Figure:
     """Label rates per space and split, and how often the ids of each field occur."""
-    with mpl.rc_context(rc=STYLE):  # type: ignore[arg-type]  # the stubs want literal keys
+    with styled():
         figure = Figure(figsize=(9.5, 3.6), layout="constrained")
         rates, ids = figure.subplots(1, 2)
         _label_rates(rates, description)
         _id_counts(ids, description)
-        figure.suptitle(f"{description.name}: labels and ids", x=0.01, ha="left", fontsize=10)
+        headline(figure, f"{description.name}: labels and ids")
     return figure
 
 

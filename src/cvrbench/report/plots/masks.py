@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cvrbench.report.masks import Layer, Masks, name_of
-from cvrbench.report.plots.style import FAINT, GRID, INK, STYLE, UNUSED, look, plain
+from cvrbench.report.plots.style import FAINT, GRID, INK, UNUSED, headline, look, plain, styled
 
 READABLE = 0.055
 """Narrower parts of a bar have no room for their number."""
@@ -16,7 +15,7 @@ READABLE = 0.055
 def layers_figure(masks: Masks, title: str) -> Figure:
     """A bar per layer: what is shared, what is one task's alone, and what nobody uses."""
     layers = masks.layers
-    with mpl.rc_context(rc=STYLE):  # type: ignore[arg-type]  # the stubs want literal keys
+    with styled():
         figure = Figure(figsize=(9.0, 0.5 * len(layers) + 1.6), layout="constrained")
         axis = figure.subplots()
         starts = [0.0] * len(layers)
@@ -32,7 +31,7 @@ def layers_figure(masks: Masks, title: str) -> Figure:
         axis.spines["left"].set_visible(False)
         axis.tick_params(axis="y", length=0)
         figure.legend(loc="outside lower center", ncols=len(masks.tasks) + 2, frameon=False)
-        figure.suptitle(f"{plain(title)}: who keeps what", x=0.01, ha="left", fontsize=10)
+        headline(figure, f"{title}: who keeps what")
     return figure
 
 
@@ -40,7 +39,7 @@ def rounds_figure(masks: Masks, title: str) -> Figure:
     """Density per task above, overlap per pair of tasks below, a column per layer."""
     names = [layer.name for layer in masks.layers]
     n_rows = 2 if masks.pairs else 1
-    with mpl.rc_context(rc=STYLE):  # type: ignore[arg-type]  # the stubs want literal keys
+    with styled():
         size = (max(1.9 * len(names), 4.0) + 1.8, 2.0 * n_rows + 0.9)
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots(n_rows, len(names), sharex=True, sharey="row", squeeze=False)
@@ -57,8 +56,8 @@ def rounds_figure(masks: Masks, title: str) -> Figure:
             axes[1, 0].set_ylabel("overlap (Jaccard)")
         for axis in axes[:, -1]:
             axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
-        words = f"{plain(title)}: masks after each round of the search"
-        figure.suptitle(words, x=0.01, ha="left", fontsize=10)
+        words = f"{title}: masks after each round of the search"
+        headline(figure, words)
     return figure
 
 

@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cvrbench.report.frames import Comparison
 from cvrbench.report.masks import Masks, masked_variants, name_of, overlap_by_round
-from cvrbench.report.plots.style import FAINT, GRID, INK, STYLE, Look, look, plain
-from cvrbench.stats import t_interval
+from cvrbench.report.plots.style import FAINT, GRID, INK, Look, headline, look, plain, styled
+from cvrbench.stats.intervals import t_interval
 
 WIDTH, ROW = 11.0, 1.8
 """Inches: the figure's width, and the height of one variant."""
@@ -23,7 +22,7 @@ def masks_figure(comparison: Comparison) -> Figure | None:
     if not variants:
         return None
     n_rows = len(variants)
-    with mpl.rc_context(rc=STYLE):  # type: ignore[arg-type]  # the stubs want literal keys
+    with styled():
         figure = Figure(figsize=(WIDTH, ROW * n_rows + 0.9), layout="constrained")
         axes = figure.subplots(n_rows, 3, width_ratios=(3, 3, 2), squeeze=False)
         for (density, overlap, rounds), (variant, seeds) in zip(axes, variants, strict=True):
@@ -42,9 +41,9 @@ def masks_figure(comparison: Comparison) -> Figure | None:
         axes[-1, 2].set_xlabel("round of the search, all layers")
         for axis in axes[0, :2] if variants[0][1][0].pairs else axes[0, :1]:
             axis.legend(loc="lower left", bbox_to_anchor=(1.0, 0.0), frameon=False, fontsize=7)
-        words = f"{plain(comparison.dataset)}: what the masks share; overlap is Jaccard's"
+        words = f"{comparison.name}: what the masks share; overlap is Jaccard's"
         words += "; dots are seeds, bars and bands the mean's 95 % interval"
-        figure.suptitle(words, x=0.01, ha="left", fontsize=10)
+        headline(figure, words)
     return figure
 
 

@@ -2,11 +2,20 @@
 
 from collections.abc import Sequence
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cvrbench.report.plots.style import FAINT, GRID, INK, LOOKS, POINT, STYLE, look, plain
+from cvrbench.report.plots.style import (
+    FAINT,
+    GRID,
+    INK,
+    LOOKS,
+    POINT,
+    headline,
+    look,
+    plain,
+    styled,
+)
 from cvrbench.report.sharing import Agreement, Gating
 
 COLUMNS = 2
@@ -22,7 +31,7 @@ def agreement_figure(dataset: str, agreements: Sequence[Agreement]) -> Figure | 
     n_rows = -(-len(agreements) // COLUMNS)
     n_columns = min(COLUMNS, len(agreements))
     several = len({agreement.pair for agreement in agreements}) > 1
-    with mpl.rc_context(rc=STYLE):  # type: ignore[arg-type]  # the stubs want literal keys
+    with styled():
         figure = Figure(figsize=(5.6 * n_columns, 2.3 * n_rows + 0.6), layout="constrained")
         axes = figure.subplots(n_rows, n_columns, sharey=True, squeeze=False).ravel()
         for axis, agreement in zip(axes, agreements, strict=False):
@@ -37,7 +46,7 @@ def agreement_figure(dataset: str, agreements: Sequence[Agreement]) -> Figure | 
         seeds = max(agreement.seeds for agreement in agreements)
         words = f"{dataset}: cosine of the tasks' gradients{pairs}; below 0 they conflict"
         words += f"; lines: mean of {seeds} seeds, bands: their range" if seeds > 1 else ""
-        figure.suptitle(plain(words), x=0.01, ha="left", fontsize=10)
+        headline(figure, words)
     return figure
 
 
@@ -46,7 +55,7 @@ def gates_figure(dataset: str, gatings: Sequence[Gating]) -> Figure | None:
     if not gatings:
         return None
     sizes = [len(gating.gates) for gating in gatings]
-    with mpl.rc_context(rc=STYLE):  # type: ignore[arg-type]  # the stubs want literal keys
+    with styled():
         height = sum(0.34 * size + 0.55 for size in sizes) + 0.9
         figure = Figure(figsize=(9.5, height), layout="constrained")
         rows = figure.subplots(
@@ -65,7 +74,7 @@ def gates_figure(dataset: str, gatings: Sequence[Gating]) -> Figure | None:
         seeds = max(len(found) for gating in gatings for found in gating.entropies)
         words = f"{dataset}: what the gates do"
         words += f"; dots: {seeds} seeds, bars: their mean" if seeds > 1 else ""
-        figure.suptitle(plain(words), x=0.01, ha="left", fontsize=10)
+        headline(figure, words)
     return figure
 
 

@@ -3,8 +3,7 @@
 import math
 import re
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import matplotlib as mpl
@@ -15,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 
-from cvrbench.report.plots.style import FAINT, INK, POINT, STYLE, TRUTH, plain
+from cvrbench.report.plots.style import FAINT, INK, LETTERS_PER_INCH, POINT, TRUTH, plain
 from cvrbench.report.studies import COSTS, best_first, cut, last_parts
 from cvrbench.studies import StudySummary, TrialSummary
 
@@ -52,15 +51,6 @@ FAILED: dict[str, Any] = {
     "linestyle": "none",
 }
 COMPLETE: dict[str, Any] = {"marker": "o", "color": POINT, "markersize": 4, "linestyle": "none"}
-LETTERS_PER_INCH = 13.0
-"""Of a title at its size, roughly."""
-
-
-@contextmanager
-def styled() -> Iterator[None]:
-    """Draw in the style of all figures."""
-    with mpl.rc_context(rc=STYLE):  # type: ignore[arg-type]  # the stubs want literal keys
-        yield
 
 
 def complete(summary: StudySummary) -> list[tuple[TrialSummary, tuple[float, ...]]]:

@@ -17,10 +17,9 @@ from cvrbench.report.plots.study.common import (
     objective_label,
     objective_ticks,
     quiet_grid,
-    styled,
 )
 from cvrbench.report.plots.study.scales import Scale, scale_of
-from cvrbench.report.plots.style import FAINT, INK, POINT
+from cvrbench.report.plots.style import FAINT, INK, POINT, styled
 from cvrbench.studies import StudySummary, TrialSummary
 
 KEY = "model.density"

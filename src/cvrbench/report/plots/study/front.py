@@ -17,9 +17,8 @@ from cvrbench.report.plots.study.common import (
     objective_label,
     objective_ticks,
     quiet_grid,
-    styled,
 )
-from cvrbench.report.plots.style import FAINT, INK, POINT
+from cvrbench.report.plots.style import FAINT, INK, POINT, styled
 from cvrbench.studies import Direction, StudySummary
 
 MOST_LABELS = 8

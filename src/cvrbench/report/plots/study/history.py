@@ -22,9 +22,8 @@ from cvrbench.report.plots.study.common import (
     objective_label,
     objective_ticks,
     quiet_grid,
-    styled,
 )
-from cvrbench.report.plots.style import FAINT, INK, POINT, TRUTH
+from cvrbench.report.plots.style import FAINT, INK, POINT, TRUTH, styled
 from cvrbench.studies import StudySummary, TrialSummary
 
 STRIP = 0.035

@@ -26,10 +26,9 @@ from cvrbench.report.plots.study.common import (
     parameters,
     quiet_grid,
     short,
-    styled,
 )
 from cvrbench.report.plots.study.scales import scale_of, stacked
-from cvrbench.report.plots.style import POINT
+from cvrbench.report.plots.style import POINT, styled
 from cvrbench.studies import StudySummary
 
 MOST_BARS, MOST_PANELS, COLUMNS = 20, 24, 4

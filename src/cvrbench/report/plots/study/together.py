@@ -27,11 +27,10 @@ from cvrbench.report.plots.study.common import (
     parameters,
     quiet_grid,
     short,
-    styled,
     value_colors,
 )
 from cvrbench.report.plots.study.scales import Scale, scale_of
-from cvrbench.report.plots.style import FAINT, INK, TRUTH
+from cvrbench.report.plots.style import FAINT, INK, TRUTH, styled
 from cvrbench.report.studies import objective_text
 from cvrbench.studies import StudySummary, TrialSummary
 

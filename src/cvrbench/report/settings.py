@@ -1,0 +1,22 @@
+"""A configuration as a report shows it and asks for it: in the grammar of overrides."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Flatten a configuration in the grammar of overrides: `("model.density", "0.2")`."""
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{name}.")
+        else:
+            yield name, _word(value)
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{','.join(map(_word, value))}]"
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)

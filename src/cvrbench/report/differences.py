@@ -1,6 +1,7 @@
 """Which differences to the baseline are real: paired over seeds, and over the same test rows."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -119,7 +120,8 @@ def against(
 ) -> dict[str, Differences]:
     """Compare every variant with each baseline, from the predictions kept on the test rows.
 
-    Every run's predictions are read once.
+    Every run's predictions are read once, those of a variant side by side; a run that has no
+    partner is not read.
 
     Args:
         comparison: The variants.
@@ -138,20 +140,10 @@ def against(
         on_read()
         return reader.read(run, store.predictions(run.run_id))
 
-    by_label = {variant.label: variant for variant in comparison.variants}
-    known = {run.run_id: read(run) for label in baselines for run in by_label[label].runs}
-    bases = {
-        label: {run.seed: known[run.run_id] for run in by_label[label].runs} for label in baselines
-    }
-    seeds = {seed for base in bases.values() for seed in base}
     tested: dict[str, dict[tuple[str, str], _Tested]] = {label: {} for label in baselines}
-    for variant in comparison.variants:
-        runs = [run for run in variant.runs if run.seed in seeds]
-        moves = {run.seed: known.get(run.run_id) or read(run) for run in runs}
-        for baseline, base in bases.items():
-            if baseline != variant.label:
-                for metric, one in _test(moves, base, how.margin).items():
-                    tested[baseline][metric, variant.label] = one
+    for label, baseline, runs in _read_pairs(_pairs(comparison, baselines), read):
+        found = _test(runs, how.margin)
+        tested[baseline] |= {(metric, label): one for metric, one in found.items()}
     clustered = any(rows.users is not None for rows in reader.known.values())
     return {
         label: Differences(
@@ -162,6 +154,10 @@ def against(
         )
         for label in baselines
     }
+
+
+_Pairs = dict[str, dict[str, list[tuple[RunRecord, RunRecord]]]]
+"""Variant -> baseline -> runs of one seed each."""
 
 
 class _Tested(NamedTuple):
@@ -178,18 +174,47 @@ def tested_metrics(comparison: Comparison, kind: str) -> list[str]:
     return [f"{name}_{kind}" for name in comparison.counts]
 
 
+def _pairs(comparison: Comparison, baselines: Sequence[str]) -> _Pairs:
+    """Pair runs by seed, where a variant and a baseline have two seeds or more in common."""
+    runs = {one.label: {run.seed: run for run in one.runs} for one in comparison.variants}
+    found: _Pairs = {}
+    for label, own in runs.items():
+        for baseline in baselines:
+            base = runs[baseline]
+            both = [(own[seed], base[seed]) for seed in own if seed in base]
+            if label != baseline and len(both) >= 2:
+                found.setdefault(label, {})[baseline] = both
+    return found
+
+
+def _read_pairs(
+    pairs: _Pairs, read: Callable[[RunRecord], dict[str, Moves]]
+) -> Iterator[tuple[str, str, list[tuple[dict[str, Moves], dict[str, Moves]]]]]:
+    """Give variant, baseline and what both moved; no more than a variant and baselines is kept."""
+    sides = [both for of in pairs.values() for both in of.values()]
+    bases = {base.run_id: base for both in sides for _, base in both}
+    with ThreadPoolExecutor() as pool:  # NumPy and polars let other threads run
+
+        def read_all(runs: Mapping[str, RunRecord]) -> dict[str, dict[str, Moves]]:
+            return dict(zip(runs, pool.map(read, runs.values()), strict=True))
+
+        first = dict([bases.popitem()] if bases else [])
+        known = read_all(first) | read_all(bases)  # all must have the rows of the first
+        for label, of in pairs.items():
+            own = {run.run_id: run for both in of.values() for run, _ in both}
+            moves = known | read_all({name: own[name] for name in own if name not in known})
+            for baseline, both in of.items():
+                yield label, baseline, [(moves[a.run_id], moves[b.run_id]) for a, b in both]
+
+
 def _test(
-    moves: Mapping[int, Mapping[str, Moves]], base: Mapping[int, Mapping[str, Moves]], margin: float
+    runs: Sequence[tuple[Mapping[str, Moves], Mapping[str, Moves]]], margin: float
 ) -> dict[str, _Tested]:
-    """Test every metric that both have under two seeds or more."""
-    seeds = [seed for seed in moves if seed in base]
-    metrics = dict.fromkeys(metric for seed in seeds for metric in moves[seed])
+    """Test every metric that two pairs or more have."""
     found = {}
-    for metric in metrics:
+    for metric in dict.fromkeys(metric for own, _ in runs for metric in own):
         pairs = [
-            (moves[seed][metric], base[seed][metric])
-            for seed in seeds
-            if metric in moves[seed] and metric in base[seed]
+            (own[metric], base[metric]) for own, base in runs if metric in own and metric in base
         ]
         if len(pairs) < 2:
             continue

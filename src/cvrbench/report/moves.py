@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +18,12 @@ from cvrbench.stats.influence import (
     Floats,
     Labels,
     auc_influence,
-    gauc_influence,
+    gauc_influence_of_groups,
     log_loss_influence,
     row_variance,
 )
 
+Codes = npt.NDArray[Any]
 KINDS = ("auc", "logloss", "gauc")
 """Metrics whose differences are tested; what calibration loses, log loss shows."""
 
@@ -33,7 +34,7 @@ class Rows(NamedTuple):
     digest: bytes
     """Of labels and users: what two runs must have in common."""
     labels: Labels
-    users: npt.NDArray[np.intp] | None
+    users: Codes | None
     """`[rows]`, numbered from 0; None where the data have no users."""
     redrawn: Resampling | None
     """How they are redrawn; None where the variance is a formula's."""
@@ -61,7 +62,7 @@ class Moves(NamedTuple):
 
 @dataclass
 class MovesReader:
-    """Reads runs that were tested on the same rows, each once."""
+    """Reads runs that were tested on the same rows, each once; after the first, side by side."""
 
     tasks: Sequence[Task]
     draws: int = 0
@@ -85,11 +86,12 @@ class MovesReader:
         for space in _spaces(self.tasks, frame):
             rows = self._rows(space, groups, run)
             predicted = space.take(space.predicted).astype(np.float64)
+            order = np.argsort(predicted)  # once: AUC and GAUC both rank by it
             for kind in KINDS:
                 metric = f"{space.name}_{kind}"
                 value = run.metrics["test"].get(metric)
                 if value is not None:
-                    moved = _influence(kind, rows, predicted)
+                    moved = _influence(kind, rows, predicted, order)
                     drawn = _draws(kind, rows, predicted)
                     moves[metric] = Moves(run.run_id, kind, value, rows, moved, drawn)
         return moves
@@ -101,14 +103,14 @@ class MovesReader:
         digest = hashlib.blake2b(np.ascontiguousarray(labels).tobytes())
         digest.update(b"" if drawn is None else np.ascontiguousarray(drawn).tobytes())
         known = self.known.get(space.name)
-        if known is not None and known.digest != digest.digest():
-            raise StoreError(f"{run.run_id}: its predictions are not of the same test rows")
         if known is None:
-            users = None if drawn is None else np.unique(drawn, return_inverse=True)[1]
+            users = None if drawn is None else _numbered(drawn)
             redrawn = None
             if self.draws:
                 redrawn = Resampling(rows=len(labels), groups=users, draws=self.draws)
             known = self.known[space.name] = Rows(digest.digest(), labels, users, redrawn)
+        elif known.digest != digest.digest():
+            raise StoreError(f"{run.run_id}: its predictions are not of the same test rows")
         defined = run.metrics["test"].get(f"{space.name}_auc") is not None
         if defined and not 0 < known.labels.sum() < len(known.labels):
             raise StoreError(f"{run.run_id}: its predictions are not of the same test rows")
@@ -136,15 +138,21 @@ def _spaces(tasks: Sequence[Task], frame: pl.DataFrame) -> Iterator[Space]:
     return spaces(tasks, labels, conditional, joint)
 
 
-def _influence(kind: str, rows: Rows, predicted: Floats) -> Floats:
+def _numbered(users: Labels) -> Codes:
+    """Number users from 0, in 16 bits where they fit: these sort by counting."""
+    found, codes = np.unique(users, return_inverse=True)
+    return codes.astype(np.uint16 if len(found) <= 2**16 else np.int64)
+
+
+def _influence(kind: str, rows: Rows, predicted: Floats, order: Codes) -> Floats:
     """Give what each row moves, or each user's rows together where there are users."""
     match kind:
         case "auc":
-            moved = auc_influence(rows.labels, predicted)
+            moved = auc_influence(rows.labels, predicted, order)
         case "logloss":
             moved = log_loss_influence(rows.labels, predicted)
         case _:
-            moved = gauc_influence(rows.labels, predicted, _users(rows))
+            return gauc_influence_of_groups(rows.labels, predicted, _users(rows), order)
     if rows.users is None:
         return moved
     return np.bincount(rows.users, weights=moved).astype(np.float64, copy=False)
@@ -162,7 +170,7 @@ def _draws(kind: str, rows: Rows, predicted: Floats) -> Floats:
             return gauc_draws(rows.labels, predicted, _users(rows), rows.redrawn)
 
 
-def _users(rows: Rows) -> npt.NDArray[np.intp]:
+def _users(rows: Rows) -> Codes:
     """Give the users that a GAUC was computed by."""
     if rows.users is None:
         raise StoreError("a record tells a GAUC, and its predictions have no users")

@@ -22,24 +22,24 @@ class Difference(NamedTuple):
     of_seeds: float
     """Variance of one seed's difference."""
     of_rows: float
-    """Variance over redrawn test rows, as it was given: no number of seeds makes it less."""
+    """Variance over redrawn test rows."""
 
 
 def difference(per_seed: Sequence[float], variance: float, confidence: float = 0.95) -> Difference:
     """Test a mean difference against 0 with both its doubts: the seeds' and the test rows'.
 
-    The variance of the mean is the seeds' spread over their number plus `variance`, that of what
-    the seeds have in common over redrawn test rows; its degrees of freedom are Satterthwaite's.
-    A strategy trained twice differs from itself by the first, two strategies on too few rows by
-    the second: a test that leaves either out finds differences where there are none. It is the
-    analysis of many readers (here seeds) on the same cases by Obuchowski and Rockette
-    (Communications in Statistics 1995), with the degrees of freedom of Hillis (Statistics in
-    Medicine 2007).
+    The variance of the mean is the seeds' spread over their number plus `variance`, that over
+    redrawn test rows; its degrees of freedom are Satterthwaite's. A strategy trained twice differs
+    from itself by the first, two strategies on too few rows by the second: a test that leaves
+    either out finds differences where there are none. It is the analysis of many readers (here
+    seeds) on the same cases by Obuchowski and Rockette (Communications in Statistics 1995), with
+    the degrees of freedom of Hillis (Statistics in Medicine 2007).
 
     Args:
         per_seed: At least two differences, one per seed, on the same test rows.
-        variance: `common_row_variance` of their influences. `row_variance` of the mean of these
-            would do, but errs on the careful side: what rows do to one seed is in both terms then.
+        variance: `row_variance` of the mean of their influences, which errs on the careful side,
+            as what rows do to one seed alone is in the seeds' spread already; or theirs,
+            `common_row_variance`, which counts it once and is a little bold with three seeds.
         confidence: Of the interval.
 
     Raises:

@@ -1,18 +1,18 @@
 """How far each test row moves a metric, and how far redrawn rows would."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from cvrbench.metrics import Undefined
-from cvrbench.stats.ranked import Ranked
+from cvrbench.stats.ranked import Ints, Ranked
 
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[Any]
 
 
-def auc_influence(labels: Labels, scores: Floats) -> Floats:
+def auc_influence(labels: Labels, scores: Floats, by_score: Ints | None = None) -> Floats:
     """How far each row moves an AUC: `[rows]`, with mean 0 over the rows of either class.
 
     A positive row's value is its placement, the share of negatives that it outscores (ties half),
@@ -24,15 +24,20 @@ def auc_influence(labels: Labels, scores: Floats) -> Floats:
     Args:
         labels: `[rows]`, 0 or 1, both present.
         scores: `[rows]`.
+        by_score: `[rows]`, their order from low to high where it is at hand.
     """
-    positive = labels == 1
-    above, below = scores[positive], scores[~positive]
+    ranked = Ranked.of(labels, scores, by_score=by_score)
+    positive = labels[ranked.order] == 1
+    wins, losses = ranked.add(positive * 1), ranked.add(~positive * 1)
+    n_positive, n_negative = int(wins.sum()), int(losses.sum())
+    below = np.cumsum(losses) - losses / 2
+    above = n_positive - np.cumsum(wins) + wins / 2
+    placement = np.where(
+        positive, ranked.over_rows(below) / n_negative, ranked.over_rows(above) / n_positive
+    )
+    auc = float(placement[positive].mean())
     influence = np.empty(len(scores))
-    for own, mine, theirs, sign in ((positive, above, below, 1), (~positive, below, above, -1)):
-        ordered = np.sort(theirs)
-        lower = np.searchsorted(ordered, mine, "left") + np.searchsorted(ordered, mine, "right")
-        placement = lower / (2 * len(theirs))
-        influence[own] = sign * (placement - placement.mean()) / len(mine)
+    influence[ranked.order] = (placement - auc) / np.where(positive, n_positive, n_negative)
     return influence
 
 
@@ -58,7 +63,9 @@ def log_losses(labels: Labels, probabilities: Floats) -> Floats:
     return losses
 
 
-def gauc_influence(labels: Labels, scores: Floats, groups: Labels) -> Floats:
+def gauc_influence(
+    labels: Labels, scores: Floats, groups: Labels, by_score: Ints | None = None
+) -> Floats:
     """How far each row moves a GAUC: `[rows]`, summing to 0.
 
     GAUC = sum_g w_g A_g / sum_g w_g, with w_g the rows of a group that has both classes and A_g its
@@ -75,37 +82,87 @@ def gauc_influence(labels: Labels, scores: Floats, groups: Labels) -> Floats:
         labels: `[rows]`, 0 or 1.
         scores: `[rows]`.
         groups: `[rows]`, any sortable codes.
+        by_score: `[rows]`, the scores' order from low to high where it is at hand.
 
     Raises:
         Undefined: No group has both classes.
     """
-    ranked = Ranked.of(labels, scores, groups)
+    ranked = Ranked.of(labels, scores, groups, by_score)
     positive = labels[ranked.order] == 1
-    wins, losses = ranked.add(positive * 1), ranked.add(~positive * 1)
-    n_positive, n_negative = ranked.per_group(wins), ranked.per_group(losses)
-    used = (n_positive > 0) & (n_negative > 0)
-    if not used.any():
-        raise Undefined("no group has both a positive and a negative row")
-    # Per block of equal scores: the share of the other class that a row of it outscores.
-    below = ranked.before(losses) + losses / 2
-    above = ranked.over_blocks(n_positive) - ranked.before(wins) - wins / 2
+    found = _group_aucs(ranked, positive)
     with np.errstate(invalid="ignore", divide="ignore"):  # one-class groups, left out below
-        group_auc = ranked.per_group(wins * below) / (n_positive * n_negative)
-        of_positive = below / ranked.over_blocks(n_negative)
-        of_negative = above / ranked.over_blocks(n_positive)
-        of_groups = np.stack([group_auc, 1 / n_positive, 1 / n_negative])
-    size = n_positive + n_negative
-    total = size[used].sum()
-    gauc = float((size * group_auc)[used].sum() / total)
+        of_positive = found.below / ranked.over_blocks(found.negatives)
+        of_negative = found.above / ranked.over_blocks(found.positives)
+        of_groups = np.stack([found.auc, 1 / found.positives, 1 / found.negatives])
     row_auc, per_positive, per_negative = ranked.over_rows(ranked.over_blocks(of_groups))
     placement = ranked.over_rows(np.stack([of_positive, of_negative]))
     within = np.where(
         positive, (placement[0] - row_auc) * per_positive, (placement[1] - row_auc) * per_negative
     )
-    moves = (row_auc - gauc + ranked.over_rows(ranked.over_blocks(size)) * within) / total
+    size = ranked.over_rows(ranked.over_blocks(found.positives + found.negatives))
+    moves = (row_auc - found.gauc + size * within) / found.total
     influence = np.empty(len(scores))
-    influence[ranked.order] = np.where(ranked.over_rows(ranked.over_blocks(used)), moves, 0.0)
+    used = ranked.over_rows(ranked.over_blocks(found.used))
+    influence[ranked.order] = np.where(used, moves, 0.0)
     return influence
+
+
+def gauc_influence_of_groups(
+    labels: Labels, scores: Floats, groups: Labels, by_score: Ints | None = None
+) -> Floats:
+    """How far each group, drawn as a whole, moves a GAUC: `[groups]`, in the order of the codes.
+
+    These are the sums of `gauc_influence` over each group's rows, at a third of the time.
+
+    Args:
+        labels: `[rows]`, 0 or 1.
+        scores: `[rows]`.
+        groups: `[rows]`, any sortable codes.
+        by_score: `[rows]`, the scores' order from low to high where it is at hand.
+
+    Raises:
+        Undefined: No group has both classes.
+    """
+    ranked = Ranked.of(labels, scores, groups, by_score)
+    found = _group_aucs(ranked, labels[ranked.order] == 1)
+    moves = (found.positives + found.negatives) * (found.auc - found.gauc) / found.total
+    return np.where(found.used, moves, 0.0)
+
+
+class _GroupAucs(NamedTuple):
+    """What GAUC is made of."""
+
+    below: Floats
+    """`[blocks]`: negatives of its group that a row of the block outscores, ties half."""
+    above: Floats
+    """`[blocks]`: positives of its group that outscore a row of the block, ties half."""
+    positives: Ints
+    """`[groups]`."""
+    negatives: Ints
+    auc: Floats
+    """`[groups]`: NaN of one class."""
+    used: Labels
+    """`[groups]`: whether both classes are there."""
+    total: int
+    """Rows of the groups that are used."""
+    gauc: float
+
+
+def _group_aucs(ranked: Ranked, positive: Labels) -> _GroupAucs:
+    """Rank the rows within each group; `positive` is `[rows]` in the ranks' order."""
+    wins, losses = ranked.add(positive * 1), ranked.add(~positive * 1)
+    positives, negatives = ranked.per_group(wins), ranked.per_group(losses)
+    used = (positives > 0) & (negatives > 0)
+    if not used.any():
+        raise Undefined("no group has both a positive and a negative row")
+    below = ranked.before(losses) + losses / 2
+    above = ranked.over_blocks(positives) - ranked.before(wins) - wins / 2
+    with np.errstate(invalid="ignore"):
+        auc = ranked.per_group(wins * below) / (positives * negatives)
+    size = (positives + negatives)[used]
+    total = int(size.sum())
+    gauc = float((size * auc[used]).sum() / total)
+    return _GroupAucs(below, above, positives, negatives, auc, used, total, gauc)
 
 
 def row_variance(

@@ -18,8 +18,10 @@ rough: the true s of five may be 40 % less or 190 % more (95 % interval).
 import math
 
 import numpy as np
+import numpy.typing as npt
 from scipy import stats
 from scipy.optimize import brentq
+from scipy.special import ndtr, stdtrit
 
 from cvrbench.stats.difference import Difference
 
@@ -37,23 +39,34 @@ def power(
     Args:
         size: The true difference.
         of_seeds: Variance of one seed's difference.
-        of_rows: Variance over redrawn test rows of what the seeds have in common.
+        of_rows: Variance over redrawn test rows.
         seeds: How many, at least 2.
         level: Of the test.
     """
     error = math.sqrt(of_seeds / seeds + of_rows)
     if error == 0:
         return 1.0 if size else 0.0
+    return float(_powers(size, of_seeds, np.array([of_rows]), seeds, level)[0])
+
+
+def _powers(
+    size: float, of_seeds: float, of_rows: npt.NDArray[np.float64], seeds: int, level: float
+) -> npt.NDArray[np.float64]:
+    """Give the power at several variances from the rows, `[n]`, where some doubt is left."""
+    error = np.sqrt(of_seeds / seeds + of_rows)
     # E over S^2 is an integral over its quantiles u = sin^2(pi v / 2), smooth at both ends in v.
     v = (NODES + 1) / 2
     quantiles = np.sin(np.pi / 2 * v) ** 2
     weights = WEIGHTS / 2 * np.pi / 2 * np.sin(np.pi * v)
     spread = of_seeds / seeds * stats.chi2.ppf(quantiles, seeds - 1) / (seeds - 1)
+    total = spread[:, None] + of_rows  # [nodes, n]
     with np.errstate(divide="ignore", over="ignore"):
-        freedom = (seeds - 1) * ((spread + of_rows) / spread) ** 2 if of_seeds else np.inf
-    reach = stats.t.isf(level / 2, freedom) * np.sqrt(spread + of_rows)
-    found = stats.norm.sf((reach - size) / error) + stats.norm.sf((reach + size) / error)
-    return float(weights @ found)
+        freedom = (seeds - 1) * (total / spread[:, None]) ** 2 if of_seeds else np.inf
+    reach = stdtrit(freedom, 1 - level / 2) * np.sqrt(total)
+    found: npt.NDArray[np.float64] = weights @ (
+        ndtr((size - reach) / error) + ndtr((-size - reach) / error)
+    )
+    return found
 
 
 def detectable(difference: Difference, *, target: float = POWER, level: float = LEVEL) -> float:
@@ -80,6 +93,9 @@ def seeds_needed(
     difference: Difference, size: float, *, target: float = POWER, level: float = LEVEL
 ) -> int | None:
     """How many seeds find a true difference of `size` on the same test rows.
+
+    The rows' variance is taken to stay. Of a `row_variance` of the mean influence a part would fall
+    with more seeds, so that the answer errs on the high side; of a `common_row_variance` none.
 
     Args:
         difference: A mean difference with its doubts; its mean has no say.
@@ -144,10 +160,15 @@ def rows_factor_needed(
 
     # Of two or three seeds the test can lose power by more rows: its freedom falls. So no bisection
     # over the whole range.
-    enough = next((i for i, factor in enumerate(ROWS_FACTORS) if lack(factor) >= 0), None)
-    if enough is None:
+    if difference.error == 0:
+        return 1.0
+    n = difference.seeds if seeds is None else seeds
+    found = _powers(size, difference.of_seeds, difference.of_rows / ROWS_FACTORS, n, level)
+    enough = np.flatnonzero(found >= target)
+    if not len(enough):
         return None
-    return 1.0 if enough == 0 else float(brentq(lack, *ROWS_FACTORS[enough - 1 : enough + 1]))
+    first = int(enough[0])
+    return 1.0 if first == 0 else float(brentq(lack, *ROWS_FACTORS[first - 1 : first + 1]))
 
 
 def _power_of(

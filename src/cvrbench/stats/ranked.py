@@ -20,8 +20,20 @@ class Ranked(NamedTuple):
     """`[groups]`: the first block of each group."""
 
     @classmethod
-    def of(cls, labels: Array, scores: Array, groups: Array | None = None) -> Self:
+    def of(
+        cls,
+        labels: Array,
+        scores: Array,
+        groups: Array | None = None,
+        by_score: Ints | None = None,
+    ) -> Self:
         """Sort; without groups all rows are one.
+
+        Args:
+            labels: `[rows]`.
+            scores: `[rows]`.
+            groups: `[rows]`, any sortable codes; of 16 bits they are sorted by counting.
+            by_score: `[rows]`, the scores' order from low to high where it is at hand.
 
         Raises:
             ValueError: Lengths differ, or a score is NaN.
@@ -30,11 +42,17 @@ class Ranked(NamedTuple):
             raise ValueError(
                 f"labels {labels.shape} and scores {scores.shape} must be [rows] both, without NaN"
             )
-        group = np.zeros(len(scores), np.int8) if groups is None else groups
-        order = np.argsort(scores) if groups is None else np.lexsort((scores, group))
-        group, score = group[order], scores[order]
+        order = np.argsort(scores) if by_score is None else by_score
+        if groups is not None:
+            order = order[np.argsort(groups[order], kind="stable")]
+        score = scores[order]
+        new_block = np.append(True, score[1:] != score[:-1])
+        if groups is None:
+            blocks = np.flatnonzero(new_block)
+            return cls(order, blocks, np.zeros(1, np.int64))
+        group = groups[order]
         new_group = np.append(True, group[1:] != group[:-1])
-        blocks = np.flatnonzero(new_group | np.append(True, score[1:] != score[:-1]))
+        blocks = np.flatnonzero(new_group | new_block)
         return cls(order, blocks, np.flatnonzero(new_group[blocks]))
 
     def add(self, weights: Array) -> Array:

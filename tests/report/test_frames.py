@@ -11,7 +11,7 @@ from scipy import stats as scipy_stats
 from cvrbench.record import RunRecord
 from cvrbench.report.cost_grids import cost_grid
 from cvrbench.report.frames import Missing, compare
-from cvrbench.report.grids import interval, number
+from cvrbench.report.grids import Grid, cells, interval, number
 from cvrbench.report.plots.comparison import comparison_figure
 from cvrbench.report.plots.style import save
 from cvrbench.report.studies import Tuned
@@ -250,3 +250,27 @@ def test_each_space_is_judged_by_more_than_its_auc():
     assert grid.headers == ("strategy", "log loss", "PCOC")
     assert [cell.text for cell in grid.rows[0]] == ["mmoe", "0.5000", "1.2500"]
     assert grid.title == "log: CTR beyond AUC (exposures)"
+
+
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_long_names_break_and_no_number_is_cut(width):
+    value = "+0.0018 ± 0.0014 p=0.024"
+    grid = Grid(
+        title="t",
+        headers=("strategy", "CTR AUC (exposures)", "CVR AUC (clicked)", "CTCVR AUC (exposures)"),
+        rows=(cells("ncs search=unshared base=imp", value, value, value),),
+        caption="c",
+    )
+    for one in (grid, replace(grid, headers=(*grid.headers, "mean gain (%)"), rows=(
+        (*grid.rows[0], *cells("-0.03 ± 0.17")),
+    ))):  # fmt: skip
+        console = Console(width=width, file=StringIO())
+        console.print(grid_table(one, width))
+        said = console.file.getvalue()
+        assert "…" not in said
+        for word in ("(exposures)", "p=0.024", "search=unshared", "0.0014"):
+            assert word in said, said
+        if one is grid:
+            assert said.count("+0.0018 ± 0.0014") == 3
+        else:
+            assert "0.17" in said

@@ -283,4 +283,4 @@ def _print_grid(grid: "Grid", layout: Format) -> None:
         case Format.latex:
             print(to_latex(grid))
         case _:
-            out.print(grid_table(grid))
+            out.print(grid_table(grid, out.width))

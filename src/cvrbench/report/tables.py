@@ -1,5 +1,6 @@
 """Records and grids as tables for the terminal, and as plain values for `--json`."""
 
+import re
 from typing import Any
 
 from rich import box
@@ -14,6 +15,10 @@ from cvrbench.report.frames import Comparison, Variant
 from cvrbench.report.grids import Cell, Grid, number
 from cvrbench.report.harmless import harmless
 
+WHOLE = re.compile(r"\S+ ± \S+|\S+")
+"""What no line break should part."""
+GAP = 2
+"""Columns between two columns."""
 NARROW = (0, 1, 0, 0)
 """Cell padding at which a comparison of two tasks fits 80 columns."""
 
@@ -51,8 +56,14 @@ def run_table(record: RunRecord) -> Table:
     return table
 
 
-def grid_table(grid: Grid) -> Table:
-    """Draw a grid; no word of a header or of a number is cut at 80 columns."""
+def grid_table(grid: Grid, width: int | None = None) -> Table:
+    """Draw a grid; no word of a header or of a number is cut at 80 columns.
+
+    Args:
+        grid: The table.
+        width: Columns of the terminal, where it is known: labels are then broken into lines at
+            need, and `a ± b` only where there is no room for it.
+    """
     table = Table(
         title=_shown(grid.title),
         title_justify="left",
@@ -63,19 +74,36 @@ def grid_table(grid: Grid) -> Table:
         pad_edge=False,
     )
     first, *others = grid.headers
-    table.add_column(_shown(first), no_wrap=True)
-    for header in others:
+    label, *whole = _widths(grid)
+    is_wide = width is not None and label + sum(whole) + GAP * len(whole) <= width
+    if width is None:
+        table.add_column(_shown(first), no_wrap=True)
+    else:
+        table.add_column(_shown(first), min_width=label, overflow="fold")
+    for header, least in zip(others, whole, strict=True):
         words = header.split()
         if "\n" in header or len(words) == 1:
             table.add_column(_shown(header), justify="right", no_wrap=True)
         else:
-            table.add_column(_shown(header), justify="right", min_width=max(map(len, words)))
+            least = least if is_wide else max(map(len, words))
+            table.add_column(_shown(header), justify="right", min_width=least)
     for row in grid.rows:
         table.add_row(*map(_marked, row))
     if grid.last is not None:
         table.add_section()
         table.add_row(*map(_marked, grid.last))
     return table
+
+
+def _widths(grid: Grid) -> list[int]:
+    """Give the least width of every column in which no word and no `a ± b` is parted."""
+    found = []
+    for place, header in enumerate(grid.headers):
+        texts = [row[place].text for row in grid.rows]
+        pieces = [piece for text in texts for piece in WHOLE.findall(text)]
+        lines = header.split("\n") if "\n" in header else header.split()
+        found.append(max(map(len, [*lines, *pieces]), default=0))
+    return found
 
 
 def _marked(cell: Cell) -> str:

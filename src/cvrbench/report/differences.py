@@ -1,5 +1,6 @@
 """Which differences to the baseline are real: paired over seeds, and over the same test rows."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ ON_MARGIN = ("auc", "gauc")
 """Kinds of metric that a margin of AUC is a margin of."""
 MARGIN = 0.001
 """Difference of AUC that matters where the user says nothing; the field publishes such gains."""
+ROWS_AT_ONCE = 20_000_000
+"""Test rows that may be in memory together, some 100 bytes each; larger runs are read in turn."""
 USUAL_BASELINES = ("shared_bottom", "shared_embedding", "single_task")
 """What a table is held against where the user names nothing, the first that is there."""
 
@@ -141,7 +144,9 @@ def against(
         return reader.read(run, store.predictions(run.run_id))
 
     tested: dict[str, dict[tuple[str, str], _Tested]] = {label: {} for label in baselines}
-    for label, baseline, runs in _read_pairs(_pairs(comparison, baselines), read):
+    n_rows = max(count["rows"] for count in comparison.counts.values())
+    workers = max(1, min(os.cpu_count() or 1, ROWS_AT_ONCE // max(n_rows, 1)))
+    for label, baseline, runs in _read_pairs(_pairs(comparison, baselines), read, workers):
         found = _test(runs, how.margin)
         tested[baseline] |= {(metric, label): one for metric, one in found.items()}
     clustered = any(rows.users is not None for rows in reader.known.values())
@@ -188,12 +193,12 @@ def _pairs(comparison: Comparison, baselines: Sequence[str]) -> _Pairs:
 
 
 def _read_pairs(
-    pairs: _Pairs, read: Callable[[RunRecord], dict[str, Moves]]
+    pairs: _Pairs, read: Callable[[RunRecord], dict[str, Moves]], workers: int
 ) -> Iterator[tuple[str, str, list[tuple[dict[str, Moves], dict[str, Moves]]]]]:
     """Give variant, baseline and what both moved; no more than a variant and baselines is kept."""
     sides = [both for of in pairs.values() for both in of.values()]
     bases = {base.run_id: base for both in sides for _, base in both}
-    with ThreadPoolExecutor() as pool:  # NumPy and polars let other threads run
+    with ThreadPoolExecutor(workers) as pool:  # NumPy and polars let other threads run
 
         def read_all(runs: Mapping[str, RunRecord]) -> dict[str, dict[str, Moves]]:
             return dict(zip(runs, pool.map(read, runs.values()), strict=True))

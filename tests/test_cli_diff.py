@@ -153,7 +153,7 @@ def spoil(frame: pl.DataFrame) -> pl.DataFrame:
         ({"tasks": []}, None, "their tasks are not the same"),
         ({}, spoil, "not of the same test rows"),
         ({}, lambda frame: frame.head(10), "not of the same test rows"),
-        ({}, lambda frame: frame.drop("p_ctr"), "lack a column"),
+        ({}, lambda frame: frame.drop("p_ctr"), "lack the column p_ctr"),
         ({}, lambda _: None, "predictions.parquet cannot be read"),
     ],
 )

@@ -50,6 +50,15 @@ def test_a_whole_number_stands_for_a_float():
         (changed(dataset=None), "dataset is not what"),
         (changed(metrics=None), "metrics is not what"),
         (changed(metrics={"test": {"ctr_auc": "0.7"}}), "metrics is not what"),
+        (changed(metrics={"test": {"ctr_auc": 1e308}}), "metrics is not what"),
+        (changed(counts={}), "has no counts of its test rows"),
+        (changed(config={"protocol": None}), "config is not what"),
+        (changed(config={"protocol": {"label_share": "x"}}), "config is not what"),
+        (changed(config={"protocol": {"label_share_task": 3}}), "config is not what"),
+        (
+            changed(tasks=[{"name": "cvr", "label": "y", "parent": "ctr", "joint": "c"}]),
+            "tasks is not what",
+        ),
         (changed(tasks=["ctr"]), "tasks is not what"),
         (changed(tasks=[{"name": "ctr"}]), "tasks is not what"),
         (changed(counts={"test": {"ctr": 5}}), "counts is not what"),
@@ -105,3 +114,12 @@ def test_ls_and_report_go_on_where_a_record_cannot_be_read(cvrbench, monkeypatch
     assert "record version 1" in states["older"]["why"]
     (table,) = cvrbench("report", "--json").json()
     assert [one["strategy"] for one in table["strategies"]] == ["mmoe"]
+
+
+def test_a_run_that_learns_from_all_labels_is_named_as_before_they_could_be_hidden():
+    of_all = {"score_test": True, "label_share": 1.0, "label_share_task": "cvr"}
+    names = [
+        run_id({**CONFIG, "protocol": protocol}, CHOICES, "f")
+        for protocol in ({"score_test": True}, of_all, {**of_all, "label_share": 0.1})
+    ]
+    assert names[0] == names[1] != names[2]

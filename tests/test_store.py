@@ -26,7 +26,7 @@ RECORD = RunRecord(
     tasks=[],
     metrics={"test": {"ctr_auc": 0.5}},
     undefined={},
-    counts={},
+    counts={"test": {"ctr": {"rows": 2, "positives": 1}}},
     test_scored=1,
     parameters=1,
     embedding_parameters=0,
@@ -180,6 +180,23 @@ def test_a_stopped_run_did_not_fail_and_a_damaged_folder_tells_nothing(store):
         raise KeyboardInterrupt
     assert [one.failure for one in store.begun()] == [None]
     (store.runs / "a-b-s0-c" / "failure.json").write_text('{"reason": 3}')
-    assert store.begun() == []
+    assert [one.failure for one in store.begun()] == [None]
     (store.runs / "a-b-s0-c" / "config.json").write_text("{")
     assert store.begun() == []
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [
+        [],
+        {"config": [], "choices": {}},
+        {"config": {}, "choices": []},
+        {"config": {"protocol": "x"}, "choices": {}},
+        {"config": {"protocol": {"label_share": None}}, "choices": {}},
+    ],
+)
+def test_a_damaged_config_of_an_unfinished_run_stops_no_report(store, saved):
+    with enter(store) as folder:
+        (folder.path / "config.json").write_text(json.dumps(saved))
+    assert store.begun() == []
+    assert [folder.name for folder in store.unfinished()] == ["a-b-s0-c"]

@@ -17,6 +17,9 @@ RECORD_VERSION = 2
 NUMBER_FREE = ("data_dir", "results_dir", "logger", "trainer.checkpoint_seconds", "trainer.threads")
 """Keys of the config that are not to change a number, and so are no part of a run's identity."""
 
+SCARCITY = ("protocol.label_share", "protocol.label_share_task")
+"""Keys that hide labels; without effect where all are kept."""
+
 Metrics = dict[str, float | None]
 
 
@@ -78,11 +81,13 @@ class RunRecord:
         for name, hint in _hints().items():
             if name not in data:
                 raise StoreError(f"{path} has no key {name!r}; run the cell again with --force")
-            if not _fits(data[name], hint) or (name == "tasks" and not _are_tasks(data[name])):
+            if not _fits(data[name], hint) or not _makes_sense(name, data[name]):
                 raise StoreError(
                     f"{path}: {name} is not what a record has there; run the cell again with "
                     "--force"
                 )
+        if "test" in data["metrics"] and not data["counts"].get("test"):
+            raise StoreError(f"{path} has no counts of its test rows; run the cell again")
         return cls(**{name: data[name] for name in _hints()})
 
 
@@ -92,8 +97,40 @@ def _hints() -> dict[str, Any]:
     return get_type_hints(RunRecord)
 
 
+def _makes_sense(name: str, value: Any) -> bool:
+    """Whether a key of the right type also holds what others rely on."""
+    match name:
+        case "tasks":
+            return _are_tasks(value)
+        case "config":
+            return is_config(value)
+        case "metrics":
+            pairs = [(key, v) for of in value.values() for key, v in of.items() if v is not None]
+            return all(0 <= v <= 1 for key, v in pairs if key.endswith("auc"))
+    return True
+
+
 def _are_tasks(values: Sequence[Mapping[str, Any]]) -> bool:
-    return all(task.keys() == {field.name for field in fields(Task)} for task in values)
+    known: list[Any] = [None]
+    for task in values:
+        if task.keys() != {field.name for field in fields(Task)}:
+            return False
+        if not isinstance(task["name"], str) or task["parent"] not in known:
+            return False
+        known.append(task["name"])
+    return True
+
+
+def is_config(values: object) -> bool:
+    """Whether plain values are a config as far as records and reports rely on it."""
+    if not isinstance(values, dict):
+        return False
+    protocol = values.get("protocol", {})
+    if not isinstance(protocol, dict):
+        return False
+    share, task = protocol.get("label_share", 1.0), protocol.get("label_share_task")
+    is_share = isinstance(share, int | float) and 0 < share <= 1
+    return is_share and (task is None or isinstance(task, str))
 
 
 def _fits(value: object, hint: Any) -> bool:
@@ -111,13 +148,19 @@ def _fits(value: object, hint: Any) -> bool:
 
 
 def run_id(config: Mapping[str, Any], choices: Mapping[str, str], fingerprint: str) -> str:
-    """Name a run: `adult-mmoe-s0-4f1c...`, the end a hash of all that decides its numbers."""
-    decisive = {
-        **{key: value for key, value in config.items() if key not in NUMBER_FREE},
-        "trainer": {
-            k: v for k, v in config["trainer"].items() if f"trainer.{k}" not in NUMBER_FREE
-        },
-    }
+    """Name a run: `adult-mmoe-s0-4f1c...`, the end a hash of all that decides its numbers.
+
+    A run that learns from all labels has the name that it had before labels could be hidden.
+    """
+    free = {*NUMBER_FREE}
+    if config.get("protocol", {}).get("label_share", 1.0) == 1:
+        free |= {*SCARCITY}
+    decisive = {key: value for key, value in config.items() if key not in NUMBER_FREE}
+    for group in ("trainer", "protocol"):
+        if group in decisive:
+            decisive[group] = {
+                key: value for key, value in config[group].items() if f"{group}.{key}" not in free
+            }
     known = versions()
     identity = [decisive, fingerprint, known["cvrbench"], known["torch"]]
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]

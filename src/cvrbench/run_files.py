@@ -25,7 +25,7 @@ import polars as pl
 
 from cvrbench.errors import StoreError
 from cvrbench.files import explain_write, write_text
-from cvrbench.record import RunRecord
+from cvrbench.record import RunRecord, is_config
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,9 @@ def read_run_config(folder: Path) -> dict[str, Any]:
         StoreError: The folder holds no run.
     """
     saved = _read_json(folder / "config.json")
-    if not isinstance(saved, dict) or not {"config", "choices"} <= saved.keys():
+    if not isinstance(saved, dict) or not (
+        is_config(saved.get("config")) and isinstance(saved.get("choices"), dict)
+    ):
         raise StoreError(f"{folder / 'config.json'} is not the config of a run")
     return dict(saved)
 

@@ -115,18 +115,16 @@ class ResultStore:
         return sorted(folder.parent for folder in self.runs.glob("*/checkpoints"))
 
     def begun(self) -> list[Unfinished]:
-        """Read what is known of unfinished runs; nothing of a folder that is damaged."""
+        """Read what is known of unfinished runs; nothing of a folder whose config is damaged."""
         found = []
         for folder in self.unfinished():
             with suppress(StoreError):
                 saved = read_run_config(folder)
+                config, choices, failure = saved["config"], saved["choices"], None
+                with suppress(StoreError):
+                    failure = read_failure(folder)
                 found.append(
-                    Unfinished(
-                        folder=folder,
-                        config=saved["config"],
-                        choices=saved["choices"],
-                        failure=read_failure(folder),
-                    )
+                    Unfinished(folder=folder, config=config, choices=choices, failure=failure)
                 )
         return found
 

@@ -182,3 +182,10 @@ def test_a_config_that_was_saved_before_a_key_was_there_means_what_it_did():
         config_from_dict({**saved, "logger": {"kind": "none"}})
     scarce = config_to_dict(compose(["protocol.label_share=0.1"]).config)
     assert config_from_saved(scarce).protocol.label_share == 0.1
+
+
+@pytest.mark.parametrize("damaged", [{"logger": None}, {"protocol": "x"}, {"logger": []}])
+def test_a_damaged_saved_config_is_refused_in_a_sentence(damaged):
+    saved = config_to_dict(compose(["model=mmoe"]).config)
+    with pytest.raises(ConfigError, match=next(iter(damaged))):
+        config_from_saved({**saved, **damaged})

@@ -124,7 +124,7 @@ def test_missing_predictions_and_columns_are_named(tmp_path):
     (comparison,) = compare([record])
     file = tmp_path / "runs" / record.run_id / "predictions.parquet"
     pl.read_parquet(file).drop("p_ctcvr").write_parquet(file)
-    with pytest.raises(StoreError, match="lack a column"):
+    with pytest.raises(StoreError, match="lack the column p_ctcvr"):
         calibrations(comparison, ResultStore(tmp_path))
     file.unlink()
     with pytest.raises(StoreError, match="cannot be read"):

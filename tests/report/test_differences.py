@@ -10,11 +10,12 @@ from scipy import stats as scipy_stats
 from sklearn.metrics import log_loss, roc_auc_score
 
 from cvrbench.data.schema import Task
-from cvrbench.errors import ConfigError, StoreError
+from cvrbench.errors import ConfigError
 from cvrbench.metrics import gauc
 from cvrbench.report.difference_grids import difference_grid, over_seeds_grid, power_grid
 from cvrbench.report.differences import Differences, Method, against, choose_baselines
 from cvrbench.report.frames import Comparison, compare
+from cvrbench.report.gather import gather
 from cvrbench.report.moves import MovesReader
 from cvrbench.report.tables import comparison_json
 from cvrbench.stats.influence import auc_influence
@@ -130,16 +131,41 @@ def test_a_baseline_is_the_usual_one_or_one_that_is_there(store):
         choose_baselines(found, "plee")
 
 
-def test_missing_predictions_and_other_rows_are_named(store):
+def test_missing_predictions_and_other_rows_cost_only_their_run(store):
     (comparison,) = compare(store.records())
     file = store.runs / "ple-1" / "predictions.parquet"
     frame = pl.read_parquet(file)
-    frame.with_columns(label_ctr=1 - pl.col("label_ctr")).write_parquet(file)
-    with pytest.raises(StoreError, match=r"ple-1.*same test rows"):
-        versus(comparison, "shared_bottom", store)
-    file.write_bytes(b"half a file")
-    with pytest.raises(StoreError, match=r"predictions\.parquet cannot be read.*--force"):
-        versus(comparison, "shared_bottom", store)
+    whole = versus(comparison, "shared_bottom", store)
+    for damaged, words in (
+        (frame.with_columns(label_ctr=1 - pl.col("label_ctr")), "not of the same test rows"),
+        (frame.with_columns(p_ctr=pl.lit(float("nan"))), "hold no numbers in p_ctr"),
+        (frame.with_columns(p_cvr=pl.lit("x")), "hold no numbers in p_cvr"),
+        (frame.drop("p_cvr"), "lack the column p_cvr"),
+        (frame.clear(), "have no rows"),
+        (None, "predictions.parquet cannot be read"),
+    ):
+        if damaged is None:
+            file.write_bytes(b"half a file")
+        else:
+            damaged.write_parquet(file)
+        told: list[str] = []
+        found = against(comparison, ["shared_bottom"], store, on_problem=told.append)
+        (problem,) = told
+        assert "ple-1" in problem
+        assert words in problem
+        of = found["shared_bottom"]
+        assert of.of("ctr_auc", "ple").difference.seeds == 3
+        assert of.of("ctr_auc", "mmoe").difference == whole.of("ctr_auc", "mmoe").difference
+
+
+def test_without_any_predictions_nothing_is_tested_and_it_is_said_why(store):
+    for file in store.runs.glob("*/predictions.parquet"):
+        file.unlink()
+    (part,) = gather(store.records(), store)
+    assert part.tested is None
+    assert part.untested == "no predictions could be read"
+    assert len(part.problems) == 4  # three by name
+    assert part.problems[-1] == "and 9 more of log"
 
 
 def test_each_space_has_its_rows_and_its_label():

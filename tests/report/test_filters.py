@@ -34,7 +34,7 @@ def test_every_key_must_fit_and_any_of_its_values_may():
 def test_a_key_of_the_configuration_is_read_as_the_command_line_writes_it():
     config = {"model": {"kind": "ncs", "hidden": [64, 32], "search": None, "rewind": True}}
     one = run("ncs", 0, 0.7, config=config)
-    for word in ("model.rewind=true", "model.search=null"):
+    for word in ("model.rewind=true", "model.search=null", "model.hidden=[64,32]"):
         assert read_filters([word]).records([one, RUNS[0]]) == [one]
 
 

@@ -1,5 +1,6 @@
 """What a report compares with what, and what it says of the doubt."""
 
+import re
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -161,6 +162,8 @@ def test_what_is_missing_shows_with_its_reason():
         begun("cgc", 0, None),
         begun("cgc", 1, None),
         begun("mmoe", 9, None, score_test=False),  # a sweep's trial
+        begun("mmoe", 0, "a --force that failed"),  # its seed has a record
+        replace(begun("mmoe", 7, None), choices={"model": 3, "dataset": "log"}),
         replace(begun("mmoe", 8, None), choices={"model": "mmoe", "dataset": "other"}),
     ]
     (comparison,) = compare(records, unfinished)
@@ -274,3 +277,17 @@ def test_long_names_break_and_no_number_is_cut(width):
             assert said.count("+0.0018 ± 0.0014") == 3
         else:
             assert "0.17" in said
+
+
+def test_keys_that_hide_no_label_split_no_row():
+    old = [run("mmoe", seed, 0.7) for seed in (0, 1)]
+    protocol = {"label_share": 1.0, "label_share_task": None}
+    new = run("mmoe", 2, 0.7, config={**old[0].config, "seed": 2, "protocol": protocol})
+    (comparison,) = compare([*old, new])
+    assert [(v.label, len(v.runs)) for v in comparison.variants] == [("mmoe", 3)]
+
+
+@pytest.mark.parametrize("dataset", ["../../evil<b>", "a/b", ".hidden", ""])
+def test_a_figures_name_stays_in_its_folder(dataset):
+    (comparison,) = compare([run("mmoe", 0, 0.7, dataset=dataset, fingerprint="../x")])
+    assert re.fullmatch(r"[\w-][\w.-]*", comparison.slug)

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from cvrbench.studies import StudySummary
 
 
+LEAST_DRAWS = 100
+"""Of fewer bootstrap draws a variance is a guess."""
+
+
 class Format(StrEnum):
     """What a report is printed as."""
 
@@ -57,7 +61,7 @@ Bootstrap = Annotated[
     typer.Option(
         metavar="DRAWS",
         min=0,
-        help="Redraw the test rows so often for their doubt (try 1000); 0: by formula",
+        help="Redraw the test rows so often for their doubt, at least 100; 0: by formula",
     ),
 ]
 Full = Annotated[
@@ -109,6 +113,8 @@ def report(
     from cvrbench.report.gather import with_curves
     from cvrbench.store import ResultStore
 
+    if 0 < bootstrap < LEAST_DRAWS:
+        raise ConfigError(f"--bootstrap {bootstrap}: take at least {LEAST_DRAWS} draws, or 0")
     results_dir = _folder(words or [])
     filters = read_filters(word for word in words or [] if "=" in word)
     store = ResultStore(results_dir)
@@ -165,7 +171,7 @@ def _present(
 ) -> None:
     """Print, and draw where wanted, what runs say against each other."""
     for part in parts:
-        for problem in filter(None, (part.untested, *part.problems)):
+        for problem in filter(None, (*part.problems, part.why_untested)):
             errors.print(problem, soft_wrap=True, markup=False)
     match layout:
         case Format.csv:

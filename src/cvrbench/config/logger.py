@@ -10,8 +10,8 @@ from typing import ClassVar, Literal
 
 from cvrbench.config.limits import FORBID_EXTRA
 
-PASSWORD = re.compile(r"://[^:/?#]*:.*@|[?&]\w*(pass|token|secret)\w*=")
-"""How a URI looks that holds one."""
+PASSWORD = re.compile(r"://[^/?#]*:.*@|^https?://[^/?#]*@|[?&]\w*(pass|token|secret)\w*=")
+"""How a URI looks that holds one; over HTTP a user alone may be a token."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,7 +52,11 @@ def config_from_saved(values: Mapping[str, Any]) -> schema.Config:
     Raises:
         ConfigError: As `config_from_dict`.
     """
-    earlier = {group: {**keys, **values.get(group, {})} for group, keys in BEFORE.items()}
+    earlier = {
+        group: {**keys, **known}
+        for group, keys in BEFORE.items()
+        if isinstance(known := values.get(group, {}), Mapping)
+    }
     return config_from_dict({**values, **earlier})
 
 

@@ -9,13 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import polars as pl
 
 from cvrbench.data.schema import Task
-from cvrbench.errors import StoreError
 from cvrbench.record import RunRecord
 from cvrbench.report.frames import Comparison
-from cvrbench.spaces import Space, spaces
+from cvrbench.report.predicted import predicted_spaces
+from cvrbench.spaces import Space
 from cvrbench.stats.influence import Floats, Labels
 from cvrbench.store import ResultStore
 
@@ -125,13 +124,7 @@ Pair = tuple[Labels, Floats]
 
 def _spaces(run: RunRecord, tasks: Sequence[Task], store: ResultStore) -> dict[str, Pair]:
     frame = store.predictions(run.run_id)
-    try:
-        labels = frame.select(f"label_{task.name}" for task in tasks).to_numpy()
-        conditional = frame.select(f"p_{task.name}" for task in tasks).to_numpy()
-        joint = frame.select(f"p_{task.joint or task.name}" for task in tasks).to_numpy()
-    except pl.exceptions.ColumnNotFoundError as error:
-        raise StoreError(f"{run.run_id}: its predictions lack a column ({error})") from None
-    return {space.name: _pair(space) for space in spaces(tasks, labels, conditional, joint)}
+    return {space.name: _pair(space) for space in predicted_spaces(run.run_id, tasks, frame)}
 
 
 def _pair(space: Space) -> Pair:

@@ -37,7 +37,7 @@ def difference_grid(comparison: Comparison, found: Differences, kind: str = "auc
         caption=(
             f"± is the 95 % interval over seeds and over redrawn {drawn}; p is two-sided, adjusted "
             f"(Holm) over the rows of its column. Bold: p below 0.05.{better}{within} A dash: "
-            "fewer than two seeds in common."
+            "fewer than two seeds in common that have the metric."
         ),
     )
 
@@ -49,7 +49,8 @@ def verdict(found: Verdict | None, margin: float) -> Cell:
     d = found.difference
     p = "p<0.001" if found.adjusted_p < 0.001 else f"p={found.adjusted_p:.3f}"
     words = f"={margin:g}" if found.is_equivalent and not found.is_real else p
-    return Cell(f"{d.mean:+.4f} ± {d.half_width:.4f} {words}", strong=found.is_real)
+    mean = round(d.mean, 4) + 0.0  # no negative zero
+    return Cell(f"{mean:+.4f} ± {d.half_width:.4f} {words}", strong=found.is_real)
 
 
 def over_seeds_grid(comparison: Comparison, found: Differences) -> Grid:
@@ -89,7 +90,7 @@ def power_grid(comparison: Comparison, found: Differences) -> Grid:
         caption=(
             "The smallest true difference to the baseline that these seeds and rows find with 80 % "
             f"power at 5 % (two-sided, not adjusted); then what a difference of {found.margin:g} "
-            "takes: seeds on these test rows; where no number of seeds is enough, these seeds on "
+            "takes: seeds on these test rows; where a thousand are not enough, these seeds on "
             "so many times the test rows and positives; more of both where neither is enough."
         ),
     )

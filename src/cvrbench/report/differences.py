@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from cvrbench.errors import ConfigError
+from cvrbench.errors import ConfigError, StoreError
 from cvrbench.record import RunRecord
 from cvrbench.report.frames import Comparison
 from cvrbench.report.moves import KINDS, Moves, MovesReader, doubt_of_rows
@@ -120,6 +120,7 @@ def against(
     store: ResultStore,
     how: Method | None = None,
     on_read: Callable[[], None] = lambda: None,
+    on_problem: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Differences]:
     """Compare every variant with each baseline, from the predictions kept on the test rows.
 
@@ -132,16 +133,19 @@ def against(
         store: Where the predictions are.
         how: Margin and bootstrap draws; None for the usual.
         on_read: Told of every run whose predictions are read.
-
-    Raises:
-        StoreError: Predictions are missing, or were made on other rows.
+        on_problem: Told of every run whose predictions are missing, damaged, or of other rows; it
+            has no part in any difference.
     """
     how = how or Method()
     reader = MovesReader(comparison.tasks, how.draws)
 
-    def read(run: RunRecord) -> dict[str, Moves]:
+    def read(run: RunRecord) -> dict[str, Moves] | None:
         on_read()
-        return reader.read(run, store.predictions(run.run_id))
+        try:
+            return reader.read(run, store.predictions(run.run_id))
+        except StoreError as problem:
+            on_problem(str(problem))
+            return None
 
     tested: dict[str, dict[tuple[str, str], _Tested]] = {label: {} for label in baselines}
     n_rows = max(count["rows"] for count in comparison.counts.values())
@@ -193,23 +197,27 @@ def _pairs(comparison: Comparison, baselines: Sequence[str]) -> _Pairs:
 
 
 def _read_pairs(
-    pairs: _Pairs, read: Callable[[RunRecord], dict[str, Moves]], workers: int
+    pairs: _Pairs, read: Callable[[RunRecord], dict[str, Moves] | None], workers: int
 ) -> Iterator[tuple[str, str, list[tuple[dict[str, Moves], dict[str, Moves]]]]]:
-    """Give variant, baseline and what both moved; no more than a variant and baselines is kept."""
+    """Give variant, baseline and what both moved; the baselines and two variants are kept."""
     sides = [both for of in pairs.values() for both in of.values()]
     bases = {base.run_id: base for both in sides for _, base in both}
+    known: dict[str, dict[str, Moves] | None] = {}
+    while bases and not any(known.values()):  # all must have the rows of the first
+        name, first = bases.popitem()
+        known[name] = read(first)
     with ThreadPoolExecutor(workers) as pool:  # NumPy and polars let other threads run
 
-        def read_all(runs: Mapping[str, RunRecord]) -> dict[str, dict[str, Moves]]:
+        def read_all(runs: Mapping[str, RunRecord]) -> dict[str, dict[str, Moves] | None]:
             return dict(zip(runs, pool.map(read, runs.values()), strict=True))
 
-        first = dict([bases.popitem()] if bases else [])
-        known = read_all(first) | read_all(bases)  # all must have the rows of the first
+        known |= read_all(bases)
         for label, of in pairs.items():
             own = {run.run_id: run for both in of.values() for run, _ in both}
             moves = known | read_all({name: own[name] for name in own if name not in known})
             for baseline, both in of.items():
-                yield label, baseline, [(moves[a.run_id], moves[b.run_id]) for a, b in both]
+                found = [(moves[a.run_id], moves[b.run_id]) for a, b in both]
+                yield label, baseline, [(a, b) for a, b in found if a is not None and b is not None]
 
 
 def _test(

@@ -1,5 +1,6 @@
 """Which runs a report is about: `dataset=kuairand model=ncs,mmoe model.density=0.2`."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,8 @@ from cvrbench.report.settings import flat
 from cvrbench.store import Unfinished
 from cvrbench.studies import StudySummary
 
+OUTSIDE_BRACKETS = re.compile(r",(?![^\[]*\])")
+"""Commas between values, not those within a list such as [128,64]."""
 USUAL = " Usual ones are dataset, model, seed, and keys as `cvrbench config` prints them."
 
 
@@ -72,7 +75,7 @@ def read_filters(words: Iterable[str]) -> Filters:
             raise ConfigError(f"{word!r} is no filter: KEY=VALUE, or KEY=VALUE,VALUE")
         if key in wanted:
             raise ConfigError(f"{key} is filtered twice; give both values at once: {key}=A,B")
-        wanted[key] = tuple(values.split(","))
+        wanted[key] = tuple(OUTSIDE_BRACKETS.split(values))
     return Filters(wanted)
 
 

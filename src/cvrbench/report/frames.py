@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,12 +13,13 @@ from typing import Any, NamedTuple
 from cvrbench.data.scarcity import scarce_task
 from cvrbench.data.schema import Task
 from cvrbench.evaluation import describe_metric
-from cvrbench.record import NUMBER_FREE, RunRecord
+from cvrbench.record import NUMBER_FREE, SCARCITY, RunRecord
 from cvrbench.stats.intervals import Estimate, auc_standard_error, t_interval
 from cvrbench.store import Unfinished
 
-IGNORED = ("seed", "dataset", *NUMBER_FREE)
-"""Config keys that do not make two runs of one strategy different variants."""
+IGNORED = ("seed", "dataset", *NUMBER_FREE, *SCARCITY)
+"""Config keys that do not make two runs of one strategy different variants; by the last runs are
+grouped before."""
 
 
 class Missing(NamedTuple):
@@ -26,6 +28,11 @@ class Missing(NamedTuple):
     seed: int
     reason: str
     """`failed: the loss is not finite ...`, `unfinished` or `not run`."""
+
+
+def examples_of(run: RunRecord) -> int:
+    """Rows that a run computed gradients on, searches included."""
+    return run.examples.get("search", 0) + run.examples.get("train", 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +70,7 @@ class Variant:
     @property
     def examples(self) -> float:
         """Mean number of rows that gradients were computed on, searches included."""
-        of = [run.examples for run in self.runs]
-        return fmean(one.get("search", 0) + one.get("train", 0) for one in of)
+        return fmean(map(examples_of, self.runs))
 
     @property
     def rate(self) -> float:
@@ -105,8 +111,8 @@ class Comparison:
     @property
     def slug(self) -> str:
         """The same for the name of a file: `kuairand-0a04eb` or `kuairand-0a04eb-cvr-0.03`."""
-        scarce = "" if self.scarce_task is None else f"-{self.scarce_task}-{self.label_share:g}"
-        return f"{self.dataset}-{self.fingerprint[:6]}{scarce}"
+        scarce = "" if self.scarce_task is None else f"-{self.scarce_task}-{self.label_share!r}"
+        return fit_for_a_file(f"{self.dataset}-{self.fingerprint[:6]}{scarce}")
 
     @property
     def auc_metrics(self) -> list[str]:
@@ -131,6 +137,11 @@ class Comparison:
     def header(self, metric: str) -> str:
         """The metric's name with its space."""
         return describe_metric(metric, self.tasks).header
+
+
+def fit_for_a_file(name: str) -> str:
+    """Give a file's name, in the folder where it is put, whatever a record calls its data."""
+    return re.sub(r"[^\w.-]", "_", name).lstrip(".") or "_"
 
 
 def compare(records: Sequence[RunRecord], begun: Sequence[Unfinished] = ()) -> list[Comparison]:
@@ -172,12 +183,16 @@ def _scarcity(protocol: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]) -
     if share == 1:
         return share, ""
     known = [Task(**task) for task in tasks]
-    return share, known[scarce_task(known, protocol.get("label_share_task"))].name
+    named = protocol.get("label_share_task")
+    return share, named or known[scarce_task(known, None)].name
 
 
 def _belongs(begun: Unfinished, run: RunRecord) -> bool:
     """Whether an unfinished run would stand in the same table as a finished one."""
     protocol = begun.config.get("protocol", {})
+    names = (begun.choices.get("model"), begun.choices.get("dataset"))
+    if not isinstance(begun.config.get("seed"), int) or not all(isinstance(n, str) for n in names):
+        return False
     return (
         bool(protocol.get("score_test", True))
         and begun.choices.get("dataset") == run.dataset
@@ -205,16 +220,12 @@ def _variants(
 ) -> tuple[tuple[Variant, ...], tuple[Absent, ...]]:
     """Runs of equal config, in the order in which strategies share more and more."""
     cells = [_Cell(run.model, run.seed, _settings(run.config), run, "") for run in runs]
-    cells += [
-        _Cell(
-            one.choices.get("model", "?"),
-            int(one.config["seed"]),
-            _settings(one.config),
-            None,
-            "unfinished" if one.failure is None else f"failed: {one.failure}",
-        )
-        for one in begun
-    ]
+    finished_cells = {(cell.row, cell.seed) for cell in cells}
+    for one in begun:
+        reason = "unfinished" if one.failure is None else f"failed: {one.failure}"
+        cell = _Cell(one.choices["model"], one.config["seed"], _settings(one.config), None, reason)
+        if (cell.row, cell.seed) not in finished_cells:  # else it is only being made anew
+            cells.append(cell)
     rows: dict[str, list[_Cell]] = {}
     for cell in sorted(cells, key=lambda cell: cell.seed):
         rows.setdefault(cell.row, []).append(cell)

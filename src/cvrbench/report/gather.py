@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import TypeVar
 
 from cvrbench.errors import StoreError
 from cvrbench.record import RunRecord
 from cvrbench.report.calibration import calibrations
-from cvrbench.report.differences import Differences, Method, against, choose_baselines
+from cvrbench.report.differences import Method, against, choose_baselines
 from cvrbench.report.frames import Comparison, compare
 from cvrbench.report.learning import learnings
 from cvrbench.report.part import Part
@@ -19,6 +18,8 @@ from cvrbench.store import ResultStore, Unfinished
 from cvrbench.studies import StudySummary
 
 Found = TypeVar("Found")
+MOST_PROBLEMS = 3
+"""Runs that are named; of more there is a number."""
 
 
 def gather(
@@ -48,7 +49,7 @@ def gather(
     comparisons = compare(records, begun)
     rows = choose_baselines(comparisons, baseline)
     return [
-        _part(comparison, row, sweeps, partial(against, store=store, how=how, on_read=on_read))
+        _part(comparison, row, store, sweeps, how or Method(), on_read)
         for comparison, row in zip(comparisons, rows, strict=True)
     ]
 
@@ -76,22 +77,33 @@ def with_curves(part: Part, store: ResultStore) -> Part:
 def _part(
     comparison: Comparison,
     baseline: str | None,
+    store: ResultStore,
     sweeps: Sequence[StudySummary],
-    test: Callable[[Comparison, list[str]], dict[str, Differences]],
+    how: Method,
+    on_read: Callable[[], None],
 ) -> Part:
     labels = {variant.label for variant in comparison.variants}
     wanted = [row for row in (baseline, REFERENCE) if row is not None and row in labels]
-    found: dict[str, Differences] = {}
-    untested = None
-    try:
-        found = test(comparison, list(dict.fromkeys(wanted)))
-    except StoreError as problem:
-        untested = f"no differences for {comparison.name}: {problem}"
+    problems: list[str] = []
+    found = against(
+        comparison,
+        list(dict.fromkeys(wanted)),
+        store,
+        how,
+        on_read=on_read,
+        on_problem=problems.append,
+    )
+    tested = any(any(one.verdicts.values()) for one in found.values())
+    problems = [f"left out of {comparison.name}'s differences: {one}" for one in sorted(problems)]
+    if len(problems) > MOST_PROBLEMS:
+        more = len(problems) - MOST_PROBLEMS
+        problems = [*problems[:MOST_PROBLEMS], f"and {more} more of {comparison.name}"]
     return Part(
         comparison=comparison,
         differences=None if baseline is None else found.get(baseline),
         transfer=transfer(comparison, found.get(REFERENCE)),
         tuned=tuned(comparison, sweeps),
         sweeps=tuple(sweeps),
-        untested=untested,
+        untested=None if tested or not problems else "no predictions could be read",
+        problems=tuple(problems),
     )

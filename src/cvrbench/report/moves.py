@@ -1,7 +1,7 @@
 """How far each test row, or each user's rows, moves a run's metrics: read from its predictions."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -12,7 +12,8 @@ import polars as pl
 from cvrbench.data.schema import Task
 from cvrbench.errors import StoreError
 from cvrbench.record import RunRecord
-from cvrbench.spaces import Space, spaces
+from cvrbench.report.predicted import predicted_spaces
+from cvrbench.spaces import Space
 from cvrbench.stats.bootstrap import Resampling, auc_draws, gauc_draws, log_loss_draws
 from cvrbench.stats.influence import (
     Floats,
@@ -83,7 +84,7 @@ class MovesReader:
         """
         groups = frame["group"].to_numpy() if "group" in frame.columns else None
         moves = {}
-        for space in _spaces(self.tasks, frame):
+        for space in predicted_spaces(run.run_id, self.tasks, frame):
             rows = self._rows(space, groups, run)
             predicted = space.take(space.predicted).astype(np.float64)
             order = np.argsort(predicted)  # once: AUC and GAUC both rank by it
@@ -124,18 +125,14 @@ def doubt_of_rows(pairs: Sequence[tuple[Moves, Moves]]) -> float:
         drawn = np.zeros(len(first.draws))
         for one, other in pairs:
             drawn += one.draws - other.draws
-        return float(np.nanvar(drawn / len(pairs), ddof=1))
+        known = drawn[~np.isnan(drawn)] / len(pairs)
+        if len(known) < 2:
+            raise StoreError(f"{first.run_id}: hardly any redrawn test rows have both classes")
+        return float(np.var(known, ddof=1))
     total = np.zeros(len(first.influence))
     for one, other in pairs:
         total += one.influence - other.influence
     return first.variance(total / len(pairs))
-
-
-def _spaces(tasks: Sequence[Task], frame: pl.DataFrame) -> Iterator[Space]:
-    labels = frame.select(f"label_{task.name}" for task in tasks).to_numpy()
-    conditional = frame.select(f"p_{task.name}" for task in tasks).to_numpy()
-    joint = frame.select(f"p_{task.joint or task.name}" for task in tasks).to_numpy()
-    return spaces(tasks, labels, conditional, joint)
 
 
 def _numbered(users: Labels) -> Codes:

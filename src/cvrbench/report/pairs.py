@@ -141,8 +141,6 @@ def _tests(
         return {name: _test(moves[0][name], moves[1][name]) for name in both}, None
     except StoreError as problem:
         return {}, str(problem)
-    except pl.exceptions.PolarsError as problem:
-        return {}, f"their predictions lack a column ({str(problem).splitlines()[0]})"
 
 
 def _same_rows(one: pl.DataFrame, other: pl.DataFrame) -> bool:

@@ -80,6 +80,14 @@ class Part:
         return found if found is not None and any(found.verdicts.values()) else None
 
     @property
+    def why_untested(self) -> str | None:
+        """Say why there is no difference; None where there is one."""
+        if self.tested is not None:
+            return None
+        reason = self.untested or "no baseline, or no row with two of its seeds"
+        return f"nothing could be tested on {self.comparison.name}: {reason}"
+
+    @property
     def transfer_grid(self) -> Grid | None:
         """Gains over the tasks alone, if these are not the differences already."""
         if self.transfer is None or self.transfer.gains is self.differences:

@@ -174,8 +174,8 @@ def _aside(body: Html) -> Html:
 def _differences(part: Part, ident: str) -> Html:
     grid, found = part.differences_grid, part.differences
     if grid is None or found is None:
-        words = "no baseline, or no row with two of its seeds"
-        return paragraph(f"Nothing could be tested: {part.untested or words}.")
+        why = part.why_untested or ""
+        return paragraph(f"{why[:1].upper()}{why[1:]}.")
     return join([paragraph(verdict_words(part.comparison, found)), table(grid, ident)])
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from cvrbench.record import NUMBER_FREE, RunRecord
-from cvrbench.report.frames import IGNORED, Comparison, Variant
+from cvrbench.report.frames import IGNORED, Comparison, Variant, examples_of
 from cvrbench.report.grids import Cell, Grid
 from cvrbench.report.html.fairness import seeds_words
 from cvrbench.report.html.markup import Html, bullets, code, fold, join, paragraph, table
@@ -56,7 +56,7 @@ def runs_grid(variant: Variant) -> Grid:
 
 
 def _run(run: RunRecord) -> tuple[Cell, ...]:
-    examples = run.examples.get("search", 0) + run.examples.get("train", 0)
+    examples = examples_of(run)
     texts = (
         run.run_id,
         str(run.seed),

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
+from cvrbench.report.frames import fit_for_a_file
 from cvrbench.report.part import Part
 from cvrbench.report.plots.compared import Drawer
 from cvrbench.report.plots.ranks import ranks_figure
@@ -27,7 +28,8 @@ def across_figures(parts: Sequence[Part]) -> list[Across]:
     for (dataset, fingerprint, task), same in _scarce(parts).items():
         gains = [None if part.transfer is None else part.transfer.gains for part in same]
         draw = partial(scarcity_figure, [part.comparison for part in same], gains)
-        figures.append(Across("scarcity", f"scarcity-{dataset}-{fingerprint[:6]}-{task}", draw))
+        name = fit_for_a_file(f"scarcity-{dataset}-{fingerprint[:6]}-{task}")
+        figures.append(Across("scarcity", name, draw))
     return figures
 
 

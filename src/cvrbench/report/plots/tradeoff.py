@@ -10,7 +10,7 @@ from matplotlib.ticker import EngFormatter
 
 from cvrbench.record import RunRecord
 from cvrbench.report.differences import USUAL_BASELINES
-from cvrbench.report.frames import Comparison, Variant
+from cvrbench.report.frames import Comparison, Variant, examples_of
 from cvrbench.report.masks import read_masks
 from cvrbench.report.plots.panels import (
     explain_all,
@@ -31,9 +31,7 @@ WIDE = 5.0
 APART = 0.22
 """Of an axis: room for a number below it."""
 COSTS: dict[str, Callable[[RunRecord], float]] = {
-    "training examples, searches included": lambda run: (
-        run.examples["search"] + run.examples["train"]
-    ),
+    "training examples, searches included": examples_of,
     "multiply-adds of one example": lambda run: run.multiply_adds,
 }
 

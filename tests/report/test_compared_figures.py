@@ -113,7 +113,7 @@ def test_the_page_shows_what_files_show(part):
 
 def verdict(mean, half_width, *, real, equivalent):
     return Verdict(
-        difference=Difference(mean, half_width, 0.5, 3, 0.005, 2.0, 0.0, 0.0),
+        difference=Difference(mean, half_width, 0.5, 3, 0.005, 0.0, 0.0),
         adjusted_p=0.01 if real else 0.5,
         equivalence_p=0.01 if equivalent else 0.5,
         t_p=0.5,

@@ -109,14 +109,14 @@ def fair(**changes) -> list[RunRecord]:
 
 @pytest.fixture(scope="module")
 def part(tmp_path_factory):
-    """Three rows of three seeds on disk, tested; `ple` is better."""
+    """Three rows of five seeds on disk, tested; `ple` is better."""
     folder = tmp_path_factory.mktemp("results")
     rng = np.random.default_rng(0)
     merit = rng.standard_normal(ROWS)
     click = merit + rng.standard_normal(ROWS) > 0.5
     conversion = click & (merit + rng.standard_normal(ROWS) > 1.2)
     for model, noise in (("single_task", 1.5), ("shared_bottom", 1.5), ("ple", 1.0)):
-        for seed in range(3):
+        for seed in range(5):
             score = merit + noise * rng.standard_normal(ROWS)
             write_run(folder, model, seed, score, click, conversion)
     store = ResultStore(folder)

@@ -31,13 +31,13 @@ def _warnings_are_errors():
 
 @pytest.fixture
 def store(tmp_path):
-    """Three seeds of the tasks alone, of a better strategy and of an equal one."""
+    """Five seeds of the tasks alone, of a better strategy and of an equal one."""
     rng = np.random.default_rng(0)
     merit = rng.standard_normal(ROWS)
     click = merit + rng.standard_normal(ROWS) > 0.5
     conversion = click & (merit + rng.standard_normal(ROWS) > 1.2)
     for model, noise in (("single_task", 1.5), ("shared_bottom", 1.5), ("ple", 1.0)):
-        for seed in range(3):
+        for seed in range(5):
             score = merit + noise * rng.standard_normal(ROWS)
             write(tmp_path, model, seed, score, click, conversion)
     return ResultStore(tmp_path)
@@ -69,7 +69,7 @@ def test_the_mean_gain_is_relative_and_over_the_tasks_own_spaces(store):
 
 
 def test_only_seeds_in_common_count(store):
-    kept = [r for r in store.records() if (r.model, r.seed) != ("ple", 2)]
+    kept = [r for r in store.records() if r.model != "ple" or r.seed < 2]
     (comparison,) = compare(kept)
     assert gained(comparison, store).relative["ple"].n == 2
     (comparison,) = compare([r for r in kept if (r.model, r.seed) != ("ple", 1)])

@@ -14,11 +14,18 @@ from cvrbench.errors import StoreError
 from cvrbench.record import RunRecord
 from cvrbench.report.predicted import predicted_spaces
 from cvrbench.spaces import Space
-from cvrbench.stats.bootstrap import Resampling, auc_draws, gauc_draws, log_loss_draws
+from cvrbench.stats.bootstrap import (
+    Resampling,
+    auc_draws,
+    common_draw_variance,
+    gauc_draws,
+    log_loss_draws,
+)
 from cvrbench.stats.influence import (
     Floats,
     Labels,
     auc_influence,
+    common_row_variance,
     gauc_influence_of_groups,
     log_loss_influence,
     row_variance,
@@ -57,8 +64,12 @@ class Moves(NamedTuple):
 
     def variance(self, influence: Floats) -> float:
         """Variance over redrawn rows or users of what is moved so, a mean of such as this."""
-        by_class = self.kind == "auc" and self.rows.users is None
-        return row_variance(influence, self.rows.labels if by_class else None)
+        return row_variance(influence, self.strata)
+
+    @property
+    def strata(self) -> Labels | None:
+        """Labels, where rows of either class are redrawn in their given number (DeLong)."""
+        return self.rows.labels if self.kind == "auc" and self.rows.users is None else None
 
 
 @dataclass
@@ -119,20 +130,18 @@ class MovesReader:
 
 
 def doubt_of_rows(pairs: Sequence[tuple[Moves, Moves]]) -> float:
-    """Give the variance of the mean difference of first and second over redrawn test rows."""
+    """Give the variance over redrawn test rows of what the seeds' differences have in common.
+
+    What rows do to one seed alone is in the seeds' spread already.
+    """
     first = pairs[0][0]
     if len(first.draws):
-        drawn = np.zeros(len(first.draws))
-        for one, other in pairs:
-            drawn += one.draws - other.draws
-        known = drawn[~np.isnan(drawn)] / len(pairs)
-        if len(known) < 2:
+        drawn = np.array([one.draws - other.draws for one, other in pairs])
+        if (~np.isnan(drawn).any(axis=0)).sum() < 2:
             raise StoreError(f"{first.run_id}: hardly any redrawn test rows have both classes")
-        return float(np.var(known, ddof=1))
-    total = np.zeros(len(first.influence))
-    for one, other in pairs:
-        total += one.influence - other.influence
-    return first.variance(total / len(pairs))
+        return common_draw_variance(drawn)
+    gains = np.array([one.influence - other.influence for one, other in pairs])
+    return common_row_variance(gains, first.strata)
 
 
 def _numbered(users: Labels) -> Codes:

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+from cvrbench.stats import mixture
+
 
 class Difference(NamedTuple):
     """A mean difference over seeds, its 95 % interval, and the p-value of no difference."""
@@ -17,8 +19,6 @@ class Difference(NamedTuple):
     seeds: int
     error: float
     """Standard error of the mean, from both doubts."""
-    freedom: float
-    """Degrees of freedom of its Student law; inf where the seeds have no spread."""
     of_seeds: float
     """Variance of one seed's difference."""
     of_rows: float
@@ -28,18 +28,18 @@ class Difference(NamedTuple):
 def difference(per_seed: Sequence[float], variance: float, confidence: float = 0.95) -> Difference:
     """Test a mean difference against 0 with both its doubts: the seeds' and the test rows'.
 
-    The variance of the mean is the seeds' spread over their number plus `variance`, that over
-    redrawn test rows; its degrees of freedom are Satterthwaite's. A strategy trained twice differs
-    from itself by the first, two strategies on too few rows by the second: a test that leaves
-    either out finds differences where there are none. It is the analysis of many readers (here
-    seeds) on the same cases by Obuchowski and Rockette (Communications in Statistics 1995), with
-    the degrees of freedom of Hillis (Statistics in Medicine 2007).
+    The variance of the mean is the seeds' spread over their number, which is estimated, plus
+    `variance`, that over redrawn test rows, which counts as known; the law of such a mean is in
+    `mixture`. A strategy trained twice differs from itself by the first, two strategies on too few
+    rows by the second: a test that leaves either out finds differences where there are none. It is
+    the analysis of many readers (here seeds) on the same cases by Obuchowski and Rockette
+    (Communications in Statistics 1995), with another law.
 
     Args:
         per_seed: At least two differences, one per seed, on the same test rows.
         variance: `row_variance` of the mean of their influences, which errs on the careful side,
             as what rows do to one seed alone is in the seeds' spread already; or theirs,
-            `common_row_variance`, which counts it once and is a little bold with three seeds.
+            `common_row_variance`, which counts it once.
         confidence: Of the interval.
 
     Raises:
@@ -50,29 +50,14 @@ def difference(per_seed: Sequence[float], variance: float, confidence: float = 0
         raise ValueError("a difference needs at least two seeds")
     mean, of_seeds = float(np.mean(per_seed)), float(np.var(per_seed, ddof=1))
     error = math.sqrt(of_seeds / n + variance)
-    freedom = satterthwaite(of_seeds / n, n - 1, variance)
-    doubts = (error, freedom, of_seeds, variance)
+    doubts = (error, of_seeds, variance)
     if error == 0:
         return Difference(mean, 0.0, 1.0 if mean == 0 else 0.0, n, *doubts)
-    half_width = float(stats.t.ppf((1 + confidence) / 2, freedom)) * error
-    p = float(2 * stats.t.sf(abs(mean) / error, freedom))
+    half_width = mixture.reach(
+        1 - confidence, estimated=of_seeds / n, freedom=n - 1, known=variance
+    )
+    p = mixture.two_sided(abs(mean), estimated=of_seeds / n, freedom=n - 1, known=variance)
     return Difference(mean, half_width, p, n, *doubts)
-
-
-def satterthwaite(estimated: float, freedom: float, known: float) -> float:
-    """Degrees of freedom of a sum of an estimated variance and one that counts as known.
-
-    Satterthwaite, Biometrics Bulletin 1946; inf where nothing was estimated.
-
-    Args:
-        estimated: A variance, from `freedom` degrees of freedom.
-        freedom: At least 1.
-        known: The other variance.
-    """
-    if estimated == 0:
-        return math.inf
-    ratio = (estimated + known) / estimated
-    return freedom * ratio * ratio  # not ** 2, which raises where it overflows
 
 
 class RowDifference(NamedTuple):

@@ -1,7 +1,6 @@
 """Is a difference too small to matter? Two one-sided tests."""
 
-from scipy import stats
-
+from cvrbench.stats import mixture
 from cvrbench.stats.difference import Difference
 
 
@@ -10,7 +9,7 @@ def equivalence(difference: Difference, margin: float) -> float:
 
     Schuirmann (Journal of Pharmacokinetics and Biopharmaceutics 1987): one test against a true
     difference of -margin or less, one against +margin or more, each at the full level, with the
-    difference's own standard error and degrees of freedom. Below 5 per cent is the same as its
+    difference's own law (`mixture`), which is symmetric. Below 5 per cent is the same as its
     90 % interval lying inside the margin. A p above it shows no difference either: the seeds and
     rows at hand may simply tell too little.
 
@@ -26,4 +25,10 @@ def equivalence(difference: Difference, margin: float) -> float:
     room = margin - abs(difference.mean)
     if difference.error == 0:
         return 0.0 if room > 0 else 1.0
-    return float(stats.t.sf(room / difference.error, difference.freedom))
+    half = 0.5 * mixture.two_sided(
+        abs(room),
+        estimated=difference.of_seeds / difference.seeds,
+        freedom=difference.seeds - 1,
+        known=difference.of_rows,
+    )
+    return half if room >= 0 else 1 - half

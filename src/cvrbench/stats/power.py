@@ -4,31 +4,32 @@ Under normal seeds the test of `difference.difference` is Student's t-test with 
 variance known. Given the seeds' true variance s^2, their estimated one is S^2 = s^2 chi2 / (n - 1),
 independent of the mean, and so
 
-    power = E over S^2 of P( |N(size, s^2 / n + r)| > t(level, freedom(S^2)) sqrt(S^2 / n + r) )
+    power = E over S^2 of P( |N(size, s^2 / n + r)| > reach(level, S^2 / n, r) )
 
-with n seeds and r the variance from the test rows. Where r = 0 this is the power of the t-test by
-the noncentral law (Cohen, Statistical Power Analysis, 2nd ed. 1988); where the seeds have no
-spread, the z-test's. The freedom is Satterthwaite's, as in the test itself. More rows divide r;
-more seeds divide s^2.
+with n seeds, r the variance from the test rows, and `mixture.reach`, the threshold of the test
+itself. Where r = 0 this is the power of the t-test by the noncentral law (Cohen, Statistical Power
+Analysis, 2nd ed. 1988); where the seeds have no spread, the z-test's. More rows divide r; more
+seeds divide s^2.
 
 All answers take the variances that were estimated for the true ones, and from few seeds these are
 rough: the true s of five may be 40 % less or 190 % more (95 % interval).
 """
 
-import math
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 from scipy.optimize import brentq
-from scipy.special import ndtr, stdtrit
+from scipy.special import ndtr
 
+from cvrbench.stats import mixture
 from cvrbench.stats.difference import Difference
+
+Floats = npt.NDArray[np.float64]
 
 POWER, LEVEL = 0.8, 0.05
 MOST_SEEDS = 2**40
 ROWS_FACTORS = 2.0 ** (np.arange(81) / 2)
-NODES, WEIGHTS = np.polynomial.legendre.leggauss(64)
 
 
 def power(
@@ -43,30 +44,34 @@ def power(
         seeds: How many, at least 2.
         level: Of the test.
     """
-    error = math.sqrt(of_seeds / seeds + of_rows)
-    if error == 0:
+    if of_seeds / seeds + of_rows == 0:
         return 1.0 if size else 0.0
-    return float(_powers(size, of_seeds, np.array([of_rows]), seeds, level)[0])
+    return float(_design(of_seeds, np.array([of_rows]), seeds, level).power(size)[0])
 
 
-def _powers(
-    size: float, of_seeds: float, of_rows: npt.NDArray[np.float64], seeds: int, level: float
-) -> npt.NDArray[np.float64]:
-    """Give the power at several variances from the rows, `[n]`, where some doubt is left."""
-    error = np.sqrt(of_seeds / seeds + of_rows)
-    # E over S^2 is an integral over its quantiles u = sin^2(pi v / 2), smooth at both ends in v.
-    v = (NODES + 1) / 2
-    quantiles = np.sin(np.pi / 2 * v) ** 2
-    weights = WEIGHTS / 2 * np.pi / 2 * np.sin(np.pi * v)
-    spread = of_seeds / seeds * stats.chi2.ppf(quantiles, seeds - 1) / (seeds - 1)
-    total = spread[:, None] + of_rows  # [nodes, n]
-    with np.errstate(divide="ignore", over="ignore"):
-        freedom = (seeds - 1) * (total / spread[:, None]) ** 2 if of_seeds else np.inf
-    reach = stdtrit(freedom, 1 - level / 2) * np.sqrt(total)
-    found: npt.NDArray[np.float64] = weights @ (
-        ndtr((size - reach) / error) + ndtr((-size - reach) / error)
-    )
-    return found
+class _Design(NamedTuple):
+    """What the power at any size is computed from, at `m` variances from the rows."""
+
+    error: Floats
+    """The mean's true standard error, `[m]`."""
+    reach: Floats
+    """The test's threshold at every drawn estimate of the seeds' variance, `[k, m]`."""
+    weights: Floats
+    """Of the draws, `[k]`."""
+
+    def power(self, size: float) -> Floats:
+        """Give the chances to find a true difference of this size, `[m]`."""
+        above, below = (size - self.reach) / self.error, (-size - self.reach) / self.error
+        found: Floats = self.weights @ (ndtr(above) + ndtr(below))
+        return found
+
+
+def _design(of_seeds: float, of_rows: Floats, seeds: int, level: float) -> _Design:
+    """Give the design at several variances from the rows, `[m]`, where some doubt is left."""
+    drawn = mixture.draws(seeds - 1)
+    of_mean = of_seeds / seeds * drawn.ratios[:, None]
+    reach = mixture.reaches(level, estimated=of_mean, freedom=seeds - 1, known=of_rows)
+    return _Design(np.sqrt(of_seeds / seeds + of_rows), reach, drawn.weights)
 
 
 def detectable(difference: Difference, *, target: float = POWER, level: float = LEVEL) -> float:
@@ -80,8 +85,11 @@ def detectable(difference: Difference, *, target: float = POWER, level: float = 
     if difference.error == 0:
         return 0.0
 
+    rows = np.array([difference.of_rows])
+    design = _design(difference.of_seeds, rows, difference.seeds, level)
+
     def lack(size: float) -> float:
-        return _power_of(difference, size, level=level) - target
+        return float(design.power(size)[0]) - target
 
     high = difference.error
     while lack(high) < 0:
@@ -158,12 +166,13 @@ def rows_factor_needed(
         found = _power_of(difference, size, seeds=seeds, rows_factor=factor, level=level)
         return found - target
 
-    # Of two or three seeds the test can lose power by more rows: its freedom falls. So no bisection
-    # over the whole range.
+    # Power need not rise with rows all the way: where rows and seeds blur alike the test is at its
+    # most careful. So no bisection over the whole range.
     if difference.error == 0:
         return 1.0
     n = difference.seeds if seeds is None else seeds
-    found = _powers(size, difference.of_seeds, difference.of_rows / ROWS_FACTORS, n, level)
+    rows = difference.of_rows / ROWS_FACTORS
+    found = _design(difference.of_seeds, rows, n, level).power(size)
     enough = np.flatnonzero(found >= target)
     if not len(enough):
         return None

@@ -51,7 +51,7 @@ def write(results: Path, n_runs: int, n_rows: int) -> None:
     merit = rng.standard_normal(n_rows)
     click = (merit + rng.standard_normal(n_rows) > 0.5).astype(np.uint8)
     conversion = (click & (merit + rng.standard_normal(n_rows) > 1.2)).astype(np.uint8)
-    labels, users = np.stack([click, conversion], 1), np.arange(n_rows) % (n_rows // 20)
+    labels, users = np.stack([click, conversion], 1), np.arange(n_rows) % max(1, n_rows // 20)
     for number in range(n_runs):
         row, seed = divmod(number, SEEDS)
         noise = (1.5 + row / n_runs) * rng.standard_normal((n_rows, 2))

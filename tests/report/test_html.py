@@ -480,3 +480,14 @@ def test_sweeps_alone_are_a_page(tmp_path):
     page = Page((tmp_path / "a" / "index.html").read_text())
     assert page.said("title") == "cvrbench report: sweeps"
     assert "sweeps: what tuning cost" in page.tables
+
+
+def test_figures_of_more_rows_than_anybody_sees_are_left_out():
+    records = [
+        run("ncs", 0, 0.7, run_id=f"r{n}", config={"model": {"kind": "ncs", "density": n / 100}})
+        for n in range(41)
+    ]
+    page = Page(render([part_of(records)], []))
+    assert page.all("figure") == []
+    assert "No figures of 41 rows" in page.said("p")
+    assert len(Page(render([part_of(records[:40])], [])).all("figure")) > 0

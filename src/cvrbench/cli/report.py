@@ -128,7 +128,8 @@ def report(
         )
     with_page = layout is Format.terminal and not no_html
     if figures is not None or with_page:
-        parts = [with_curves(part, store) for part in parts]
+        drawn = figures is not None
+        parts = [with_curves(p, store) if drawn or p.fits_a_page else p for p in parts]
     _present(parts, layout=layout, full=full, figures=figures, sweeps=sweeps)
     if with_page:
         _write_page(parts, sweeps, html, results_dir)

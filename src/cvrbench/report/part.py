@@ -17,6 +17,9 @@ from cvrbench.report.transfer import Transfer, transfer_grid
 from cvrbench.report.value_grids import comparison_grid, space_grids
 from cvrbench.studies import StudySummary
 
+MOST_DRAWN = 40
+"""Rows that figures on a page can show; of more a reader sees nothing, and waits for it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
@@ -36,6 +39,11 @@ class Part:
     """Why nothing was tested although there is a baseline."""
     problems: tuple[str, ...] = ()
     """Why something else is not there."""
+
+    @property
+    def fits_a_page(self) -> bool:
+        """Whether its figures do."""
+        return len(self.comparison.variants) <= MOST_DRAWN
 
     @property
     def values(self) -> Grid:

@@ -190,6 +190,10 @@ def _across(figures: Sequence[Html]) -> Html:
 
 def _figures(part: Part, ident: str) -> Html:
     problems = [paragraph(f"Not all could be read: {problem}") for problem in part.problems]
+    if not part.fits_a_page:
+        n = len(part.comparison.variants)
+        words = f"No figures of {n} rows: choose some, as in cvrbench report model=mmoe,ncs."
+        return join([paragraph(words), *problems])
     return join([*compared_figures(part, ident), *problems])
 
 

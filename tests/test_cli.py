@@ -370,6 +370,7 @@ SMALL = ("--rows", "4e3", "--test-rows", "2e3", "--cvr", "0.3", "--ctr", "0.3")
 SMALL_WORLD = ("--card", "0.002", "--hist", "0.05", "--workers", "1")
 
 
+@pytest.mark.slow
 def test_generated_files_are_prepared_and_run(cvrbench):
     made = cvrbench("data", "generate", "aliccp", *SMALL, *SMALL_WORLD, "--out", "made")
     assert made.code == 0

@@ -135,6 +135,7 @@ def test_nothing_near_suggests_nothing():
     assert did_you_mean("zzz", ["model", "seed"]) == ""
 
 
+@pytest.mark.slow
 def test_an_experiment_may_bring_a_plan_in_which_the_user_replaces_keys():
     cells = plan(["experiment=ncs_ablation", "dataset=kuairand"], multirun=False)
     assert {cell.choices["dataset"] for cell in cells} == {"kuairand"}

@@ -148,6 +148,7 @@ def assert_lossless(dataset: Dataset, raw: Raw) -> None:
         assert decoded(dataset, name) == [expected(row, known) for row in part]
 
 
+@pytest.mark.slow
 @settings(max_examples=6, deadline=None)
 @given(
     seed=st.integers(0, 10_000),

@@ -33,6 +33,7 @@ def command(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
     )
 
 
+@pytest.mark.slow
 def test_processes_give_the_numbers_that_one_process_gives(cvrbench):
     alone = cvrbench(*PLAN, "results_dir=alone")
     several = cvrbench(*PLAN, "results_dir=several", "launcher=processes", "workers=2")
@@ -108,6 +109,7 @@ def test_a_missing_package_is_found_out_before_anything_starts(cvrbench, monkeyp
     assert not Path("results").exists()
 
 
+@pytest.mark.slow
 def test_two_commands_with_one_plan_train_each_cell_once(cvrbench, tmp_path):
     plan = ("run", "-m", *QUICK, "model=shared_bottom,mmoe", "seed=range(0,4)", "--json")
     both = [command(tmp_path, *plan), command(tmp_path, *plan, "workers=2")]

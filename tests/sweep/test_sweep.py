@@ -188,6 +188,7 @@ def test_pruned_trials_leave_their_cost_and_no_run(study, pruner, words):
     assert store.unfinished() == []
 
 
+@pytest.mark.slow
 def test_wilcoxon_ends_a_trial_whose_seeds_are_worse_one_by_one(study, monkeypatch):
     def planted(_study, record):
         distance = abs(math.log10(record.config["trainer"]["learning_rate"]) + 3)
@@ -282,6 +283,7 @@ def test_another_search_under_the_same_name_is_refused_and_nothing_is_harmed(cvr
     assert (tmp_path / "results" / "sweeps" / "mine" / "journal.log").read_bytes() == journal
 
 
+@pytest.mark.slow
 def test_shared_searches_change_no_trial_and_cost_less(study):
     words = ["trials=4", "trainer.epochs=1"]
     shared = study(*words, folder="a")

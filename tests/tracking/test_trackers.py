@@ -146,6 +146,7 @@ def test_wandb_keeps_nothing_of_the_machine(quick, tmp_path):
     assert {path.name for path in (file.parent / "files").iterdir()} == {"record.json"}
 
 
+@pytest.mark.slow
 @every_tracker
 def test_every_trial_of_a_sweep_is_a_run_of_the_tracker(cvrbench, tmp_path, kind):
     words = ("sweep", "sweep=equal_budget", "experiment=quick_check", "model=shared_bottom", *SMALL)

@@ -138,6 +138,7 @@ def test_searches_on_other_labels_are_not_shared(quick, tmp_path):
         assert (experiment.run(cell, searches=searches).examples["reused"] > 0) == reused
 
 
+@pytest.mark.slow
 def test_the_experiment_is_every_strategy_at_every_share_and_seed():
     cells = plan(["experiment=conversion_scarcity", "dataset=kuairand"], multirun=False)
     found = {(c.config.protocol.label_share, c.choices["model"], c.config.seed) for c in cells}

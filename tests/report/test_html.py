@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from cvrbench.record import RunRecord
-from cvrbench.report.differences import against
+from cvrbench.report.differences import Method, against
 from cvrbench.report.frames import compare
 from cvrbench.report.grids import Grid
 from cvrbench.report.html.fairness import warnings_between, warnings_of
 from cvrbench.report.html.figures import inline
 from cvrbench.report.html.markup import table, tag, text
 from cvrbench.report.html.page import render, write
+from cvrbench.report.html.readings import verdict_words
 from cvrbench.report.html.runs import differing_settings, runs_grid
 from cvrbench.report.part import Part
 from cvrbench.report.studies import budgets_grid, trials_grid, tuned
@@ -491,3 +492,34 @@ def test_figures_of_more_rows_than_anybody_sees_are_left_out():
     assert page.all("figure") == []
     assert "No figures of 41 rows" in page.said("p")
     assert len(Page(render([part_of(records[:40])], [])).all("figure")) > 0
+
+
+def test_what_no_run_has_is_said_once():
+    undefined = {"test": {"ctr_gauc": "no users", "cvr_gauc": "no users"}}
+    one = {"test": {**undefined["test"], "cvr_auc": "one class"}}
+    records = fair(undefined=undefined)
+    page = Page(render([part_of([*records[:-1], replace(records[-1], undefined=one)])], []))
+    words = [data for name, data in page.texts if name == "li" and "no" in data.lower()]
+    assert "No ctr_gauc, cvr_gauc (no users)." in words
+    assert "ple: no cvr_auc (one class), seed 1" in words
+    assert sum("gauc" in data for data in words) == 1
+
+
+@pytest.mark.parametrize(
+    ("margin", "words"),
+    [
+        (0.5, "3 of 3 are shown to be smaller than 0.5 either way."),
+        (0.0001, "is real at 5 %, which is no proof that there are none."),
+    ],
+)
+def test_a_sentence_tells_what_is_shown_to_be_small(part, margin, words):
+    found = replace(part.differences, how=Method(margin=margin))
+    verdicts = {
+        metric: {
+            "single_task": replace(
+                of["single_task"], adjusted_p=1.0, equivalence_p=0.01 if margin > 0.1 else 0.9
+            )
+        }
+        for metric, of in found.verdicts.items()
+    }
+    assert words in verdict_words(part.comparison, replace(found, verdicts=verdicts))

@@ -207,14 +207,24 @@ def _transfer(part: Part, ident: str) -> Html:
 
 
 def _undefined(part: Part) -> Iterator[Html]:
-    """Say why a value is missing."""
-    reasons: dict[str, list[str]] = {}
-    for variant, run in part.runs():
+    """Say why a value is missing; once, where it is missing in every run."""
+    runs = list(part.runs())
+    missing: dict[tuple[str, str], list[tuple[str, int]]] = {}
+    for variant, run in runs:
         for metric, reason in run.undefined.get("test", {}).items():
-            seeds = reasons.setdefault(f"{variant.label}: no {metric} ({reason})", [])
-            seeds.append(str(run.seed))
-    if reasons:
-        yield bullets(f"{words}, seed {', '.join(seeds)}" for words, seeds in reasons.items())
+            missing.setdefault((reason, metric), []).append((variant.label, run.seed))
+    everywhere: dict[str, list[str]] = {}
+    seeds: dict[str, list[str]] = {}
+    for (reason, metric), where in missing.items():
+        if len(where) == len(runs):
+            everywhere.setdefault(reason, []).append(metric)
+            continue
+        for label, seed in where:
+            seeds.setdefault(f"{label}: no {metric} ({reason})", []).append(str(seed))
+    words = [f"No {', '.join(metrics)} ({reason})." for reason, metrics in everywhere.items()]
+    words += [f"{of}, seed {', '.join(found)}" for of, found in seeds.items()]
+    if words:
+        yield bullets(words)
 
 
 def _count(n: int, thing: str) -> str:

@@ -139,12 +139,14 @@ def verdict_words(comparison: Comparison, found: Differences) -> str:
         if one.is_real
     ]
     n = len(verdicts)
+    small = sum(one.is_equivalent for _, _, one in verdicts)
+    shown = f" {small} of {n} are shown to be smaller than {found.margin:g} either way."
+    more = shown if small else ""
     if not real:
-        return (
-            f"None of {n} differences to {found.baseline} is real at 5 %, which is no proof that "
-            "there are none."
-        )
+        proof = "" if small == n else ", which is no proof that there are none"
+        return f"None of {n} differences to {found.baseline} is real at 5 %{proof}.{more}"
     be = "is" if len(real) == 1 else "are"
     return (
         f"Of {n} differences to {found.baseline} {len(real)} {be} real at 5 %: {'; '.join(real)}."
+        f"{more}"
     )

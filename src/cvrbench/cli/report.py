@@ -151,7 +151,7 @@ def _read(
         errors.print(f"left out: {harmless(one.why)}", markup=False, soft_wrap=True)
     records = filters.records(survey.records)
     with reading_bar(len(records)) as advance:
-        return gather(
+        parts = gather(
             records,
             store,
             begun=filters.begun(store.begun()),
@@ -160,6 +160,10 @@ def _read(
             how=how,
             on_read=advance,
         )
+    for part in parts:
+        if part.untested is None and part.why_untested is not None:
+            errors.print(part.why_untested, soft_wrap=True, markup=False)
+    return parts
 
 
 def _present(
@@ -172,7 +176,7 @@ def _present(
 ) -> None:
     """Print, and draw where wanted, what runs say against each other."""
     for part in parts:
-        for problem in filter(None, (*part.problems, part.why_untested)):
+        for problem in filter(None, (*part.problems, part.untested and part.why_untested)):
             errors.print(problem, soft_wrap=True, markup=False)
     match layout:
         case Format.csv:

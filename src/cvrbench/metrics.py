@@ -98,10 +98,19 @@ def log_loss(labels: Labels, probabilities: Floats) -> float:
     >>> round(log_loss(np.array([1, 0]), np.array([0.5, 0.5])), 6)
     0.693147
     """
-    positive = _checked_probabilities(labels, probabilities)
+    _checked_probabilities(labels, probabilities)
+    return float(log_losses(labels, probabilities).mean())
+
+
+def log_losses(labels: Labels, probabilities: Floats) -> npt.NDArray[np.float64]:
+    """Each row's negative log-likelihood, `[rows]`, in nats; their mean is `log_loss`.
+
+    Nothing is checked: what is no probability is clipped to one.
+    """
     eps = np.finfo(np.float64).eps
     clipped = np.clip(probabilities.astype(np.float64), eps, 1 - eps)
-    return float(-np.log(np.where(positive, clipped, 1 - clipped)).mean())
+    losses: npt.NDArray[np.float64] = -np.log(np.where(labels == 1, clipped, 1 - clipped))
+    return losses
 
 
 def pcoc(labels: Labels, probabilities: Floats) -> float:

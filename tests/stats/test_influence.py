@@ -8,12 +8,12 @@ from scipy import stats as scipy_stats
 from sklearn.metrics import roc_auc_score
 
 from cvrbench import metrics
+from cvrbench.metrics import log_losses
 from cvrbench.stats.influence import (
     auc_influence,
     common_row_variance,
     gauc_influence,
     log_loss_influence,
-    log_losses,
     row_variance,
 )
 

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cvrbench.config import schema
+from cvrbench.config.leaves import leaves
 from cvrbench.config.locate import ASIDE, find_conf, groups
 from cvrbench.config.suggest import did_you_mean
 from cvrbench.config.validate import config_from_dict, config_to_dict
@@ -271,16 +272,6 @@ def _explain(error: Exception, parsed: Sequence[Override], conf: Path) -> Config
         names = [*known, *available]
         return ConfigError(f"unknown key {key!r}.{did_you_mean(key, names)}")
     return ConfigError(str(error).splitlines()[0])
-
-
-def leaves(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Flatten nested dicts: `{"model.hidden": [128, 64], ...}`."""
-    if not isinstance(values, Mapping) or (not values and prefix):
-        return {prefix: values}
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= leaves(value, f"{prefix}.{key}" if prefix else str(key))
-    return flat
 
 
 def load(file: Path) -> Any:

@@ -1,9 +1,10 @@
 """Differences to the baseline, and what it would take to see smaller ones."""
 
+from collections.abc import Callable
+
 from cvrbench.report.differences import Differences, Verdict, tested_metrics
 from cvrbench.report.frames import Comparison
 from cvrbench.report.grids import Cell, Grid, cells
-from cvrbench.stats.difference import Difference
 from cvrbench.stats.over_seeds import smallest_wilcoxon_p
 from cvrbench.stats.power import detectable, rows_factor_needed, seeds_needed
 
@@ -55,17 +56,11 @@ def verdict(found: Verdict | None, margin: float) -> Cell:
 
 def over_seeds_grid(comparison: Comparison, found: Differences) -> Grid:
     """Give what tests say that know seeds alone, beside ours, for readers who look for them."""
-    metrics = [metric for metric in comparison.auc_metrics if found.verdicts.get(metric)]
-    rows = []
-    for variant in comparison.variants:
-        verdicts = [found.of(metric, variant.label) for metric in metrics]
-        if any(verdicts):
-            rows.append((Cell(variant.label), *map(_three, verdicts)))
     seeds = max(v.difference.seeds for of in found.verdicts.values() for v in of.values())
     return Grid(
         title=f"{comparison.name}: p of the same differences by tests over seeds alone",
-        headers=("strategy", *map(comparison.header, metrics)),
-        rows=tuple(rows),
+        headers=_heads(comparison, found),
+        rows=_rows(comparison, found, _three),
         caption=(
             "Student's paired t / Wilcoxon's signed ranks / ours, none adjusted. The first two do "
             "not know that other test rows could rank the models otherwise. With "
@@ -76,17 +71,10 @@ def over_seeds_grid(comparison: Comparison, found: Differences) -> Grid:
 
 def power_grid(comparison: Comparison, found: Differences) -> Grid:
     """Give what could have been seen, and what it takes to see a difference of the margin."""
-    metrics = [metric for metric in comparison.auc_metrics if found.verdicts.get(metric)]
-    rows = []
-    for variant in comparison.variants:
-        verdicts = [found.of(metric, variant.label) for metric in metrics]
-        if any(verdicts):
-            texts = (_power(None if v is None else v.difference, found.margin) for v in verdicts)
-            rows.append(cells(variant.label, *texts))
     return Grid(
         title=f"{comparison.name}: what it takes to see a difference of {found.margin:g}",
-        headers=("strategy", *map(comparison.header, metrics)),
-        rows=tuple(rows),
+        headers=_heads(comparison, found),
+        rows=_rows(comparison, found, lambda one: _power(one, found.margin)),
         caption=(
             "The smallest true difference to the baseline that these seeds and rows find with 80 % "
             f"power at 5 % (two-sided, not adjusted); then what a difference of {found.margin:g} "
@@ -96,14 +84,34 @@ def power_grid(comparison: Comparison, found: Differences) -> Grid:
     )
 
 
-def _three(found: Verdict | None) -> Cell:
-    if found is None:
-        return Cell("-")
-    return Cell(f"{found.t_p:.3f} / {found.wilcoxon_p:.3f} / {found.difference.p:.3f}")
+def _tested(comparison: Comparison, found: Differences) -> list[str]:
+    return [metric for metric in comparison.auc_metrics if found.verdicts.get(metric)]
 
 
-def _power(d: Difference | None, margin: float) -> str:
-    if d is None or d.error == 0:
+def _heads(comparison: Comparison, found: Differences) -> tuple[str, ...]:
+    return ("strategy", *map(comparison.header, _tested(comparison, found)))
+
+
+def _rows(
+    comparison: Comparison, found: Differences, words: Callable[[Verdict], str]
+) -> tuple[tuple[Cell, ...], ...]:
+    """Give a row per variant that has a verdict; a dash where it has none."""
+    metrics = _tested(comparison, found)
+    rows = []
+    for variant in comparison.variants:
+        verdicts = [found.of(metric, variant.label) for metric in metrics]
+        if any(verdicts):
+            rows.append(cells(variant.label, *("-" if v is None else words(v) for v in verdicts)))
+    return tuple(rows)
+
+
+def _three(found: Verdict) -> str:
+    return f"{found.t_p:.3f} / {found.wilcoxon_p:.3f} / {found.difference.p:.3f}"
+
+
+def _power(found: Verdict, margin: float) -> str:
+    d = found.difference
+    if d.error == 0:
         return "-"
     smallest = f"{detectable(d):.4f}"
     seeds = seeds_needed(d, margin)

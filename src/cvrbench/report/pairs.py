@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 
+from cvrbench.config.leaves import leaves
 from cvrbench.data.schema import Task
 from cvrbench.errors import ConfigError, StoreError
 from cvrbench.evaluation import describe_metric
@@ -75,16 +76,6 @@ def pair(first: Path, second: Path) -> Pair:
         untested=untested,
         clustered=any(clustered for _, clustered in tests.values()),
     )
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten a config: `{"model.hidden": [64], ...}`."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        inner = isinstance(value, Mapping) and value
-        found |= flat(value, f"{name}.") if inner else {name: value}
-    return found
 
 
 def pair_json(found: Pair) -> dict[str, Any]:
@@ -156,7 +147,7 @@ def _test(one: Moves, other: Moves) -> tuple[RowDifference, bool]:
 
 def _made_of(run: RunRecord) -> dict[str, Any]:
     options = {f"option of {group}": option for group, option in run.choices.items()}
-    return {**options, **flat(run.config)}
+    return {**options, **leaves(run.config)}
 
 
 def _origin(run: RunRecord) -> dict[str, Any]:

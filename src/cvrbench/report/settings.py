@@ -3,15 +3,14 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from cvrbench.config.leaves import leaves
 
-def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+
+def flat(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Flatten a configuration in the grammar of overrides: `("model.density", "0.2")`."""
-    for key, value in config.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{name}.")
-        else:
-            yield name, _word(value)
+    for key, value in leaves(config).items():
+        if not isinstance(value, Mapping):  # an empty group, which no override can say
+            yield key, _word(value)
 
 
 def _word(value: Any) -> str:

@@ -14,8 +14,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from cvrbench.metrics import log_losses
 from cvrbench.rng import numpy_stream
-from cvrbench.stats.influence import Floats, Labels, common_part, log_losses
+from cvrbench.stats.influence import Floats, Labels, common_part
 from cvrbench.stats.ranked import Ranked
 
 Ints = npt.NDArray[np.int64]

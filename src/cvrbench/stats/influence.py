@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cvrbench.metrics import Undefined
+from cvrbench.metrics import Undefined, log_losses
 from cvrbench.stats.ranked import Ints, Ranked
 
 Floats = npt.NDArray[np.float64]
@@ -53,14 +53,6 @@ def log_loss_influence(labels: Labels, probabilities: Floats) -> Floats:
     losses = log_losses(labels, probabilities)
     influence: Floats = (losses - losses.mean()) / len(losses)
     return influence
-
-
-def log_losses(labels: Labels, probabilities: Floats) -> Floats:
-    """Each row's negative log-likelihood, `[rows]`, in nats; their mean is `metrics.log_loss`."""
-    eps = np.finfo(np.float64).eps
-    clipped = np.clip(probabilities.astype(np.float64), eps, 1 - eps)
-    losses: Floats = -np.log(np.where(labels == 1, clipped, 1 - clipped))
-    return losses
 
 
 def gauc_influence(

@@ -16,7 +16,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
 
-from cvrbench.config.compose import Composed, leaves
+from cvrbench.config.compose import Composed
+from cvrbench.config.leaves import leaves
 from cvrbench.config.logger import LoggerConfig
 from cvrbench.config.validate import config_to_dict
 from cvrbench.environment import versions, without_password

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 -- the name every torch user expects
 
+from cvrbench import kernels
 from cvrbench.data.batches import Features
 from cvrbench.data.schema import Schema
+from cvrbench.lookup import Bags, has_kernel, look_up
 
 
 class FeatureEncoder(nn.Module):
@@ -52,39 +54,68 @@ class FeatureEncoder(nn.Module):
             keep: `[tasks, vocabulary, dim]`, which entries of a common table each task reads; the
                 result is then `[tasks, batch, width]`.
         """
-        batch, n_categorical = features.rows.shape
-        rows = features.rows.reshape(-1)
-        if self.n_multivalued:
-            rows = torch.cat([rows, features.bag_rows])
-        n = len(rows)
-        if self.copies > 1:
-            shift = torch.arange(self.copies, device=rows.device) * self.vocabulary_size
-            rows = (rows + shift[:, None]).reshape(-1)
-        vectors = F.embedding(rows, self.table, sparse=self.sparse)
-        vectors = vectors.view(self.copies, n, self.embedding_dim)
-        if keep is not None:
-            vectors = vectors * keep[:, rows]
-        copies, n_single = len(vectors), batch * n_categorical
-        parts = [vectors[:, :n_single].reshape(copies, batch, -1)]
-        if self.n_multivalued:
-            parts.append(self._pool(vectors[:, n_single:], features, batch))
+        batch = len(features.rows)
+        if keep is None and self.sparse and has_kernel(self.table):
+            rows = self._of_copies(features.rows.reshape(-1))
+            bags = self._bags(features) if self.n_multivalued else None
+            vectors, pooled = look_up(self.table, rows, bags)
+        else:
+            vectors, pooled = self._by_value(features, keep)
+        copies = max(self.copies, 1 if keep is None else len(keep))
+        parts = [vectors.reshape(copies, batch, -1)]
+        if pooled is not None:
+            pooled = pooled.view(copies, self.n_multivalued, batch, self.embedding_dim)
+            parts.append(pooled.transpose(1, 2).reshape(copies, batch, -1))
         if features.numeric.shape[1]:
             parts.append(features.numeric.expand(copies, batch, -1))
         encoded = torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]
         return encoded if copies > 1 else encoded.squeeze(0)
 
-    def _pool(self, values: Tensor, features: Features, batch: int) -> Tensor:
-        """Weighted means or sums: `[copies, values, dim]` -> `[copies, batch, fields*dim]`."""
-        n_bags = self.n_multivalued * batch
+    def _by_value(self, features: Features, keep: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Vectors and pooled bags by a vector for every value, for autograd to differentiate."""
+        ids = torch.cat([features.rows.reshape(-1), features.bag_rows])
+        vectors = F.embedding(self._of_copies(ids), self.table, sparse=self.sparse)
+        vectors = vectors.view(self.copies, len(ids), self.embedding_dim)
+        if keep is not None:
+            vectors = vectors * keep[:, ids]
+        single, values = vectors.split([features.rows.numel(), len(features.bag_rows)], dim=1)
+        if not self.n_multivalued:
+            return single, None
+        weights, segments, n = (
+            self._weights(features),
+            features.bag_segments,
+            self._n_bags(features),
+        )
+        pooled = values.new_zeros(len(values), n, self.embedding_dim)
+        return single, pooled.index_add(1, segments, values * weights[:, None])
+
+    def _bags(self, features: Features) -> Bags:
+        """The bags of all fields, of every copy."""
+        n = self._n_bags(features)
+        shift = torch.arange(self.copies, device=features.bag_rows.device)[:, None] * n
+        return Bags(
+            self._of_copies(features.bag_rows),
+            self._weights(features).repeat(self.copies),
+            (features.bag_segments + shift).reshape(-1),
+            self.copies * n,
+        )
+
+    def _weights(self, features: Features) -> Tensor:
+        """What each value counts in its bag, `[values]`."""
         weights, segments = features.bag_weights, features.bag_segments
-        total = weights.new_zeros(n_bags).index_add(0, segments, weights).clamp_min(1e-12)
-        total = total.view(-1, batch).masked_fill(self.sums, 1.0).view(-1)
-        scaled = values * (weights / total[segments])[:, None]
-        copies = len(values)
-        pooled = values.new_zeros(copies, n_bags, self.embedding_dim)
-        pooled = pooled.index_add(1, segments, scaled)
-        pooled = pooled.view(copies, self.n_multivalued, batch, self.embedding_dim)
-        return pooled.transpose(1, 2).reshape(copies, batch, -1)
+        total = weights.new_zeros(self._n_bags(features)).index_add(0, segments, weights)
+        total = total.clamp_min(1e-12).view(self.n_multivalued, -1).masked_fill(self.sums, 1.0)
+        return weights / total.view(-1)[segments]
+
+    def _n_bags(self, features: Features) -> int:
+        return self.n_multivalued * len(features.rows)
+
+    def _of_copies(self, rows: Tensor) -> Tensor:
+        """The same rows of every copy's table, one copy after another."""
+        if self.copies == 1:
+            return rows
+        shift = torch.arange(self.copies, device=rows.device) * self.vocabulary_size
+        return (rows + shift[:, None]).reshape(-1)
 
 
 def parallel_mlp(
@@ -102,43 +133,77 @@ def parallel_mlp(
         `[n, batch, out]`; `x` itself where there is no layer.
     """
     for weight, bias in zip(weights, biases, strict=True):
-        x = F.relu_(parallel_linear(x, weight, bias))
+        x = parallel_linear(x, weight, bias, relu=True)
         if dropout:
-            x = F.dropout(x, dropout)
+            x = kernels.dropout(x, dropout)
     return x
 
 
-def parallel_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """n linear maps: `[batch, in]` or `[n, batch, in]` with `[n, in, out]` -> `[n, batch, out]`."""
+def parallel_linear(x: Tensor, weight: Tensor, bias: Tensor, *, relu: bool = False) -> Tensor:
+    """n linear maps: `[batch, in]` or `[n, batch, in]` with `[n, in, out]` -> `[n, batch, out]`.
+
+    With `relu` rectified, in place before anything views the result: else autograd would copy the
+    gradient through the view.
+    """
     n_in, n_out = weight.shape[1:]
     n = max(len(weight), bias.numel() // n_out, len(x) if x.dim() == 3 else 1)
+    if kernels.is_stacked(weight):
+        return kernels.stacked_linear(x, weight.expand(n, n_in, n_out), bias, relu=relu)
     if n == 1:
-        return torch.addmm(bias.view(-1), x.view(-1, n_in), weight[0]).view(1, -1, n_out)
+        y = torch.addmm(bias.view(-1), x.view(-1, n_in), weight[0])
+        return (F.relu_(y) if relu else y)[None]
     weight = weight.expand(n, n_in, n_out)  # one matrix may serve networks that differ elsewhere
     if x.dim() == 3 and len(x) > 1:
-        return torch.baddbmm(bias.expand(n, 1, n_out), x, weight)
+        y = torch.baddbmm(bias.expand(n, 1, n_out), x, weight)
+        return F.relu_(y) if relu else y
     common = x[0] if x.dim() == 3 else x
-    result: Tensor = _CommonInputLinear.apply(common, weight, bias)  # type: ignore[no-untyped-call]
+    result: Tensor = _CommonInputLinear.apply(common, weight, bias, relu)  # type: ignore[no-untyped-call]
     return result
 
 
 class _CommonInputLinear(torch.autograd.Function):
-    """n linear maps of one input, without the copies of `[n, batch, in]` autograd would make."""
+    """n linear maps of one input as one matrix product, `[batch, in] @ [in, n * out]`.
+
+    Autograd's batched product would copy the input n times and sum n gradients of it; and n
+    products with few columns, such as gates, take longer than one with n times as many.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.bias_shape = bias.shape
-        return torch.baddbmm(bias.expand(len(weight), 1, -1), x.expand(len(weight), -1, -1), weight)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
+        n, n_in, n_out = weight.shape
+        side_by_side = weight.transpose(0, 1).reshape(n_in, n * n_out)
+        y = torch.addmm(bias.expand(n, 1, n_out).reshape(-1), x, side_by_side)
+        if relu:
+            y.relu_()
+        ctx.save_for_backward(x, side_by_side, y if relu else None)
+        ctx.n, ctx.bias_shape = n, bias.shape
+        return y.view(-1, n, n_out).transpose(0, 1)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x, weight = (saved.to(grad.dtype) for saved in ctx.saved_tensors)  # bf16 under autocast
-        grad_x = grad[0] @ weight[0].T
-        for g, w in zip(grad[1:], weight[1:], strict=True):
-            grad_x = grad_x.addmm_(g, w.T)
-        grad_weight = torch.bmm(x.T.expand(len(weight), -1, -1), grad)
-        return grad_x, grad_weight, grad.sum(dim=1, keepdim=True).sum_to_size(ctx.bias_shape)
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        x, weight, y = ctx.saved_tensors
+        grad = _side_by_side(grad, y)  # [batch, n * out]
+        x, weight = x.to(grad.dtype), weight.to(grad.dtype)  # bf16 under autocast
+        n, n_in, n_out = ctx.n, x.shape[1], grad.shape[1] // ctx.n
+        if n * n_out < n_in:  # the smaller side first: several times faster for a few columns
+            grad_weight = (grad.T @ x).view(n, n_out, n_in).transpose(1, 2)
+        else:
+            grad_weight = (x.T @ grad).view(n_in, n, n_out).transpose(0, 1)
+        grad_bias = grad.sum(dim=0).view(n, 1, n_out).sum_to_size(ctx.bias_shape)
+        return grad @ weight.T, grad_weight, grad_bias, None
+
+
+def _side_by_side(grad: Tensor, y: Tensor | None) -> Tensor:
+    """`[n, batch, out]` -> `[batch, n * out]`, and 0 where the rectified `y` is 0, if given."""
+    n, batch, n_out = grad.shape
+    if y is None:
+        return grad.transpose(0, 1).reshape(batch, n * n_out)
+    y = y.view(batch, n, n_out)
+    if torch.is_grad_enabled():  # a gradient of the gradient is wanted
+        return torch.where(y > 0, grad.transpose(0, 1), 0).reshape(batch, n * n_out)
+    out = torch.empty_like(y)
+    torch.ops.aten.threshold_backward.grad_input(grad.transpose(0, 1), y, 0, grad_input=out)
+    return out.view(batch, n * n_out)
 
 
 class ParallelMLP(nn.Module):
@@ -176,9 +241,8 @@ class Towers(nn.Module):
         if x.dim() == 3 and len(x) == 1:
             x = x[0]
         x = self.network(x)
-        if x.dim() == 2:
-            return x @ self.head[:, :, 0].T + self.bias
-        return torch.bmm(x, self.head).squeeze(2).T + self.bias
+        # Not as a matrix product: with one column it takes three times as long.
+        return (x * self.head.transpose(1, 2)).sum(dim=2).T + self.bias
 
 
 class Gates(nn.Module):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cvrbench.config.schema import TrainerConfig
+from cvrbench.lookup import distinct_rows, gather_rows
 from cvrbench.nn import FeatureEncoder
 from cvrbench.strategies.base import Moving, SharingStrategy
 
@@ -102,10 +103,11 @@ class RowwiseAdagrad(Optimizer):
                 if not state:
                     state["sum"] = table.new_zeros(len(table))
                 rows, grad, old = _touched(table, group["weight_decay"], self.moving.get(table))
-                total = state["sum"].index_select(0, rows) + grad.square().mean(dim=1)
+                squared = torch.linalg.vecdot(grad, grad).div_(grad.shape[1])
+                total = squared.add_(state["sum"].index_select(0, rows))
                 state["sum"].index_copy_(0, rows, total)
-                step = grad.mul_(-group["lr"]).div_(total.sqrt_().add_(group["eps"])[:, None])
-                table.index_copy_(0, rows, old.add_(step))
+                rate = total.sqrt_().add_(group["eps"]).reciprocal_().mul_(-group["lr"])
+                table.index_copy_(0, rows, old.addcmul_(grad, rate[:, None]))
 
 
 class LazyAdam(Optimizer):
@@ -251,11 +253,8 @@ def _touched(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The distinct rows of a table's sparse gradient, their summed gradients and weights."""
     assert table.grad is not None
-    # Read without coalesce(): sorting ids alone is several times cheaper than sorting vectors.
-    indices, values = table.grad._indices()[0], table.grad._values()
-    rows, inverse = torch.unique(indices, return_inverse=True)
-    grad = values.new_zeros(len(rows), values.shape[1]).index_add_(0, inverse, values)
-    old = table.index_select(0, rows)
+    rows, grad = distinct_rows(table.grad)
+    old = gather_rows(table, rows)
     if weight_decay:
         grad.add_(old if moving is None else old * moving[rows], alpha=weight_decay)
     return rows, grad, old

@@ -1,0 +1,103 @@
+"""Peers' own model, loader and optimiser, as their examples use them.
+
+Binary cross-entropy and Adam over all parameters, the dense gradient of the whole embedding table
+included; no L2 term. PLE has one level with one shared and one specific expert a task, because
+DeepCTR-Torch cannot have more shared experts than specific ones.
+"""
+
+import importlib.util
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+from torch.utils.data import DataLoader, TensorDataset
+
+from training.shapes import Shape, draw
+
+PACKAGES = {
+    "deepctr_torch": "deepctr-torch",
+    "torch_rechub": "torch-rechub",
+    "fuxictr": "fuxictr",
+}
+STRATEGIES = ("shared_bottom", "mmoe", "ple")
+
+
+def installed() -> list[str]:
+    """Name the peers that can be run here."""
+    return [name for name in PACKAGES if importlib.util.find_spec(name)]
+
+
+def build(peer: str, strategy: str, shape: Shape, n_batches: int) -> Callable[[int], None]:
+    """Give a training step of a peer."""
+    builders = {"deepctr_torch": _deepctr, "torch_rechub": _rechub}
+    return builders[peer](strategy, shape, n_batches)
+
+
+def _step(network: nn.Module, loader: DataLoader) -> Callable[[int], None]:
+    """Their loader, binary cross-entropy on the two probabilities, Adam over all parameters."""
+    network.train()
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.001)
+    batches = itertools.chain.from_iterable(itertools.repeat(loader))
+
+    def step(_number: int) -> None:
+        inputs, labels = next(batches)
+        predicted = network(inputs)
+        loss = sum(F.binary_cross_entropy(predicted[:, t], labels[:, t]) for t in range(2))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def _deepctr(strategy: str, shape: Shape, n_batches: int) -> Callable[[int], None]:
+    from deepctr_torch.inputs import SparseFeat
+    from deepctr_torch.models import multitask
+
+    data = draw(shape, n_batches)
+    columns = [SparseFeat(str(i), s, embedding_dim=shape.dim) for i, s in enumerate(shape.sizes)]
+    tasks = {"task_types": ("binary", "binary"), "task_names": ("ctr", "cvr")}
+    plain = {"l2_reg_embedding": 0, "l2_reg_linear": 0, "tower_dnn_hidden_units": shape.tower}
+    plain |= tasks
+    gates = {"expert_dnn_hidden_units": shape.hidden, "gate_dnn_hidden_units": ()}
+    builders = {
+        "shared_bottom": lambda: multitask.SharedBottom(
+            columns, bottom_dnn_hidden_units=shape.hidden, **plain
+        ),
+        "mmoe": lambda: multitask.MMOE(columns, num_experts=shape.n_experts, **gates, **plain),
+        "ple": lambda: multitask.PLE(
+            columns, shared_expert_num=1, specific_expert_num=1, num_levels=1, **gates, **plain
+        ),
+    }
+    # As its BaseModel.fit does: all ids as one float tensor.
+    rows = TensorDataset(torch.from_numpy(data.ids).float(), torch.from_numpy(data.labels).float())
+    return _step(builders[strategy](), DataLoader(rows, batch_size=shape.batch, shuffle=True))
+
+
+def _rechub(strategy: str, shape: Shape, n_batches: int) -> Callable[[int], None]:
+    from torch_rechub.basic.features import SparseFeature
+    from torch_rechub.models.multi_task import MMOE, PLE, SharedBottom
+    from torch_rechub.utils.data import DataGenerator
+
+    data = draw(shape, n_batches)
+    features = [
+        SparseFeature(name=str(i), vocab_size=s, embed_dim=shape.dim)
+        for i, s in enumerate(shape.sizes)
+    ]
+    types = ["classification", "classification"]
+    expert = {"dims": list(shape.hidden), "activation": "relu"}
+    towers = [{"dims": list(shape.tower), "activation": "relu"}] * 2
+    builders = {
+        "shared_bottom": lambda: SharedBottom(features, types, expert, towers),
+        "mmoe": lambda: MMOE(features, types, shape.n_experts, expert, towers),
+        "ple": lambda: PLE(features, types, 1, 1, 1, expert, towers),
+    }
+    columns = {str(i): data.ids[:, i].astype(np.int64) for i in range(len(shape.sizes))}
+    loader, *_ = DataGenerator(columns, data.labels.astype(np.float32)).generate_dataloader(
+        x_val=columns, y_val=data.labels, x_test=columns, y_test=data.labels,
+        batch_size=shape.batch,
+    )  # fmt: skip
+    return _step(builders[strategy](), loader)

@@ -7,7 +7,8 @@ the CTR, and is kept, marked biased, because others publish it.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -75,6 +76,7 @@ def score(
     truth: Floats | None = None,
     *,
     kinds: Collection[str] = EVALUATION_KINDS,
+    workers: int = 1,
 ) -> Scores:
     """Compute every metric of one split.
 
@@ -86,30 +88,30 @@ def score(
         groups: [rows], user codes, for GAUC.
         truth: [rows, tasks], the true conditional probabilities of planted data.
         kinds: Which of `METRICS_INFO` to compute; while training, two are enough.
+        workers: Threads over which the spaces are spread; each needs memory of its own, and none
+            changes a result.
 
     Raises:
         RunError: A prediction is not a number.
     """
     _check_finite(schema, conditional, joint)
-    found: dict[str, float | None] = {}
-    undefined: dict[str, str] = {}
-
-    def add(name: str, compute: Callable[[], float]) -> None:
-        try:
-            found[name] = compute()
-        except metrics.Undefined as reason:
-            found[name] = None
-            undefined[name] = str(reason)
-
-    for space in spaces(schema.tasks, labels, conditional, joint, truth):
-        for kind, compute in _metrics_of(space, groups):
-            if kind in kinds:
-                add(f"{space.name}_{kind}", compute)
+    jobs = [
+        partial(_of_space, space, groups, kinds)
+        for space in spaces(schema.tasks, labels, conditional, joint, truth)
+    ]
     for index, task in enumerate(schema.tasks):
         if task.parent is not None and "auc_exposed" in kinds:
             compute = partial(metrics.auc, labels[:, index], conditional[:, index])
-            add(f"{task.name}_auc_exposed", compute)
-    return Scores(found, undefined)
+            jobs.append(partial(_computed, {f"{task.name}_auc_exposed": compute}))
+    if workers > 1:  # NumPy sorts without holding the interpreter's lock
+        with ThreadPoolExecutor(workers) as pool:
+            parts = list(pool.map(lambda job: job(), jobs))
+    else:
+        parts = [job() for job in jobs]
+    return Scores(
+        {name: value for part in parts for name, value in part.metrics.items()},
+        {name: why for part in parts for name, why in part.undefined.items()},
+    )
 
 
 def counts(schema: Schema, labels: Bytes) -> dict[str, dict[str, int]]:
@@ -236,21 +238,40 @@ def _space_name(tasks: Sequence[Task], parent: str | None) -> str:
     return "clicked" if parent == "ctr" else f"{label} = 1"
 
 
+def _of_space(space: Space, groups: npt.NDArray[np.int64] | None, kinds: Collection[str]) -> Scores:
+    wanted = {kind: compute for kind, compute in _metrics_of(space, groups) if kind in kinds}
+    return _computed({f"{space.name}_{kind}": compute for kind, compute in wanted.items()})
+
+
+def _computed(wanted: Mapping[str, Callable[[], float]]) -> Scores:
+    found: dict[str, float | None] = {}
+    undefined: dict[str, str] = {}
+    for name, compute in wanted.items():
+        try:
+            found[name] = compute()
+        except metrics.Undefined as reason:
+            found[name] = None
+            undefined[name] = str(reason)
+    return Scores(found, undefined)
+
+
 def _metrics_of(
     space: Space, groups: npt.NDArray[np.int64] | None
 ) -> Iterator[tuple[str, Callable[[], float]]]:
     label, predicted = space.take(space.label), space.take(space.predicted)
+    # Sorted by the first metric that asks, for all that do.
+    classes = cache(partial(metrics.Classes.of, label, predicted))
 
     def by_group() -> float:
         if groups is None:
             raise metrics.Undefined("the dataset has no group column")
         return metrics.gauc(label, predicted, space.take(groups)).value
 
-    yield "auc", lambda: metrics.auc(label, predicted)
+    yield "auc", lambda: classes().auc
     yield "logloss", lambda: metrics.log_loss(label, predicted)
     yield "gauc", by_group
     yield "pcoc", lambda: metrics.pcoc(label, predicted)
-    yield "ece", lambda: metrics.ece(label, predicted)
+    yield "ece", lambda: classes().ece()
     if space.truth is not None:
         truth = space.take(space.truth)
         yield "best_auc", lambda: metrics.auc(label, truth)
@@ -263,8 +284,10 @@ def _metrics_of(
 def _check_finite(schema: Schema, conditional: Floats, joint: Floats) -> None:
     for index, task in enumerate(schema.tasks):
         for values in (conditional[:, index], joint[:, index]):
-            if bad := int((~np.isfinite(values)).sum()):
+            finite = np.isfinite(values)
+            if not finite.all():
                 raise RunError(
-                    f"{bad:,} of {len(values):,} predictions of task {task.name!r} are not finite "
-                    "numbers; lower trainer.learning_rate or trainer.embedding_learning_rate"
+                    f"{int((~finite).sum()):,} of {len(values):,} predictions of task "
+                    f"{task.name!r} are not finite numbers; lower trainer.learning_rate or "
+                    "trainer.embedding_learning_rate"
                 )

@@ -1,6 +1,7 @@
 """Where a probability is defined: the rows of every task, and of each product along its parents."""
 
 from collections.abc import Iterator, Sequence
+from functools import reduce
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,12 +44,13 @@ def spaces(
         truth: [rows, tasks], the true conditional probabilities of planted data.
     """
     for index, task in enumerate(tasks):
-        path = list(chain(tasks, index))
-        ancestors: npt.NDArray[np.bool_] = np.all(labels[:, path[:-1]], axis=1)
-        rows = None if task.parent is None else ancestors
+        *ancestors, _ = path = chain(tasks, index)
+        label = labels[:, index]
+        # Columns are joined one by one: NumPy is slow along so short an axis.
+        rows = reduce(np.logical_and, [labels[:, i] == 1 for i in ancestors]) if ancestors else None
         true = None if truth is None else truth[:, index]
-        yield Space(task.name, rows, labels[:, index], conditional[:, index], true)
+        yield Space(task.name, rows, label, conditional[:, index], true)
         if task.joint is not None:
-            product = None if truth is None else truth[:, path].prod(axis=1)
-            all_of = (ancestors & (labels[:, index] == 1)).astype(np.uint8)
-            yield Space(task.joint, None, all_of, joint[:, index], product)
+            product = None if truth is None else reduce(np.multiply, [truth[:, i] for i in path])
+            all_of = label == 1 if rows is None else rows & (label == 1)
+            yield Space(task.joint, None, all_of.view(np.uint8), joint[:, index], product)

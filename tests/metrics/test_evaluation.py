@@ -126,6 +126,23 @@ def test_only_the_kinds_asked_for_are_computed(planted: dict[str, np.ndarray]) -
     assert set(found) == {"ctr_auc", "cvr_auc", "ctcvr_auc", "rr_auc", "ctcvrr_auc"}
 
 
+def test_threads_change_nothing(planted: dict[str, np.ndarray]) -> None:
+    tasks = schema(CTR, CVR, REFUND)
+    one, three = score(tasks, **planted), score(tasks, **planted, workers=3)
+    assert one == three
+    assert list(one.metrics) == list(three.metrics)
+
+
+def test_rankings_of_a_space_share_one_sort(
+    planted: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sorts = []
+    of = evaluation.metrics.Classes.of
+    monkeypatch.setattr(evaluation.metrics.Classes, "of", lambda *a: sorts.append(a) or of(*a))
+    score(schema(CTR), planted["labels"][:, :1], *[planted["conditional"][:, :1]] * 2)
+    assert len(sorts) == 1
+
+
 def test_counts_give_rows_and_positives_per_space(planted: dict[str, np.ndarray]) -> None:
     labels = planted["labels"].astype(int)
     found = evaluation.counts(schema(CTR, CVR, REFUND), planted["labels"])

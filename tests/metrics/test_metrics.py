@@ -53,6 +53,27 @@ def test_auc_equals_scikit_learn_on_many_rows() -> None:
 
 
 @FEW
+@given(st.data())
+def test_auc_of_huge_tiny_and_neighbouring_scores_equals_scikit_learn(data: st.DataObject) -> None:
+    rows = data.draw(st.integers(2, 80))
+    values = [-8e307, -1.0, -5e-324, -0.0, 0.0, 5e-324, 1e-323, 0.5, np.nextafter(0.5, 1), 8e307]
+    scores = data.draw(hnp.arrays(np.float64, rows, elements=st.sampled_from(values)))
+    labels = data.draw(hnp.arrays(np.uint8, rows, elements=st.integers(0, 1)))
+    assume(0 < labels.sum() < rows)
+    assert metrics.auc(labels, scores) == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
+
+
+@pytest.mark.parametrize("rate", [0.0005, 0.5, 0.9995])
+def test_auc_of_rare_common_and_nearly_sure_labels_equals_scikit_learn(rate: float) -> None:
+    rng = np.random.default_rng(6)
+    labels = (rng.random(40_000) < rate).astype(np.uint8)
+    for scores in (rng.normal(labels * 0.3), rng.integers(0, 300, 40_000) / 300):
+        assert metrics.auc(labels, scores) == pytest.approx(
+            roc_auc_score(labels, scores), abs=1e-12
+        )
+
+
+@FEW
 @given(labelled())
 def test_auc_ignores_what_only_changes_the_scale(data: tuple[Array, Array]) -> None:
     labels, scores = data
@@ -147,6 +168,30 @@ def test_ece_bins_hold_equal_shares_of_the_rows() -> None:
     shares = np.array_split(order, 15)
     expected = sum(abs(probabilities[s].mean() - labels[s].mean()) / 15 for s in shares)
     assert metrics.ece(labels, probabilities) == pytest.approx(expected, abs=1e-12)
+
+
+@FEW
+@given(labelled(distinct=20), st.integers(1, 15))
+def test_ece_with_ties_equals_a_sum_over_numpys_bins(data: tuple[Array, Array], bins: int) -> None:
+    labels, probabilities = data
+    edges = np.sort(probabilities)[[k * len(labels) // bins for k in range(1, bins)]]
+    bin_of_row = np.digitize(probabilities, edges)
+    expected = sum(
+        abs((probabilities - labels)[bin_of_row == number].sum()) for number in range(bins)
+    )
+    assert metrics.ece(labels, probabilities, bins) == pytest.approx(
+        expected / len(labels), abs=1e-12
+    )
+
+
+def test_log_loss_of_more_rows_than_a_chunk_equals_scikit_learn() -> None:
+    rng = np.random.default_rng(7)
+    probabilities = rng.random(2 * metrics.CHUNK_ROWS + 5)
+    labels = (rng.random(len(probabilities)) < probabilities).astype(np.uint8)
+    for values in (probabilities, probabilities.astype(np.float32)):
+        assert metrics.log_loss(labels, values) == pytest.approx(
+            sklearn_log_loss(labels, values.astype(np.float64)), abs=1e-12
+        )
 
 
 def test_ece_of_a_calibrated_model_is_small() -> None:

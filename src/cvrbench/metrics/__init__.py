@@ -4,11 +4,15 @@ Labels are 0 or 1, shape [rows]; scores may be any real numbers, probabilities l
 A metric that the labels do not determine raises `Undefined`; it is never 0.5 or 0.
 """
 
+import bisect
+import itertools
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
+
+from cvrbench.metrics.by_group import contests
 
 Floats = npt.NDArray[np.floating[Any]]
 Labels = npt.NDArray[Any]
@@ -18,11 +22,82 @@ class Undefined(ValueError):  # noqa: N818 - a fact about the data, not a mistak
     """The metric has no value on these rows; the message is the reason."""
 
 
+CHUNK_ROWS = 1 << 16
+"""Rows that are worked on at a time where a metric needs no more: they fit a core's cache."""
+LOOKED_UP = 1 << 12
+"""Values of one class that are looked up in the other at a time."""
+
+
 class Gauc(NamedTuple):
     """A group-weighted AUC and how many groups it rests on."""
 
     value: float
     groups: int
+
+
+class Classes(NamedTuple):
+    """The scores of either class, sorted: what the metrics that rank rows are computed from."""
+
+    positives: Floats
+    negatives: Floats
+
+    @classmethod
+    def of(cls, labels: Labels, scores: Floats) -> Self:
+        """Part the rows by class and sort each; it copies the scores once and nothing else.
+
+        Raises:
+            ValueError: As for `auc`.
+        """
+        positive = _positive(labels, scores)
+        classes = cls(scores[positive], scores[~positive])
+        for values in classes:
+            values.sort()
+            if len(values) and np.isnan(values[-1]):  # NaN is sorted to the end
+                _refuse_nan(scores)
+        return classes
+
+    @property
+    def auc(self) -> float:
+        """See `auc`."""
+        positives, negatives = len(self.positives), len(self.negatives)
+        if not positives + negatives:
+            raise Undefined("there are no rows")
+        if not positives or not negatives:
+            kind = "positive" if positives else "negative"
+            raise Undefined(f"all {positives + negatives:,} rows are {kind}")
+        pairs = positives * negatives
+        # The fewer are looked up among the more.
+        if positives <= negatives:
+            return _twice_above(self.positives, self.negatives) / (2 * pairs)
+        return (2 * pairs - _twice_above(self.negatives, self.positives)) / (2 * pairs)
+
+    def ece(self, bins: int = 15) -> float:
+        """See `ece`."""
+        rows = len(self.positives) + len(self.negatives)
+        if not rows:
+            raise Undefined("there are no rows")
+        if any(len(values) and (values[0] < 0 or values[-1] > 1) for values in self):
+            raise ValueError("a probability lies outside [0, 1]")
+        edges = [self._at(k * rows // bins) for k in range(1, bins)]
+        predicted, observed = np.zeros(bins), np.zeros(bins)
+        for values in self:
+            ends = [0, *np.searchsorted(values, edges), len(values)]
+            for part, (begin, end) in enumerate(itertools.pairwise(ends)):
+                predicted[part] += values[begin:end].sum(dtype=np.float64)
+                observed[part] += end - begin if values is self.positives else 0
+        return float(np.abs(predicted - observed).sum() / rows)
+
+    def _at(self, place: int) -> Any:
+        """Give the value at a place, from 0, of all rows in order."""
+        few, many = sorted(self, key=len)
+
+        def place_of(index: int) -> int:
+            return index + int(np.searchsorted(few, many[index], "right"))
+
+        index = bisect.bisect_left(range(len(many)), place, key=place_of)
+        if index < len(many) and place_of(index) == place:
+            return many[index]
+        return few[place - index]
 
 
 def auc(labels: Labels, scores: Floats) -> float:
@@ -37,13 +112,7 @@ def auc(labels: Labels, scores: Floats) -> float:
     >>> auc(np.array([0, 1, 1, 0]), np.array([0.1, 0.8, 0.3, 0.3]))
     0.875
     """
-    positive = _checked(labels, scores)
-    _require_both_classes(positive)
-    above, below = np.sort(scores[positive]), np.sort(scores[~positive])
-    twice_wins = int(np.searchsorted(below, above, "left").sum()) + int(
-        np.searchsorted(below, above, "right").sum()
-    )
-    return twice_wins / (2 * len(above) * len(below))
+    return Classes.of(labels, scores).auc
 
 
 def gauc(labels: Labels, scores: Floats, groups: npt.NDArray[Any]) -> Gauc:
@@ -51,7 +120,7 @@ def gauc(labels: Labels, scores: Floats, groups: npt.NDArray[Any]) -> Gauc:
 
     Args:
         labels: [rows], 0 or 1.
-        scores: [rows].
+        scores: [rows], compared as float64.
         groups: [rows], any sortable codes.
 
     Raises:
@@ -63,27 +132,12 @@ def gauc(labels: Labels, scores: Floats, groups: npt.NDArray[Any]) -> Gauc:
         raise ValueError(f"{len(groups)} group codes for {len(positive)} labels")
     if not len(positive):
         raise Undefined("there are no rows")
-    order = np.lexsort((scores, groups))
-    group, score, label = groups[order], scores[order], positive[order]
-    new_group = np.append(True, group[1:] != group[:-1])
-    # A block holds the rows of one group that share one score.
-    blocks = np.flatnonzero(new_group | np.append(True, score[1:] != score[:-1]))
-    rows = np.diff(np.append(blocks, len(group)))
-    wins = np.add.reduceat(label.astype(np.int64), blocks)
-    losses = rows - wins
-    starts = np.flatnonzero(new_group[blocks])
-    group_rows = np.add.reduceat(rows, starts)
-    n_positive = np.add.reduceat(wins, starts)
-    n_negative = group_rows - n_positive
-    losses_before = np.cumsum(losses) - losses
-    blocks_per_group = np.diff(np.append(starts, len(blocks)))
-    losses_before -= np.repeat(losses_before[starts], blocks_per_group)
-    twice_wins = np.add.reduceat(wins * (2 * losses_before + losses), starts)
-    used = (n_positive > 0) & (n_negative > 0)
-    if not used.any():
+    found = contests(positive, scores, groups)
+    if not len(found.positives):
         raise Undefined("no group has both a positive and a negative row")
-    values = twice_wins[used] / (2 * n_positive[used] * n_negative[used])
-    return Gauc(float(np.average(values, weights=group_rows[used])), int(used.sum()))
+    values = found.twice_wins / (2 * found.positives * found.negatives)
+    rows = found.positives + found.negatives
+    return Gauc(float(np.average(values, weights=rows)), len(values))
 
 
 def log_loss(labels: Labels, probabilities: Floats) -> float:
@@ -99,7 +153,9 @@ def log_loss(labels: Labels, probabilities: Floats) -> float:
     0.693147
     """
     _checked_probabilities(labels, probabilities)
-    return float(log_losses(labels, probabilities).mean())
+    chunks = [slice(at, at + CHUNK_ROWS) for at in range(0, len(labels), CHUNK_ROWS)]
+    sums = [float(log_losses(labels[rows], probabilities[rows]).sum()) for rows in chunks]
+    return math.fsum(sums) / len(labels)
 
 
 def log_losses(labels: Labels, probabilities: Floats) -> npt.NDArray[np.float64]:
@@ -137,15 +193,7 @@ def ece(labels: Labels, probabilities: Floats, bins: int = 15) -> float:
         Undefined: There are no rows.
         ValueError: As for `log_loss`.
     """
-    positive = _checked_probabilities(labels, probabilities)
-    rows = len(positive)
-    values = probabilities.astype(np.float64)
-    positions = np.arange(1, bins) * rows // bins
-    edges = np.partition(values, positions)[positions] if bins > 1 else values[:0]
-    bin_of_row = np.searchsorted(edges, values, "right")
-    predicted = np.bincount(bin_of_row, weights=values, minlength=bins)
-    observed = np.bincount(bin_of_row[positive], minlength=bins)
-    return float(np.abs(predicted - observed).sum() / rows)
+    return Classes.of(labels, probabilities).ece(bins)
 
 
 def hanley_mcneil(value: float, positives: int, negatives: int) -> float:
@@ -160,14 +208,39 @@ def hanley_mcneil(value: float, positives: int, negatives: int) -> float:
     return math.sqrt(max(variance, 0.0))
 
 
-def _checked(labels: Labels, scores: Floats) -> npt.NDArray[np.bool_]:
+def _twice_above(values: Floats, others: Floats) -> int:
+    """Twice the pairs in which the value is above the other, plus those that tie; both sorted.
+
+    Values that follow each other belong next to each other, so that a chunk of them is looked up
+    in a short stretch of the others.
+    """
+    total = 0
+    for at in range(0, len(values), LOOKED_UP):
+        chunk = values[at : at + LOOKED_UP]
+        low = int(np.searchsorted(others, chunk[0], "left"))
+        near = others[low : int(np.searchsorted(others, chunk[-1], "right"))]
+        for side in ("left", "right"):
+            total += low * len(chunk) + int(np.searchsorted(near, chunk, side).sum())
+    return total
+
+
+def _positive(labels: Labels, scores: Floats) -> npt.NDArray[np.bool_]:
     if labels.ndim != 1 or labels.shape != scores.shape:
         raise ValueError(f"labels {labels.shape} and scores {scores.shape} must be [rows] both")
     positive: npt.NDArray[np.bool_] = labels == 1
     if not (positive | (labels == 0)).all():
         raise ValueError("a label is neither 0 nor 1")
+    return positive
+
+
+def _refuse_nan(scores: Floats) -> None:
     if np.isnan(scores).any():
         raise ValueError(f"{int(np.isnan(scores).sum())} of {len(scores)} scores are NaN")
+
+
+def _checked(labels: Labels, scores: Floats) -> npt.NDArray[np.bool_]:
+    positive = _positive(labels, scores)
+    _refuse_nan(scores)
     return positive
 
 
@@ -178,11 +251,3 @@ def _checked_probabilities(labels: Labels, probabilities: Floats) -> npt.NDArray
     if probabilities.min() < 0 or probabilities.max() > 1:
         raise ValueError("a probability lies outside [0, 1]")
     return positive
-
-
-def _require_both_classes(positive: npt.NDArray[np.bool_]) -> None:
-    if not len(positive):
-        raise Undefined("there are no rows")
-    if positive.all() or not positive.any():
-        kind = "positive" if positive[0] else "negative"
-        raise Undefined(f"all {len(positive):,} rows are {kind}")

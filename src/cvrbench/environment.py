@@ -5,6 +5,7 @@ import platform
 import re
 import subprocess
 import sys
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -34,7 +35,13 @@ def without_password(text: str) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of the packages that can change a number."""
-    return {"cvrbench": __version__} | {name: metadata.version(name) for name in PACKAGES}
+    return {"cvrbench": __version__} | {name: _version(name) for name in PACKAGES}
+
+
+@cache
+def _version(package: str) -> str:
+    """Read a package's metadata once: every cell of a plan asks for it."""
+    return metadata.version(package)
 
 
 def git_state() -> dict[str, object] | None:

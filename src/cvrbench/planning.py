@@ -2,7 +2,10 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from cvrbench.balancing import loss_weights
 from cvrbench.config.compose import Composed
@@ -12,13 +15,16 @@ from cvrbench.data.dataset import open_dataset
 from cvrbench.data.library import ensure, prepared_folder
 from cvrbench.data.progress import OnRows, silent
 from cvrbench.data.scarcity import scarce_task
+from cvrbench.data.schema import Task
 from cvrbench.errors import ConfigError
 from cvrbench.evaluation import selectable
 from cvrbench.files import check_writable
 from cvrbench.record import run_id
 from cvrbench.store import ResultStore, State
+from cvrbench.strategies import build_strategy
 from cvrbench.tracking import check_installed
 from cvrbench.training.device import resolve_device
+from cvrbench.training.together.pays import can_go_together, most_that_pay
 
 POLL_SECONDS = 1.0
 """Between two looks whether another process has let go of a run."""
@@ -40,6 +46,47 @@ def folder_of(composed: Composed) -> Path:
     dataset = open_dataset(prepared_folder(config.dataset, name, Path(config.data_dir)))
     store = ResultStore(Path(config.results_dir))
     return store.runs / run_id(config_to_dict(config), composed.choices, dataset.schema.fingerprint)
+
+
+def groups_of(
+    cells: Sequence[Composed],
+    turn: Sequence[int],
+    together: Literal["auto"] | int,
+    *,
+    force: bool,
+) -> list[list[int]]:
+    """Put cells that differ in nothing but their seed into groups that train as one program.
+
+    Args:
+        cells: Of the plan; their datasets are prepared.
+        turn: Numbers of those to run.
+        together: Most cells of a group; auto: as many as pay.
+        force: Whether finished ones are run again; else each stays alone.
+
+    Returns:
+        The numbers, in the order of the plan but for those that go with an earlier one.
+    """
+    alike: dict[object, list[int]] = {}
+    for index in turn:
+        cell = cells[index]
+        is_free = force or state_of(cell) != "finished"
+        same = repr(replace(cell.config, seed=0)) if is_free and together != 1 else index
+        alike.setdefault(same, []).append(index)
+    groups: list[list[int]] = []
+    for numbers in alike.values():
+        n = 1 if len(numbers) == 1 else _most_together(cells[numbers[0]], together)
+        groups += [numbers[start : start + n] for start in range(0, len(numbers), n)]
+    return groups
+
+
+def _most_together(cell: Composed, together: Literal["auto"] | int) -> int:
+    config = cell.config
+    if together != "auto":
+        return together if can_go_together(config) else 1
+    name = cell.choices["dataset"]
+    folder = prepared_folder(config.dataset, name, Path(config.data_dir))
+    schema = open_dataset(folder).schema
+    return most_that_pay(config, partial(build_strategy, config.model, schema))
 
 
 def wait_for_others(cells: Sequence[Composed]) -> list[int]:
@@ -70,11 +117,15 @@ def check_plan(cells: Sequence[Composed], *, on_rows: OnRows = silent) -> None:
         resolve_device(config.trainer.device)
         check_installed(config.logger)
         check_writable(Path(config.results_dir))
+    prepared: dict[Path, tuple[Task, ...]] = {}
     for cell in cells:
         config = cell.config
         name, data_dir = cell.choices["dataset"], Path(config.data_dir)
-        dataset = ensure(config.dataset, name, data_dir, on_rows=on_rows)
-        tasks = dataset.schema.tasks
+        folder = prepared_folder(config.dataset, name, data_dir)
+        if folder not in prepared:  # many cells share a dataset
+            dataset = ensure(config.dataset, name, data_dir, on_rows=on_rows)
+            prepared[folder] = dataset.schema.tasks
+        tasks = prepared[folder]
         loss_weights(config.balancing, tuple(task.name for task in tasks))
         scarce_task(tasks, config.protocol.label_share_task)
         metric = config.protocol.selection

@@ -13,7 +13,7 @@ from cvrbench.config.locate import ASIDE
 from cvrbench.errors import ConfigError
 
 CONF = Path(__file__).parents[2] / "conf"
-LOCAL = LocalConfig(kind="local")
+LOCAL = LocalConfig(kind="local", together="auto")
 TYPES = {
     "local": LocalConfig,
     "processes": ProcessesConfig,

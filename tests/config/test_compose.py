@@ -1,12 +1,16 @@
 """Configuration: every yaml composes, plans expand, errors name key and remedy."""
 
 import json
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 from itertools import product
 from pathlib import Path
 
 import pytest
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from omegaconf import OmegaConf
 
+from cvrbench.config import nodes
 from cvrbench.config.compose import compose, origins, plan
 from cvrbench.config.locate import ASIDE, find_conf, groups
 from cvrbench.config.suggest import did_you_mean
@@ -68,6 +72,46 @@ def test_a_plan_is_the_product_of_its_lists_the_first_varying_slowest():
     assert got == list(product(["mmoe", "ple"], [0, 1], [0.0, 0.2]))
 
 
+WORDS = [
+    ["seed=3"],
+    ["seed=3", "model=mmoe", "seed=4"],
+    ["model.hidden=[32,16]", "model=ple", "dataset=kuairand_1k"],
+    ["trainer.epochs=2", "trainer=smoke", "logger=wandb", "trainer.threads=null"],
+    ["experiment=quick_check", "model=cgc", "dataset.rows=500", "model.dropout=0.25"],
+    ["experiment=ncs_paper", "model.density=0.5", "trainer.precision=bf16"],
+    ["dataset=kuairand", "dataset.valid_from=2022-05-01", "results_dir='a b/${seed}'"],
+    ["hydra.job.name=mine", "protocol.label_share=0.5", "data_dir=${results_dir}/d"],
+]
+
+
+def of_hydra(words):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return config_from_dict(
+            OmegaConf.to_container(hydra_compose("config", words), resolve=True)
+        )
+
+
+@pytest.mark.parametrize("words", WORDS, ids=" ".join)
+def test_a_configuration_is_what_hydra_composes(words):
+    assert compose(words).config == of_hydra(words)
+
+
+def test_the_cells_of_a_plan_are_what_hydra_composes_one_by_one(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        nodes, "compose", lambda *args, **kw: asked.append(args) or hydra_compose(*args, **kw)
+    )
+    words = ["model=mmoe,ncs", "seed=range(3)", "balancing=weighted", "model.dropout=0.0,0.3"]
+    cells = plan([*words, "balancing.weights={ctr:2}"], multirun=True)
+    assert len(asked) == 2  # once for each choice of files
+    assert len({repr(cell.config) for cell in cells}) == len(cells) == 12
+    for cell in cells:
+        lines = [line for line in cell.overrides if not line.startswith("balancing.weights")]
+        other = of_hydra(lines)
+        assert replace(cell.config, balancing=other.balancing) == other
+        assert cell.config.balancing.weights == {"ctr": 2.0}
+
+
 def test_lists_and_dicts_are_values():
     assert compose(["model.hidden=[32,16]"]).config.model.hidden == (32, 16)
     weighted = compose(["balancing=weighted", "balancing.weights={ctr:1,cvr:2.5}"])
@@ -82,6 +126,9 @@ WRONG = {
     ("trainer.compile=maybe",): r"trainer.compile must be true or false; got 'maybe'",
     ("objective=click",): r"no objective called 'click'. Did you mean 'click_space'",
     ("model.kind=mlp",): r"model.kind must be one of",
+    ("seed@trainer=1",): r"seed",
+    ("model=mmoe", "model.density=0.2"): r"model.density belongs to model=ncs; you have model=mmoe",
+    ("trainer.epohcs=1",): r"unknown key 'trainer.epohcs'. Did you mean 'trainer.epochs'",
     ("~model.dropout",): r"every key is declared already",
     ("model.hidden=[1,",): r"override grammar",
     ("model.dropout={a:1}",): r"model.dropout is no dict",

@@ -1,16 +1,15 @@
 """From overrides on the command line to a validated, frozen `Config`.
 
-Hydra composes the yaml files and applies the overrides; `config.validate` checks the result.
+`config.nodes` has Hydra compose the yaml files and apply the overrides; `config.validate` checks
+the result.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, OverrideParseException
@@ -19,7 +18,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cvrbench.config import schema
 from cvrbench.config.leaves import leaves
-from cvrbench.config.locate import ASIDE, find_conf, groups
+from cvrbench.config.locate import ASIDE, find_conf
+from cvrbench.config.nodes import Nodes
 from cvrbench.config.suggest import did_you_mean
 from cvrbench.config.validate import config_from_dict, config_to_dict
 from cvrbench.errors import ConfigError
@@ -48,15 +48,21 @@ def compose(overrides: Sequence[str] = ()) -> Composed:
         ConfigError: A group, option, key or value is wrong, or a list stands where one value
             must.
     """
-    conf = find_conf()
+    return _compose(overrides, Nodes(find_conf()))
+
+
+def _compose(overrides: Sequence[str], nodes: Nodes) -> Composed:
     parsed = parse(overrides)
     for override in parsed:
         if override.is_sweep_override():
             raise ConfigError(
                 f"{override.input_line} gives several values; add -m to run all of them"
             )
-    _check_options(parsed, conf)
-    node, choices = _compose_node(parsed, conf)
+    _check_options(parsed, nodes.groups)
+    try:
+        node, choices = nodes.compose(parsed)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise _explain(error, parsed, nodes) from None
     values = _plain(node)
     return Composed(config=config_from_dict(values), choices=choices, overrides=tuple(overrides))
 
@@ -70,17 +76,18 @@ def plan(overrides: Sequence[str], *, multirun: bool) -> list[Composed]:
     Raises:
         ConfigError: As `compose`; nothing has run by then.
     """
-    lines = _planned_lines(overrides)
-    if lines:
-        cells = [compose(w) for line in lines for w in _planned_words(line, overrides)]
+    conf = find_conf()
+    nodes = Nodes(conf)
+    if lines := _planned_lines(overrides, conf):
+        words = (w for line in lines for w in _planned_words(line, overrides, conf))
+        cells = [_compose(w, nodes) for w in words]
         # What the user fixes can make cells of two lines the same.
         return list({repr(cell.config): cell for cell in cells}.values())
-    return [compose(words) for words in (product(overrides) if multirun else [overrides])]
+    return [_compose(words, nodes) for words in (product(overrides) if multirun else [overrides])]
 
 
-def _planned_lines(overrides: Sequence[str]) -> list[str]:
+def _planned_lines(overrides: Sequence[str], conf: Path) -> list[str]:
     """Give the lines of the chosen experiment's `plan`, none without one."""
-    conf = find_conf()
     for override in parse(overrides):
         if override.key_or_group != "experiment":
             continue
@@ -97,32 +104,37 @@ def _planned_lines(overrides: Sequence[str]) -> list[str]:
     return []
 
 
-def _planned_words(line: str, overrides: Sequence[str]) -> list[list[str]]:
+def _planned_words(line: str, overrides: Sequence[str], conf: Path) -> list[list[str]]:
     """Expand one line of a plan with the user's overrides, which replace its keys.
 
     A key of a group's option (`model.density`) is left out of cells whose option has none such.
     """
     given = {override.key_or_group for override in parse(overrides)}
     kept = [o.input_line or "" for o in parse(line.split()) if o.key_or_group not in given]
-    conf = find_conf()
+    keys_of = cache(partial(_keys_of_options, conf))
     cells = []
     for words in product([*kept, *overrides]):
         options = {
             o.key_or_group: str(o.value()) for o in parse(words) if "." not in o.key_or_group
         }
-        cells.append([word for word in words if _fits(word, options, conf)])
+        cells.append([word for word in words if _fits(word, options, keys_of)])
     return cells
 
 
-def _fits(word: str, options: Mapping[str, str], conf: Path) -> bool:
+def _fits(
+    word: str, options: Mapping[str, str], keys_of: Callable[[str], dict[str, set[str]]]
+) -> bool:
     """Whether the chosen option of a key's group has the key; True where none is chosen."""
     group, _, key = word.partition("=")[0].partition(".")
-    file = conf / group / f"{options.get(group)}.yaml"
-    if not key or not file.is_file():
+    keys = keys_of(group)
+    if not key or (option := options.get(group, "")) not in keys:
         return True
-    others = (conf / group).glob("*.yaml")
-    known_elsewhere = any(key.split(".")[0] in load(other) for other in others)
-    return key.split(".")[0] in load(file) or not known_elsewhere
+    first = key.split(".")[0]
+    return first in keys[option] or not any(first in others for others in keys.values())
+
+
+def _keys_of_options(conf: Path, group: str) -> dict[str, set[str]]:
+    return {file.stem: set(load(file)) for file in (conf / group).glob("*.yaml")}
 
 
 def product(
@@ -154,12 +166,18 @@ def parse(overrides: Sequence[str]) -> list[Override]:
         if "=" not in text:
             raise ConfigError(f"{text!r} is no override; write key=value or group=option")
     try:
-        parsed: list[Override] = OverridesParser.create().parse_overrides(list(overrides))
+        return [_parsed(text) for text in overrides]
     except OverrideParseException as error:
         raise ConfigError(
             f"{error.override!r} is not in Hydra's override grammar; quote lists and dicts for the "
             "shell: 'model.hidden=[128,64]'"
         ) from None
+
+
+@lru_cache(maxsize=4096)
+def _parsed(text: str) -> Override:
+    """Parse one override; the cells of a plan have most of theirs in common."""
+    parsed: Override = OverridesParser.create().parse_overrides([text])[0]
     return parsed
 
 
@@ -193,35 +211,6 @@ def origins(overrides: Sequence[str]) -> list[tuple[str, str, str]]:
     return rows
 
 
-def _compose_node(parsed: Sequence[Override], conf: Path) -> tuple[DictConfig, dict[str, str]]:
-    GlobalHydra.instance().clear()
-    # Hydra would merge a dict into the yaml's, whose keys are closed; ours replaces it.
-    whole = {o.key_or_group: o.value() for o in parsed if isinstance(o.value(), dict)}
-    lines = [override.input_line or "" for override in parsed if override.key_or_group not in whole]
-    try:
-        with initialize_config_dir(str(conf), version_base="1.3"):
-            node = hydra_compose("config", lines, return_hydra_config=True)
-        for key, value in whole.items():
-            OmegaConf.select(node, key, throw_on_missing=True)
-            if not isinstance(OmegaConf.select(node, key), DictConfig):
-                raise ConfigError(f"{key} is no dict; got {_plain_dict(value)}")
-            OmegaConf.update(node, key, _plain_dict(value), merge=False)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise _explain(error, parsed, conf) from None
-    choices = {
-        str(group): str(option)
-        for group, option in node.hydra.runtime.choices.items()
-        if not str(group).startswith("hydra/") and option not in {None, "null"}
-    }
-    kept = [str(key) for key in node if key not in {"hydra", PLAN}]
-    return OmegaConf.masked_copy(node, kept), choices
-
-
-def _plain_dict(value: Any) -> dict[str, Any]:
-    """A dict of Hydra's parser, whose keys may be quoted strings, as one of ours."""
-    return {str(key): item for key, item in value.items()}
-
-
 def _plain(node: DictConfig) -> dict[str, Any]:
     try:
         values = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
@@ -229,11 +218,10 @@ def _plain(node: DictConfig) -> dict[str, Any]:
         key = getattr(error, "full_key", None) or "?"
         raise ConfigError(f"{key} has no value; set it: {key}=...") from None
     assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
+    return {str(key): value for key, value in values.items() if key != PLAN}
 
 
-def _check_options(parsed: Sequence[Override], conf: Path) -> None:
-    available = groups(conf)
+def _check_options(parsed: Sequence[Override], available: Mapping[str, list[str]]) -> None:
     for override in parsed:
         group = override.key_or_group
         aside = group.split(".")[0]
@@ -249,20 +237,18 @@ def _check_options(parsed: Sequence[Override], conf: Path) -> None:
             )
 
 
-def _explain(error: Exception, parsed: Sequence[Override], conf: Path) -> ConfigError:
+def _explain(error: Exception, parsed: Sequence[Override], nodes: Nodes) -> ConfigError:
     """Turn Hydra's message about an unknown key into one with the nearest right key."""
-    available = groups(conf)
-    choosing = [o.input_line or "" for o in parsed if o.key_or_group in available]
+    available, conf = nodes.groups, nodes.conf
     try:
-        with initialize_config_dir(str(conf), version_base="1.3"):
-            base = hydra_compose("config", choosing)
+        base, _ = nodes.compose([o for o in parsed if o.key_or_group in available])
     except (HydraException, OmegaConfBaseException):
         return ConfigError(str(error).splitlines()[0])
     known = leaves(OmegaConf.to_container(base))
-    nodes = {key.rsplit(".", n)[0] for key in known for n in range(1, key.count(".") + 1)}
+    inner = {key.rsplit(".", n)[0] for key in known for n in range(1, key.count(".") + 1)}
     for override in parsed:
         key = override.key_or_group
-        if key in available or key in known or key in nodes:
+        if key in available or key in known or key in inner:
             continue
         group, _, rest = key.partition(".")
         for option in available.get(group, []):

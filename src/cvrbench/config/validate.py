@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from datetime import date
+from functools import cache
 from typing import Any, get_args
 
 from pydantic import TypeAdapter, ValidationError
@@ -14,6 +15,7 @@ GROUPS = ("dataset", "model", "objective", "balancing", "trainer", "protocol", "
 BEFORE: dict[str, dict[str, Any]] = {
     "logger": {"kind": "none"},  # which records leave out: who watched is no part of a result
     "protocol": {"label_share": 1.0, "label_share_task": None},
+    "trainer": {"check_memory": True, "data": "auto"},
 }
 """Keys that saved configs may lack, and what was done before they could be chosen."""
 RULES = {
@@ -74,7 +76,7 @@ def validated(declared: Any, values: Any, group: str) -> Any:
     """
     cls = _dataclass_of(declared, values, group)
     try:
-        return TypeAdapter(cls).validate_python(values)
+        return _adapter(cls).validate_python(values)
     except ValidationError as error:
         raise _as_config_error(error, group) from None
 
@@ -86,7 +88,7 @@ def _dataclass_of(declared: Any, values: Any, group: str) -> type:
         return options[0]
     kinds = {get_args(cls.__annotations__["kind"])[0]: cls for cls in options}
     kind = values.get("kind") if isinstance(values, Mapping) else None
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         raise ConfigError(f"{group}.kind must be one of {', '.join(sorted(kinds))}; got {kind!r}")
     found: type = kinds[kind]
     return found
@@ -95,9 +97,16 @@ def _dataclass_of(declared: Any, values: Any, group: str) -> type:
 def _validate_root(parts: Mapping[str, Any]) -> schema.Config:
     try:
         # The groups are validated already; only what stands beside them is left to check.
-        return TypeAdapter(schema.Config).validate_python(dict(parts))
+        found: schema.Config = _adapter(schema.Config).validate_python(dict(parts))
     except ValidationError as error:
         raise _as_config_error(error, "") from None
+    return found
+
+
+@cache
+def _adapter(cls: type) -> TypeAdapter[Any]:
+    """Build a dataclass's validator, which costs a hundred times what it takes to use it."""
+    return TypeAdapter(cls)
 
 
 def _as_config_error(error: ValidationError, prefix: str) -> ConfigError:

@@ -1,0 +1,20 @@
+"""A plan is checked as a whole, and cheaply."""
+
+import pytest
+
+from cvrbench import planning
+from cvrbench.errors import ConfigError
+
+
+def test_cells_of_one_dataset_open_it_once(quick, monkeypatch):
+    opened = []
+    ensure = planning.ensure
+    monkeypatch.setattr(planning, "ensure", lambda *a, **k: opened.append(a) or ensure(*a, **k))
+    planning.check_plan([quick("model=mmoe", f"seed={seed}") for seed in range(3)])
+    assert len(opened) == 1
+
+
+def test_the_last_cell_of_a_plan_is_checked_like_the_first(quick):
+    cells = [quick("model=mmoe"), quick("model=mmoe", "protocol.selection=cvr_acu")]
+    with pytest.raises(ConfigError, match="cvr_auc"):
+        planning.check_plan(cells)

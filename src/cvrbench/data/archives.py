@@ -1,9 +1,12 @@
 """Raw files wherever they lie: in a folder, gzipped, or inside a tar or zip archive.
 
-Members are read as streams and never unpacked to disk, so an archive's paths can do no harm.
+Members are read as streams and never unpacked to disk, so an archive's paths can do no harm, and
+links and devices in it are passed over. An archive that unpacks to very much more than it is, or
+holds archives in archives without end, was made to exhaust whoever opens it, and is refused.
 """
 
 import gzip
+import lzma
 import tarfile
 import zipfile
 import zlib
@@ -12,12 +15,29 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Self, cast
 
 from cvrbench.errors import DataError
 
 TAR, ZIP = (".tar.gz", ".tgz", ".tar"), (".zip",)
-DAMAGED = (OSError, EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile, NotImplementedError)
+DAMAGED = (
+    OSError,
+    EOFError,
+    RuntimeError,  # an encrypted member; an unknown compression
+    zlib.error,
+    lzma.LZMAError,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+)
+MOST_RATIO, ALWAYS_FINE = 200, 1 << 28
+"""Bytes unpacked per byte on disk at most, where they are more than some: logs have 5 to 50."""
+MOST_FILES = 100_000
+"""Files in one archive, those of archives within it included."""
+DEEPEST = 3
+"""Archives within archives."""
+MOST_NAME = 1 << 20
+"""Bytes of a tar header that holds a long name; tarfile would read it into memory whole."""
+PIECE = 1 << 24
 Opener = Callable[[ExitStack], IO[bytes]]
 
 
@@ -31,6 +51,7 @@ class RawFile:
         size: Bytes it has on disk or, in an archive, unpacked.
         is_gzipped: Whether unpacking a .gz will give more bytes than `size`.
         changed: When the file, or the archive it is in, was last changed, in nanoseconds.
+        packed: Bytes that the file on disk has, be it an archive with much else in it.
     """
 
     name: str
@@ -39,6 +60,7 @@ class RawFile:
     is_gzipped: bool
     changed: int
     opener: Opener
+    packed: int
 
     def read(self) -> bytes:
         """Read it whole.
@@ -46,7 +68,7 @@ class RawFile:
         Raises:
             DataError: It is damaged.
         """
-        return b"".join(self._pieces(-1))
+        return b"".join(self._pieces(PIECE if self.is_gzipped else -1))
 
     def blocks(self, size: int) -> Iterator[bytes]:
         """Read it as blocks of whole lines, of about `size` bytes each.
@@ -69,6 +91,7 @@ class RawFile:
     def _pieces(self, size: int) -> Iterator[bytes]:
         """The stream in pieces of `size` bytes; only reading is guarded, not what others do."""
         with ExitStack() as stack:
+            _refuse_bomb(self.where, self.size, self.packed)
             with explain_damage(self.where):
                 stream = self.opener(stack)
                 if self.is_gzipped:
@@ -79,6 +102,7 @@ class RawFile:
                 with explain_damage(self.where):
                     piece = stream.read(size)
                     total += len(piece)
+                    _refuse_bomb(self.where, total, self.packed)
                     if not piece and not self.is_gzipped and total != self.size:
                         raise EOFError(f"{total:,} of {self.size:,} bytes")
                 if not piece:
@@ -149,7 +173,8 @@ def explain_damage(where: str) -> Iterator[None]:
     try:
         yield
     except DAMAGED as error:
-        raise DataError(f"{where} is damaged or truncated ({error}); download it again") from None
+        said = " ".join(str(error).split())
+        raise DataError(f"{where} is damaged or truncated ({said}); download it again") from None
 
 
 def _walk(path: Path) -> Iterator[RawFile]:
@@ -158,7 +183,8 @@ def _walk(path: Path) -> Iterator[RawFile]:
     for file in files:
         with explain_damage(str(file)):
             about = file.stat()
-            for found in _look_inside(file.name, str(file), about.st_size, _on_disk(file)):
+            outer = _Outer(about.st_size)
+            for found in _look_inside(file.name, str(file), about.st_size, _on_disk(file), outer):
                 yield replace(found, changed=about.st_mtime_ns)
 
 
@@ -166,26 +192,74 @@ def _on_disk(file: Path) -> Opener:
     return lambda stack: stack.enter_context(file.open("rb"))
 
 
-def _look_inside(name: str, where: str, size: int, opener: Opener) -> Iterator[RawFile]:
+@dataclass
+class _Outer:
+    """A file on disk, and what was found in it so far."""
+
+    packed: int
+    files: int = 0
+    unpacked: int = 0
+
+    def note(self, where: str, size: int) -> None:
+        """Count a member."""
+        self.files += 1
+        self.unpacked += size
+        if self.files > MOST_FILES:
+            raise DataError(f"{where}: more than {MOST_FILES:,} files in one archive; unpack it")
+        _refuse_bomb(where, self.unpacked, self.packed)
+
+
+class _Member(tarfile.TarInfo):
+    """A header of a tar archive, whose long name is no bomb."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        found = super().frombuf(buf, encoding, errors)
+        if not found.isfile() and found.size > MOST_NAME:
+            raise tarfile.ReadError(f"a header of {found.size:,} bytes")
+        return found
+
+
+def _look_inside(
+    name: str, where: str, size: int, opener: Opener, outer: _Outer, depth: int = 0
+) -> Iterator[RawFile]:
     """The file itself, or what is in it if it is an archive; archives may lie in archives."""
-    if name.endswith(TAR):
-        with ExitStack() as stack, tarfile.open(fileobj=opener(stack)) as tar:
-            for member in tar:
-                if member.isfile():
-                    inner = _in_tar(opener, member)
-                    base = Path(member.name).name
-                    yield from _look_inside(base, f"{where}: {member.name}", member.size, inner)
-    elif name.endswith(ZIP):
-        with ExitStack() as stack, zipfile.ZipFile(opener(stack)) as archive:
-            for info in archive.infolist():
-                if not info.is_dir():
-                    unzip = _in_zip(opener, info.filename)
-                    base = Path(info.filename).name
-                    yield from _look_inside(
-                        base, f"{where}: {info.filename}", info.file_size, unzip
-                    )
-    else:
-        yield RawFile(name.removesuffix(".gz"), where, size, name.endswith(".gz"), 0, opener)
+    if not name.endswith((*TAR, *ZIP)):
+        base, is_gzipped = name.removesuffix(".gz"), name.endswith(".gz")
+        yield RawFile(base, where, size, is_gzipped, 0, opener, outer.packed)
+        return
+    if depth == DEEPEST:
+        raise DataError(f"{where}: archives in archives, more than {DEEPEST} deep; unpack it")
+    with ExitStack() as stack:
+        stream = opener(stack)
+        for path, length, inner in (_tar if name.endswith(TAR) else _zip)(stack, stream, opener):
+            inside = f"{where}: {path}"
+            outer.note(inside, length)
+            yield from _look_inside(Path(path).name, inside, length, inner, outer, depth + 1)
+
+
+def _tar(stack: ExitStack, stream: IO[bytes], outer: Opener) -> Iterator[tuple[str, int, Opener]]:
+    """Path, size and opener of every regular file."""
+    archive = stack.enter_context(tarfile.open(fileobj=stream, tarinfo=_Member))  # noqa: SIM115
+    for member in archive:
+        if member.isfile():
+            yield member.name, member.size, _in_tar(outer, member)
+
+
+def _zip(stack: ExitStack, stream: IO[bytes], outer: Opener) -> Iterator[tuple[str, int, Opener]]:
+    """The same; a link in a zip archive is a file that holds a path, and read as that."""
+    archive = stack.enter_context(zipfile.ZipFile(stream))
+    for info in archive.infolist():
+        if not info.is_dir():
+            yield info.filename, info.file_size, _in_zip(outer, info.filename)
+
+
+def _refuse_bomb(where: str, unpacked: int, packed: int) -> None:
+    if unpacked > max(ALWAYS_FINE, MOST_RATIO * packed):
+        raise DataError(
+            f"{where} unpacks to {unpacked / 1e9:.1f} GB or more from {packed:,} bytes, as no log "
+            "does; if you trust it, unpack it yourself"
+        )
 
 
 def _in_tar(outer: Opener, member: tarfile.TarInfo) -> Opener:

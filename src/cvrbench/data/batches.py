@@ -1,13 +1,17 @@
 """Batches by index arithmetic: a split's arrays as tensors, and one step's rows out of them."""
 
-from typing import NamedTuple, Self
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from cvrbench.data import order
 from cvrbench.data.dataset import Split
+from cvrbench.data.order import Shape
 from cvrbench.data.schema import Schema
 
 
@@ -40,6 +44,31 @@ class Batch(NamedTuple):
     """`[batch, tasks]` float32: how much each label counts, 0 where hidden. None: all alike."""
 
 
+class Rows(Protocol):
+    """The rows of a split, wherever they lie."""
+
+    def __len__(self) -> int:
+        """How many."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches are."""
+        ...
+
+    def gather(self, index: Tensor) -> Batch:
+        """Take the rows `index` (int64, on the device), in that order."""
+        ...
+
+    def batches(self, size: int, seed: int, *, epoch: int = 0, step: int = 0) -> Generator[Batch]:
+        """Give the batches of a training, from a step of an epoch on, without end (`order`)."""
+        ...
+
+    def in_order(self, size: int) -> Generator[Batch]:
+        """Give every row once, as it lies, `size` at a time."""
+        ...
+
+
 class BagTensors(NamedTuple):
     """One multi-valued field; ids already shifted to rows of the table."""
 
@@ -48,9 +77,17 @@ class BagTensors(NamedTuple):
     weights: Tensor
     shared: bool
 
+    def take(self, index: Tensor) -> Self:
+        """Give the bags `index`, in that order; shared ones as they are."""
+        if self.shared:
+            return self
+        rows, weights, segment = _bag_values(self, index)
+        counts = torch.bincount(segment, minlength=len(index))
+        return self._replace(offsets=offsets_of(counts), rows=rows, weights=weights)
+
 
 class SplitTensors(NamedTuple):
-    """A split resident on `device`, or mapped from disk where it does not fit."""
+    """Rows resident on a device: a split, or some of one."""
 
     rows: Tensor
     numeric: Tensor
@@ -67,37 +104,50 @@ class SplitTensors(NamedTuple):
         schema: Schema,
         device: torch.device,
         weights: npt.NDArray[np.float32] | None = None,
-    ) -> Self:
-        """Copy a split to `device`, ids shifted to rows of the one embedding table."""
-        sizes = [field.size for field in schema.id_fields]
-        starts: npt.NDArray[np.int64] = np.cumsum([0, *sizes])
-        index_type = np.int32 if schema.vocabulary_size < 2**31 else np.int64
-        n_categorical = len(schema.categorical)
-        shift = starts[:n_categorical].astype(index_type)
-        bags = tuple(
-            BagTensors(
-                torch.from_numpy(np.array(bag.offsets)).to(device),
-                torch.from_numpy(np.add(bag.ids, start, dtype=index_type)).to(device),
-                torch.from_numpy(np.array(bag.weights)).to(device),
-                field.shared,
-            )
-            for bag, field, start in zip(
-                split.bags, schema.multivalued, starts[n_categorical:-1].tolist(), strict=True
-            )
-        )
-        contexts = split.contexts
+    ) -> "SplitTensors":
+        """Copy a split to `device`, ids shifted to rows of the one embedding table.
+
+        Raises:
+            DataError: A file is gone or was cut short.
+        """
+        from cvrbench.data.split_reader import SplitReader  # which makes these
+
+        return SplitReader(split, schema, device, weights).read([(0, len(split))])
+
+    @classmethod
+    def join(cls, parts: Sequence[Self]) -> Self:
+        """Put the rows of several after each other; they have their shared bags in common."""
+        first = parts[0]
+
+        def joined(tensors: Sequence[Tensor | None]) -> Tensor | None:
+            known = [tensor for tensor in tensors if tensor is not None]
+            return torch.cat(known) if known else None
+
         return cls(
-            torch.from_numpy(np.add(split.ids, shift, dtype=index_type)).to(device),
-            torch.from_numpy(np.array(split.numeric)).to(device),
-            torch.from_numpy(np.array(split.labels)).to(device),
-            bags,
-            None if contexts is None else torch.from_numpy(np.array(contexts)).to(device),
-            None if weights is None else torch.from_numpy(weights).to(device),
+            torch.cat([part.rows for part in parts]),
+            torch.cat([part.numeric for part in parts]),
+            torch.cat([part.labels for part in parts]),
+            tuple(_join_bags([part.bags[k] for part in parts]) for k in range(len(first.bags))),
+            joined([part.contexts for part in parts]),
+            joined([part.weights for part in parts]),
         )
 
     def __len__(self) -> int:
         """Rows of the split, not the tuple's fields."""
         return self.labels.shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the rows are."""
+        return self.labels.device
+
+    @property
+    def shape(self) -> Shape:
+        """How large the rows are on disk."""
+        own = [bag for bag in self.bags if not bag.shared]
+        columns = self.rows.shape[1] + self.numeric.shape[1] + (self.contexts is not None)
+        n_values = sum(len(bag.weights) for bag in own)
+        return Shape(len(self), columns, self.labels.shape[1], len(own), n_values)
 
     def gather(self, index: Tensor) -> Batch:
         """Take the rows `index` (int64, on the split's device), in that order."""
@@ -114,6 +164,48 @@ class SplitTensors(NamedTuple):
         )
         weights = None if self.weights is None else self.weights.index_select(0, index)
         return Batch(features, self.labels.index_select(0, index).float(), weights)
+
+    def take(self, index: Tensor) -> Self:
+        """Copy the rows `index`, in that order."""
+        return type(self)(
+            self.rows[index],
+            self.numeric[index],
+            self.labels[index],
+            tuple(bag.take(index) for bag in self.bags),
+            None if self.contexts is None else self.contexts[index],
+            None if self.weights is None else self.weights[index],
+        )
+
+    def batches(self, size: int, seed: int, *, epoch: int = 0, step: int = 0) -> Generator[Batch]:
+        """Give the batches of a training, from a step of an epoch on, without end (`order`)."""
+        with closing(self.indices(size, seed, epoch=epoch, step=step)) as indices:
+            for index in indices:
+                yield self.gather(index)
+
+    def indices(self, size: int, seed: int, *, epoch: int = 0, step: int = 0) -> Generator[Tensor]:
+        """Give the row numbers of those batches, for `gather`."""
+        return order.batches(self.shape, size, seed, self.device, epoch=epoch, step=step)
+
+    def in_order(self, size: int) -> Generator[Batch]:
+        """Give every row once, as it lies, `size` at a time."""
+        for start in range(0, len(self), size):
+            yield self.gather(torch.arange(start, min(start + size, len(self)), device=self.device))
+
+
+def offsets_of(counts: Tensor) -> Tensor:
+    """Where bags of these sizes begin, and where the last one ends."""
+    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+
+
+def _join_bags(parts: Sequence[BagTensors]) -> BagTensors:
+    if parts[0].shared:
+        return parts[0]
+    counts = torch.cat([part.offsets.diff() for part in parts])
+    return parts[0]._replace(
+        offsets=offsets_of(counts),
+        rows=torch.cat([part.rows for part in parts]),
+        weights=torch.cat([part.weights for part in parts]),
+    )
 
 
 def _bag_values(bag: BagTensors, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:

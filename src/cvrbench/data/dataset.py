@@ -89,17 +89,18 @@ def open_dataset(path: Path) -> Dataset:
         DataError: The folder is missing, of another format version, or was changed.
     """
     manifest = read_manifest(path)
+    how = mend(manifest["schema"]["name"])
     for name, entry in manifest["files"].items():
         file = path / name
         if not file.is_file():
-            raise DataError(f"{file} is missing; {_mend(manifest)}")
+            raise DataError(f"{file} is missing; {how}")
         if file.stat().st_size != entry["bytes"]:
             raise DataError(
                 f"{file} has {file.stat().st_size:,} bytes, its manifest says "
-                f"{entry['bytes']:,}; {_mend(manifest)}"
+                f"{entry['bytes']:,}; {how}"
             )
         if name.startswith("vocabulary/") and sha256_of(file) != entry["sha256"]:
-            raise DataError(f"{file} was changed after it was prepared; {_mend(manifest)}")
+            raise DataError(f"{file} was changed after it was prepared; {how}")
     schema = Schema.from_json(manifest["schema"])
     splits = {name: _open_split(path, name, schema) for name in SPLITS}
     return Dataset(path=path, schema=schema, manifest=manifest, **splits)
@@ -139,7 +140,7 @@ def verify(path: Path) -> int:
     for name, entry in dataset.manifest["files"].items():
         if sha256_of(path / name) != entry["sha256"]:
             raise DataError(
-                f"{path / name} was changed after it was prepared; {_mend(dataset.manifest)}"
+                f"{path / name} was changed after it was prepared; {mend(dataset.schema.name)}"
             )
     return len(dataset.manifest["files"])
 
@@ -150,15 +151,21 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _mend(manifest: dict[str, Any]) -> str:
-    return f"run `cvrbench data prepare {manifest['schema']['name']} --force`"
+def mend(name: str) -> str:
+    """Say what makes a damaged dataset of that name whole."""
+    return f"run `cvrbench data prepare {name} --force`"
 
 
 def _open_split(path: Path, name: str, schema: Schema) -> Split:
     folder = path / name
 
     def load(file: str) -> npt.NDArray[Any]:
-        mapped: npt.NDArray[Any] = np.load(folder / file, mmap_mode="r", allow_pickle=False)
+        try:
+            mapped: npt.NDArray[Any] = np.load(folder / file, mmap_mode="r", allow_pickle=False)
+        except ValueError:
+            raise DataError(
+                f"{folder / file} was changed after it was prepared; {mend(schema.name)}"
+            ) from None
         return mapped
 
     return Split(

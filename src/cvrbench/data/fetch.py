@@ -4,12 +4,14 @@ import errno
 import hashlib
 import http.client
 import re
+import shutil
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from cvrbench import __version__
@@ -19,6 +21,11 @@ from cvrbench.errors import DataError
 
 CHUNK = 1 << 18
 ATTEMPTS = 5
+SLOWEST = 1024
+"""Bytes per second below which a connection counts as broken, over `timeout` seconds: a server that
+drips a byte now and then never times out."""
+MOST_UNTOLD = 1 << 36
+"""Bytes taken of a server that does not say how many there are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +42,31 @@ OnFetchProgress = Callable[[FetchProgress], None]
 
 class _BrokenOffError(Exception):
     """The connection broke; what was received is kept."""
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows a server elsewhere, but not where the file could be forged on the way.
+
+    Never from https to http or to another scheme; and to another host only for a file whose
+    checksum is known.
+    """
+
+    def __init__(self, download: Download) -> None:
+        self.download = download
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        """Give the request that follows, or refuse."""
+        old, new = urlsplit(req.full_url), urlsplit(newurl)
+        if new.scheme not in {"https", old.scheme}:
+            raise DataError(f"{self.download.url} redirects from {old.scheme} to {new.scheme}")
+        if self.download.checksum is None and not _same_site(old.hostname, new.hostname):
+            raise DataError(
+                f"{self.download.url} redirects to {new.hostname}, and no checksum is known by "
+                "which to tell the file; download it yourself"
+            )
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def fetch(
@@ -120,18 +152,19 @@ def _receive(download: Download, part: Path, on_progress: OnFetchProgress, timeo
         # If-Range: the server sends the rest only if the file is still the one we began.
         headers |= {"Range": f"bytes={have}-", "If-Range": mark.read_text()}
     request = urllib.request.Request(download.url, headers=headers)
+    opener = urllib.request.build_opener(_Redirects(download))
     try:
-        with urllib.request.urlopen(request, timeout=timeout) as response:
-            start = _start_of(response, have)
-            tag = response.headers.get("ETag") or response.headers.get("Last-Modified")
-            if tag is None or tag.startswith("W/"):
-                mark.unlink(missing_ok=True)  # nothing to tell versions apart by: never continue
-            else:
-                mark.write_text(tag)
-            length = response.headers.get("Content-Length")
-            total = None if length is None else start + int(length)
-            _append(response, part, start, total, download.file_name, on_progress)
+        with opener.open(request, timeout=timeout) as response:
+            start = _start_of(response, have, mark)
+            _note_version(mark, response)
+            length = response.headers.get("Content-Length", "")
+            total = start + int(length) if length.isascii() and length.isdigit() else None
+            _check_space(part, download.url, start, total)
+            for received in _append(response, part, start, total, timeout):
+                name = download.file_name
+                on_progress(FetchProgress(file_name=name, received=received, total=total))
     except urllib.error.HTTPError as error:
+        error.close()
         if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             part.unlink()
             raise _BrokenOffError("the part on disk did not fit") from None
@@ -145,9 +178,18 @@ def _receive(download: Download, part: Path, on_progress: OnFetchProgress, timeo
         http.client.HTTPException,
         ConnectionError,
         TimeoutError,
+        ValueError,  # an address or a header that is none
     ) as error:
         reason = getattr(error, "reason", None) or error
         raise _BrokenOffError(str(reason)) from None
+
+
+def _note_version(mark: Path, response: http.client.HTTPResponse) -> None:
+    tag = response.headers.get("ETag") or response.headers.get("Last-Modified")
+    if tag is None or tag.startswith("W/") or not (tag.isascii() and tag.isprintable()):
+        mark.unlink(missing_ok=True)  # nothing to tell versions apart by: never continue
+    else:
+        mark.write_text(tag)
 
 
 def _append(
@@ -155,29 +197,54 @@ def _append(
     part: Path,
     start: int,
     total: int | None,
-    name: str,
-    on_progress: OnFetchProgress,
-) -> None:
+    timeout: float,
+) -> Iterator[int]:
+    """Write what comes behind what is there; give the bytes of the whole so far."""
     received = start
+    clock, before = time.monotonic(), start
     with part.open("r+b" if start else "wb") as file:
         file.truncate(start)
         file.seek(start)
-        while piece := response.read(CHUNK):
+        while piece := response.read1(CHUNK):
             file.write(piece)
             received += len(piece)
-            on_progress(FetchProgress(file_name=name, received=received, total=total))
+            if total is None and received > MOST_UNTOLD:
+                raise DataError(f"{part.name}: the server sends without an end")
+            if (now := time.monotonic()) - clock > timeout:
+                if received - before < SLOWEST * (now - clock):
+                    raise _BrokenOffError(f"less than {SLOWEST:,} bytes a second")
+                clock, before = now, received
+            yield received
     if total is not None and received < total:
         raise _BrokenOffError(f"{received:,} of {total:,} bytes")
 
 
-def _start_of(response: http.client.HTTPResponse, have: int) -> int:
+def _check_space(part: Path, url: str, start: int, total: int | None) -> None:
+    """Refuse what the disk has no room for, before it is full."""
+    free = shutil.disk_usage(part.parent).free
+    if total is not None and total - start > free:
+        raise DataError(
+            f"{url}: the server announces {total / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free "
+            f"in {part.parent}"
+        )
+
+
+def _start_of(response: http.client.HTTPResponse, have: int, mark: Path) -> int:
     """Where the answer begins: after what we have, or at 0 if the server sends it all."""
     if response.status != http.HTTPStatus.PARTIAL_CONTENT:
         return 0
-    begins = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+    begins = re.match(r"bytes ([0-9]{1,18})-", response.headers.get("Content-Range", ""))
     if begins is None or int(begins[1]) != have:
+        mark.unlink(missing_ok=True)  # so that it is not asked for a part again
         raise _BrokenOffError("the server sent another range than asked for")
     return have
+
+
+def _same_site(one: str | None, other: str | None) -> bool:
+    """Whether two hosts are one, or one is a part of the other."""
+    if one is None or other is None:
+        return False
+    return one == other or one.endswith(f".{other}") or other.endswith(f".{one}")
 
 
 def _mark(part: Path) -> Path:

@@ -19,6 +19,7 @@ from cvrbench.data.progress import OnRows, silent
 from cvrbench.data.sources import load_raw, raw_folders
 from cvrbench.data.sources.aliccp import ingest as aliccp
 from cvrbench.data.tolerance import STRICT, Tolerance
+from cvrbench.data.workplace import tidy
 from cvrbench.errors import DataError
 
 RAW_DATA_VARIABLE = "CVRBENCH_RAW_DATA"
@@ -49,7 +50,9 @@ def ensure(
         DataError: There is no prepared dataset and no raw files, or they fail a check.
     """
     folder = prepared_folder(config, name, data_dir)
-    if raw is None and not force and folder.is_dir() and not is_outdated(config, folder):
+    tidy(folder)
+    missing = not folder.is_dir()
+    if raw is None and not force and not missing and not is_outdated(config, folder):
         return open_dataset(folder)
     if raw is not None and not raw.exists():
         raise DataError(f"--raw {raw} does not exist")
@@ -66,7 +69,9 @@ def ensure(
             on_rows=on_rows,
         )
     rows = load_raw(config, found)
-    return prepare(rows, name=name, target=folder, config=_plain(config), on_rows=on_rows)
+    keep = raw is None and not force and missing
+    plain = _plain(config)
+    return prepare(rows, name=name, target=folder, config=plain, keep=keep, on_rows=on_rows)
 
 
 def prepared_folder(config: DatasetConfig, name: str, data_dir: Path) -> Path:

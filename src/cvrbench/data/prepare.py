@@ -52,6 +52,7 @@ def prepare(
     name: str,
     target: Path,
     config: Mapping[str, Any],
+    keep: bool = False,
     on_rows: OnRows = silent,
 ) -> Dataset:
     """Check, encode and write a dataset into the folder `target`, replacing an older one.
@@ -63,6 +64,7 @@ def prepare(
         name: What the user calls the dataset.
         target: Folder to write.
         config: The dataset's configuration, kept in the manifest.
+        keep: Take what another process puts there while this one waits for its turn.
         on_rows: Told of progress.
 
     Raises:
@@ -70,6 +72,8 @@ def prepare(
     """
     stream = raw.stream() if isinstance(raw, RawSplits) else raw
     with workplace(target) as work:
+        if keep and target.is_dir():
+            return open_dataset(target)
         folder = work / "dataset"
         shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
         learned = _learn(stream, name, on_rows)

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -63,9 +64,10 @@ class StoreWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close what is open."""
-        for file in self._files.values():
-            file.file.close()
+        """Close what is open; all of it, though a disk be full that one is still to go to."""
+        with ExitStack() as closing:
+            for file in self._files.values():
+                closing.callback(file.file.close)
 
     def append(self, split: str, name: str, array: Array) -> None:
         """Append rows to the array `<split>/<name>.npy`."""

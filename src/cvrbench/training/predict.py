@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from cvrbench.data.batches import SplitTensors
+from cvrbench.data.batches import Rows
 from cvrbench.objectives import Objective
 from cvrbench.strategies.base import SharingStrategy
 
@@ -20,7 +20,7 @@ class Predictions(NamedTuple):
 
 @torch.inference_mode()
 def predict(
-    network: SharingStrategy, split: SplitTensors, objective: Objective, *, batch_size: int
+    network: SharingStrategy, split: Rows, objective: Objective, *, batch_size: int
 ) -> Predictions:
     """Predict all rows of a split, in order, in evaluation mode.
 
@@ -28,11 +28,9 @@ def predict(
     """
     was_training = network.training
     network.eval()
-    device = split.labels.device
     conditional, joint = [], []
-    for start in range(0, len(split), batch_size):
-        index = torch.arange(start, min(start + batch_size, len(split)), device=device)
-        logits = network(split.gather(index).features)
+    for batch in split.in_order(batch_size):
+        logits = network(batch.features)
         probabilities = objective.probabilities(logits)
         conditional.append(probabilities.conditional.cpu())
         joint.append(probabilities.joint.cpu())

@@ -17,8 +17,6 @@ fewer or more by Zipf's law. The true probabilities are kept as columns.
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from scipy.optimize import brentq
-from scipy.special import expit
 
 from cvrbench.config.synthetic import SyntheticConfig
 from cvrbench.data.raw import RawField, RawSplits
@@ -39,6 +37,8 @@ Ints = npt.NDArray[np.int64]
 
 def load(config: SyntheticConfig) -> RawSplits:
     """Draw the log and split it."""
+    from scipy.special import expit  # half a second that only who draws a log pays
+
     sizes = {"user_id": config.users, "item_id": config.items}
     sizes |= {f"field_{k + 1}": config.cardinality for k in range(config.n_fields)}
     ids = {
@@ -121,6 +121,8 @@ def _unit(values: Floats) -> Floats:
 
 def _intercept(logit: Floats, weight: Floats, rate: float) -> float:
     """The intercept at which the weighted mean probability is `rate`."""
+    from scipy.optimize import brentq
+    from scipy.special import expit
 
     def excess(intercept: float) -> float:
         return float(np.average(expit(logit + intercept), weights=weight)) - rate

@@ -1,0 +1,165 @@
+"""A split left on disk: windows of it are read ahead of training by a thread, and forgotten after.
+
+Batches are those that the split in memory would give, bit for bit. Two windows are in memory at a
+time (`order`), one trained on and one being read. What has been read is not left in the system's
+cache of files: the whole does not fit there, and each part would push out the next.
+"""
+
+from collections.abc import Generator, Sequence
+from contextlib import closing, nullcontext
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from cvrbench.data.batches import Batch, Rows, SplitTensors
+from cvrbench.data.dataset import Split
+from cvrbench.data.order import Window, windows
+from cvrbench.data.reading import Span, ahead, spans_of
+from cvrbench.data.schema import Schema
+from cvrbench.data.split_reader import SplitReader
+from cvrbench.machine import UNLIMITED, room
+
+SEQUENTIAL_BLOCKS = 8
+"""Blocks that are read at a time where rows are taken as they lie."""
+SHARE = 0.5
+"""Of the free memory that data may take; the rest is for tables, their optimisers and the steps."""
+
+
+class DiskRows:
+    """The rows of a split on disk; see `Rows`."""
+
+    def __init__(
+        self,
+        split: Split,
+        schema: Schema,
+        device: torch.device,
+        weights: npt.NDArray[np.float32] | None = None,
+        *,
+        forget: bool = True,
+    ) -> None:
+        """Open a split.
+
+        Args:
+            split: As `open_dataset` gives it.
+            schema: Of the dataset.
+            device: Where batches are wanted.
+            weights: `[rows, tasks]`, as of `Batch`; they stay in memory.
+            forget: Whether to drop what was read from the system's cache of files.
+        """
+        self.reader = SplitReader(split, schema, device, weights, forget=forget)
+        # Copies to a GPU beside the computation, not in turns with it.
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def __len__(self) -> int:
+        """Rows."""
+        return self.reader.shape.rows
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches are."""
+        return self.reader.device
+
+    def gather(self, index: Tensor) -> Batch:
+        """Take the rows `index`, in that order; each is read by itself."""
+        rows, position = index.cpu().unique(return_inverse=True)
+        found = self._read(spans_of(rows.numpy()))
+        return self._received(found).gather(position.to(self.device))
+
+    def batches(self, size: int, seed: int, *, epoch: int = 0, step: int = 0) -> Generator[Batch]:
+        """Give the batches of a training, from a step of an epoch on, without end (`order`)."""
+        coming = windows(self.reader.shape, seed, epoch=epoch, skip=step * size)
+        rest: SplitTensors | None = None
+        with closing(ahead(map(self._load, coming))) as loaded:
+            for window, loaded_rows in loaded:
+                rows, order = self._received(loaded_rows), window.order.to(self.device)
+                if rest is not None:
+                    n_missing = size - len(rest)
+                    rest = SplitTensors.join([rest, rows.take(order[:n_missing])])
+                    order = order[n_missing:]
+                    if len(rest) < size and not window.is_last:
+                        continue
+                    yield rest.gather(torch.arange(len(rest), device=self.device))
+                end = len(order) if window.is_last else len(order) - len(order) % size
+                for index in order[:end].split(size) if end else ():
+                    yield rows.gather(index)
+                rest = rows.take(order[end:]) if end < len(order) else None
+
+    def in_order(self, size: int) -> Generator[Batch]:
+        """Give every row once, as it lies, `size` at a time."""
+        step = size * max(1, SEQUENTIAL_BLOCKS * self.reader.shape.block // size)
+        spans = ((at, min(at + step, len(self))) for at in range(0, len(self), step))
+        with closing(ahead(self._read([span]) for span in spans)) as parts:
+            for part in parts:
+                yield from self._received(part).in_order(size)
+
+    def _load(self, window: Window) -> tuple[Window, SplitTensors]:
+        return window, self._read(window.spans(len(self)))
+
+    def _read(self, spans: Sequence[Span]) -> SplitTensors:
+        self.reader.expect(spans)
+        with nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
+            rows = self.reader.read(spans)
+            if self._stream is not None:
+                self._stream.synchronize()
+        return rows
+
+    def _received(self, rows: SplitTensors) -> SplitTensors:
+        """Tell torch that the computing stream uses what another one copied."""
+        if self._stream is not None:
+            own = [t for bag in rows.bags if not bag.shared for t in bag[:3]]
+            for tensor in (*rows[:3], rows.contexts, rows.weights, *own):
+                if tensor is not None:
+                    tensor.record_stream(torch.cuda.current_stream(self.device))
+        return rows
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """Whether the splits of a run are kept in memory or left on disk; it changes no number."""
+
+    where: Literal["memory", "disk"]
+    free: int
+    """Bytes that the process could still get; a split that takes more than its share of them would
+    push out everything else from the system's cache of files, and is not left there."""
+
+    @classmethod
+    def choose(
+        cls, asked: Literal["auto", "memory", "disk"], splits: Sequence[Split], device: torch.device
+    ) -> Self:
+        """Choose for all splits that a run needs at the same time.
+
+        Args:
+            asked: `auto` takes memory where the splits take no more than `SHARE` of what is free.
+            splits: Those.
+            device: Whose memory; the machine's, for a GPU that is not here.
+        """
+        if device.type == "cuda" and torch.cuda.is_available():
+            free = torch.cuda.mem_get_info(device)[0]
+        else:
+            found = room()
+            free = UNLIMITED if found is None else found.n_bytes
+        fits = sum(map(_n_bytes, splits)) <= SHARE * free
+        return cls(("memory" if fits else "disk") if asked == "auto" else asked, free)
+
+    def open(
+        self,
+        split: Split,
+        schema: Schema,
+        device: torch.device,
+        weights: npt.NDArray[np.float32] | None = None,
+    ) -> Rows:
+        """Open a split; see `SplitTensors` for the weights."""
+        if self.where == "memory":
+            return SplitTensors.load(split, schema, device, weights)
+        forget = _n_bytes(split) > SHARE * self.free
+        return DiskRows(split, schema, device, weights, forget=forget)
+
+
+def _n_bytes(split: Split) -> int:
+    """Bytes that a split takes in memory; ids of four bytes, which only vast tables exceed."""
+    arrays = [split.ids, split.numeric, split.labels, *(a for bag in split.bags for a in bag)]
+    return sum(a.nbytes for a in arrays) + (0 if split.contexts is None else split.contexts.nbytes)

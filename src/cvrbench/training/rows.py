@@ -1,0 +1,51 @@
+"""The rows that a run trains on and chooses by, in memory or on disk."""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from cvrbench.config.schema import TrainerConfig
+from cvrbench.data.batches import Rows
+from cvrbench.data.dataset import Dataset, Split
+from cvrbench.data.disk import Keeping
+from cvrbench.data.reading import answers_in_memory
+from cvrbench.training.together.company import Company
+
+
+class RunRows(NamedTuple):
+    """Where rows are kept, and those of the two splits that a run needs all the time."""
+
+    keeping: Keeping
+    train: Rows
+    valid: Rows
+    answers: Split
+    """The validation split, what its predictions are scored by in memory."""
+
+
+def open_rows(
+    config: TrainerConfig,
+    dataset: Dataset,
+    device: torch.device,
+    weights: npt.NDArray[np.float32] | None,
+    company: Company | None,
+) -> RunRows:
+    """Open the training rows, whose labels count as `weights` say, and the validation rows.
+
+    Raises:
+        DataError: A file is gone or was cut short.
+    """
+    train, valid, schema = dataset.train, dataset.valid, dataset.schema
+    # In memory they are once for all runs that go the same way, so the first one has chosen.
+    asked = "memory" if company is not None and company.loaded else config.data
+    keeping = Keeping.choose(asked, (train, valid), device)
+    load = keeping.open
+    if company is not None and keeping.where == "memory":
+        load = company.load
+    return RunRows(
+        keeping,
+        load(train, schema, device, weights),
+        load(valid, schema, device),
+        answers_in_memory(valid, schema.name),
+    )

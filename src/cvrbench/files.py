@@ -1,19 +1,29 @@
 """Files written whole or not at all, failed writes explained, and locks between processes."""
 
 import errno
+import hashlib
 import os
+import re
+import shutil
+import socket
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
+from glob import escape
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from cvrbench.errors import StoreError
+from cvrbench.errors import CvrbenchError, StoreError
 
 LOOK_SECONDS = 0.2
 """How long to try for a lock at least: `is_held` of another process has it for an instant."""
+FORGOTTEN_SECONDS = 86_400.0
+"""Age at which a temporary file of a process that cannot be asked is taken for a dead one's."""
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 def check_writable(results_dir: Path) -> None:
@@ -34,17 +44,84 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         StoreError: The disk is full or the folder not writable.
     """
+    with whole(path) as temporary:
+        temporary.write_text(text)
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Let a file be written whole or not at all.
+
+    Yields:
+        Where to write it. When the block ends well, that file is on the disk and takes the place of
+        `path`; otherwise it is gone, and `path` as it was. What a process leaves that is killed in
+        the block, the next one removes that writes the same file.
+
+    Raises:
+        StoreError: The disk is full or the folder not writable.
+    """
     # Another process may be writing the same file.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    mine = f"{process_room()}-{os.getpid()}-{threading.get_ident()}"
+    temporary = path.with_name(f".{path.name}.{mine}.tmp")
+    _forget_dead(path)
     with explain_write(path):
         try:
-            with temporary.open("w") as file:
-                file.write(text)
-                file.flush()
+            yield temporary
+            with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
             temporary.replace(path)
-        finally:
+        except BaseException:
             temporary.unlink(missing_ok=True)
+            raise
+
+
+def forget_temporaries(folder: Path) -> None:
+    """Remove what killed processes left half written in a folder that is now this process's own."""
+    # safetensors names its own `.tmp` and six letters.
+    for left in (*folder.glob("*.tmp"), *folder.glob(".tmp??????")):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
+@cache
+def process_room() -> str:
+    """Name the room in which a process number is one process: a machine since it started.
+
+    Machines may bear one name, and containers have process numbers of their own.
+    """
+    name = socket.gethostname()
+    try:
+        name += Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        name += str(Path("/proc/self/ns/pid").readlink())
+    except OSError:  # no Linux
+        pass
+    return hashlib.sha256(name.encode()).hexdigest()[:12]
+
+
+def _forget_dead(path: Path) -> None:
+    """Remove temporaries of a file whose process is gone."""
+    for left in path.parent.glob(f".{escape(path.name)}.*.tmp"):
+        room, _, rest = left.name.removeprefix(f".{path.name}.").partition("-")
+        pid = rest.partition("-")[0]
+        with suppress(OSError):
+            if room == process_room() and pid.isdecimal():
+                dead = not _is_running(int(pid))
+            else:
+                dead = time.time() - left.stat().st_mtime > FORGOTTEN_SECONDS
+            if dead:
+                left.unlink(missing_ok=True)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 @contextmanager
@@ -52,13 +129,29 @@ def explain_write(path: Path) -> Iterator[None]:
     """Turn a failed write into a `StoreError` that says where and why."""
     try:
         yield
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise StoreError(f"no space left to write {path}; free some and resume") from None
+    except Exception as error:
+        number = system_number(error)
+        if not isinstance(error, OSError) and number is None:
+            raise
+        if number in NO_SPACE:
+            raise StoreError(
+                f"no space left to write {path}; free some, and the same command goes on"
+            ) from None
+        why = str(error) if number is None else os.strerror(number)
         raise StoreError(
-            f"cannot write {path}: {error.strerror or error}; set results_dir=... to a folder that "
-            "is writable"
+            f"cannot write {path}: {why}; set results_dir=... to a folder that is writable"
         ) from None
+
+
+def system_number(error: BaseException) -> int | None:
+    """Give the system's number of an error, whichever library passed it on; None without one."""
+    if isinstance(error, CvrbenchError):
+        return None  # it is explained already
+    # Libraries in Rust tell it in words alone; torch raises its own while it handles the system's.
+    if told := re.search(r"\(os error (\d+)\)", str(error)):
+        return int(told[1])
+    cause = error if isinstance(error, OSError) else error.__context__
+    return cause.errno if isinstance(cause, OSError) else None
 
 
 @contextmanager

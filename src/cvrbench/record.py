@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from types import UnionType
@@ -14,7 +14,15 @@ from cvrbench.environment import versions
 from cvrbench.errors import StoreError
 
 RECORD_VERSION = 2
-NUMBER_FREE = ("data_dir", "results_dir", "logger", "trainer.checkpoint_seconds", "trainer.threads")
+NUMBER_FREE = (
+    "data_dir",
+    "results_dir",
+    "logger",
+    "trainer.checkpoint_seconds",
+    "trainer.check_memory",
+    "trainer.data",
+    "trainer.threads",
+)
 """Keys of the config that are not to change a number, and so are no part of a run's identity."""
 
 SCARCITY = ("protocol.label_share", "protocol.label_share_task")
@@ -59,6 +67,8 @@ class RunRecord:
     best_epoch: float
     diagnostics: dict[str, Any]
     environment: dict[str, Any]
+    files: dict[str, str] = field(default_factory=dict)
+    """Name -> sha256 of what lies beside the record; empty in records of before it was kept."""
 
     def to_json(self) -> dict[str, Any]:
         """Give the plain form."""
@@ -79,6 +89,8 @@ class RunRecord:
                 f"{RECORD_VERSION}; run the cell again with --force"
             )
         for name, hint in _hints().items():
+            if name not in data and name in _optional():
+                continue
             if name not in data:
                 raise StoreError(f"{path} has no key {name!r}; run the cell again with --force")
             if not _fits(data[name], hint) or not _makes_sense(name, data[name]):
@@ -88,13 +100,38 @@ class RunRecord:
                 )
         if "test" in data["metrics"] and not data["counts"].get("test"):
             raise StoreError(f"{path} has no counts of its test rows; run the cell again")
-        return cls(**{name: data[name] for name in _hints()})
+        return cls(**{name: data[name] for name in _hints() if name in data})
 
 
 @cache
 def _hints() -> dict[str, Any]:
     """Field -> type."""
     return get_type_hints(RunRecord)
+
+
+@cache
+def _optional() -> frozenset[str]:
+    """Fields that older records lack."""
+    return frozenset(f.name for f in fields(RunRecord) if f.default_factory is not MISSING)
+
+
+def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Add a checksum of plain values to them, by which a change of the file shows."""
+    return {**values, "checksum": _checksum(values)}
+
+
+def is_intact(values: object) -> bool:
+    """Whether plain values have the checksum that they say, or say none, as older files do."""
+    if not isinstance(values, Mapping) or "checksum" not in values:
+        return True
+    rest = {key: value for key, value in values.items() if key != "checksum"}
+    return bool(_checksum(rest) == values["checksum"])
+
+
+def _checksum(values: Mapping[str, Any]) -> str:
+    # JSON's own view of them: a file has no tuples and no keys but words.
+    plain = json.loads(json.dumps(values))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def _makes_sense(name: str, value: Any) -> bool:

@@ -19,7 +19,7 @@ from cvrbench.data.library import ensure, is_outdated, prepared_folder
 from cvrbench.environment import describe_environment
 from cvrbench.errors import DataError, RunError, StoreError
 from cvrbench.record import RunRecord
-from cvrbench.run_files import RunFolder, read_record, read_run_config
+from cvrbench.run_files import RunFolder, checked, read_record, read_run_config
 from cvrbench.store import ResultStore
 from cvrbench.training.progress import OnProgress, ignore
 
@@ -180,7 +180,7 @@ def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[
 
 def _told(environment: Mapping[str, Any]) -> dict[str, str]:
     versions = environment.get("versions", {})
-    others = ("python", "platform", "cpu", "device", "threads")
+    others = ("python", "platform", "cpu", "device", "threads", "together")
     found = {**versions, **{key: environment[key] for key in others if key in environment}}
     if (git := environment.get("git")) is not None:
         found["git"] = f"{git['commit'][:10]}{' with changes' if git['dirty'] else ''}"
@@ -211,7 +211,7 @@ def _check_data(composed: Composed, record: RunRecord) -> None:
 
 def _read_weights(folder: Path) -> Weights:
     found: Weights = {}
-    for file in (folder / name for name in FILES):
+    for file in (checked(folder, name) for name in FILES):
         if file.is_file():
             try:
                 found |= load_file(file)

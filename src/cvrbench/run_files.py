@@ -10,22 +10,34 @@ results_dir/runs/<run id>/
     masks.safetensors    masks, of strategies that have some
     test-scored          how often the test split was scored
     tracked.json         what a tracker was told, if one was
-    record.json          the result; written last and atomically, so its presence means done
+    record.json          the result, with the sha256 of the files above; written last and
+                         atomically, so its presence means done
     lock                 empty; held by the process that runs it
 """
 
 import json
-import shutil
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from cvrbench.data.dataset import sha256_of
 from cvrbench.errors import StoreError
-from cvrbench.files import explain_write, write_text
-from cvrbench.record import RunRecord, is_config
+from cvrbench.files import explain_write, forget_temporaries, whole, write_text
+from cvrbench.record import RunRecord, is_config, is_intact, sealed
+
+RESULTS = ("best.safetensors", "masks.safetensors", "history.jsonl", "predictions.parquet")
+"""What a record keeps the checksums of, where the run has it."""
+OPTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+"""What an option of a config group may be called."""
+CHANGED = (
+    "cannot be read (its checksum says that it was changed or damaged since it was written); put "
+    "it back from a copy, or run the cell again with --force"
+)
 
 
 @dataclass(frozen=True)
@@ -40,9 +52,15 @@ class RunFolder:
         return self.path / "checkpoints"
 
     def count_test(self) -> int:
-        """Note that the test split is scored; give how often it has been, this time included."""
-        file = self.path / "test-scored"
-        count = 1 + (int(file.read_text()) if file.is_file() else 0)
+        """Note that the test split is scored; give how often it has been, this time included.
+
+        A run that was killed while it scored scores again when it is resumed: the same rows by the
+        same weights to the same end, of which nobody has seen anything. That is one time.
+        """
+        file, this_try = self.path / "test-scored", self.checkpoints / "test-scored"
+        if not this_try.is_file():
+            write_text(this_try, str(1 + (_read_count(file) if file.is_file() else 0)))
+        count = _read_count(this_try)
         write_text(file, str(count))
         return count
 
@@ -52,10 +70,8 @@ class RunFolder:
 
     def write_predictions(self, frame: pl.DataFrame) -> None:
         """Write the test rows' labels and probabilities."""
-        file = self.path / "predictions.parquet"
-        with explain_write(file):
-            frame.write_parquet(file.with_suffix(".tmp"))
-            file.with_suffix(".tmp").replace(file)
+        with whole(self.path / "predictions.parquet") as temporary:
+            frame.write_parquet(temporary)
 
     def note_failure(self, reason: str | None) -> None:
         """Keep why a try failed; None when it is tried again."""
@@ -66,11 +82,21 @@ class RunFolder:
         with explain_write(file):
             file.unlink(missing_ok=True)
 
-    def finish(self, record: RunRecord) -> None:
-        """Write the record, which makes the run a finished one, and drop its checkpoints."""
-        text = json.dumps(record.to_json(), indent=1, allow_nan=False)
+    def finish(self, record: RunRecord) -> RunRecord:
+        """Write the record, which makes the run a finished one, and drop its checkpoints.
+
+        Returns:
+            The record with the checksums of what lies beside it.
+        """
+        there = (name for name in RESULTS if (self.path / name).is_file())
+        record = replace(record, files={name: sha256_of(self.path / name) for name in there})
+        text = json.dumps(sealed(record.to_json()), indent=1, allow_nan=False)
         write_text(self.path / "record.json", text + "\n")
-        shutil.rmtree(self.checkpoints, ignore_errors=True)
+        with explain_write(self.path):
+            if self.checkpoints.is_dir():  # at once: half of them would be computed again
+                self.checkpoints.replace(self.path / "checkpoints.tmp")
+            forget_temporaries(self.path)
+        return record
 
 
 def read_record(folder: Path) -> RunRecord:
@@ -79,7 +105,12 @@ def read_record(folder: Path) -> RunRecord:
     Raises:
         StoreError: There is none, or it cannot be read.
     """
-    return RunRecord.from_json(_read_json(folder / "record.json"), folder / "record.json")
+    file = folder / "record.json"
+    found = _read_json(file)
+    record = RunRecord.from_json(found, file)
+    if not is_intact(found):
+        raise StoreError(f"{file} {CHANGED}")
+    return record
 
 
 def read_predictions(folder: Path) -> pl.DataFrame:
@@ -88,13 +119,38 @@ def read_predictions(folder: Path) -> pl.DataFrame:
     Raises:
         StoreError: They are missing or damaged.
     """
-    file = folder / "predictions.parquet"
+    file = checked(folder, "predictions.parquet")
     try:
         return pl.read_parquet(file)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise StoreError(
             f"{file} cannot be read ({str(error).splitlines()[0]}); run the cell again with --force"
         ) from None
+
+
+def checked(folder: Path, name: str) -> Path:
+    """Give a file of a run, once it is seen to be what the run's record says; or not there.
+
+    Raises:
+        StoreError: Its content is not what it was when the record was written.
+    """
+    file, record = folder / name, folder / "record.json"
+    if file.is_file() and record.is_file():
+        found = _read_json(record)
+        files = found.get("files") if isinstance(found, dict) else None
+        known = files.get(name) if isinstance(files, dict) else None
+        now = file.stat()
+        if known is not None and known != _sha256_at(
+            file, now.st_ino, now.st_size, now.st_mtime_ns
+        ):
+            raise StoreError(f"{file} {CHANGED}")
+    return file
+
+
+@lru_cache(maxsize=1024)
+def _sha256_at(file: Path, *_: int) -> str:
+    """Hash a file's content; once, as long as it has the same number, size and time."""
+    return sha256_of(file)
 
 
 def read_run_config(folder: Path) -> dict[str, Any]:
@@ -105,10 +161,19 @@ def read_run_config(folder: Path) -> dict[str, Any]:
     """
     saved = _read_json(folder / "config.json")
     if not isinstance(saved, dict) or not (
-        is_config(saved.get("config")) and isinstance(saved.get("choices"), dict)
+        is_config(saved.get("config")) and _are_choices(saved.get("choices"))
     ):
         raise StoreError(f"{folder / 'config.json'} is not the config of a run")
+    if not is_intact(saved):
+        raise StoreError(f"{folder / 'config.json'} {CHANGED}")
     return dict(saved)
+
+
+def _are_choices(values: object) -> bool:
+    """Whether every group has the name of an option, which is a part of paths: and no path."""
+    return isinstance(values, dict) and all(
+        isinstance(name, str) and OPTION.fullmatch(name) for name in values.values()
+    )
 
 
 def read_failure(folder: Path) -> str | None:
@@ -124,6 +189,16 @@ def read_failure(folder: Path) -> str | None:
     if not isinstance(saved, dict) or not isinstance(saved.get("reason"), str):
         raise StoreError(f"{file} does not tell why a run failed")
     return str(saved["reason"])
+
+
+def _read_count(file: Path) -> int:
+    try:
+        return int(file.read_text())
+    except (OSError, ValueError) as error:
+        raise StoreError(
+            f"{file} cannot be read ({error}); write the number into it that record.json has as "
+            "test_scored, or remove it if the cell has none"
+        ) from None
 
 
 def _read_json(path: Path) -> Any:

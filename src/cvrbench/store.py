@@ -11,10 +11,11 @@ from typing import Any, Literal
 import polars as pl
 
 from cvrbench.errors import CellBusy, RunError, StoreError
-from cvrbench.files import explain_write, hold, is_held, write_text
-from cvrbench.record import RunRecord
+from cvrbench.files import explain_write, forget_temporaries, hold, is_held, write_text
+from cvrbench.record import RunRecord, sealed
 from cvrbench.run_files import (
     RunFolder,
+    checked,
     read_failure,
     read_predictions,
     read_record,
@@ -102,7 +103,7 @@ class ResultStore:
         Raises:
             StoreError: They are missing or damaged.
         """
-        file = self.runs / run_id / "history.jsonl"
+        file = checked(self.runs / run_id, "history.jsonl")
         try:
             return [json.loads(line) for line in file.read_text().splitlines()]
         except (OSError, ValueError) as error:
@@ -185,7 +186,9 @@ class ResultStore:
             if fresh or self.state(run_id) != "finished":
                 with explain_write(path):
                     folder.checkpoints.mkdir(exist_ok=True)
-                saved = {"config": dict(config), "choices": dict(choices)}
+                forget_temporaries(path)
+                forget_temporaries(folder.checkpoints)
+                saved = sealed({"config": dict(config), "choices": dict(choices)})
                 write_text(path / "config.json", json.dumps(saved, indent=1) + "\n")
                 folder.note_failure(None)
             try:
@@ -193,6 +196,15 @@ class ResultStore:
             except RunError as error:
                 folder.note_failure(str(error))
                 raise
+
+    def tidy(self, run_id: str) -> None:
+        """Remove what a process left of a finished run that was killed in its last instant."""
+        path = self.runs / run_id
+        if any(path.glob("*.tmp")):
+            # A folder that is read-only by now is still read.
+            with suppress(StoreError, OSError), hold(path / "lock") as held:
+                if held:
+                    forget_temporaries(path)
 
     def is_busy(self, run_id: str) -> bool:
         """Say whether some process is running a run."""

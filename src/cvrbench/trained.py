@@ -20,7 +20,7 @@ from cvrbench.data.library import prepared_folder
 from cvrbench.data.schema import Schema
 from cvrbench.errors import DataError, RunError, StoreError
 from cvrbench.record import RunRecord
-from cvrbench.run_files import RunFolder, read_record, read_run_config
+from cvrbench.run_files import RunFolder, checked, read_record, read_run_config
 from cvrbench.strategies import build_strategy
 from cvrbench.strategies.base import SharingStrategy
 from cvrbench.strategies.ncs import NCS
@@ -84,9 +84,9 @@ def _dataset(config: Config, name: str, record: RunRecord) -> Dataset:
 
 def _fill(network: SharingStrategy, run_dir: Path) -> None:
     """Put the saved weights and masks into a freshly built network."""
-    state = _read(run_dir / WEIGHTS)
+    state = _read(run_dir, WEIGHTS)
     if any(tensor.dtype == torch.bool for tensor in network.state_dict().values()):
-        state |= _read(run_dir / MASKS)
+        state |= _read(run_dir, MASKS)
     if isinstance(network, NCS) and _own_weights(network, state):
         network.split()
     try:
@@ -105,7 +105,8 @@ def _own_weights(network: NCS, state: Mapping[str, Tensor]) -> bool:
     return saved is not None and len(saved) > network.trunk.n
 
 
-def _read(file: Path) -> dict[str, Tensor]:
+def _read(folder: Path, name: str) -> dict[str, Tensor]:
+    file = checked(folder, name)
     if not file.is_file():
         raise StoreError(f"{file.parent} holds no {file.name}; run the cell again with --force")
     try:

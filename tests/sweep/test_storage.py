@@ -180,6 +180,23 @@ def test_a_journal_that_is_something_else_is_refused_and_kept(tmp_path):
     assert file.read_text() == "dear diary\nnothing happened\n"
 
 
+def test_a_changed_digit_in_a_line_of_the_journal_is_seen_when_opened_and_later(tmp_path):
+    journal = tmp_path / "journal.log"
+    opened = open_storage(None, journal)
+    study = opened.create_new_study([StudyDirection.MAXIMIZE], "study")
+    opened.set_study_user_attr(study, "budget", 1234)
+    lines = journal.read_bytes()
+    journal.write_bytes(lines.replace(b"1234", b"1235"))
+    with pytest.raises(StoreError, match=r"journal\.log is damaged: line 2 .*begins anew"):
+        open_storage(None, journal)
+    journal.write_bytes(lines)
+    reader = open_storage(None, journal)
+    opened.set_study_user_attr(study, "spent", 56789)
+    journal.write_bytes(journal.read_bytes().replace(b"56789", b"56788"))
+    with pytest.raises(StoreError, match="line 3"):
+        reader.get_study_user_attrs(study)
+
+
 @pytest.mark.parametrize("torn", ['{"op_code": 9, "tri', '{"op_code": 4, "worker_id": "x"}', "\0"])
 def test_a_torn_last_line_loses_nothing(torn, tmp_path):
     file = tmp_path / "journal.log"

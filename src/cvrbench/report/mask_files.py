@@ -16,6 +16,7 @@ from cvrbench.data.schema import Schema
 from cvrbench.errors import ConfigError, DataError, StoreError
 from cvrbench.record import RunRecord
 from cvrbench.report.masks import is_matrix
+from cvrbench.run_files import checked
 
 Keep = Mapping[str, npt.NDArray[np.bool_]]
 """Layer -> `[tasks, in, out]`, which connections each task keeps."""
@@ -36,7 +37,7 @@ def read_keep(folder: Path) -> dict[str, npt.NDArray[np.bool_]]:
     Raises:
         StoreError: The file is missing or damaged.
     """
-    file = folder / "masks.safetensors"
+    file = checked(folder, "masks.safetensors")
     try:
         found = load_file(file)
     except (OSError, SafetensorError) as error:

@@ -8,7 +8,6 @@ ends once, reduce to one.
 """
 
 import os
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from cvrbench.errors import StoreError
+from cvrbench.files import process_room
 
 WORKER, ATTEMPTS, REASON = "worker", "attempts", "reason"
 FURTHER = "further"
@@ -47,7 +47,7 @@ class Claims:
 
     def __post_init__(self) -> None:
         """Sign as this process."""
-        self.me = {"host": _host(), "pid": os.getpid(), "started": _started(os.getpid())}
+        self.me = {"host": process_room(), "pid": os.getpid(), "started": _started(os.getpid())}
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
         """Give the trials that count, by number."""
@@ -169,18 +169,6 @@ class Claims:
             self.seen[trial.number] = (sign, time.monotonic())
             return False
         return time.monotonic() - since > MISSED * self.heartbeat
-
-
-def _host() -> str:
-    """This machine since it started, and the room of process numbers in it.
-
-    Machines may bear one name, and containers have process numbers of their own.
-    """
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{socket.gethostname()} {boot} {Path('/proc/self/ns/pid').readlink()}"
-    except OSError:
-        return socket.gethostname()
 
 
 def _started(pid: int) -> str | None:

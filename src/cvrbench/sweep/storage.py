@@ -4,6 +4,7 @@ import json
 import os
 import time
 import warnings
+from collections.abc import Generator
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -26,6 +27,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from cvrbench.environment import without_password
 from cvrbench.errors import ConfigError, StoreError
 from cvrbench.files import explain_write, hold
+from cvrbench.record import is_intact, sealed
 from cvrbench.sweep.patience import Patient, reason
 
 DRIVERS = {"postgresql": "psycopg", "mysql": "pymysql"}
@@ -54,6 +56,7 @@ CONNECT: dict[str, dict[str, Any]] = {
     "mysql": {"connect_timeout": ANSWER, "read_timeout": SILENCE, "write_timeout": SILENCE},
 }
 """What each driver is told beyond the URL."""
+BEGIN_ANEW = "move it away, and the sweep begins anew with the runs that are done"
 BIRTHS = 5
 """How often opening is tried while another process makes the tables of a new database."""
 
@@ -82,6 +85,8 @@ class WholeLines(JournalFileBackend):
     Optuna would append to the torn line and then could read neither. Its lock is a link, left
     behind by whoever is killed and taken away after a while from whoever is slow; so workers first
     take turns by a lock of the system. The link is for others who write, as optuna-dashboard does.
+
+    Each of our lines has a checksum, which Optuna does not mind and others need not write.
     """
 
     def __init__(self, path: Path) -> None:
@@ -93,7 +98,8 @@ class WholeLines(JournalFileBackend):
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Append in one write, after dropping a torn line, which nobody was told of."""
-        text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
+        lines = (json.dumps(sealed(log), separators=(",", ":")) + "\n" for log in logs)
+        text = "".join(lines)
         guard = self.path.with_name(f"{self.path.name}.turn")
         with hold(guard, seconds=WAIT) as held:
             if not held:
@@ -105,6 +111,20 @@ class WholeLines(JournalFileBackend):
                 finally:
                     with suppress(RuntimeError):  # taken from us, for we were slow
                         self.link.release()
+
+    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
+        """Give the lines from one on, each as it was written.
+
+        Raises:
+            StoreError: One was changed since.
+        """
+        for number, log in enumerate(super().read_logs(log_number_from), log_number_from + 1):
+            if not is_intact(log):
+                raise StoreError(
+                    f"{self.path} is damaged: line {number} was changed since it was written; "
+                    f"{BEGIN_ANEW}"
+                )
+            yield log
 
 
 def _append(path: Path, data: bytes) -> None:
@@ -131,10 +151,7 @@ def _file(journal: Path) -> BaseStorage:
     try:
         return JournalStorage(backend)
     except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(
-            f"{journal} is damaged: {error}; move it away, and the sweep begins anew with the runs "
-            "that are done"
-        ) from None
+        raise StoreError(f"{journal} is damaged: {error}; {BEGIN_ANEW}") from None
 
 
 def _database(url: str, scheme: str) -> BaseStorage:

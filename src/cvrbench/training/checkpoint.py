@@ -1,20 +1,40 @@
-"""Checkpoints of an unfinished run: one file per finished stage, one for the stage under way.
+"""Checkpoints of an unfinished run: one file per finished stage, two for the stage under way.
 
 A run is a sequence of trainings (NCS: every search training, then the final one). Their order is
 fixed by the config, so resuming needs no logic in a strategy: the run starts over, each finished
 stage is answered from its file, and the one under way goes on from its own.
 
-Files hold tensors and plain values only and are read with `weights_only=True`.
+    stage-0.pt                   what a finished stage ended with
+    stage-1-partial.pt           where the stage under way was when it was last saved
+    stage-1-partial-before.pt    and the time before, should the last one be damaged
+
+Files hold tensors and plain values only and are read with `weights_only=True`. torch writes them as
+a zip archive with a CRC-32 of every entry, but does not look at it when it reads; we do. What is
+damaged is put aside and named, and the run goes on from what lies before it: to the same end.
 """
 
+import logging
 import os
+import time
+import zipfile
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from cvrbench.errors import StoreError
+from cvrbench.files import explain_write, whole
+
+SHARE = 0.03
+"""Of the time of training that may go into checkpoints of a stage under way."""
+SAMPLE = 16_000_000
+"""Bytes that are written to learn how fast the disk is, before there was a save of more."""
+CAUTION = 3.0
+"""How much slower the first save may be than the sample."""
 
 
 @dataclass(frozen=True)
@@ -29,46 +49,167 @@ class StageFiles:
         """Where what the stage ended with is, or will be."""
         return self.folder / f"stage-{self.number}.pt"
 
+    @property
+    def partial_file(self) -> Path:
+        """Where the stage was when it was last saved."""
+        return self.folder / f"stage-{self.number}-partial.pt"
+
+    @property
+    def before_file(self) -> Path:
+        """Where it was the time before."""
+        return self.folder / f"stage-{self.number}-partial-before.pt"
+
+    @property
+    def lent_file(self) -> Path:
+        """A mark that the finished stage was computed by another run; empty."""
+        return self.finished_file.with_suffix(".lent")
+
     def finished(self) -> dict[str, Any] | None:
         """What the stage ended with, if it did."""
-        return _load(self.finished_file)
+        return self._read(self.finished_file, "the stage is computed again")
 
     def under_way(self) -> dict[str, Any] | None:
         """Where the stage was when it was last saved, if it was."""
-        return _load(self.folder / f"stage-{self.number}-partial.pt")
+        last = self._read(self.partial_file, "the run goes on from the one before")
+        return last or self._read(self.before_file, "the stage begins anew")
 
-    def save_under_way(self, state: dict[str, Any]) -> None:
-        """Save a stage that goes on."""
-        _save(self.folder / f"stage-{self.number}-partial.pt", state)
+    def save_under_way(self, state: Mapping[str, Any]) -> None:
+        """Save a stage that goes on, and keep what was saved last.
 
-    def save_finished(self, state: dict[str, Any]) -> None:
-        """Save what a stage ended with; its partial file is no longer needed."""
+        Raises:
+            StoreError: The disk is full, though room was made of the older save, or not writable.
+        """
+        try:
+            self._save_under_way(state)
+        except StoreError:
+            if not self.before_file.is_file() or not self.partial_file.is_file():
+                raise
+            self.before_file.unlink()
+            self._save_under_way(state)
+
+    def save_finished(self, state: Mapping[str, Any]) -> None:
+        """Save what a stage ended with; its partial files are no longer needed.
+
+        Raises:
+            StoreError: The disk is full or not writable.
+        """
         _save(self.finished_file, state)
-        (self.folder / f"stage-{self.number}-partial.pt").unlink(missing_ok=True)
+        for file in (self.partial_file, self.before_file):
+            file.unlink(missing_ok=True)
 
+    def try_disk(self, n_bytes: int) -> float:
+        """Guess how long a save of so many bytes takes, by writing fewer."""
+        sample = min(n_bytes, SAMPLE)
+        file = self.folder / f"stage-{self.number}-sample.tmp"
+        begun = time.monotonic()
+        with explain_write(file):
+            try:
+                _write(file, {"sample": torch.zeros(sample, dtype=torch.uint8)})
+                with file.open("rb+") as written:
+                    os.fsync(written.fileno())
+            finally:
+                file.unlink(missing_ok=True)
+        return CAUTION * (time.monotonic() - begun) * n_bytes / max(sample, 1)
 
-def _save(path: Path, state: dict[str, Any]) -> None:
-    temporary = path.with_suffix(".tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
-        raise StoreError(f"cannot write the checkpoint {path}: {error}") from None
-
-
-def _load(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
+    def _read(self, path: Path, otherwise: str) -> dict[str, Any] | None:
+        """Read a file that may be there; put it aside where it is damaged."""
+        if not path.is_file():
+            return None
+        if is_whole(path):
+            with suppress(Exception):  # whatever torch says of a header that zip does not mind
+                state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+                return state
+        aside = path.with_suffix(".damaged")
+        with explain_write(aside):
+            path.replace(aside)
+            if path == self.finished_file:
+                self.lent_file.unlink(missing_ok=True)
+        words = "the checkpoint %s is damaged; it is put aside as %s, and %s"
+        logging.getLogger(__name__).warning(words, path, aside.name, otherwise)
         return None
+
+    def _save_under_way(self, state: Mapping[str, Any]) -> None:
+        with whole(self.partial_file) as temporary:
+            _write(temporary, state)
+            # Between here and the end there is no last save, but the one before.
+            if self.partial_file.is_file():
+                self.partial_file.replace(self.before_file)
+
+
+@dataclass
+class Pace:
+    """Saves a stage under way at intervals.
+
+    Not sooner than the user asked for, and not while more than `SHARE` of the training would have
+    gone into saving: a table of gigabytes is saved more seldom than a small network.
+    """
+
+    files: StageFiles
+    seconds: float
+    """Least time between two saves."""
+    spent: float = 0.0
+    """Seconds that went into saving."""
+    expected: float | None = None
+    """Seconds that the next save will take; None before anything is known of it."""
+
+    def __post_init__(self) -> None:
+        """Begin with an interval."""
+        self.due = time.monotonic() + self.seconds
+
+    def is_due(self) -> bool:
+        """Say whether it is time to think of a save."""
+        return time.monotonic() > self.due
+
+    def save(self, state: Mapping[str, Any], *, trained: float, at_once: bool) -> None:
+        """Save, or put it off for as long as it would cost too much.
+
+        Args:
+            state: What to save.
+            trained: Seconds of training since this was made.
+            at_once: Whatever it costs.
+
+        Raises:
+            StoreError: As `StageFiles.save_under_way`.
+        """
+        begun = time.monotonic()
+        if self.expected is None and not at_once:
+            self.expected = self.files.try_disk(_n_bytes(state))
+            self.spent += time.monotonic() - begun
+        early = 0.0 if at_once else (self.spent + (self.expected or 0.0)) / SHARE - trained
+        if early > 0:
+            self.due = time.monotonic() + early
+            return
+        begun = time.monotonic()
+        self.files.save_under_way(state)
+        self.expected = time.monotonic() - begun
+        self.spent += self.expected
+        self.due = time.monotonic() + self.seconds
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a checkpoint is there, readable, and each of its entries has its checksum."""
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise StoreError(
-            f"the checkpoint {path} cannot be read ({type(error).__name__}); delete it, and the "
-            "run resumes from the checkpoint before"
-        ) from None
-    return state
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile, EOFError, ValueError, NotImplementedError):
+        return False
+
+
+def _save(path: Path, state: Mapping[str, Any]) -> None:
+    with whole(path) as temporary:
+        _write(temporary, state)
+
+
+def _write(temporary: Path, state: Mapping[str, Any]) -> None:
+    temporary.parent.mkdir(parents=True, exist_ok=True)
+    with temporary.open("wb") as file:
+        torch.save(dict(state), file)
+
+
+def _n_bytes(value: object) -> int:
+    """Bytes of all tensors in plain containers."""
+    if isinstance(value, Tensor):
+        return value.nbytes
+    if isinstance(value, Mapping):
+        return sum(map(_n_bytes, value.values()))
+    return sum(map(_n_bytes, value)) if isinstance(value, list | tuple) else 0

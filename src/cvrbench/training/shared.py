@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from cvrbench.errors import RunInterrupted
-from cvrbench.files import explain_write, hold
-from cvrbench.training.checkpoint import StageFiles
+from cvrbench.files import explain_write, hold, whole
+from cvrbench.training.checkpoint import StageFiles, is_whole
 from cvrbench.training.progress import StopRequested
 
 
@@ -55,18 +55,19 @@ class SharedStages:
         Returns:
             Whether the stage is answered by another run's work, be it from an earlier try.
         """
-        marker = files.finished_file.with_suffix(".lent")
-        if files.finished_file.is_file():
+        marker = files.lent_file
+        if is_whole(files.finished_file):
             return marker.is_file()
+        files.finished_file.unlink(missing_ok=True)
         marker.unlink(missing_ok=True)
-        others = sorted(self.folder.glob(f"{key}-*.pt"))
-        if not others:
+        other = next(filter(is_whole, sorted(self.folder.glob(f"{key}-*.pt"))), None)
+        if other is None:
             return False
         with explain_write(files.finished_file):
             files.folder.mkdir(parents=True, exist_ok=True)
             marker.touch()
             try:
-                _link(others[0], files.finished_file)
+                _link(other, files.finished_file)
             except FileNotFoundError:  # the study is over, for whoever removed it
                 marker.unlink()
                 return False
@@ -77,6 +78,8 @@ class SharedStages:
         own = self.folder / f"{key}-{self.run}.pt"
         with explain_write(own):
             own.parent.mkdir(parents=True, exist_ok=True)
+            if own.is_file() and not is_whole(own):
+                own.unlink()
             with suppress(FileExistsError):
                 _link(files.finished_file, own)
 
@@ -97,6 +100,5 @@ def _link(source: Path, target: Path) -> None:
     except FileExistsError:
         raise
     except OSError:
-        temporary = target.with_suffix(".tmp")
-        shutil.copyfile(source, temporary)
-        temporary.replace(target)
+        with whole(target) as temporary:
+            shutil.copyfile(source, temporary)

@@ -69,3 +69,17 @@ def wait_for_ever(folder: str) -> None:
             time.sleep(0.05)
     finally:
         running.rename(Path(folder) / f"asked-{os.getpid()}")
+
+
+def pools(_: Any) -> dict[str, Any]:
+    """How many threads each library takes, and how many cores the process kept busy."""
+    import polars as pl
+    import torch
+
+    begun, used = time.monotonic(), time.process_time()
+    square = torch.rand(900, 900)
+    while time.monotonic() - begun < 2.0:
+        square @ square
+        pl.DataFrame({"x": range(100_000)}).sort("x", descending=True)
+    busy = (time.process_time() - used) / (time.monotonic() - begun)
+    return {"torch": torch.get_num_threads(), "polars": pl.thread_pool_size(), "busy": busy}

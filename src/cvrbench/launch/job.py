@@ -4,7 +4,8 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -13,6 +14,9 @@ from cvrbench.errors import CvrbenchError, RunInterrupted
 
 OURS = "CVRBENCH_"
 """Environment variables that begin so say where things are; a job sees those of its starter."""
+
+POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS")
+"""Environment variables that libraries read when they make their pools of threads."""
 
 STOPPED = "stopped before its end; the same command goes on where it was"
 
@@ -42,9 +46,23 @@ class Share:
     """What a job may use of the machine it is on."""
 
     threads: int | None
-    """Of torch, where the job sets none itself; None leaves torch's choice."""
+    """Of torch, where the job sets none itself, and of polars; None leaves their own choice."""
     place: int | None
     """Number of the worker, by which workers of one machine take its GPUs in turn."""
+
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """Have processes that are started meanwhile know how many threads they may use."""
+        before = {name: os.environ.get(name) for name in POOLS}
+        if self.threads is not None:
+            os.environ.update(dict.fromkeys(POOLS, str(self.threads)))
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name, None)
+                if value is not None:
+                    os.environ[name] = value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,18 +125,12 @@ def from_json(text: str) -> Outcome:
     return Failed(reason=values["reason"]) if "reason" in values else Done(value=values["value"])
 
 
-def cores() -> int:
-    """How many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _take(share: Share) -> None:
-    """Keep torch to the job's part of the machine."""
+    """Keep torch and polars to the job's part of the machine."""
     if share.threads is not None:
-        os.environ["OMP_NUM_THREADS"] = str(share.threads)
-    import torch  # after the variable, which it reads when it is loaded
+        for name in POOLS:
+            os.environ[name] = str(share.threads)
+    import torch  # after the variables, which it reads when it is loaded
 
     if share.threads is not None:
         torch.set_num_threads(share.threads)

@@ -18,7 +18,8 @@ from typing import Any
 
 from cvrbench.config.launcher import ProcessesConfig
 from cvrbench.errors import RunInterrupted
-from cvrbench.launch.job import Done, Failed, Job, Outcome, Results, Share, cores, from_json
+from cvrbench.launch.job import Done, Failed, Job, Outcome, Results, Share, from_json
+from cvrbench.machine import cores
 from cvrbench.training.progress import stop_on_interrupt
 
 POLL_SECONDS = 0.2
@@ -97,7 +98,9 @@ def _start(
     share = Share(threads=max(1, cores() // workers), place=place)
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(theirs, job, argument, share))
-    process.start()
+    # polars makes its pool when it is imported, which the server does as it starts.
+    with share.told():
+        process.start()
     theirs.close()  # the pipe then ends with the process
     return _Worker(index, place, process, ours)
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from cvrbench.config.launcher import SubmititConfig
 from cvrbench.errors import ConfigError, RunInterrupted
-from cvrbench.launch.job import Failed, Job, Outcome, Results, Share, cores, from_json
+from cvrbench.launch.job import Failed, Job, Outcome, Results, Share, from_json
+from cvrbench.machine import cores
 from cvrbench.training.progress import stop_on_interrupt
 
 POLL_SECONDS = 0.5

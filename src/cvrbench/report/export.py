@@ -8,6 +8,7 @@ import polars as pl
 from cvrbench.report.differences import Differences
 from cvrbench.report.frames import Comparison
 from cvrbench.report.grids import Cell, Grid
+from cvrbench.report.harmless import harmless, inert
 
 LATEX_SPECIAL = str.maketrans(
     {
@@ -37,21 +38,24 @@ MARKDOWN_SPECIAL = str.maketrans(
 def to_markdown(grid: Grid) -> str:
     """Write a grid as a heading, a table and its caption."""
 
+    def plain(text: str) -> str:
+        return harmless(text).translate(MARKDOWN_SPECIAL)
+
     def line(cells: Sequence[Cell]) -> str:
-        texts = [cell.text.translate(MARKDOWN_SPECIAL) for cell in cells]
+        texts = [plain(cell.text) for cell in cells]
         strong = [f"**{t}**" if c.strong else t for t, c in zip(texts, cells, strict=True)]
         return f"| {' | '.join(strong)} |"
 
     rows = [*grid.rows, *([grid.last] if grid.last is not None else [])]
     return "\n".join(
         [
-            f"### {grid.title.translate(MARKDOWN_SPECIAL)}",
+            f"### {plain(grid.title)}",
             "",
             line([Cell(header) for header in grid.headers]),
             "|---|" + "---:|" * (len(grid.headers) - 1),
             *map(line, rows),
             "",
-            grid.caption.translate(MARKDOWN_SPECIAL),
+            plain(grid.caption),
             "",
         ]
     )
@@ -60,8 +64,11 @@ def to_markdown(grid: Grid) -> str:
 def to_latex(grid: Grid) -> str:
     """Write a grid as a floating table; needs the package booktabs."""
 
+    def plain(text: str) -> str:
+        return harmless(text).translate(LATEX_SPECIAL)
+
     def line(cells: Sequence[Cell]) -> str:
-        texts = [MINUS.sub("$-$", cell.text.translate(LATEX_SPECIAL)) for cell in cells]
+        texts = [MINUS.sub("$-$", plain(cell.text)) for cell in cells]
         strong = [rf"\textbf{{{t}}}" if c.strong else t for t, c in zip(texts, cells, strict=True)]
         return " & ".join(strong) + r" \\"
 
@@ -70,7 +77,7 @@ def to_latex(grid: Grid) -> str:
         [
             r"\begin{table}",
             r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
-            rf"\caption{{{f'{grid.title}. {grid.caption}'.translate(LATEX_SPECIAL)}}}",
+            rf"\caption{{{plain(f'{grid.title}. {grid.caption}')}}}",
             rf"\begin{{tabular}}{{l{'r' * (len(grid.headers) - 1)}}}",
             r"\toprule",
             line([Cell(header) for header in grid.headers]),
@@ -86,7 +93,7 @@ def to_latex(grid: Grid) -> str:
 
 
 def to_csv(compared: Sequence[tuple[Comparison, Differences | None]]) -> str:
-    """Write every metric of every row of every dataset, a line each."""
+    """Write every metric of every row of every dataset, a line each; no name is a formula."""
     lines = []
     for comparison, found in compared:
         for variant in comparison.variants:
@@ -111,4 +118,8 @@ def to_csv(compared: Sequence[tuple[Comparison, Differences | None]]) -> str:
                         "equivalence_p": verdict.equivalence_p if verdict is not None else None,
                     }
                 )
-    return pl.DataFrame(lines, infer_schema_length=None).write_csv()
+    frame = pl.DataFrame(lines, infer_schema_length=None)
+    names = [name for name, kind in frame.schema.items() if kind == pl.String]
+    return frame.with_columns(
+        pl.col(names).map_elements(lambda text: inert(harmless(text)), return_dtype=pl.String)
+    ).write_csv()

@@ -1,5 +1,8 @@
 """Names that users, files or attackers made, fit to be shown."""
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""What a cell begins with that spreadsheets compute; the last four are the wide forms."""
+
 
 def harmless(text: str) -> str:
     r"""Spell out characters that would command a terminal: colours, the cursor, its title.
@@ -8,6 +11,17 @@ def harmless(text: str) -> str:
     'red: \\x1b[31m'
     """
     return "".join(c if c.isprintable() or c == "\n" else _spelt(c) for c in text)
+
+
+def inert(text: str) -> str:
+    """Put an apostrophe before what a spreadsheet would take for a formula.
+
+    For names in CSV files; a number is written as one, whatever its sign. (OWASP, "CSV injection".)
+
+    >>> inert("=HYPERLINK(1)"), inert("mmoe")
+    ("'=HYPERLINK(1)", 'mmoe')
+    """
+    return f"'{text}" if text.startswith(FORMULA) else text
 
 
 def _spelt(character: str) -> str:

@@ -241,8 +241,11 @@ class Towers(nn.Module):
         if x.dim() == 3 and len(x) == 1:
             x = x[0]
         x = self.network(x)
-        # Not as a matrix product: with one column it takes three times as long.
-        return (x * self.head.transpose(1, 2)).sum(dim=2).T + self.bias
+        if self.training:  # with its gradients a third of the time of a product with one column
+            return (x * self.head.transpose(1, 2)).sum(dim=2).T + self.bias
+        if x.dim() == 2:
+            return x @ self.head[:, :, 0].T + self.bias
+        return torch.bmm(x, self.head).squeeze(2).T + self.bias
 
 
 class Gates(nn.Module):

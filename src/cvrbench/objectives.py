@@ -49,13 +49,13 @@ class Objective:
         """Mean loss of each task over the rows it learns on.
 
         Args:
-            logits: `[batch, tasks]`.
-            labels: `[batch, tasks]`, 0 or 1.
-            weights: `[batch, tasks]`: how much each label counts, 0 where it is hidden, never
+            logits: `[..., batch, tasks]`; several networks may be computed at once.
+            labels: Of the same shape, 0 or 1.
+            weights: Of the same shape: how much each label counts, 0 where it is hidden, never
                 between 0 and 1. None: all alike.
 
         Returns:
-            `[tasks]`; 0 where the batch holds no row of a task's space whose label is seen.
+            `[..., tasks]`; 0 where the batch holds no row of a task's space whose label is seen.
         """
         match self.kind:
             case "click_space":
@@ -68,7 +68,7 @@ class Objective:
                 loss = -(target * log_p + (1 - target) * _log_one_minus_exp(log_p))
             case _:
                 loss = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
-        return loss.mean(0) if weights is None else _weighted_mean(loss, weights)
+        return loss.mean(-2) if weights is None else _weighted_mean(loss, weights)
 
     def probabilities(self, logits: Tensor) -> Probabilities:
         """Give predictions in every space, float64: `[batch, tasks]` each."""
@@ -84,15 +84,15 @@ class Objective:
         return Probabilities(torch.stack(conditional, 1), joint)
 
     def observed(self, labels: Tensor) -> Tensor:
-        """Where each task is defined: `[batch, tasks]`, 1 where all ancestors' labels are 1."""
-        return torch.stack([labels[:, chain[:-1]].prod(1) for chain in self.chains], dim=1)
+        """Where each task is defined: shaped as the labels, 1 where all ancestors' are 1."""
+        return torch.stack([labels[..., chain[:-1]].prod(-1) for chain in self.chains], dim=-1)
 
     def _joint_labels(self, labels: Tensor) -> Tensor:
-        return torch.stack([labels[:, chain].prod(1) for chain in self.chains], dim=1)
+        return torch.stack([labels[..., chain].prod(-1) for chain in self.chains], dim=-1)
 
     def _log_joint(self, logits: Tensor) -> Tensor:
         log_p = F.logsigmoid(logits)
-        return torch.stack([log_p[:, chain].sum(1) for chain in self.chains], dim=1)
+        return torch.stack([log_p[..., chain].sum(-1) for chain in self.chains], dim=-1)
 
 
 def build_objective(config: ObjectiveConfig, schema: Schema) -> Objective:
@@ -114,8 +114,8 @@ def alone(objective: Objective) -> Objective:
 
 
 def _weighted_mean(loss: Tensor, weights: Tensor) -> Tensor:
-    """Mean over rows, `[batch, tasks]` -> `[tasks]`, 0 without any; a weight is 0 or 1 or more."""
-    return (loss * weights).sum(0) / weights.sum(0).clamp_min(1)
+    """Mean over rows, `[..., tasks]`, 0 without any; a weight is 0 or 1 or more."""
+    return (loss * weights).sum(-2) / weights.sum(-2).clamp_min(1)
 
 
 def _log_one_minus_exp(x: Tensor) -> Tensor:

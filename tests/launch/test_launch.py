@@ -1,5 +1,6 @@
 """Jobs on an engine: each ends in its own way, and takes no other with it."""
 
+import json
 import os
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from cvrbench.launch import Done, Failed, check_installed, job, launch, slurm
 from tests.launch import jobs
 
 ROOT = Path(__file__).parents[2]
-LOCAL = LocalConfig(kind="local")
+LOCAL = LocalConfig(kind="local", together="auto")
 TWO = ProcessesConfig(kind="processes", workers=2)
 THREE = ProcessesConfig(kind="processes", workers=3)
 SLURM = SubmititConfig(
@@ -101,6 +102,36 @@ def test_workers_share_the_cores(n_cores, workers, threads, tmp_path, monkeypatc
     launcher = ProcessesConfig(kind="processes", workers=workers)
     (outcome,) = launch(jobs.surroundings, ["X"], launcher, folder=tmp_path, on_done=ignore)
     assert outcome.value["threads"] == threads
+
+
+BESIDE = """
+import json
+from pathlib import Path
+from cvrbench.config.launcher import ProcessesConfig
+from cvrbench.launch import launch, processes
+from tests.launch import jobs
+
+processes.cores = lambda: 2
+two = ProcessesConfig(kind="processes", workers=2)
+outcomes = launch(jobs.pools, [0, 1], two, folder=Path(), on_done=lambda *_: None)
+print(json.dumps([outcome.value for outcome in outcomes]))
+"""
+
+
+def test_workers_together_keep_no_more_threads_than_there_are_cores(tmp_path):
+    free = {k: v for k, v in os.environ.items() if not k.endswith("_THREADS")}
+    told = subprocess.run(
+        [sys.executable, "-c", BESIDE],
+        cwd=tmp_path,
+        env={**free, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    found = json.loads(told)
+    assert [(f["torch"], f["polars"]) for f in found] == [(1, 1), (1, 1)]
+    # One core each: two would show in processor time, whatever else the machine is doing.
+    assert max(f["busy"] for f in found) < 1.3
 
 
 @pytest.mark.parametrize(("n_gpus", "chosen"), [(0, []), (1, []), (2, [0, 1, 0])])

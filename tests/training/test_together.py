@@ -1,0 +1,301 @@
+"""Several trainings as one program: each ends where it would have ended alone."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from cvrbench.config.compose import compose
+from cvrbench.data.batches import BagTensors, SplitTensors
+from cvrbench.data.library import ensure
+from cvrbench.errors import RunError, RunInterrupted
+from cvrbench.evaluation import score, selection_score
+from cvrbench.objectives import build_objective
+from cvrbench.strategies import build_strategy
+from cvrbench.strategies.base import SharingStrategy
+from cvrbench.strategies.searches.imp import Settling
+from cvrbench.training.checkpoint import StageFiles
+from cvrbench.training.fit import Outside, State, Task
+from cvrbench.training.optimizers import build_optimizers
+from cvrbench.training.together.fit import fit_together
+from cvrbench.training.together.program import Program
+from cvrbench.training.together.request import FitRequest
+from tests.models.conftest_models import make_schema
+
+CPU = torch.device("cpu")
+SEEDS = (3, 7, 11)
+
+
+class Lab:
+    """Makes the same requests again and again, on the small planted log."""
+
+    def __init__(self, data_dir: Path, *overrides: str) -> None:
+        self.config = compose(["experiment=quick_check", *overrides]).config
+        self.dataset = ensure(self.config.dataset, "synthetic", data_dir)
+        self.schema = self.dataset.schema
+        self.train = SplitTensors.load(self.dataset.train, self.schema, CPU)
+        self.valid = SplitTensors.load(self.dataset.valid, self.schema, CPU)
+        self.objective = build_objective(self.config.objective, self.schema)
+
+    def score(self, predictions):
+        found = score(self.schema, self.dataset.valid.labels, *predictions, kinds=("auc",))
+        return selection_score(found.metrics, ["ctr", "cvr"], "mean_auc"), found.metrics
+
+    def request(self, seed, folder, *, change=lambda _: None, stop_after=None, **trainer):
+        torch.manual_seed(seed)
+        network = build_strategy(self.config.model, self.schema)
+        change(network)
+        steps = iter(range(10**9))
+        return FitRequest(
+            network,
+            self.train,
+            self.valid,
+            Task(self.objective, torch.ones(2), self.score),
+            replace(self.config.trainer, batch_size=256, **trainer),
+            epochs=2,
+            seed=seed,
+            outside=Outside(
+                stage="train",
+                files=StageFiles(folder / str(seed), 0),
+                on_progress=lambda _: None,
+                stop_requested=lambda: next(steps) == stop_after,
+            ),
+        )
+
+    def requests(self, folder, **options):
+        return [self.request(seed, folder, **options) for seed in SEEDS]
+
+
+@pytest.fixture
+def lab(quick_data):
+    return lambda *overrides: Lab(quick_data, *overrides)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Rounding follows the number of threads; with one it is the same alone and together."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+class Done(NamedTuple):
+    """A network and how its training ended."""
+
+    network: SharingStrategy
+    state: State
+
+
+def both(one, folder, *, threads=1, **options):
+    """Train seeds one after another, and together on so many threads."""
+    requests = one.requests(folder / "alone", **options)
+    alone = [Done(request.network, request.alone().state) for request in requests]
+    requests = one.requests(folder / "together", **options)
+    torch.set_num_threads(threads)
+    trained = fit_together(requests)
+    assert [t.n_together for t in trained] == [len(SEEDS)] * len(SEEDS)
+    ended = [Done(r.network, t.ended.state) for r, t in zip(requests, trained, strict=True)]
+    return alone, ended
+
+
+def assert_same(alone, together):
+    """The same looks at validation and decisions, and the same weights but for rounding."""
+    for one, other in zip(alone, together, strict=True):
+        assert one.state.best_step == other.state.best_step
+        assert one.state.examples == other.state.examples
+        scores = [[look["score"] for look in done.state.history] for done in (one, other)]
+        assert scores[0] == pytest.approx(scores[1], abs=1e-6)
+        weights = other.network.state_dict()
+        for name, tensor in one.network.state_dict().items():
+            assert torch.allclose(tensor, weights[name], rtol=0, atol=1e-5), name
+
+
+MODELS = ["single_task", "shared_embedding", "shared_bottom", "mmoe", "omoe", "ple", "cgc", "ncs"]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_seeds_trained_together_end_where_each_ends_alone(lab, tmp_path, model):
+    assert_same(*both(lab(f"model={model}"), tmp_path))
+
+
+def rows_with_tags(n: int) -> SplitTensors:
+    """Users, items, one to four weighted tags, an age and three labels, some of them hidden."""
+    draw = torch.Generator().manual_seed(0)
+    ids = torch.stack(
+        [torch.randint(50, (n,), generator=draw), torch.randint(30, (n,), generator=draw)]
+    )
+    counts = torch.randint(1, 5, (n,), generator=draw)
+    offsets = torch.cat([torch.zeros(1, dtype=torch.long), counts.cumsum(0)])
+    n_tags = int(offsets[-1])
+    tags = torch.randint(12, (n_tags,), generator=draw) + 80
+    weights = torch.rand(n_tags, generator=draw) + 0.1
+    return SplitTensors(
+        rows=ids.T + torch.tensor([0, 50]),
+        numeric=torch.randn(n, 1, generator=draw),
+        labels=torch.randint(2, (n, 3), generator=draw).to(torch.uint8),
+        bags=(BagTensors(offsets, tags, weights, False),),
+        contexts=None,
+        weights=(torch.rand(n, 3, generator=draw) > 0.3).float(),
+    )
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_fields_of_many_values_numbers_and_hidden_labels_are_each_members_own(lab, model):
+    rows, schema = rows_with_tags(400), make_schema(3)
+    trainer = lab().config.trainer
+    config = compose([f"model={model}", "model.embedding_dim=4"]).config
+    objective = build_objective(config.objective, schema)
+    orders = torch.stack([next(rows.indices(400, seed)) for seed in SEEDS])
+
+    def request(seed):
+        torch.manual_seed(seed)
+        network = build_strategy(config.model, schema).train()
+        task = Task(objective, torch.tensor([1.0, 0.5, 2.0]), None)
+        return FitRequest(network, rows, rows, task, trainer, 1, seed, None)
+
+    stacked = [request(seed) for seed in SEEDS]
+    own = [build_optimizers(one.network, trainer) for one in stacked]
+    generators = [torch.Generator().manual_seed(seed) for seed in SEEDS]
+    program = Program(stacked, [rows] * len(SEEDS), generators, own)
+    together = [program.step(index) for index in orders.split(64, dim=1)]
+    for number, seed in enumerate(SEEDS):
+        network, _, _, task, *_ = request(seed)
+        optimizers = build_optimizers(network, trainer)
+        torch.manual_seed(seed)
+        for index, losses in zip(orders[number].split(64), together, strict=True):
+            batch = rows.gather(index)
+            found = objective.losses(network(batch.features), batch.labels, batch.weights)
+            loss = (found * task.loss_weights).sum()
+            assert loss.item() == pytest.approx(losses[number].item(), abs=1e-5)
+            optimizers.zero_grad()
+            loss.backward()
+            optimizers.step()
+        for name, tensor in network.state_dict().items():
+            now = stacked[number].network.state_dict()[name]
+            assert torch.allclose(tensor, now, rtol=0, atol=1e-5), name
+
+
+@pytest.mark.parametrize("table", ["lazy_adam", "adam"])
+def test_every_optimiser_of_the_table_serves_a_stack(lab, tmp_path, table):
+    one = lab("model=single_task", f"trainer.embedding_optimizer={table}")
+    assert_same(*both(one, tmp_path))
+
+
+def test_two_threads_share_the_trainings_and_change_nothing(lab, tmp_path):
+    assert_same(*both(lab("model=ncs"), tmp_path, threads=2))
+
+
+def test_one_that_stops_early_leaves_and_the_others_go_on(lab, tmp_path):
+    rates = {"learning_rate": 0.05, "evaluations_per_epoch": 8, "patience": 2}
+    alone, together = both(lab("model=shared_bottom"), tmp_path, **rates)
+    ends = [done.state.step for done in alone]
+    assert len(set(ends)) > 1
+    assert ends == [done.state.step for done in together]
+    assert_same(alone, together)
+
+
+def halve(network) -> None:
+    """Give each task of an NCS a random half of every layer."""
+    generator = torch.Generator().manual_seed(0)
+    for keep in network.keep.buffers():
+        keep.copy_(torch.rand(keep.shape, generator=generator) < 0.5)
+
+
+def test_what_no_mask_keeps_stays_where_it_is_in_a_stack(lab, tmp_path):
+    alone, together = both(
+        lab("model=ncs"), tmp_path, change=halve, weight_decay=0.5, learning_rate=0.01
+    )
+    assert_same(alone, together)
+    for seed, done in zip(SEEDS, together, strict=True):
+        begun = lab("model=ncs").request(seed, tmp_path / "other", change=halve).network
+        keeps = done.network.keep.buffers()
+        layers = zip(done.network.trunk.weights, begun.trunk.weights, keeps, strict=True)
+        for weight, old, keep in layers:
+            nowhere = ~keep.any(dim=0)
+            assert nowhere.any()
+            assert torch.equal(weight[0][nowhere], old[0][nowhere])
+
+
+def test_a_mask_that_settles_ends_its_own_search_alone(lab, tmp_path):
+    one = lab("model=ncs", "model.search=imp", "model.early_bird=0.05")
+
+    def requests(folder):
+        found = []
+        for request in one.requests(folder):
+            ncs = request.network.apart()
+            watched = Settling(ncs, ncs, None, 0.5, one.config.model)
+            found.append(request._replace(network=watched))
+        return found
+
+    alone = requests(tmp_path / "alone")
+    ends = [request.alone().state.step for request in alone]
+    together = requests(tmp_path / "together")
+    trained = fit_together(together)
+    assert [t.ended.state.step for t in trained] == ends
+    assert min(ends) < 2 * 17
+    assert [t.n_together for t in trained] == [3, 3, 3]
+
+
+@pytest.mark.parametrize("model", ["shared_bottom", "ncs"])
+@pytest.mark.parametrize("table", ["rowwise_adagrad", "lazy_adam"])
+def test_a_stopped_stack_goes_on_together_or_one_by_one(lab, tmp_path, model, table):
+    one = lab(f"model={model}", f"trainer.embedding_optimizer={table}")
+    expected = [Done(r.network, r.alone().state) for r in one.requests(tmp_path / "straight")]
+    for name in ("together", "alone"):
+        begun = fit_together(one.requests(tmp_path / name, stop_after=20))
+        assert all(isinstance(t.ended, RunInterrupted) for t in begun)
+        requests = one.requests(tmp_path / name)
+        if name == "together":
+            ended = [t.ended for t in fit_together(requests)]
+        else:
+            ended = [request.alone() for request in requests]
+        done = [Done(r.network, e.state) for r, e in zip(requests, ended, strict=True)]
+        assert_same(expected, done)
+
+
+def test_a_training_that_was_stopped_alone_goes_on_in_a_stack(lab, tmp_path):
+    one = lab("model=shared_bottom")
+    expected = [Done(r.network, r.alone().state) for r in one.requests(tmp_path / "straight")]
+    for request in one.requests(tmp_path / "broken", stop_after=5):
+        with pytest.raises(RunInterrupted):
+            request.alone()
+    requests = one.requests(tmp_path / "broken")
+    trained = fit_together(requests)
+    assert [t.n_together for t in trained] == [3, 3, 3]
+    done = [Done(r.network, t.ended.state) for r, t in zip(requests, trained, strict=True)]
+    assert_same(expected, done)
+
+
+def test_one_that_diverges_fails_alone(lab, tmp_path):
+    one = lab("model=shared_bottom")
+    requests = one.requests(tmp_path / "together")
+    with torch.no_grad():
+        requests[1].network.towers.head.fill_(float("nan"))
+    ended = [t.ended for t in fit_together(requests)]
+    assert isinstance(ended[1], RunError)
+    assert "not finite" in str(ended[1])
+    expected = [Done(r.network, r.alone().state) for r in one.requests(tmp_path / "alone")]
+    good = [Done(requests[n].network, ended[n].state) for n in (0, 2)]
+    assert_same([expected[0], expected[2]], good)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("model=ncs", "model.step=alternate"), ("model=ncs", "model.masked=[embeddings]")],
+)
+def test_what_has_steps_or_masks_of_its_own_is_trained_alone(lab, tmp_path, options):
+    search = "model.search=random"
+    trained = fit_together(lab(*options, search).requests(tmp_path))
+    assert [t.n_together for t in trained] == [1, 1, 1]
+    assert all(t.ended.state.step > 0 for t in trained)
+
+
+def test_networks_share_no_memory_once_they_are_trained(lab, tmp_path):
+    requests = lab("model=shared_bottom").requests(tmp_path)
+    fit_together(requests)
+    for request in requests:
+        for parameter in request.network.parameters():
+            assert parameter.untyped_storage().nbytes() == parameter.nbytes

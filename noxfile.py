@@ -45,6 +45,16 @@ def slow(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none")
+def bench(session: nox.Session) -> None:
+    """`nox -s bench -- [NAME ...] [--quick] [--out FILE] [--against FILE]`; not part of CI's table.
+
+    Peers are measured where they are installed: `pip install -c constraints.txt -e '.[peers]'`.
+    """
+    script = str(ROOT / "benchmarks" / "suite.py")
+    session.run(sys.executable, script, *session.posargs, external=True)
+
+
+@nox.session(venv_backend="none")
 def docs(session: nox.Session) -> None:
     site = Path(session.create_tmp()) / "site"
     python(session, "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(site))

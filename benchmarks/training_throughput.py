@@ -49,7 +49,7 @@ def _strategy(strategy: str, shape: Shape, options: Options) -> Iterator[Figure]
         ours_: _contend(ours.build, strategy, shape, options),
         floor_: _contend(floor.build, strategy, shape, options),
     }
-    for peer in peers.installed() if strategy in peers.STRATEGIES else ():
+    for peer in peers.installed(strategy):
         contenders[peer] = Contender(
             peers.build, peer, strategy, shape, options.steps,
             n_steps=options.steps, threads=options.threads,

@@ -36,6 +36,7 @@ def test_every_strategy_runs_and_records_every_metric(quick, model):
     assert record.model == model
     assert record.test_scored == 1
     written = json.loads((folder(record, cell) / "record.json").read_text())
+    assert len(written.pop("checksum")) == 64
     assert written == json.loads(json.dumps(record.to_json()))
 
 
@@ -76,7 +77,7 @@ def test_a_finished_cell_is_only_read(quick, monkeypatch):
     cell = quick("model=shared_bottom")
     first = experiment.run(cell)
     assert planning.state_of(cell) == "finished"
-    monkeypatch.setattr(stages, "fit", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(stages.Stages, "_fit", lambda *_, **__: pytest.fail("trained again"))
     assert experiment.run(cell) == first
 
 
@@ -90,7 +91,7 @@ def test_force_runs_a_finished_cell_again_and_counts_the_second_look_at_the_test
 
 def test_the_test_split_is_scored_once_and_after_every_choice(quick, monkeypatch):
     order = []
-    for module, name in ((stages, "fit"), (experiment, "score")):
+    for module, name in ((stages.Stages, "_fit"), (experiment, "score")):
         original = getattr(module, name)
 
         def spy(*args, name=name, original=original, **kwargs):
@@ -104,7 +105,7 @@ def test_the_test_split_is_scored_once_and_after_every_choice(quick, monkeypatch
     )
     assert order.count("test") == 1
     assert order[-1] == "test"
-    assert order.count("fit") == 2 * 5 + 1
+    assert order.count("_fit") == 2 * 5 + 1
 
 
 def test_without_score_test_the_test_split_is_never_touched(quick):

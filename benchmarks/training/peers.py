@@ -1,12 +1,15 @@
 """Peers' own model, loader and optimiser, as their examples use them.
 
 Binary cross-entropy and Adam over all parameters, the dense gradient of the whole embedding table
-included; no L2 term. PLE has one level with one shared and one specific expert a task, because
-DeepCTR-Torch cannot have more shared experts than specific ones.
+included; no L2 term. FuxiCTR's package has the blocks and the training step but leaves the models
+to its examples, and its loader starts a Ray cluster: a shared bottom of its blocks is trained by
+its step on ready tensors, which flatters it. PLE has one level with one shared and one specific
+expert a task, because DeepCTR-Torch cannot have more shared experts than specific ones.
 """
 
 import importlib.util
 import itertools
+import tempfile
 from collections.abc import Callable
 
 import numpy as np
@@ -25,14 +28,16 @@ PACKAGES = {
 STRATEGIES = ("shared_bottom", "mmoe", "ple")
 
 
-def installed() -> list[str]:
-    """Name the peers that can be run here."""
-    return [name for name in PACKAGES if importlib.util.find_spec(name)]
+def installed(strategy: str) -> list[str]:
+    """Name the peers that can train a strategy here."""
+    able = PACKAGES if strategy == "shared_bottom" else {*PACKAGES} - {"fuxictr"}
+    here = [name for name in PACKAGES if name in able and importlib.util.find_spec(name)]
+    return here if strategy in STRATEGIES else []
 
 
 def build(peer: str, strategy: str, shape: Shape, n_batches: int) -> Callable[[int], None]:
     """Give a training step of a peer."""
-    builders = {"deepctr_torch": _deepctr, "torch_rechub": _rechub}
+    builders = {"deepctr_torch": _deepctr, "torch_rechub": _rechub, "fuxictr": _fuxictr}
     return builders[peer](strategy, shape, n_batches)
 
 
@@ -101,3 +106,54 @@ def _rechub(strategy: str, shape: Shape, n_batches: int) -> Callable[[int], None
         batch_size=shape.batch,
     )  # fmt: skip
     return _step(builders[strategy](), loader)
+
+
+def _fuxictr(_strategy: str, shape: Shape, n_batches: int) -> Callable[[int], None]:
+    from fuxictr.features import FeatureMap
+    from fuxictr.pytorch.layers import FeatureEmbedding, MLP_Block
+    from fuxictr.pytorch.models import MultiTaskModel
+
+    class SharedBottom(MultiTaskModel):
+        def __init__(self, feature_map: FeatureMap) -> None:
+            names = ["binary_classification"] * 2
+            super().__init__(
+                feature_map,
+                task=names,
+                num_tasks=2,
+                model_root=tempfile.mkdtemp(),
+                verbose=0,
+                metrics=["AUC"],
+            )
+            self.embedding = FeatureEmbedding(feature_map, shape.dim)
+            self.bottom = MLP_Block(shape.width, hidden_units=list(shape.hidden))
+            self.towers = nn.ModuleList(
+                MLP_Block(shape.hidden[-1], hidden_units=list(shape.tower), output_dim=1)
+                for _ in range(2)
+            )
+            self.compile("adam", "binary_crossentropy", 0.001)
+
+        def forward(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+            shared = self.bottom(self.embedding(self.get_inputs(inputs)).flatten(1))
+            logits = [tower(shared) for tower in self.towers]
+            pairs = zip(feature_map.labels, self.output_activation, logits, strict=True)
+            return {f"{label}_pred": activation(logit) for label, activation, logit in pairs}
+
+    data = draw(shape, n_batches)
+    feature_map = FeatureMap("benchmark", ".")
+    feature_map.labels = ["y", "z"]
+    for i, size in enumerate(shape.sizes):
+        feature_map.features[str(i)] = {"source": "", "type": "categorical", "vocab_size": size}
+    feature_map.num_fields = len(shape.sizes)
+    feature_map.set_column_index()
+    columns = {str(i): torch.from_numpy(data.ids[:, i].copy()) for i in range(len(shape.sizes))}
+    columns |= {name: torch.from_numpy(data.labels[:, i].copy()) for i, name in enumerate("yz")}
+    network = SharedBottom(feature_map)
+    network.train()
+    network._max_gradient_norm = 10
+
+    def step(number: int) -> None:
+        first = number % n_batches * shape.batch
+        rows = {name: column[first : first + shape.batch] for name, column in columns.items()}
+        network.train_step(rows)
+
+    return step

@@ -4,6 +4,7 @@ The only place where all parts meet, and the only one that touches the test spli
 """
 
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,17 +13,20 @@ from typing import Any
 import polars as pl
 import torch
 from safetensors.torch import save_file
-from torch.utils.flop_counter import FlopCounterMode
 
 from cvrbench.config.compose import Composed
 from cvrbench.config.validate import config_from_saved, config_to_dict
-from cvrbench.data.batches import SplitTensors
+from cvrbench.data.batches import Rows
 from cvrbench.data.dataset import Dataset, Split
 from cvrbench.data.library import ensure
+from cvrbench.data.reading import answers_in_memory
+from cvrbench.data.verification import Verification
 from cvrbench.environment import describe_environment
 from cvrbench.errors import RunError
 from cvrbench.evaluation import Scores, counts, score
-from cvrbench.files import explain_write
+from cvrbench.files import whole
+from cvrbench.footprint import check_memory
+from cvrbench.multiply_adds import count_multiply_adds
 from cvrbench.nn import FeatureEncoder
 from cvrbench.objectives import build_objective
 from cvrbench.record import RECORD_VERSION, RunRecord, run_id
@@ -33,11 +37,23 @@ from cvrbench.strategies import build_strategy
 from cvrbench.strategies.base import SharingStrategy
 from cvrbench.tracking import check_installed
 from cvrbench.tracking.tracker import tracked
-from cvrbench.training.device import explain_memory, resolve_device, torch_settings
+from cvrbench.training.device import (
+    Determinism,
+    explain_memory,
+    resolve_device,
+    torch_settings,
+)
 from cvrbench.training.predict import Predictions, predict
-from cvrbench.training.progress import OnLook, OnProgress, ignore, stop_on_interrupt
+from cvrbench.training.progress import (
+    OnLook,
+    OnProgress,
+    StopRequested,
+    ignore,
+    stop_on_interrupt,
+)
 from cvrbench.training.shared import SharedStages
 from cvrbench.training.stages import Stages
+from cvrbench.training.together.company import Company
 
 FLOP_ROWS = 64
 
@@ -49,6 +65,7 @@ def run(
     on_progress: OnProgress = ignore,
     on_look: OnLook = ignore,
     searches: Path | None = None,
+    company: Company | None = None,
 ) -> RunRecord:
     """Run one experiment and record it; a finished one is only read, a begun one goes on.
 
@@ -59,11 +76,13 @@ def run(
         on_look: Told of every look at validation during the final training; what it raises ends
             the run, whose folder then holds what it had.
         searches: A folder of trainings that mask searches of several runs share.
+        company: Runs that go on at the same time in other threads, and train together with this.
 
     Raises:
         DataError: The dataset is neither prepared nor to be prepared from files at hand.
         ConfigError: The package of the logger is not installed.
-        RunError: The device is absent, the loss is not finite, or a metric is undefined.
+        RunError: The device is absent, the run will not fit into the free memory, the loss is not
+            finite, or a metric is undefined.
         RunInterrupted: The user stopped it; `resume` goes on where it was.
         CellBusy: Another process runs this cell.
         StoreError: The results folder cannot be written.
@@ -75,30 +94,32 @@ def run(
     store = ResultStore(Path(config.results_dir))
     name = run_id(plain, composed.choices, dataset.schema.fingerprint)
     if not force and (record := store.find(name)) is not None:
+        store.tidy(name)
         return record
     check_installed(config.logger)
     with (
-        stop_on_interrupt() as stop_requested,
+        _stop_requested(company) as stop_requested,
         store.open(name, config=plain, choices=composed.choices, fresh=force) as folder,
-        torch_settings(config.trainer, device),
+        torch_settings(config.trainer, device) as determinism,
         explain_memory(),
     ):
         if not force and (record := store.find(name)) is not None:
             return record  # another process has finished it meanwhile
-        stages = Stages(
-            config,
-            dataset,
-            build_objective(config.objective, dataset.schema),
-            device,
-            folder.checkpoints,
-            on_progress,
-            stop_requested,
-            on_look,
-            None if searches is None else SharedStages(searches, name),
-        )
+        check_memory(config, dataset, device)
+        ties = (on_progress, stop_requested, on_look, _shared(searches, name), company)
+        goal = build_objective(config.objective, dataset.schema)
+        stages = Stages(config, dataset, goal, device, folder.checkpoints, *ties)
         with tracked(composed, dataset.schema.fingerprint, folder.path, fresh=force) as tracker:
             stages.on_any_look = tracker.look
-            return tracker.finish(_Cell(composed, dataset, folder, stages).run())
+            return tracker.finish(_Cell(composed, dataset, folder, stages, determinism).run())
+
+
+def _shared(searches: Path | None, name: str) -> SharedStages | None:
+    return None if searches is None else SharedStages(searches, name)
+
+
+def _stop_requested(company: Company | None) -> AbstractContextManager[StopRequested]:
+    return stop_on_interrupt() if company is None else nullcontext(company.stop_requested)
 
 
 def resume(run_dir: Path, *, on_progress: OnProgress = ignore) -> RunRecord:
@@ -130,6 +151,7 @@ class _Cell:
     dataset: Dataset
     folder: RunFolder
     stages: Stages
+    determinism: Determinism
 
     def __post_init__(self) -> None:
         self.config = self.composed.config
@@ -137,14 +159,18 @@ class _Cell:
         self.device = self.stages.device
 
     def run(self) -> RunRecord:
-        """Search, train, choose, test once, record."""
+        """Search, train, choose, test once, record, the data being verified meanwhile."""
+        with Verification(self.dataset) as self.stages.verification:
+            return self._run()
+
+    def _run(self) -> RunRecord:
         begun, clock = datetime.now(UTC), time.monotonic()
         torch.manual_seed(derive(self.config.seed, "init"))
         network = build_strategy(self.config.model, self.schema).to(self.device)
         stages = self.stages
         network.prepare(stages)
         final = stages.finish(network)
-        scores = {"valid": self._score(network, self.dataset.valid, stages.valid)[0]}
+        scores = {"valid": self._score(network, stages.answers, stages.valid)[0]}
         n_scored = 0
         if self.config.protocol.score_test:
             n_scored = self.folder.count_test()
@@ -160,24 +186,30 @@ class _Cell:
             best_epoch=round(stages.epochs_of(final.state.best_step), 3),
             test_scored=n_scored,
             diagnostics={**network.diagnostics(), **stages.sharing},
-            environment=_environment(self.device, begun),
+            environment={
+                **_environment(self.device, begun, self.determinism),
+                "together": stages.together,
+                "data": stages.keeping.where,
+            },
         )
-        self.folder.finish(record)
-        return record
+        return self.folder.finish(record)
 
     def _score(
-        self, network: SharingStrategy, split: Split, tensors: SplitTensors
+        self, network: SharingStrategy, split: Split, rows: Rows
     ) -> tuple[Scores, Predictions]:
         """Predict a whole split and compute every metric."""
         size = self.config.trainer.eval_batch_size
-        predictions = predict(network, tensors, self.stages.objective, batch_size=size)
+        predictions = predict(network, rows, self.stages.objective, batch_size=size)
         scores = score(self.schema, split.labels, *predictions, split.groups, split.truth)
+        self.stages.verification.finish()
         return scores, predictions
 
     def _test(self, network: SharingStrategy) -> Scores:
-        split = self.dataset.test
-        tensors = SplitTensors.load(split, self.schema, self.device)
-        scores, predictions = self._score(network, split, tensors)
+        split = answers_in_memory(self.dataset.test, self.schema.name)
+        # Read once, in order: no reason to have it in memory.
+        keeping = replace(self.stages.keeping, where="disk")
+        rows = keeping.open(split, self.schema, self.device)
+        scores, predictions = self._score(network, split, rows)
         columns: dict[str, Any] = {}
         for index, task in enumerate(self.schema.tasks):
             columns[f"label_{task.name}"] = split.labels[:, index]
@@ -192,11 +224,11 @@ class _Cell:
     def _save_weights(self, network: SharingStrategy) -> None:
         state = {name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}
         masks = {name: tensor for name, tensor in state.items() if tensor.dtype == torch.bool}
-        path = self.folder.path
-        with explain_write(path / "best.safetensors"):
-            save_file({n: t for n, t in state.items() if n not in masks}, path / "best.safetensors")
-            if masks:
-                save_file(masks, path / "masks.safetensors")
+        others = {name: tensor for name, tensor in state.items() if name not in masks}
+        for name, tensors in (("best", others), ("masks", masks)):
+            if tensors:
+                with whole(self.folder.path / f"{name}.safetensors") as temporary:
+                    save_file(tensors, temporary)
 
     def _identity(self) -> dict[str, Any]:
         # Who watched a run is no part of what it was.
@@ -226,27 +258,26 @@ def _results(scores: dict[str, Scores]) -> dict[str, Any]:
     }
 
 
-def _count(network: SharingStrategy, rows: SplitTensors) -> dict[str, Any]:
+def _count(network: SharingStrategy, rows: Rows) -> dict[str, Any]:
     """Parameters, and multiply-adds of one example's forward pass (embedding look-ups are none)."""
     n = min(FLOP_ROWS, len(rows))
-    features = rows.gather(torch.arange(n, device=rows.labels.device)).features
+    features = rows.gather(torch.arange(n, device=rows.device)).features
     network.eval()
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        network(features)
     tables = [m.table.numel() for m in network.modules() if isinstance(m, FeatureEncoder)]
     return {
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "embedding_parameters": sum(tables),
-        "multiply_adds": counter.get_total_flops() // (2 * n),
+        "multiply_adds": count_multiply_adds(lambda: network(features)) // n,
     }
 
 
-def _environment(device: torch.device, begun: datetime) -> dict[str, Any]:
+def _environment(device: torch.device, begun: datetime, determinism: Determinism) -> dict[str, Any]:
     return {
         **describe_environment(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "device": _device_name(device),
         "threads": torch.get_num_threads(),
+        **determinism.facts(),
         "begun": begun.isoformat(timespec="seconds"),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }

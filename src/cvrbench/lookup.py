@@ -48,7 +48,8 @@ class Runs(NamedTuple):
 
 def has_kernel(table: Tensor) -> bool:
     """Whether look-ups in this table can be done here: on a CPU, outside of a compiler's trace."""
-    return table.device.type == "cpu" and not torch.compiler.is_compiling()
+    on_cpu = table.device.type == "cpu" and table.is_contiguous()  # else the kernel copies it all
+    return on_cpu and not torch.compiler.is_compiling()
 
 
 def look_up(table: Tensor, rows: Tensor, bags: Bags | None) -> tuple[Tensor, Tensor | None]:
@@ -75,16 +76,34 @@ def sort_runs(ids: Tensor, n_rows: int) -> Runs:
     return Runs(ordered.index_select(0, starts).long(), order, starts)
 
 
-def distinct_rows(grad: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows of a table's sparse gradient, `[distinct]`, and their sums, `[distinct, dim]`.
+def summed_rows(grad: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of a table's sparse gradient and the sums of their values: `[n]`, `[n, dim]`.
 
-    Faster than `coalesce()`, which sorts and sums vectors.
+    Faster than `coalesce()`, which sorts and sums vectors. On a CPU every row is there once. On a
+    GPU, which would have to tell the host how many there are, a row may be there several times,
+    each time with its sum.
     """
     rows, values = grad._indices()[0], grad._values()
     if grad.is_coalesced():
         return rows, values
-    runs = sort_runs(rows, len(grad))
-    return runs.rows, F.embedding_bag(runs.order, values, runs.starts, mode="sum")
+    if grad.device.type == "cpu":
+        runs = sort_runs(rows, len(grad))
+        return runs.rows, F.embedding_bag(runs.order, values, runs.starts, mode="sum")
+    return _summed_in_place(rows, values)
+
+
+def _summed_in_place(rows: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Every place's sum over all places of its row, in one fixed order, by shapes known before."""
+    n = len(rows)
+    ordered, order = torch.sort(rows, stable=True)
+    is_first = torch.ones_like(ordered, dtype=torch.bool)
+    torch.ne(ordered[1:], ordered[:-1], out=is_first[1:])
+    run = is_first.cumsum(0) - 1  # [n], which distinct row a place has
+    places = torch.arange(n, device=rows.device)
+    # Runs that are not there are empty and lie behind the others; the last entry is for no one.
+    starts = rows.new_full((n + 1,), n).scatter_(0, torch.where(is_first, run, n), places)[:n]
+    sums = F.embedding_bag(order, values, starts, mode="sum")
+    return ordered, sums.index_select(0, run)
 
 
 class _LookUp(torch.autograd.Function):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F  # noqa: N812
 
-from cvrbench.lookup import Bags, distinct_rows, gather_rows, look_up, sort_runs
+from cvrbench.lookup import Bags, _summed_in_place, gather_rows, look_up, sort_runs, summed_rows
 
 
 @st.composite
@@ -43,7 +43,7 @@ def test_values_and_gradients_are_those_of_torch(drawn):
     torch.autograd.backward([expected, expected_pooled], [of_vectors, of_pooled])
     torch.testing.assert_close(ours.grad.to_dense(), theirs.grad)
     # The gradient says of itself that it holds every row once, in order; nobody checks it again.
-    found, _ = distinct_rows(ours.grad)
+    found, _ = summed_rows(ours.grad)
     assert found.tolist() == sorted({*rows.tolist(), *bags.rows.tolist()})
 
 
@@ -62,9 +62,20 @@ def test_two_look_ups_in_one_pass_add_up():
     table = torch.randn(6, 3, requires_grad=True)
     one, other = torch.tensor([4, 1, 4]), torch.tensor([1, 5])
     (look_up(table, one, None)[0].sum() + 2 * look_up(table, other, None)[0].sum()).backward()
-    rows, summed = distinct_rows(table.grad)
+    rows, summed = summed_rows(table.grad)
     assert rows.tolist() == [1, 4, 5]
     torch.testing.assert_close(summed[:, 0], torch.tensor([3.0, 2.0, 2.0]))
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=30))
+def test_a_gpu_gets_every_place_the_sum_of_its_row(ids):
+    ids = torch.tensor(ids)
+    values = torch.randn(len(ids), 3)
+    rows, summed = _summed_in_place(ids, values)
+    assert sorted(rows.tolist()) == sorted(ids.tolist())
+    expected = torch.zeros(7, 3).index_add(0, ids, values)
+    torch.testing.assert_close(summed, expected[rows])
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64])

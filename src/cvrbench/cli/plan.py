@@ -7,7 +7,7 @@ is put last; what is left at the end is waited for, and read, or run if its proc
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from cvrbench.cli.console import note, out, plan_bar, print_json, training_bar, working
 from cvrbench.errors import CellBusy, CvrbenchError, RunError, RunInterrupted
@@ -51,7 +51,7 @@ def run_plan(
     turn = list(range(len(cells)))
     while turn:
         if launcher.kind == "local":
-            _run_here(plan, turn, force=force)
+            _run_here(plan, turn, force=force, together=launcher.together)
         else:
             _run_elsewhere(plan, turn, launcher, force=force)
         turn = plan.wait()
@@ -114,21 +114,58 @@ class _Plan:
         return turn
 
 
-def _run_here(plan: _Plan, turn: Sequence[int], *, force: bool) -> None:
-    """Run cells in this process, one after another."""
-    for index in turn:
+def _run_here(
+    plan: _Plan, turn: Sequence[int], *, force: bool, together: "Literal['auto'] | int" = 1
+) -> None:
+    """Run cells in this process, one after another, or several seeds of one at once."""
+    from cvrbench import planning
+
+    for group in planning.groups_of(plan.cells, turn, together, force=force):
+        if len(group) > 1:
+            _run_group(plan, group, force=force)
+            continue
+        (index,) = group
         try:
             record = _run_cell(plan, index, force=force)
-        except RunInterrupted as stop:
-            raise _with_advice(stop, plan.cells[index]) from None
-        except CellBusy:
-            if plan.lonely:
-                raise
-            plan.put_last(index)
         except CvrbenchError as error:
-            plan.fail(index, error)
+            _settle(plan, index, error)
         else:
             plan.finish(index, record)
+
+
+def _run_group(plan: _Plan, group: Sequence[int], *, force: bool) -> None:
+    """Run cells that differ in their seed alone at once."""
+    from cvrbench.launch.together import run_together
+
+    cells = [plan.cells[index] for index in group]
+    first, seeds = cells[0], ", ".join(str(cell.config.seed) for cell in cells)
+    name = f"{first.choices['model']} on {first.choices['dataset']}, seeds {seeds}"
+    with training_bar(name) as on_progress:
+        ended = run_together(cells, force=force, on_progress=on_progress)
+    stopped = None
+    for index, outcome in zip(group, ended, strict=True):
+        if isinstance(outcome, RunInterrupted):
+            stopped = outcome
+        elif isinstance(outcome, CvrbenchError):
+            _settle(plan, index, outcome)
+        elif isinstance(outcome, BaseException):
+            raise outcome
+        else:
+            plan.finish(index, outcome)
+    if stopped is not None:
+        raise RunInterrupted(f"{stopped}; the same command goes on with seeds {seeds}")
+
+
+def _settle(plan: _Plan, index: int, error: CvrbenchError) -> None:
+    """Do what is to be done about a cell that has no record."""
+    if isinstance(error, RunInterrupted):
+        raise _with_advice(error, plan.cells[index]) from None
+    if not isinstance(error, CellBusy):
+        plan.fail(index, error)
+    elif plan.lonely:
+        raise error
+    else:
+        plan.put_last(index)
 
 
 def _run_cell(plan: _Plan, index: int, *, force: bool) -> "RunRecord":

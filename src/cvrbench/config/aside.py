@@ -28,13 +28,13 @@ def take_launcher(overrides: Sequence[str]) -> tuple[LauncherConfig, list[str]]:
         ConfigError: The launcher, one of its keys or a value is wrong.
     """
     words, rest = split(overrides, "launcher", {"workers": "launcher.workers"})
-    if not words:
-        return LocalConfig(kind="local"), rest
-    only_workers = all(word.startswith("launcher.workers=") for word in words)
+    if not words and "launcher" not in groups(find_conf()):
+        return LocalConfig(kind="local", together="auto"), rest
+    only_workers = words != [] and all(word.startswith("launcher.workers=") for word in words)
     values = compose_group("launcher", "processes" if only_workers else "local", words)
-    launcher: LauncherConfig = validated(LauncherConfig, values, "launcher")
     if only_workers and values["workers"] == 1:
-        launcher = LocalConfig(kind="local")
+        values = compose_group("launcher", "local", [])
+    launcher: LauncherConfig = validated(LauncherConfig, values, "launcher")
     return launcher, rest
 
 

@@ -13,10 +13,12 @@ from cvrbench.config.limits import FORBID_EXTRA, Count
 
 @dataclass(frozen=True, kw_only=True)
 class LocalConfig:
-    """In this process, one after another."""
+    """In this process, one after another; several seeds of one configuration at once."""
 
     __pydantic_config__: ClassVar = FORBID_EXTRA
     kind: Literal["local"]
+    together: Literal["auto"] | Count
+    """Most seeds that are trained as one program; 1: none are, auto: as many as pay."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -69,8 +69,12 @@ class TrainerConfig:
     threads: Annotated[int, Ge(1)] | None
     """CPU threads of torch; null leaves torch's own choice."""
     deterministic: bool
+    data: Literal["auto", "memory", "disk"]
+    """Where rows are kept; `auto`: in memory, if they take at most half of what is free."""
     checkpoint_seconds: Annotated[float, Gt(0)]
     """Least time between two checkpoints of an unfinished run."""
+    check_memory: bool
+    """Whether a run that will not fit into the free memory is refused before it begins."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,6 +29,8 @@ FIXED = {
     "trainer.threads": "it changes no number",
     "trainer.device": "it changes no number",
     "trainer.checkpoint_seconds": "it changes no number",
+    "trainer.data": "it changes no number",
+    "trainer.check_memory": "it changes no number",
 }
 """Keys that cannot be searched, and why."""
 

@@ -3,11 +3,11 @@
 from dataclasses import dataclass, replace
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from cvrbench.data.batches import Features, SplitTensors
 from cvrbench.data.dataset import Bag, Split
 from cvrbench.data.schema import Schema
+from cvrbench.multiply_adds import count_multiply_adds
 from cvrbench.nn import FeatureEncoder
 from cvrbench.serving.compaction import TaskNetwork, masked_network
 from cvrbench.strategies.base import SharingStrategy
@@ -44,9 +44,8 @@ def cost_of_task(network: TaskNetwork) -> Cost:
 def cost_as_trained(network: SharingStrategy, schema: Schema) -> Cost:
     """Count a whole network with all its tasks, multiply-adds by watching a pass."""
     features = example_features(schema)
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        network.eval()(features)
-    multiply_adds = counter.get_total_flops() // (2 * EXAMPLE_ROWS)
+    network.eval()
+    multiply_adds = count_multiply_adds(lambda: network(features)) // EXAMPLE_ROWS
     embeddings = sum(m.table.numel() for m in network.modules() if isinstance(m, FeatureEncoder))
     connections = multiply_adds
     if isinstance(network, NCS):

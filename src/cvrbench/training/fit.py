@@ -6,7 +6,8 @@ and knows no strategy by name.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
@@ -14,23 +15,17 @@ import torch
 from torch import Tensor
 
 from cvrbench.config.schema import TrainerConfig
-from cvrbench.data.batches import Batch, SplitTensors
+from cvrbench.data.batches import Batch, Rows
 from cvrbench.errors import RunError, RunInterrupted
 from cvrbench.objectives import Objective
 from cvrbench.rng import derive
 from cvrbench.strategies.base import Moving, SharingStrategy, Turn
-from cvrbench.training.checkpoint import StageFiles
+from cvrbench.training.checkpoint import Pace, StageFiles
+from cvrbench.training.compiled import forward_of
 from cvrbench.training.optimizers import Optimizers, build_optimizers
 from cvrbench.training.predict import Predictions, predict
-from cvrbench.training.progress import (
-    Look,
-    OnLook,
-    OnProgress,
-    Progress,
-    StopRequested,
-    ignore,
-)
-from cvrbench.training.schedule import count_steps, epoch_order, evaluation_steps
+from cvrbench.training.progress import Look, OnLook, OnProgress, Progress, StopRequested, ignore
+from cvrbench.training.schedule import count_steps, evaluation_steps
 
 Metrics = dict[str, float | None]
 
@@ -73,6 +68,12 @@ class State:
     best_metrics: Metrics = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
 
+    def advance(self, examples: int) -> None:
+        """Count one step."""
+        self.step_in_epoch += 1
+        self.step += 1
+        self.examples += examples
+
 
 class FitResult(NamedTuple):
     """How a training ended."""
@@ -90,8 +91,8 @@ class FitResult(NamedTuple):
 
 def fit(
     network: SharingStrategy,
-    train: SplitTensors,
-    valid: SplitTensors,
+    train: Rows,
+    valid: Rows,
     task: Task,
     config: TrainerConfig,
     *,
@@ -118,14 +119,18 @@ def fit(
     torch.manual_seed(derive(seed, "fit", outside.stage))
     if (saved := outside.files.under_way()) is not None:
         state = State(**saved["state"])
-        best = saved["best"]
+        _copy_into(best, saved["best"])
         network.load_state_dict(saved["network"])
         optimizers.load_state_dict(saved["optimizers"])
         _set_rng(saved["rng"])
+        del saved
     loop = _Loop(
         network, optimizers, train, valid, task, config, epochs, seed, outside, state, best
     )
-    loop.run()
+    epoch, step = state.epoch, state.step_in_epoch
+    batches = train.batches(config.batch_size, seed, epoch=epoch, step=step)
+    with forward_of(network, compiled=config.compile) as forward, closing(batches):
+        loop.run(forward, batches)
     network.load_state_dict(loop.best)
     outside.files.save_finished({"best": loop.best, "state": asdict(state)})
     return FitResult(state.best_score, state)
@@ -137,8 +142,8 @@ class _Loop:
 
     network: SharingStrategy
     optimizers: Optimizers
-    train: SplitTensors
-    valid: SplitTensors
+    train: Rows
+    valid: Rows
     task: Task
     config: TrainerConfig
     epochs: float
@@ -148,52 +153,48 @@ class _Loop:
     best: dict[str, Tensor]
     turns: tuple[Turn, ...] = ()
 
-    def run(self) -> None:
+    def run(self, forward: Callable[..., Tensor], batches: Iterator[Batch]) -> None:
         config, state = self.config, self.state
         n_steps = count_steps(len(self.train), config.batch_size, 1)
         total_steps = count_steps(len(self.train), config.batch_size, self.epochs)
         evaluate_at = evaluation_steps(n_steps, config.evaluations_per_epoch)
-        forward = torch.compile(self.network) if config.compile else self.network
-        device = self.train.labels.device
-        loss_sum = torch.zeros((), device=device)
+        loss_sum = torch.zeros((), device=self.train.device)
         self.turns = self.network.turns()
-        last_save = clock = time.monotonic()
+        pace, begun = Pace(self.outside.files, config.checkpoint_seconds), state.seconds
+        clock = time.monotonic()
         self.network.train()
         while state.step < total_steps:
-            order = epoch_order(len(self.train), self.seed, state.epoch, device)
             while state.step_in_epoch < n_steps and state.step < total_steps:
-                start = state.step_in_epoch * config.batch_size
-                index = order[start : start + config.batch_size]
-                loss_sum += self._step(forward, index)
-                state.step_in_epoch += 1
-                state.step += 1
-                state.examples += len(index)
+                batch = next(batches)
+                loss_sum += self._step(forward, batch)
+                state.advance(len(batch.labels))
                 settled = self.network.after_step(state.step)
+                last = settled or state.step == total_steps
+                is_due = last or state.step_in_epoch in evaluate_at
+                if is_due:  # before the clock: it waits for what a GPU has yet to do
+                    _check_finite(loss_sum, state.step, self.outside.stage)
                 now = time.monotonic()
                 state.seconds, clock = state.seconds + now - clock, now
-                last = settled or state.step == total_steps
-                if last or state.step_in_epoch in evaluate_at:
-                    _check_finite(loss_sum, state.step, self.outside.stage)
+                if is_due:
                     self._evaluate()
                     if last or state.evaluations_since_best >= config.patience:
                         return
                     clock = time.monotonic()
                 self._report(total_steps)
                 stop = self.outside.stop_requested()
-                if stop or time.monotonic() - last_save > config.checkpoint_seconds:
-                    self._save()
-                    last_save = clock = time.monotonic()
+                if stop or pace.is_due():
+                    pace.save(self._saved(), trained=state.seconds - begun, at_once=stop)
+                    clock = time.monotonic()
                 if stop:
                     raise RunInterrupted(f"stopped by the user in stage '{self.outside.stage}'")
             state.epoch, state.step_in_epoch = state.epoch + 1, 0
 
-    def _step(self, forward: Callable[..., Tensor], index: Tensor) -> Tensor:
+    def _step(self, forward: Callable[..., Tensor], batch: Batch) -> Tensor:
         """One optimiser step on all tasks, or one per turn of the network's."""
-        batch = self.train.gather(index)
         weights = self.task.loss_weights
         if not self.turns:
             return self._descend(forward, batch, weights, None)
-        total = torch.zeros((), device=index.device)
+        total = torch.zeros((), device=weights.device)
         for turn in self.turns:
             if turn.task is None:
                 total += self._descend(forward, batch, weights, turn.moving)
@@ -231,7 +232,7 @@ class _Loop:
         if score > state.best_score:
             state.best_score, state.best_step, state.best_metrics = score, state.step, metrics
             state.evaluations_since_best = 0
-            self.best = _copy(self.network)
+            _copy_into(self.best, self.network.state_dict())
         epoch = round(state.examples / len(self.train), 4)
         look: dict[str, Any] = {"stage": self.outside.stage, "step": state.step, "epoch": epoch}
         look |= {"score": score, "metrics": metrics}
@@ -255,16 +256,15 @@ class _Loop:
             )
         )
 
-    def _save(self) -> None:
-        self.outside.files.save_under_way(
-            {
-                "state": asdict(self.state),
-                "best": self.best,
-                "network": self.network.state_dict(),
-                "optimizers": self.optimizers.state_dict(),
-                "rng": _get_rng(),
-            }
-        )
+    def _saved(self) -> dict[str, Any]:
+        """What it takes to go on from here."""
+        return {
+            "state": asdict(self.state),
+            "best": self.best,
+            "network": self.network.state_dict(),
+            "optimizers": self.optimizers.state_dict(),
+            "rng": _get_rng(),
+        }
 
 
 def _check_finite(loss_sum: Tensor, step: int, stage: str) -> None:
@@ -277,6 +277,12 @@ def _check_finite(loss_sum: Tensor, step: int, stage: str) -> None:
 
 def _copy(network: SharingStrategy) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+
+
+def _copy_into(held: dict[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    """Keep other weights in the place of those held, for two copies of a table are many bytes."""
+    for name, tensor in state.items():
+        held[name].copy_(tensor)
 
 
 def _get_rng() -> dict[str, Any]:

@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cvrbench.data.batches import Batch, SplitTensors
+from cvrbench.data.batches import Batch, Rows
 from cvrbench.nn import FeatureEncoder
 from cvrbench.objectives import Objective
 from cvrbench.rng import derive
@@ -55,7 +55,7 @@ class Probe:
     @classmethod
     def draw(
         cls,
-        train: SplitTensors,
+        train: Rows,
         objective: Objective,
         tasks: Sequence[str],
         *,
@@ -68,7 +68,7 @@ class Probe:
         more than `n_rows`; else with repetition, since a permutation would cost as much as the
         whole split.
         """
-        device = train.labels.device
+        device = train.device
         generator = torch.Generator().manual_seed(derive(seed, "probe"))
         if len(train) > n_rows:
             index = torch.randint(len(train), (n_rows,), generator=generator)

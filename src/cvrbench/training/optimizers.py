@@ -14,12 +14,36 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cvrbench.config.schema import TrainerConfig
-from cvrbench.lookup import distinct_rows, gather_rows
+from cvrbench.lookup import gather_rows, summed_rows
 from cvrbench.nn import FeatureEncoder
 from cvrbench.strategies.base import Moving, SharingStrategy
 
 
-class MaskedAdamW(Optimizer):
+class _Undecorated(Optimizer):
+    """Torch's optimiser without its guards against `torch.compile`, which no step is compiled by.
+
+    Their first call imports all of `torch._dynamo`: one and a half seconds of every process.
+    """
+
+    add_param_group = Optimizer.add_param_group.__wrapped__  # type: ignore[attr-defined]
+    load_state_dict = Optimizer.load_state_dict.__wrapped__  # type: ignore[attr-defined]
+    state_dict = Optimizer.state_dict.__wrapped__  # type: ignore[attr-defined]
+    zero_grad = Optimizer.zero_grad.__wrapped__  # type: ignore[attr-defined]
+
+
+class AdamW(_Undecorated, torch.optim.AdamW):
+    """Torch's own, over the dense weights."""
+
+    step = torch.no_grad()(torch.optim.AdamW.step.__wrapped__)  # type: ignore[attr-defined]
+
+
+class Adam(_Undecorated, torch.optim.Adam):
+    """Torch's own, over whole tables."""
+
+    step = torch.no_grad()(torch.optim.Adam.step.__wrapped__)  # type: ignore[attr-defined]
+
+
+class MaskedAdamW(_Undecorated):
     """AdamW of which each step may be confined to a part of every parameter.
 
     What a step may not change keeps its weight, its moments and its clock: every entry counts the
@@ -75,7 +99,7 @@ class MaskedAdamW(Optimizer):
                 p.sub_(group["lr"] * here * mean / deviation)
 
 
-class RowwiseAdagrad(Optimizer):
+class RowwiseAdagrad(_Undecorated):
     """Adagrad with one accumulator per row: the mean of the row's squared gradient.
 
     w_r -= lr * g_r / (sqrt(s_r) + eps),  s_r += mean(g_r ** 2)
@@ -110,7 +134,7 @@ class RowwiseAdagrad(Optimizer):
                 table.index_copy_(0, rows, old.addcmul_(grad, rate[:, None]))
 
 
-class LazyAdam(Optimizer):
+class LazyAdam(_Undecorated):
     """Adam whose moments and weights change only for the rows in the batch.
 
     The bias correction counts all steps, as `torch.optim.SparseAdam` does.
@@ -232,7 +256,7 @@ def build_optimizers(network: SharingStrategy, config: TrainerConfig) -> Optimiz
         {"params": [p for p, *_ in masked], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    return Optimizers(torch.optim.AdamW(groups, lr=lr, fused=True), table, masked)
+    return Optimizers(AdamW(groups, lr=lr, fused=True), table, masked)
 
 
 def _table_optimizer(tables: Sequence[nn.Parameter], config: TrainerConfig) -> Optimizer:
@@ -243,7 +267,7 @@ def _table_optimizer(tables: Sequence[nn.Parameter], config: TrainerConfig) -> O
         case "lazy_adam":
             return LazyAdam(tables, lr=lr, weight_decay=decay)
         case "adam":
-            return torch.optim.Adam(tables, lr=lr, weight_decay=decay, fused=True)
+            return Adam(tables, lr=lr, weight_decay=decay, fused=True)
         case _:
             assert_never(config.embedding_optimizer)
 
@@ -251,9 +275,9 @@ def _table_optimizer(tables: Sequence[nn.Parameter], config: TrainerConfig) -> O
 def _touched(
     table: Tensor, weight_decay: float, moving: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The distinct rows of a table's sparse gradient, their summed gradients and weights."""
+    """Rows of a table's sparse gradient, their summed gradients and weights; see `summed_rows`."""
     assert table.grad is not None
-    rows, grad = distinct_rows(table.grad)
+    rows, grad = summed_rows(table.grad)
     old = gather_rows(table, rows)
     if weight_decay:
         grad.add_(old if moving is None else old * moving[rows], alpha=weight_decay)

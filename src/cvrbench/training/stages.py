@@ -5,8 +5,9 @@ files, and every one counts in what the run cost.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
-from itertools import chain, count, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +16,24 @@ from torch import Tensor
 
 from cvrbench.balancing import loss_weights
 from cvrbench.config.schema import Config
-from cvrbench.data.batches import Batch, SplitTensors
+from cvrbench.data.batches import Batch
 from cvrbench.data.dataset import Dataset
 from cvrbench.data.scarcity import label_weights, scarce_task
+from cvrbench.data.verification import Trust, Verification
 from cvrbench.environment import versions
 from cvrbench.evaluation import Scores, counts, score, selection_score
 from cvrbench.objectives import Objective, alone
 from cvrbench.strategies.base import SharingStrategy
 from cvrbench.training.checkpoint import StageFiles
-from cvrbench.training.fit import FitResult, Outside, Task, fit
+from cvrbench.training.fit import FitResult, Outside, Task
 from cvrbench.training.observe import Probe, probe_rows
 from cvrbench.training.predict import Predictions
 from cvrbench.training.progress import Look, OnLook, OnProgress, Progress, StopRequested, ignore
-from cvrbench.training.schedule import count_steps, epoch_order
+from cvrbench.training.rows import open_rows
+from cvrbench.training.schedule import count_steps
 from cvrbench.training.shared import SharedStages, training_key
+from cvrbench.training.together.company import Company
+from cvrbench.training.together.request import FitRequest
 
 WATCHED_KINDS = ("auc", "logloss")
 """Metrics computed at every look at validation; all of them once, at the end."""
@@ -48,6 +53,8 @@ class Stages:
     on_look: OnLook = ignore
     shared: SharedStages | None = None
     """Where trainings of searches are that other runs have done, or will want."""
+    company: Company | None = None
+    """The runs that train at the same time, if some do."""
     on_any_look: OnLook = ignore
     """Told of the looks of every stage; `on_look` of the last one's alone."""
     results: list[FitResult] = field(default_factory=list)
@@ -55,6 +62,10 @@ class Stages:
     """Examples whose gradients were taken outside a training."""
     reused: int = 0
     """Examples of the trainings that another run had done."""
+    verification: Verification | Trust = field(default_factory=Trust)
+    """Asked, before anything of a training is kept, whether the data are what they should be."""
+    together: int = 1
+    """Trainings that were one program with one of these at most."""
 
     def __post_init__(self) -> None:
         """Load the rows that a run may train on and choose by."""
@@ -65,8 +76,9 @@ class Stages:
         self.label_weights = label_weights(
             schema, train.labels, self.scarce, share=protocol.label_share, seed=self.seed
         )
-        self.train_rows = SplitTensors.load(train, schema, self.device, self.label_weights)
-        self.valid = SplitTensors.load(self.dataset.valid, schema, self.device)
+        self.keeping, self.train_rows, self.valid, self.answers = open_rows(
+            self.config.trainer, self.dataset, self.device, self.label_weights, self.company
+        )
         self.weights = loss_weights(self.config.balancing, self.tasks).to(self.device)
         weighed = zip(self.tasks, self.weights.tolist(), strict=True)
         self.trained = tuple(name for name, weight in weighed if weight > 0)
@@ -107,9 +119,9 @@ class Stages:
         key = training_key(network.state_dict(), {**self._same(), "training": how})
         outside = Outside(label, *self._ties())
         with self.shared.turn(key, self.stop_requested):
-            lent = self.shared.lend(key, outside.files)
+            self.shared.lend(key, outside.files)
             result = self._fit(network, task, outside, epochs)
-            if lent:
+            if outside.files.lent_file.is_file():
                 self.reused += result.state.examples
             else:
                 self.shared.keep(key, outside.files)
@@ -144,12 +156,11 @@ class Stages:
 
     def batches(self, n: int) -> Iterator[Batch]:
         """Give the first `n` batches of the epochs' orders (`strategies.base.Lab`)."""
-        size, rows = self.config.trainer.batch_size, len(self.train_rows)
-        orders = (epoch_order(rows, self.seed, epoch, self.device) for epoch in count())
-        parts = chain.from_iterable(order.split(size) for order in orders)
-        for index in islice(parts, n):
-            self.probed += len(index)
-            yield self.train_rows.gather(index)
+        size = self.config.trainer.batch_size
+        with closing(self.train_rows.batches(size, self.seed)) as batches:
+            for batch in islice(batches, n):
+                self.probed += len(batch.labels)
+                yield batch
 
     def losses(self, logits: Tensor, batch: Batch) -> Tensor:
         """Loss of each task in its own space, `[tasks]` (`strategies.base.Lab`)."""
@@ -179,7 +190,10 @@ class Stages:
         return [look for result in self.results for look in result.state.history]
 
     def effort(self, total_seconds: float) -> dict[str, Any]:
-        """Say what the run cost, searches included: seconds, examples, examples per second."""
+        """Say what the run cost, searches included: seconds, examples, examples per second.
+
+        Of time that several runs shared, each has an equal part.
+        """
         *searches, final = (result.state for result in self.results)
         search = sum(state.seconds for state in searches)
         examples = sum(result.state.examples for result in self.results)
@@ -187,7 +201,7 @@ class Stages:
             "seconds": {
                 "search": round(search, 3),
                 "train": round(final.seconds, 3),
-                "total": round(total_seconds, 3),
+                "total": round(total_seconds / (self.company.size if self.company else 1), 3),
             },
             "examples": {
                 "search": examples - final.examples + self.probed,
@@ -211,19 +225,25 @@ class Stages:
         before = self._examples()
 
         def on_look(look: Look) -> None:
+            self.verification.finish()
             self.on_any_look(replace(look, examples=before + look.examples))
             outside.on_look(look)
 
-        result = fit(
+        request = FitRequest(
             network,
             self.train_rows,
             self.valid,
             task,
             self.config.trainer,
-            epochs=epochs,
-            seed=self.config.seed,
-            outside=outside._replace(on_look=on_look),
+            epochs,
+            self.config.seed,
+            outside._replace(on_look=on_look),
         )
+        if self.company is None:
+            result = request.alone()
+        else:
+            result, n_together = self.company.fit(request)
+            self.together = max(self.together, n_together)
         self.results.append(result)
         return result
 
@@ -232,9 +252,15 @@ class Stages:
         before = self._examples()
 
         def on_progress(now: Progress) -> None:
+            self.verification.check(self.config.trainer.checkpoint_seconds)
             self.on_progress(replace(now, examples=before + now.examples))
 
-        return StageFiles(self.checkpoints, len(self.results)), on_progress, self.stop_requested
+        def stop_requested() -> bool:
+            if asked := self.stop_requested():
+                self.verification.finish()
+            return asked
+
+        return StageFiles(self.checkpoints, len(self.results)), on_progress, stop_requested
 
     def _examples(self) -> int:
         """Rows that the run has computed gradients on so far."""
@@ -244,7 +270,7 @@ class Stages:
     def _same(self) -> dict[str, object]:
         """What the trainings of two runs must have in common to be one."""
         trainer = asdict(self.config.trainer)
-        for key in ("threads", "checkpoint_seconds"):
+        for key in ("data", "threads", "checkpoint_seconds", "check_memory"):
             del trainer[key]
         return {
             "trainer": trainer,
@@ -257,5 +283,5 @@ class Stages:
         }
 
     def _watch(self, predictions: Predictions, kinds: tuple[str, ...]) -> Scores:
-        valid = self.dataset.valid
+        valid = self.answers
         return score(self.dataset.schema, valid.labels, *predictions, valid.groups, kinds=kinds)

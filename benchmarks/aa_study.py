@@ -65,9 +65,10 @@ from cvrbench.stats.over_seeds import paired_t, wilcoxon
 from cvrbench.strategies import build_strategy
 from cvrbench.training.checkpoint import StageFiles
 from cvrbench.training.device import torch_settings
-from cvrbench.training.fit import Outside, Task, fit
+from cvrbench.training.fit import fit
 from cvrbench.training.predict import Predictions, predict
 from cvrbench.training.progress import ignore
+from cvrbench.training.under_way import Outside, Task
 
 DRAWS, CHUNKS = 300, 250
 CPU = torch.device("cpu")

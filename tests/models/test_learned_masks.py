@@ -20,10 +20,11 @@ from cvrbench.strategies import build_strategy
 from cvrbench.strategies.ncs import NCS
 from cvrbench.strategies.searches.learned import Gated, learned
 from cvrbench.training.checkpoint import StageFiles
-from cvrbench.training.fit import FitResult, Outside, fit
-from cvrbench.training.fit import Task as FitTask
+from cvrbench.training.fit import fit
 from cvrbench.training.predict import Predictions
 from cvrbench.training.schedule import count_steps
+from cvrbench.training.under_way import FitResult, Outside
+from cvrbench.training.under_way import Task as FitTask
 from tests.training.test_fit import Bench
 
 KINDS = ["hard_concrete", "straight_through"]

@@ -17,7 +17,7 @@ from cvrbench import experiment, run_files
 from cvrbench.cli.app import main
 from cvrbench.data import library
 from cvrbench.sweep import conduct, worker
-from cvrbench.training import checkpoint, fit, stages
+from cvrbench.training import checkpoint, stages, under_way
 
 ROOT = Path(__file__).parents[2]
 PHASE_BYTES = 64
@@ -119,7 +119,7 @@ def _tell(board: Path) -> None:
     say(now)
     watch(library, "prepare", "data preparation")
     watch(stages.Stages, "_fit", lambda *given: _stage(given[3].stage))
-    watch(fit._Loop, "_evaluate", "evaluation")
+    watch(under_way.UnderWay, "evaluate", "evaluation")
     watch(experiment._Cell, "_score", "evaluation")
     watch(experiment._Cell, "_save_weights", "record writing")
     watch(run_files.RunFolder, "count_test", "record writing")

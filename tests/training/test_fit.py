@@ -18,8 +18,9 @@ from cvrbench.objectives import build_objective
 from cvrbench.strategies import build_strategy
 from cvrbench.strategies.ncs import TaskAlone
 from cvrbench.training.checkpoint import StageFiles
-from cvrbench.training.fit import FitResult, Outside, Task, fit
+from cvrbench.training.fit import fit
 from cvrbench.training.predict import predict
+from cvrbench.training.under_way import FitResult, Outside, Task
 
 CPU = torch.device("cpu")
 

@@ -17,11 +17,11 @@ from cvrbench.strategies import build_strategy
 from cvrbench.strategies.base import SharingStrategy
 from cvrbench.strategies.searches.imp import Settling
 from cvrbench.training.checkpoint import StageFiles
-from cvrbench.training.fit import Outside, State, Task
 from cvrbench.training.optimizers import build_optimizers
 from cvrbench.training.together.fit import fit_together
 from cvrbench.training.together.program import Program
 from cvrbench.training.together.request import FitRequest
+from cvrbench.training.under_way import Outside, State, Task
 from tests.models.conftest_models import make_schema
 
 CPU = torch.device("cpu")

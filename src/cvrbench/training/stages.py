@@ -25,7 +25,6 @@ from cvrbench.evaluation import Scores, counts, score, selection_score
 from cvrbench.objectives import Objective, alone
 from cvrbench.strategies.base import SharingStrategy
 from cvrbench.training.checkpoint import StageFiles
-from cvrbench.training.fit import FitResult, Outside, Task
 from cvrbench.training.observe import Probe, probe_rows
 from cvrbench.training.predict import Predictions
 from cvrbench.training.progress import Look, OnLook, OnProgress, Progress, StopRequested, ignore
@@ -34,6 +33,7 @@ from cvrbench.training.schedule import count_steps
 from cvrbench.training.shared import SharedStages, training_key
 from cvrbench.training.together.company import Company
 from cvrbench.training.together.request import FitRequest
+from cvrbench.training.under_way import FitResult, Outside, Task
 
 WATCHED_KINDS = ("auc", "logloss")
 """Metrics computed at every look at validation; all of them once, at the end."""

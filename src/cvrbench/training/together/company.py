@@ -20,10 +20,10 @@ import torch
 from cvrbench.data.batches import SplitTensors
 from cvrbench.data.dataset import Split
 from cvrbench.data.schema import Schema
-from cvrbench.training.fit import FitResult
 from cvrbench.training.progress import StopRequested
 from cvrbench.training.together.fit import Trained, fit_together
 from cvrbench.training.together.request import FitRequest
+from cvrbench.training.under_way import FitResult
 
 POLL_SECONDS = 0.2
 """How long a Ctrl-C may go unnoticed."""

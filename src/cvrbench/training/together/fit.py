@@ -110,7 +110,7 @@ class _Lane:
                 member.ended = error
 
     def _run(self) -> None:
-        first = self.members[0].loop.state.step + 1
+        first = self.members[0].training.state.step + 1
         self.loss_sums = torch.zeros(len(self.members), device=self.train.device)
         self._stack()
         for step in range(first, self.total_steps + 1):
@@ -119,7 +119,7 @@ class _Lane:
             self._look(is_due=place + 1 in self.evaluate_at, is_last=step == self.total_steps)
             if not self.members:
                 return
-            self.members[0].loop._report(self.total_steps)
+            self.members[0].training.report(self.total_steps)
             if self._is_stopped():
                 return
 
@@ -128,7 +128,7 @@ class _Lane:
             [member.request for member in self.members],
             [member.train for member in self.members],
             [member.generator for member in self.members],
-            [member.loop.optimizers for member in self.members],
+            [member.training.optimizers for member in self.members],
         )
 
     def _step(self, step: int, epoch: int, place: int) -> None:
@@ -171,7 +171,7 @@ class _Lane:
     def _is_stopped(self) -> bool:
         """Save those for which it is time, and all where the user wants to stop."""
         stop = self.outside.stop_requested() or self.halt.is_set()
-        if due := [member for member in self.members if stop or member.pace.is_due()]:
+        if due := [member for member in self.members if stop or member.training.pace.is_due()]:
             self.program.write_back()
             for member in due:
                 member.save(at_once=stop)

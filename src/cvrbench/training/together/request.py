@@ -5,7 +5,8 @@ from typing import NamedTuple
 from cvrbench.config.schema import TrainerConfig
 from cvrbench.data.batches import Rows
 from cvrbench.strategies.base import SharingStrategy
-from cvrbench.training.fit import FitResult, Outside, Task, fit
+from cvrbench.training.fit import fit
+from cvrbench.training.under_way import FitResult, Outside, Task
 
 
 class FitRequest(NamedTuple):

@@ -50,8 +50,8 @@ def bench(session: nox.Session) -> None:
 
     Peers are measured where they are installed: `pip install -c constraints.txt -e '.[peers]'`.
     """
-    script = str(ROOT / "benchmarks" / "suite.py")
-    session.run(sys.executable, script, *session.posargs, external=True)
+    session.chdir(ROOT)
+    python(session, "benchmarks.suite", *session.posargs)
 
 
 @nox.session(venv_backend="none")

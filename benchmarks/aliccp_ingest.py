@@ -1,6 +1,6 @@
 """Preparing Ali-CCP: rows per second and memory, beside torch-rechub and beside reading the bytes.
 
-    python benchmarks/aliccp_ingest.py [--rows 1000000] [--raw DIR] [--rechub SDIST] [--json FILE]
+    python -m benchmarks.aliccp_ingest [--rows 1000000] [--raw DIR] [--rechub SDIST] [--json FILE]
 
 Contenders, each in a process of its own, on the same generated raw files (half for training, half
 to test, of the real files' tokens per row unless `--hist` shortens the histories):

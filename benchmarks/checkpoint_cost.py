@@ -1,6 +1,6 @@
 """What do checkpoints cost a training, and how soon does one follow the other?
 
-    python benchmarks/checkpoint_cost.py
+    python -m benchmarks.checkpoint_cost
 
 Trains shared_bottom by `training.fit` on made-up rows, once with the table of a small log and once
 with one of 5 M ids by 16 (row-wise Adagrad), and asks for a checkpoint every second. A save of the
@@ -18,14 +18,17 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from figures import Figure, print_table
-from training.ours import TRAINER, network_of
-from training.shapes import REFERENCE, SMALL, Shape, draw
+from benchmarks.figures import Figure, print_table
+from benchmarks.training.ours import TRAINER, network_of
+from benchmarks.training.shapes import REFERENCE, SMALL, Shape, draw
 
 from cvrbench.data.batches import SplitTensors
+from cvrbench.errors import RunInterrupted
 from cvrbench.objectives import Objective
-from cvrbench.training import checkpoint, fit
+from cvrbench.training import checkpoint
 from cvrbench.training.checkpoint import SHARE, StageFiles
+from cvrbench.training.fit import fit
+from cvrbench.training.under_way import Outside, Task
 
 LARGE = REFERENCE.grown_to(5_000_000)
 BATCHES = 64
@@ -76,13 +79,13 @@ def watch(shape: Shape, *, seconds: float, every: float) -> Watched:
         sizes.append(files.partial_file.stat().st_size)
 
     end = time.monotonic() + seconds
-    task = fit.Task(objective, torch.ones(2), lambda _: (0.5, {}))
+    task = Task(objective, torch.ones(2), lambda _: (0.5, {}))
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder, patched(timed):
         files = StageFiles(Path(folder), 0)
-        outside = fit.Outside("train", files, lambda _: None, lambda: time.monotonic() > end)
+        outside = Outside("train", files, lambda _: None, lambda: time.monotonic() > end)
         try:
-            fit.fit(network, train, valid, task, config, epochs=EPOCH, seed=0, outside=outside)
-        except fit.RunInterrupted:
+            fit(network, train, valid, task, config, epochs=EPOCH, seed=0, outside=outside)
+        except RunInterrupted:
             state = files.under_way()
         begun = time.monotonic()
         files.save_finished({"best": state["best"], "state": state["state"]})

@@ -1,6 +1,6 @@
 """Exact AUC and GAUC beside one sort of the scores, beside scikit-learn, and what they hold.
 
-    python benchmarks/evaluation_speed.py [--rows 43000000] [--repeats 3]
+    python -m benchmarks.evaluation_speed [--rows 43000000] [--repeats 3]
 
 43 M rows are Ali-CCP's test split: 3.9 per cent clicks, about 107 rows a user, float64 scores. The
 floor is `numpy.sort` or `torch.sort` of the same array, whichever is faster. Every pass is a fresh
@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from figures import Figure, print_table
+from benchmarks.figures import Figure, print_table
 
 from cvrbench import metrics
 from cvrbench.data.schema import Schema, Task

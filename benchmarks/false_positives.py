@@ -15,7 +15,7 @@ those with both doubts at 1 per cent too, where Holm's procedure reads p over 5 
                  redrawn rows
     both, once   the same with the variance of what the seeds have in common
 
-    python benchmarks/false_positives.py [--repetitions 2000] [--json FILE]
+    python -m benchmarks.false_positives [--repetitions 2000] [--json FILE]
 """
 
 import argparse

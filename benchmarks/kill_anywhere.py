@@ -1,7 +1,7 @@
 """Kill a run and a sweep at random moments, go on by the same command, and compare with no kill.
 
-    python benchmarks/kill_anywhere.py --kills 100 --seed 0
-    python benchmarks/kill_anywhere.py --kills 0 --writes
+    python -m benchmarks.kill_anywhere --kills 100 --seed 0
+    python -m benchmarks.kill_anywhere --kills 0 --writes
 
 SIGKILL is sent at a random moment of every phase in turn; every fourth run is killed once more
 while it goes on. `--writes` kills a run right before each single change of a file instead. What is
@@ -19,9 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from figures import Figure
+from benchmarks.figures import Figure
 from rich.console import Console
 from rich.table import Table
 from tests.resilience.harness import PHASES, RUN, SWEEP, SWEEP_PHASES, Harness, Kill

@@ -1,6 +1,6 @@
 """Training on a store twice the size of a memory limit, beside the same training in memory.
 
-    python benchmarks/larger_than_memory.py [--threads 2] [--folder DIR]
+    python -m benchmarks.larger_than_memory [--threads 2] [--folder DIR]
 
 The store has rows of Ali-CCP's shape, 94 bytes each; the network is the small shared bottom of
 `training.shapes`, the fastest there is and so the one that waits for its data first. One process
@@ -26,10 +26,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from figures import Figure, print_table
-from training.ours import TRAINER, network_of
-from training.shapes import ALICCP_SIZES, SMALL
-from turns import WARM_UP, Contender, compare, ratio
+from benchmarks.figures import Figure, print_table
+from benchmarks.training.ours import TRAINER, network_of
+from benchmarks.training.shapes import ALICCP_SIZES, SMALL
+from benchmarks.turns import WARM_UP, Contender, compare, ratio
 
 from cvrbench.data import order
 from cvrbench.data.batches import Batch

@@ -1,6 +1,6 @@
 """What do eight seeds cost that are trained as one program?
 
-    python benchmarks/many_seeds.py [--quick] [--threads 2]
+    python -m benchmarks.many_seeds [--quick] [--threads 2]
 
 Runs from prepared data to record, as `cvrbench run` makes them: default models and trainer (batch
 512), the synthetic log, two epochs. One seed alone and eight together, each contender in a process
@@ -17,8 +17,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from figures import Figure, print_table
-from turns import Contender, Step, compare, ratio
+from benchmarks.figures import Figure, print_table
+from benchmarks.turns import Contender, Step, compare, ratio
 
 from cvrbench import experiment
 from cvrbench.config.compose import compose

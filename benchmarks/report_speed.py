@@ -4,7 +4,7 @@ Writes a results folder of made-up runs, each with its record, its looks at vali
 predictions on the same test rows, and times `cvrbench report` on it as a user would start it. The
 floor is what nobody can leave out: to read every prediction and to sort it once per space.
 
-    python benchmarks/report_speed.py [RUNS] [TEST_ROWS]
+    python -m benchmarks.report_speed [RUNS] [TEST_ROWS]
 """
 
 import json

@@ -1,6 +1,6 @@
 """What a mask search costs, and whether the cheap pipelines lose AUC against the naive one.
 
-    python benchmarks/search_cost.py [dataset=kuairand ...] [--seeds 3]
+    python -m benchmarks.search_cost [dataset=kuairand ...] [--seeds 3]
 
 Trains shared-bottom, NCS with its default search, iterative pruning as it is by default, and the
 naive pipeline of the papers (each task alone, full epochs, no early end: tasks x rounds trainings

@@ -1,7 +1,7 @@
 """What sparsity buys: one task's NCS network masked and compacted, counted and timed.
 
-    python benchmarks/sparsity.py [OVERRIDE ...] [--train] [--data-dir DIR] [--json FILE]
-    python benchmarks/sparsity.py dataset=kuairand --train
+    python -m benchmarks.sparsity [OVERRIDE ...] [--train] [--data-dir DIR] [--json FILE]
+    python -m benchmarks.sparsity dataset=kuairand --train
 
 The default NCS network on a dataset (`synthetic` unless an override names another), cut to several
 densities in three ways:

@@ -1,6 +1,6 @@
 """How long until something happens: help, the first step of a run, a plan's configurations.
 
-    python benchmarks/start_up.py [--repeats 5]
+    python -m benchmarks.start_up [--repeats 5]
 
 A run's first step is when its bar shows a rate, on a terminal of its own, with the dataset prepared
 before: the planted one, and KuaiRand-Pure where CVRBENCH_RAW_DATA names a folder with its files.
@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from figures import Figure, print_table
+from benchmarks.figures import Figure, print_table
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 

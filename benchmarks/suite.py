@@ -1,6 +1,6 @@
 """All benchmarks in one table: ratios, distance to the floor, and the machine they were taken on.
 
-    python benchmarks/suite.py [NAME ...] [--quick] [--out FILE.json] [--against FILE.json]
+    python -m benchmarks.suite [NAME ...] [--quick] [--out FILE.json] [--against FILE.json]
 
 `--out` keeps the figures; `--against` shows beside each what an earlier file has, and ends with
 exit code 1 where a figure became worse by more than a tenth or no longer meets its aim. Only
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from figures import Figure, print_table
+from benchmarks.figures import Figure, print_table
 from rich.console import Console
 from rich.table import Table
 
@@ -41,7 +41,7 @@ def measure(names: Sequence[str], *, quick: bool) -> Iterator[Figure]:
     console = Console(stderr=True)
     for name in names:
         console.print(f"{name} ...")
-        yield from importlib.import_module(MODULES[name]).measure(quick=quick)
+        yield from importlib.import_module(f"benchmarks.{MODULES[name]}").measure(quick=quick)
 
 
 def describe_machine() -> dict[str, Any]:

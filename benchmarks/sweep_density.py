@@ -8,7 +8,7 @@ The objective is CTR AUC and the masks are random: there density matters on this
 networks stay on a plateau of training. For CVR AUC the curve is flat within its noise, and any
 density would be "found".
 
-    python benchmarks/sweep_density.py [ROWS] [SEEDS] [TRIALS]
+    python -m benchmarks.sweep_density [ROWS] [SEEDS] [TRIALS]
 """
 
 import math

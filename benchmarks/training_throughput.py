@@ -1,6 +1,6 @@
 """Training throughput beside the floor of the hardware and beside peers.
 
-    python benchmarks/training_throughput.py [--steps 12] [--repeats 7] [--threads 2]
+    python -m benchmarks.training_throughput [--steps 12] [--repeats 7] [--threads 2]
 
 Two shapes, 23 categorical fields with Ali-CCP's cardinalities (1.56 M ids, Zipf-skewed), batch
 4096, float32, no dropout: embedding 16, experts or trunk 256-128, towers 64 (reference) and 8,
@@ -15,11 +15,10 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-from figures import Figure, print_table
-from training.shapes import REFERENCE, SMALL, Shape
-from turns import Build, Contender, compare, ratio
-
-from training import floor, ours, peers
+from benchmarks.figures import Figure, print_table
+from benchmarks.training import floor, ours, peers
+from benchmarks.training.shapes import REFERENCE, SMALL, Shape
+from benchmarks.turns import Build, Contender, compare, ratio
 
 
 class Options(NamedTuple):

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-SUITE = Path(__file__).parents[1] / "benchmarks" / "suite.py"
+ROOT = Path(__file__).parents[1]
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SUITE), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "benchmarks.suite", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
 
 
 @pytest.mark.slow
@@ -24,7 +24,7 @@ def test_every_benchmark_runs_at_a_small_size(tmp_path):
     kept = json.loads(out.read_text())
     names = [figure["name"] for figure in kept["figures"]]
     assert len(set(names)) == len(names)
-    rooms = {"train", "seeds", "evaluate", "start", "data", "checkpoint", "memory"}
+    rooms = {"train", "many_seeds", "evaluate", "start", "data", "checkpoints", "memory"}
     assert {name.split("/")[0] for name in names} == rooms
     assert all(math.isfinite(f["value"]) and f["value"] >= 0 for f in kept["figures"])
     assert kept["machine"]["threads"] >= 1

@@ -13,10 +13,10 @@ from itertools import pairwise
 
 import numpy as np
 import torch
+from benchmarks.training.shapes import Shape, draw
 
 from cvrbench.lookup import gather_rows
 from cvrbench.memory import keep_freed_memory
-from training.shapes import Shape, draw
 
 Product = tuple[int, int, int]
 FEW_COLUMNS = 16

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
+from benchmarks.training.shapes import Shape, draw
 
 from cvrbench.data.batches import SplitTensors
 from cvrbench.data.schema import Categorical, Schema, Task
@@ -19,7 +20,6 @@ from cvrbench.strategies.shared_bottom import SharedBottom
 from cvrbench.strategies.shared_embedding import SharedEmbedding
 from cvrbench.strategies.single_task import SingleTask
 from cvrbench.training.optimizers import build_optimizers
-from training.shapes import Shape, draw
 
 DENSITY = 0.5
 TRAINER = SimpleNamespace(

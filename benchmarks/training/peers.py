@@ -14,11 +14,10 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from benchmarks.training.shapes import Shape, draw
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.data import DataLoader, TensorDataset
-
-from training.shapes import Shape, draw
 
 PACKAGES = {
     "deepctr_torch": "deepctr-torch",

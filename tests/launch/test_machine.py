@@ -1,5 +1,6 @@
 """What a process may use of its machine, read from made-up trees of the kernel's files."""
 
+import mmap
 import os
 import resource
 import subprocess
@@ -129,7 +130,10 @@ def test_a_limit_of_the_shell_is_what_the_system_then_enforces(kind, option):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_what_a_process_holds_grows_by_what_it_takes():
     before = machine.held()
-    kept = bytearray(b"x") * (64 << 20)
+    # Not of the heap, which may have as much left over from the tests before.
+    kept = mmap.mmap(-1, 64 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    for page in range(0, len(kept), mmap.PAGESIZE):
+        kept[page] = 1
     after = machine.held()
     assert after.anonymous - before.anonymous == pytest.approx(len(kept), rel=0.1)
     assert after.resident >= after.anonymous

@@ -25,7 +25,7 @@ from cvrbench.footprint.rehearsal import SCORE_BYTES, rehearse
 from cvrbench.nn import FeatureEncoder
 from cvrbench.strategies import build_strategy
 
-LATER = 150_000_000
+LATER = 50_000_000
 """Bytes that a process comes to hold after its start whatever it trains: code, and its tables."""
 PROCESS = 200_000_000
 """Bytes that a process holds before it begins."""

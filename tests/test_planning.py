@@ -2,8 +2,8 @@
 
 import pytest
 
-from cvrbench import planning
-from cvrbench.errors import ConfigError
+from cvrbench import machine, planning
+from cvrbench.errors import ConfigError, RunError
 
 
 def test_cells_of_one_dataset_open_it_once(quick, monkeypatch):
@@ -18,3 +18,15 @@ def test_the_last_cell_of_a_plan_is_checked_like_the_first(quick):
     cells = [quick("model=mmoe"), quick("model=mmoe", "protocol.selection=cvr_acu")]
     with pytest.raises(ConfigError, match="cvr_auc"):
         planning.check_plan(cells)
+
+
+def test_workers_that_do_not_fit_beside_each_other_are_refused_before_the_first_run(
+    quick, monkeypatch
+):
+    cells = [quick("model=mmoe", f"seed={seed}") for seed in range(3)]
+    planning.check_plan(cells, at_once=3)
+    room = machine.Room(n_bytes=700_000_000, limit="its control group")
+    monkeypatch.setattr(machine, "room", lambda: room)
+    with pytest.raises(RunError, match=r"3 of these runs at once .*; set launcher.workers=[12],"):
+        planning.check_plan(cells, at_once=3)
+    planning.check_plan(cells, at_once=1)

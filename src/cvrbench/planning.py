@@ -11,14 +11,14 @@ from cvrbench.balancing import loss_weights
 from cvrbench.config.compose import Composed
 from cvrbench.config.suggest import did_you_mean
 from cvrbench.config.validate import config_to_dict
-from cvrbench.data.dataset import open_dataset
+from cvrbench.data.dataset import Dataset, open_dataset
 from cvrbench.data.library import ensure, prepared_folder
 from cvrbench.data.progress import OnRows, silent
 from cvrbench.data.scarcity import scarce_task
-from cvrbench.data.schema import Task
 from cvrbench.errors import ConfigError
 from cvrbench.evaluation import selectable
 from cvrbench.files import check_writable
+from cvrbench.footprint import check_together
 from cvrbench.record import run_id
 from cvrbench.store import ResultStore, State
 from cvrbench.strategies import build_strategy
@@ -103,13 +103,18 @@ def wait_for_others(cells: Sequence[Composed]) -> list[int]:
         time.sleep(POLL_SECONDS)
 
 
-def check_plan(cells: Sequence[Composed], *, on_rows: OnRows = silent) -> None:
+def check_plan(cells: Sequence[Composed], *, at_once: int = 1, on_rows: OnRows = silent) -> None:
     """Check what must hold before the first run of a plan starts, and prepare every dataset.
+
+    Args:
+        cells: Of the plan.
+        at_once: How many of them will share this machine's memory.
+        on_rows: Told of the rows that are prepared.
 
     Raises:
         ConfigError: A loss weight, the selection metric or the task of scarce labels names no task
             of its dataset.
-        RunError: A device is absent.
+        RunError: A device is absent, or so many runs do not fit into memory beside each other.
         DataError: A dataset cannot be prepared.
         StoreError: A results folder is not writable.
     """
@@ -117,15 +122,16 @@ def check_plan(cells: Sequence[Composed], *, on_rows: OnRows = silent) -> None:
         resolve_device(config.trainer.device)
         check_installed(config.logger)
         check_writable(Path(config.results_dir))
-    prepared: dict[Path, tuple[Task, ...]] = {}
+    prepared: dict[Path, Dataset] = {}
+    runs = []
     for cell in cells:
         config = cell.config
         name, data_dir = cell.choices["dataset"], Path(config.data_dir)
         folder = prepared_folder(config.dataset, name, data_dir)
         if folder not in prepared:  # many cells share a dataset
-            dataset = ensure(config.dataset, name, data_dir, on_rows=on_rows)
-            prepared[folder] = dataset.schema.tasks
-        tasks = prepared[folder]
+            prepared[folder] = ensure(config.dataset, name, data_dir, on_rows=on_rows)
+        runs.append((config, prepared[folder]))
+        tasks = prepared[folder].schema.tasks
         loss_weights(config.balancing, tuple(task.name for task in tasks))
         scarce_task(tasks, config.protocol.label_share_task)
         metric = config.protocol.selection
@@ -134,3 +140,5 @@ def check_plan(cells: Sequence[Composed], *, on_rows: OnRows = silent) -> None:
                 f"protocol.selection={metric!r} is no metric of {name}."
                 f"{did_you_mean(metric, valid)} Choices: {', '.join(valid)}"
             )
+    if at_once > 1:
+        check_together(runs, resolve_device(cells[0].config.trainer.device), at_once)

@@ -82,8 +82,9 @@ def run(
     from cvrbench.launch import check_installed
 
     check_installed(launcher)
+    at_once = launcher.workers if launcher.kind == "processes" else 1
     with preparing_bar() as on_rows:
-        planning.check_plan(cells, on_rows=on_rows)
+        planning.check_plan(cells, at_once=at_once, on_rows=on_rows)
     records, failed = run_plan(cells, launcher, force=force, fail_fast=fail_fast, as_json=as_json)
     if not as_json:
         _print_results(records, figures=figures)

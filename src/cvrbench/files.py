@@ -107,14 +107,15 @@ def _forget_dead(path: Path) -> None:
         pid = rest.partition("-")[0]
         with suppress(OSError):
             if room == process_room() and pid.isdecimal():
-                dead = not _is_running(int(pid))
+                dead = not is_running(int(pid))
             else:
                 dead = time.time() - left.stat().st_mtime > FORGOTTEN_SECONDS
             if dead:
                 left.unlink(missing_ok=True)
 
 
-def _is_running(pid: int) -> bool:
+def is_running(pid: int) -> bool:
+    """Whether this machine has a process of that number."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

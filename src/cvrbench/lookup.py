@@ -68,10 +68,7 @@ def gather_rows(table: Tensor, rows: Tensor) -> Tensor:
 
 def sort_runs(ids: Tensor, n_rows: int) -> Runs:
     """Sort the ids of a batch, `[n]` in `[0, n_rows)`."""
-    ids = ids.int() if n_rows <= MOST_SHORT_IDS else ids
-    ordered, order = torch.sort(ids, stable=True)
-    is_first = torch.ones_like(ordered, dtype=torch.bool)
-    torch.ne(ordered[1:], ordered[:-1], out=is_first[1:])
+    ordered, order, is_first = _sorted(ids.int() if n_rows <= MOST_SHORT_IDS else ids)
     starts = is_first.nonzero().view(-1)
     return Runs(ordered.index_select(0, starts).long(), order, starts)
 
@@ -95,15 +92,21 @@ def summed_rows(grad: Tensor) -> tuple[Tensor, Tensor]:
 def _summed_in_place(rows: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     """Every place's sum over all places of its row, in one fixed order, by shapes known before."""
     n = len(rows)
-    ordered, order = torch.sort(rows, stable=True)
-    is_first = torch.ones_like(ordered, dtype=torch.bool)
-    torch.ne(ordered[1:], ordered[:-1], out=is_first[1:])
+    ordered, order, is_first = _sorted(rows)
     run = is_first.cumsum(0) - 1  # [n], which distinct row a place has
     places = torch.arange(n, device=rows.device)
     # Runs that are not there are empty and lie behind the others; the last entry is for no one.
     starts = rows.new_full((n + 1,), n).scatter_(0, torch.where(is_first, run, n), places)[:n]
     sums = F.embedding_bag(order, values, starts, mode="sum")
     return ordered, sums.index_select(0, run)
+
+
+def _sorted(ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Ids in order, the place of each, and whether it is the first of its kind: `[n]` each."""
+    ordered, order = torch.sort(ids, stable=True)
+    is_first = torch.ones_like(ordered, dtype=torch.bool)
+    torch.ne(ordered[1:], ordered[:-1], out=is_first[1:])
+    return ordered, order, is_first
 
 
 class _LookUp(torch.autograd.Function):

@@ -81,13 +81,9 @@ class FeatureEncoder(nn.Module):
         single, values = vectors.split([features.rows.numel(), len(features.bag_rows)], dim=1)
         if not self.n_multivalued:
             return single, None
-        weights, segments, n = (
-            self._weights(features),
-            features.bag_segments,
-            self._n_bags(features),
-        )
-        pooled = values.new_zeros(len(values), n, self.embedding_dim)
-        return single, pooled.index_add(1, segments, values * weights[:, None])
+        weighted = values * self._weights(features)[:, None]
+        pooled = values.new_zeros(len(values), self._n_bags(features), self.embedding_dim)
+        return single, pooled.index_add(1, features.bag_segments, weighted)
 
     def _bags(self, features: Features) -> Bags:
         """The bags of all fields, of every copy."""

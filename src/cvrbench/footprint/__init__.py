@@ -21,7 +21,7 @@ from cvrbench.data.dataset import Dataset, Split
 from cvrbench.data.disk import Keeping
 from cvrbench.errors import RunError
 from cvrbench.footprint.live import Undrawn
-from cvrbench.footprint.rehearsal import SCORE_BYTES, rehearse
+from cvrbench.footprint.rehearsal import SCORE_BYTES, rehearse, state_bytes
 from cvrbench.nn import FeatureEncoder
 from cvrbench.strategies import build_strategy
 
@@ -153,7 +153,6 @@ def rough_bound(config: Config, dataset: Dataset) -> int:
     tables = [m.table for m in network.modules() if isinstance(m, FeatureEncoder)]
     known = {id(table) for table in tables}
     dense = [p for p in network.parameters() if id(p) not in known]
-    state = sum(t.numel() * t.element_size() for t in network.state_dict().values())
     n_tasks, fields = len(schema.tasks), len(schema.id_fields)
     values = sum(len(bag.ids) for bag in dataset.train.bags) / max(1, len(dataset.train))
     units = sum(p.shape[0] * (p.shape[-1] + p.shape[-2]) for p in dense if p.dim() > 1)
@@ -162,7 +161,7 @@ def rough_bound(config: Config, dataset: Dataset) -> int:
     rows = min(rows, max(len(dataset.train), len(dataset.valid)))
     splits = (dataset.train, dataset.valid, dataset.test)
     data: int = sum(2 * _file_bytes(s) + (SCORE_BYTES + 64 * n_tasks) * len(s) for s in splits)
-    bound: int = LATER + data + 24 * state + 64 * n_tasks * units * rows
+    bound: int = LATER + data + 24 * state_bytes(network) + 64 * n_tasks * units * rows
     return bound
 
 

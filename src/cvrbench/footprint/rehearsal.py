@@ -27,6 +27,7 @@ from cvrbench.strategies.base import SharingStrategy, Turn
 from cvrbench.training.observe import Probe, probe_rows
 from cvrbench.training.optimizers import Optimizers, build_optimizers
 from cvrbench.training.schedule import count_steps
+from cvrbench.training.under_way import copy_weights
 
 WINDOWS = 2 * WINDOW_BLOCKS * BLOCK_BYTES
 """Bytes of rows in memory where the rest is left on disk."""
@@ -75,7 +76,7 @@ def rehearse(
         with live.of(ELSEWHERE if on_disk else "data"):
             test = resident(dataset, "test")
         lab.score(test, SCORE_BYTES, FRAME_COPIES)
-        with live.beside("copies", _state_bytes(network)):  # the file is made in memory
+        with live.beside("copies", state_bytes(network)):  # the file is made in memory
             pass
         del windows
     come_and_go = max(live.largest["activations"], live.largest["evaluation"])
@@ -185,7 +186,7 @@ class _Lab:
         with live.of("optimiser"):
             optimizers = build_optimizers(network, config)
         with live.of("copies"):
-            best = _copy(network)
+            best = copy_weights(network)
         with live.of("data"):
             order = torch.empty(len(self.train_rows), dtype=torch.int64)
         objective = alone(self.objective) if apart else self.objective
@@ -256,11 +257,8 @@ def _with_rows(network: SharingStrategy, batch: Batch) -> None:
             )
 
 
-def _copy(network: SharingStrategy) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
-
-
-def _state_bytes(network: SharingStrategy) -> int:
+def state_bytes(network: SharingStrategy) -> int:
+    """Count the bytes of all weights and buffers."""
     return sum(t.numel() * t.element_size() for t in network.state_dict().values())
 
 

@@ -21,7 +21,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from cvrbench.errors import StoreError
-from cvrbench.files import process_room
+from cvrbench.files import is_running, process_room
 
 WORKER, ATTEMPTS, REASON = "worker", "attempts", "reason"
 FURTHER = "further"
@@ -184,10 +184,4 @@ def _started(pid: int) -> str | None:
 def _is_running(pid: int, started: str | None) -> bool:
     if Path("/proc/self/stat").exists():
         return _started(pid) == started
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    return is_running(pid)

@@ -28,14 +28,13 @@ import numpy as np
 import torch
 from benchmarks.figures import Figure, print_table
 from benchmarks.training.ours import TRAINER, network_of
-from benchmarks.training.shapes import ALICCP_SIZES, SMALL
+from benchmarks.training.shapes import ALICCP_SIZES, SMALL, schema_of
 from benchmarks.turns import WARM_UP, Contender, compare, ratio
 
 from cvrbench.data import order
 from cvrbench.data.batches import Batch
 from cvrbench.data.dataset import SPLITS, open_dataset
 from cvrbench.data.disk import DiskRows, Keeping
-from cvrbench.data.schema import Categorical, Schema, Task
 from cvrbench.data.writer import StoreWriter
 from cvrbench.memory import keep_freed_memory
 from cvrbench.objectives import Objective
@@ -48,16 +47,7 @@ CPU = torch.device("cpu")
 def write_store(folder: Path, n_chunks: int) -> Path:
     """Write a dataset whose training split has `n_chunks` times 2**18 rows, the others one."""
     rng = np.random.default_rng(0)
-    schema = Schema(
-        name="benchmark",
-        categorical=tuple(Categorical(name=str(i), size=s) for i, s in enumerate(ALICCP_SIZES)),
-        multivalued=(),
-        numeric=(),
-        tasks=(Task(name="ctr", label="y"), Task(name="cvr", label="z")),
-        group=None,
-        rows={},
-        fingerprint="",
-    )
+    schema = schema_of(ALICCP_SIZES)
     skewed = rng.random((len(ALICCP_SIZES), CHUNK_ROWS)) ** ZIPF_POWER
     ids = (skewed * np.array(ALICCP_SIZES)[:, None]).astype(np.int32)
     with StoreWriter(folder) as writer:

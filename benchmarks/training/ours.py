@@ -5,10 +5,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from benchmarks.training.shapes import Shape, draw
+from benchmarks.training.shapes import Shape, draw, schema_of
 
 from cvrbench.data.batches import SplitTensors
-from cvrbench.data.schema import Categorical, Schema, Task
 from cvrbench.masks.mask_set import MaskSet
 from cvrbench.memory import keep_freed_memory
 from cvrbench.objectives import Objective
@@ -58,16 +57,7 @@ def build(strategy: str, shape: Shape, n_batches: int) -> Callable[[int], None]:
 
 def network_of(strategy: str, shape: Shape) -> SharingStrategy:
     """Build a strategy without dropout."""
-    schema = Schema(
-        name="benchmark",
-        categorical=tuple(Categorical(name=str(i), size=s) for i, s in enumerate(shape.sizes)),
-        multivalued=(),
-        numeric=(),
-        tasks=(Task(name="ctr", label="y"), Task(name="cvr", label="z")),
-        group=None,
-        rows={},
-        fingerprint="",
-    )
+    schema = schema_of(shape.sizes)
     common = {"embedding_dim": shape.dim, "hidden": shape.hidden, "tower": shape.tower}
     common |= {"dropout": 0.0}
     match strategy:

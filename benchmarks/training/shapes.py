@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cvrbench.data.schema import Categorical, Schema, Task
+
 ALICCP_SIZES = (
     238636, 98, 14, 3, 8, 4, 4, 3, 5, 467299, 6930, 263943, 106400, 5889, 104831, 51879, 37149, 4,
     12223, 116741, 58015, 33786, 56136,
@@ -36,6 +38,20 @@ class Shape(NamedTuple):
 
 REFERENCE = Shape("reference", dim=16, hidden=(256, 128), tower=(64,))
 SMALL = Shape("small", dim=8, hidden=(128, 64), tower=(32,))
+
+
+def schema_of(sizes: tuple[int, ...]) -> Schema:
+    """Give a log of single ids alone, with two tasks that are independent."""
+    return Schema(
+        name="benchmark",
+        categorical=tuple(Categorical(name=str(i), size=s) for i, s in enumerate(sizes)),
+        multivalued=(),
+        numeric=(),
+        tasks=(Task(name="ctr", label="y"), Task(name="cvr", label="z")),
+        group=None,
+        rows={},
+        fingerprint="",
+    )
 
 
 class Data(NamedTuple):

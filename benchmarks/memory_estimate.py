@@ -33,6 +33,13 @@ SHAPES: dict[str, tuple[str, ...]] = {
     "table_per_task": (*TABLE, "model=single_task"),
     "table_ncs": (*TABLE, "model=ncs"),
     "table_imp": (*TABLE, "model=ncs", "model.search=imp", "model.search_epochs=1"),
+    "candidates": (
+        *TABLE,
+        "dataset.cardinality=20000",
+        "model=ncs",
+        "model.search=random",
+        "model.choice=joint",
+    ),
     "batch_mmoe": ("model=mmoe", "trainer.batch_size=32768", "model.hidden=[512,256]"),
     "batch_ple": ("model=ple", "trainer.batch_size=32768"),
     "evaluation": (

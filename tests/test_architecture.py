@@ -68,6 +68,7 @@ HOMES = {
         "launch.job",
         "lookup",
         "masks",
+        "metrics.on_tensors",
         "multiply_adds",
         "nn",
         "objectives",

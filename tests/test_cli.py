@@ -1,6 +1,7 @@
 """The command line as a user meets it: output, messages, exit codes, completion."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from cvrbench import machine
 from cvrbench.config.complete import complete, datasets
 
 QUICK = ("experiment=quick_check", "model.hidden=[8]", "model.tower=[]")
@@ -57,8 +59,38 @@ def test_finished_cells_are_skipped_and_still_reported(cvrbench):
 def test_a_dry_run_trains_and_writes_nothing(cvrbench, tmp_path):
     said = cvrbench("run", "-m", "model=mmoe,ple", "seed=0,1", *QUICK, "--dry-run")
     assert said.code == 0
-    assert len(said.out.splitlines()) == 5
+    assert len(said.out.partition("\n\n")[0].splitlines()) == 5
     assert not (tmp_path / "results").exists()
+
+
+def test_a_dry_run_says_what_memory_each_configuration_needs_against_what_is_free(
+    cvrbench, monkeypatch
+):
+    wide = ("model=mmoe", "model.hidden=[2048]", "trainer.batch_size=10,4000", "seed=0,1,2")
+    words = ("run", "-m", *wide, "trainer.eval_batch_size=10", *QUICK[:1])
+    said = cvrbench(*words, "--dry-run")
+    head, small, large = said.out.partition("\n\n")[2].splitlines()
+    assert head.split()[:3] == ["#", "memory", "free"]
+    assert re.match(r"1-3 +0\.\d GB +[\d.]+ GB, .+  the process itself", small)
+    assert re.match(r"4-6 +1\.\d GB +[\d.]+ GB, .+  a training step", large)
+    monkeypatch.setattr(machine, "room", lambda: machine.Room(n_bytes=10**6, limit="a group"))
+    said = cvrbench(*words, "--dry-run", "workers=2")
+    assert "0.0 GB, a group  will not fit; " in said.out
+    assert "2 at once: " in said.out
+    rows = cvrbench(*words, "--dry-run", "--json").json()
+    assert [row["memory"]["fits"] for row in rows] == [False] * 6
+    assert all(row["memory"]["needed"] > row["memory"]["free"] == 10**6 for row in rows)
+
+
+def test_a_dry_run_says_where_there_is_no_estimate_and_asks_none_for_finished_cells(cvrbench):
+    said = cvrbench("run", *QUICK, "--dry-run", "dataset.rows=7000")
+    assert "not estimated: synthetic is not prepared yet" in said.out
+    cell = ("run", "model=shared_bottom", *QUICK)
+    cvrbench(*cell, "--json")
+    assert "memory" not in cvrbench(*cell, "--dry-run").out
+    assert "memory" in cvrbench(*cell, "--dry-run", "--force").out
+    (row,) = cvrbench(*cell, "--dry-run", "--json").json()
+    assert row["memory"] is None
 
 
 def test_one_wrong_cell_stops_the_whole_plan_before_it_starts(cvrbench, tmp_path):
@@ -100,6 +132,7 @@ MISUSES = {
     "ncs": "write key=value",
     "model.n_experts=3": "belongs to model=mmoe; you have model=ncs",
     "dataset=table": "dataset.path",
+    "launcher.together=zero": "launcher.together must be auto or a whole number (at least 1), not",
 }
 
 

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -105,7 +106,7 @@ def test_the_test_split_is_scored_once_and_after_every_choice(quick, monkeypatch
     )
     assert order.count("test") == 1
     assert order[-1] == "test"
-    assert order.count("_fit") == 2 * 5 + 1
+    assert order.count("_fit") == 5 + 1  # both tasks' searches at once
 
 
 def test_without_score_test_the_test_split_is_never_touched(quick):
@@ -135,7 +136,7 @@ def interrupt_at(stage: str):
     def on_progress(now) -> None:
         if now.stage.startswith(stage) and not pressed:
             pressed.append(now)
-            signal.raise_signal(signal.SIGINT)
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
     return on_progress
 
@@ -144,10 +145,10 @@ def interrupt_at(stage: str):
     ("stage", "options"),
     [
         ("search ctr 2/5", ("model.search=imp", "model.together=false", "model.choice=validation")),
-        ("search cvr 4/4", ("model.search=imp", "model.together=false", "model.step=alternate")),
+        ("search ctr 4/4", ("model.search=imp", "model.together=false", "model.step=alternate")),
         ("search ctr cvr 3/4", ("model.search=imp", "model.early_bird=0.5")),
         (
-            "choose density 0.30",
+            "choose density 0.67",
             ("model.choice=joint", "model.search=random", "model.density=0.2"),
         ),
         ("warm-up", ("model.warmup_epochs=0.5", "model.search=snip")),

@@ -6,10 +6,11 @@ conditional probability over all exposures against the label: it rewards a CVR t
 the CTR, and is kept, marked biased, because others publish it.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from cvrbench import metrics
 from cvrbench.data.schema import Schema, Task
 from cvrbench.errors import ConfigError, RunError
-from cvrbench.spaces import Bytes, Floats, Space, spaces
+from cvrbench.spaces import Array, Bytes, Indexed, Space, SpaceOf, spaces
 
 Direction = Literal["higher", "lower", "one"]
 
@@ -67,22 +68,27 @@ class Scores(NamedTuple):
     undefined: dict[str, str]
 
 
+MetricsOf = Callable[[SpaceOf[Any]], Iterable[tuple[str, Callable[[], float]]]]
+"""A space -> what can be computed there, by its kind."""
+
+
 def score(
     schema: Schema,
-    labels: Bytes,
-    conditional: Floats,
-    joint: Floats,
+    labels: Array,
+    conditional: Array,
+    joint: Array,
     groups: npt.NDArray[np.int64] | None = None,
-    truth: Floats | None = None,
+    truth: Array | None = None,
     *,
     kinds: Collection[str] = EVALUATION_KINDS,
     workers: int = 1,
+    metrics_of: MetricsOf | None = None,
 ) -> Scores:
-    """Compute every metric of one split.
+    """Compute every metric of one split, on NumPy's arrays or on what `metrics_of` takes.
 
     Args:
         schema: Tasks and their parents.
-        labels: [rows, tasks], 0 or 1.
+        labels: [rows, tasks] uint8, 0 or 1.
         conditional: [rows, tasks], P(label | parent's label is 1).
         joint: [rows, tasks], the product along the chain of parents; for roots, `conditional`.
         groups: [rows], user codes, for GAUC.
@@ -90,19 +96,19 @@ def score(
         kinds: Which of `METRICS_INFO` to compute; while training, two are enough.
         workers: Threads over which the spaces are spread; each needs memory of its own, and none
             changes a result.
+        metrics_of: What computes them, of those kinds that it knows; NumPy's metrics by default.
 
     Raises:
         RunError: A prediction is not a number.
     """
     _check_finite(schema, conditional, joint)
-    jobs = [
-        partial(_of_space, space, groups, kinds)
-        for space in spaces(schema.tasks, labels, conditional, joint, truth)
-    ]
+    compute = partial(_of_space, metrics_of or partial(_metrics_of, groups))
+    found = spaces(schema.tasks, labels, conditional, joint, truth)
+    jobs = [partial(compute, space, {kind: kind for kind in kinds}) for space in found]
     for index, task in enumerate(schema.tasks):
         if task.parent is not None and "auc_exposed" in kinds:
-            compute = partial(metrics.auc, labels[:, index], conditional[:, index])
-            jobs.append(partial(_computed, {f"{task.name}_auc_exposed": compute}))
+            exposed = SpaceOf(task.name, None, labels[:, index], conditional[:, index], None)
+            jobs.append(partial(compute, exposed, {"auc": "auc_exposed"}))
     if workers > 1:  # NumPy sorts without holding the interpreter's lock
         with ThreadPoolExecutor(workers) as pool:
             parts = list(pool.map(lambda job: job(), jobs))
@@ -120,13 +126,12 @@ def counts(schema: Schema, labels: Bytes) -> dict[str, dict[str, int]]:
     Returns:
         `{"cvr": {"rows": 900, "positives": 31}, ...}`, one entry per task and per joint name.
     """
-    nothing = np.zeros(labels.shape)
     return {
         space.name: {
             "rows": len(label := space.take(space.label)),
             "positives": int(label.sum(dtype=np.int64)),
         }
-        for space in spaces(schema.tasks, labels, nothing, nothing)
+        for space in spaces(schema.tasks, labels, labels, labels)  # predictions are not looked at
     }
 
 
@@ -238,15 +243,14 @@ def _space_name(tasks: Sequence[Task], parent: str | None) -> str:
     return "clicked" if parent == "ctr" else f"{label} = 1"
 
 
-def _of_space(space: Space, groups: npt.NDArray[np.int64] | None, kinds: Collection[str]) -> Scores:
-    wanted = {kind: compute for kind, compute in _metrics_of(space, groups) if kind in kinds}
-    return _computed({f"{space.name}_{kind}": compute for kind, compute in wanted.items()})
-
-
-def _computed(wanted: Mapping[str, Callable[[], float]]) -> Scores:
+def _of_space(metrics_of: MetricsOf, space: SpaceOf[Any], named: Mapping[str, str]) -> Scores:
+    """Compute the kinds that are to be named, by their names."""
     found: dict[str, float | None] = {}
     undefined: dict[str, str] = {}
-    for name, compute in wanted.items():
+    for kind, compute in metrics_of(space):
+        if kind not in named:
+            continue
+        name = f"{space.name}_{named[kind]}"
         try:
             found[name] = compute()
         except metrics.Undefined as reason:
@@ -256,7 +260,7 @@ def _computed(wanted: Mapping[str, Callable[[], float]]) -> Scores:
 
 
 def _metrics_of(
-    space: Space, groups: npt.NDArray[np.int64] | None
+    groups: npt.NDArray[np.int64] | None, space: Space
 ) -> Iterator[tuple[str, Callable[[], float]]]:
     label, predicted = space.take(space.label), space.take(space.predicted)
     # Sorted by the first metric that asks, for all that do.
@@ -281,13 +285,12 @@ def _metrics_of(
         )
 
 
-def _check_finite(schema: Schema, conditional: Floats, joint: Floats) -> None:
+def _check_finite(schema: Schema, conditional: Indexed, joint: Indexed) -> None:
     for index, task in enumerate(schema.tasks):
         for values in (conditional[:, index], joint[:, index]):
-            finite = np.isfinite(values)
-            if not finite.all():
+            finite = (values > -math.inf) & (values < math.inf)
+            if n_others := len(values) - int(finite.sum()):
                 raise RunError(
-                    f"{int((~finite).sum()):,} of {len(values):,} predictions of task "
-                    f"{task.name!r} are not finite numbers; lower trainer.learning_rate or "
-                    "trainer.embedding_learning_rate"
+                    f"{n_others:,} of {len(values):,} predictions of task {task.name!r} are not "
+                    "finite numbers; lower trainer.learning_rate or trainer.embedding_learning_rate"
                 )

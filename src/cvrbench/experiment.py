@@ -200,7 +200,11 @@ class _Cell:
         """Predict a whole split and compute every metric."""
         size = self.config.trainer.eval_batch_size
         predictions = predict(network, rows, self.stages.objective, batch_size=size)
-        scores = score(self.schema, split.labels, *predictions, split.groups, split.truth)
+        # A GPU's host has cores to spare; on a CPU, what a second space needs may be too much.
+        workers = 1 if self.device.type == "cpu" else torch.get_num_threads()
+        scores = score(
+            self.schema, split.labels, *predictions, split.groups, split.truth, workers=workers
+        )
         self.stages.verification.finish()
         return scores, predictions
 

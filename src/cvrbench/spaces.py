@@ -1,8 +1,13 @@
-"""Where a probability is defined: the rows of every task, and of each product along its parents."""
+"""Where a probability is defined: the rows of every task, and of each product along its parents.
+
+Rows are chosen by operators alone, so that it is done where the numbers lie, whether NumPy's arrays
+hold them or torch's tensors.
+"""
 
 from collections.abc import Iterator, Sequence
 from functools import reduce
-from typing import Any, NamedTuple
+from operator import mul
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,32 +18,48 @@ Floats = npt.NDArray[np.floating[Any]]
 Bytes = npt.NDArray[np.uint8]
 
 
-class Space(NamedTuple):
+class Indexed(Protocol):
+    """What an array and a tensor have in common, as far as it is needed here."""
+
+    def __getitem__(self, index: Any, /) -> Any:
+        """Give a column, or the rows of a mask."""
+        ...
+
+
+Array = TypeVar("Array", bound=Indexed)
+
+
+class SpaceOf(NamedTuple, Generic[Array]):
     """One probability: the rows on which it is defined, its label and its predictions there."""
 
     name: str
-    rows: npt.NDArray[np.bool_] | None
-    label: Bytes
-    predicted: Floats
-    truth: Floats | None
+    rows: Array | None
+    """`[rows]` bool; None: all."""
+    label: Array
+    predicted: Array
+    truth: Array | None
 
-    def take(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def take(self, values: Array) -> Array:
         """Give the values of the space's rows."""
-        return values if self.rows is None else values[self.rows]
+        taken: Array = values if self.rows is None else values[self.rows]
+        return taken
+
+
+Space = SpaceOf[npt.NDArray[Any]]
 
 
 def spaces(
     tasks: Sequence[Task],
-    labels: Bytes,
-    conditional: Floats,
-    joint: Floats,
-    truth: Floats | None = None,
-) -> Iterator[Space]:
+    labels: Array,
+    conditional: Array,
+    joint: Array,
+    truth: Array | None = None,
+) -> Iterator[SpaceOf[Array]]:
     """Give every task, and every product along its parents, with its rows.
 
     Args:
         tasks: Each after its parent.
-        labels: [rows, tasks], 0 or 1.
+        labels: [rows, tasks] uint8, 0 or 1.
         conditional: [rows, tasks], P(label | parent's label is 1).
         joint: [rows, tasks], the product along the chain of parents; for roots, `conditional`.
         truth: [rows, tasks], the true conditional probabilities of planted data.
@@ -47,10 +68,11 @@ def spaces(
         *ancestors, _ = path = chain(tasks, index)
         label = labels[:, index]
         # Columns are joined one by one: NumPy is slow along so short an axis.
-        rows = reduce(np.logical_and, [labels[:, i] == 1 for i in ancestors]) if ancestors else None
+        seen = reduce(mul, [labels[:, i] for i in ancestors]) if ancestors else None
+        rows = None if seen is None else seen == 1
         true = None if truth is None else truth[:, index]
-        yield Space(task.name, rows, label, conditional[:, index], true)
+        yield SpaceOf(task.name, rows, label, conditional[:, index], true)
         if task.joint is not None:
-            product = None if truth is None else reduce(np.multiply, [truth[:, i] for i in path])
-            all_of = label == 1 if rows is None else rows & (label == 1)
-            yield Space(task.joint, None, all_of.view(np.uint8), joint[:, index], product)
+            product = None if truth is None else reduce(mul, [truth[:, i] for i in path])
+            all_of = label if seen is None else seen * label
+            yield SpaceOf(task.joint, None, all_of, joint[:, index], product)

@@ -12,9 +12,13 @@ from benchmarks import memory_estimate
 from safetensors.numpy import load_file
 
 from cvrbench import experiment, footprint, machine
+from cvrbench.data.batches import SplitTensors
+from cvrbench.data.disk import rows_bytes
 from cvrbench.data.library import ensure
+from cvrbench.data.split_reader import SplitReader
 from cvrbench.errors import RunError
 from cvrbench.footprint import check_memory, check_together, estimate, rough_bound
+from cvrbench.footprint.rows import resident
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -72,6 +76,15 @@ def test_what_costs_more_is_told_to_cost_more(quick):
     assert adam > needs(quick, *wide) + 2_000_000
 
 
+def test_a_step_of_the_test_rows_counts_where_they_are_more_than_those_of_validation(quick):
+    wide = ("model=shared_bottom", "model.hidden=[2048]", "trainer.batch_size=1")
+    config, dataset = opened(quick(*wide, "trainer.eval_batch_size=10000"))
+    long = replace(dataset, test=dataset.train)
+    layer = 4 * 2048 * len(dataset.train)  # its output alone, in float32
+    assert estimate(config, long, CPU).parts["evaluation"] >= layer
+    assert estimate(config, dataset, CPU).parts["evaluation"] < layer
+
+
 def test_a_run_that_will_not_fit_says_so_before_anything_is_made(quick, monkeypatch):
     cell = quick("model=mmoe", "trainer.batch_size=4000", "model.hidden=[2048]")
     config, dataset = opened(cell)
@@ -108,6 +121,34 @@ def test_workers_that_will_not_fit_beside_each_other_are_fewer(quick, monkeypatc
     check_together(runs[:2], CPU, 4)
     with pytest.raises(RunError, match=r"3 of these runs at once need .* launcher\.workers=2,"):
         check_together(runs, CPU, 3)
+
+
+def test_where_not_even_one_worker_fits_another_number_of_workers_is_no_advice(quick, monkeypatch):
+    runs = [opened(quick("model=mmoe", f"seed={seed}")) for seed in range(2)]
+    monkeypatch.setattr(machine, "room", lambda: machine.Room(n_bytes=1000, limit="the machine"))
+    with pytest.raises(RunError, match="not even one fits: make the largest smaller, or"):
+        check_together(runs, CPU, 2)
+
+
+def test_the_bytes_of_a_split_are_those_that_loading_it_takes(quick):
+    _, dataset = opened(quick("model=mmoe"))
+    for name in ("train", "valid"):
+        split = dataset.split(name)
+        loaded = SplitTensors.load(split, dataset.schema, CPU)
+        bags = [tensor for bag in loaded.bags for tensor in bag[:3]]
+        tensors = [loaded.rows, loaded.numeric, loaded.labels, loaded.contexts, *bags]
+        assert rows_bytes(split) == sum(t.nbytes for t in tensors if t is not None)
+
+
+def test_ids_of_a_vast_vocabulary_are_rehearsed_in_the_type_that_they_are_read_in(quick):
+    _, dataset = opened(quick("model=mmoe"))
+    vast = replace(dataset.schema.categorical[0], size=2**31)
+    fields = (vast, *dataset.schema.categorical[1:])
+    schema = replace(dataset.schema, categorical=fields)
+    for one in (dataset.schema, schema):
+        read = SplitReader(dataset.valid, one, CPU).read([(0, 3)]).rows
+        assert resident(replace(dataset, schema=one), "valid").rows.dtype == read.dtype
+    assert read.dtype == torch.int64
 
 
 def test_an_operation_that_cannot_be_pretended_stops_no_run(quick, monkeypatch):

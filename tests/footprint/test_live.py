@@ -68,6 +68,15 @@ def test_a_copy_of_a_network_counts_again():
         assert twin.running_mean is not network.running_mean
 
 
+def test_a_copied_layer_learns_and_holds_its_gradient():
+    with pretending(ROWS) as live:
+        layer = copy.deepcopy(nn.Linear(50, 30, bias=False))
+        before = live.total
+        layer(torch.ones(4, 50)).sum().backward()
+        assert isinstance(layer.weight, nn.Parameter)
+        assert live.total == before + 4 * 50 * 30
+
+
 def test_memory_of_the_host_counts_for_the_host_alone():
     with pretending(ROWS) as live, live.beside("scores", 100):
         assert live.total == 100

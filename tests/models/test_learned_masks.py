@@ -17,6 +17,7 @@ from cvrbench.errors import RunInterrupted
 from cvrbench.masks import gates
 from cvrbench.objectives import build_objective
 from cvrbench.strategies import build_strategy
+from cvrbench.strategies.base import Training
 from cvrbench.strategies.ncs import NCS
 from cvrbench.strategies.searches.learned import Gated, learned
 from cvrbench.training.checkpoint import StageFiles
@@ -134,22 +135,22 @@ class Toy:
     def steps(self, epochs: float) -> int:
         return count_steps(N_ROWS, self.config.trainer.batch_size, epochs)
 
-    def train(self, network, *, label, epochs, apart=False) -> FitResult:
-        assert apart
-        outside = Outside(label, StageFiles(self.folder, 0), lambda _: None, lambda: False)
+    def train(self, training: Training) -> list[FitResult]:
+        assert training.apart
+        outside = Outside(training.label, StageFiles(self.folder, 0), lambda _: None, lambda: False)
         task = FitTask(self.objective, torch.ones(2), self.score)
         config = replace(self.config.trainer, patience=99)
         self.result = fit(
-            network,
+            training.network,
             self.train_rows,
             self.valid_rows,
             task,
             config,
-            epochs=epochs,
+            epochs=training.epochs,
             seed=0,
             outside=outside,
         )
-        return self.result
+        return [self.result]
 
 
 @pytest.mark.parametrize("gate", KINDS)
@@ -175,7 +176,7 @@ def test_budgets_are_kept_before_anything_is_cut(tmp_path, gate, sharing) -> Non
     with torch.no_grad():
         opens = torch.cat([p.flatten(1) for p in network.open().values()], dim=1)
     assert (gates.expected_density(opens) > 0.9).all()
-    toy.train(network, label="search", epochs=10, apart=True)
+    toy.train(Training(network, label="search", epochs=10, apart=True))
     with torch.no_grad():
         opens = torch.cat([p.flatten(1) for p in network.open().values()], dim=1)
     assert gates.expected_density(opens).tolist() == pytest.approx([0.2, 0.2], abs=0.05)

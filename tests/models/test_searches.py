@@ -143,12 +143,13 @@ def test_a_search_of_one_task_alone_is_not_touched_by_the_others(
     one = Search(quick_data, tmp_path / "one", "model.search=imp", "model.together=false")
     train = one.stages.train
 
-    # Whatever the other task's training does to the weights, the next search starts afresh.
-    def disturbed(network, *, tasks, **options):
-        result = train(network, tasks=tasks, **options)
-        if tasks == ("ctr",):
-            network.network.ncs.encoder.table.data.normal_()
-        return result
+    # Whatever the other task's training does to its weights, this task's rounds start afresh.
+    def disturbed(*trainings):
+        results = train(*trainings)
+        for training in trainings:
+            if training.tasks == ("ctr",):
+                training.network.network.ncs.encoder.table.data.normal_()
+        return results
 
     one.stages.train = disturbed
     assert torch.equal(one.run().masks.keep["trunk_0"][1], both.keep["trunk_0"][1])

@@ -10,6 +10,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TaskID,
     TaskProgressColumn,
     TextColumn,
@@ -44,30 +45,22 @@ def note(text: str) -> None:
 @contextmanager
 def training_bar(title: str) -> "Iterator[Callable[[training.Progress], None]]":
     """Show a run: stage, steps, examples per second, time left, validation AUC."""
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
+    bar = _bar(
+        "{task.description}",
         MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
+        "{task.fields[rate]}",
         TimeRemainingColumn(compact=True),
         TextColumn("{task.fields[scores]}", style="green"),
-        console=errors,
-        transient=True,
-        disable=not errors.is_terminal,
     )
     shown: dict[str, TaskID] = {}
 
     def update(now: "training.Progress") -> None:
         if bar.disable:
             return
-        if now.stage not in shown:
-            for other in shown.values():
-                bar.update(other, visible=False)
-            shown[now.stage] = bar.add_task("", total=now.total_steps, rate="", scores="")
         bar.update(
-            shown[now.stage],
+            _task_of(bar, shown, now.stage, f"{title} · {now.stage}", scores=""),
+            total=now.total_steps,
             completed=now.step,
-            description=f"{title} · {now.stage}",
             rate=f"{now.examples_per_second:,.0f} examples/s",
             scores=_scores(now.scores),
         )
@@ -79,17 +72,13 @@ def training_bar(title: str) -> "Iterator[Callable[[training.Progress], None]]":
 @contextmanager
 def plan_bar(total: int) -> "Iterator[Callable[[int, int], None]]":
     """Show a plan whose runs others do: how many are done and failed, and the time left."""
-    bar = Progress(
-        TextColumn("runs"),
-        BarColumn(bar_width=24),
+    bar = _bar(
+        "runs",
         MofNCompleteColumn(),
         TimeRemainingColumn(compact=True),
         TextColumn("{task.fields[failed]}", style="red"),
-        console=errors,
-        transient=True,
         # Lines printed meanwhile go above the bar; rich would send a piped stdout there as well.
         redirect_stdout=out.is_terminal,
-        disable=not errors.is_terminal,
     )
     task = bar.add_task("", total=total, failed="")
 
@@ -105,14 +94,12 @@ def download_bar() -> "Iterator[Callable[[FetchProgress], None]]":
     """Show downloads: bytes, rate and time left."""
     from rich.progress import DownloadColumn, TransferSpeedColumn
 
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
+    bar = _bar(
+        "{task.description}",
         DownloadColumn(),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
-        console=errors,
-        disable=not errors.is_terminal,
+        transient=False,
     )
     shown: dict[str, TaskID] = {}
 
@@ -128,26 +115,19 @@ def download_bar() -> "Iterator[Callable[[FetchProgress], None]]":
 @contextmanager
 def preparing_bar() -> "Iterator[Callable[[RowsProgress], None]]":
     """Show a preparation: stage, share done, rows per second, time left."""
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=12),
+    bar = _bar(
+        "{task.description}",
         TaskProgressColumn(),
-        TextColumn("{task.fields[rate]}"),
+        "{task.fields[rate]}",
         TimeRemainingColumn(compact=True),
-        console=errors,
-        transient=True,
-        disable=not errors.is_terminal,
+        width=12,
     )
     shown: dict[str, TaskID] = {}
 
     def update(now: "RowsProgress") -> None:
         if bar.disable:
             return
-        if now.stage not in shown:
-            for other in shown.values():
-                bar.update(other, visible=False)
-            shown[now.stage] = bar.add_task(now.stage, total=None, rate="")
-        task = shown[now.stage]
+        task = _task_of(bar, shown, now.stage, now.stage)
         elapsed = bar.tasks[task].elapsed or 0.0
         rate = f"{now.rows / elapsed:,.0f} rows/s" if elapsed > 0 else ""
         # A stage that cannot tell how far it is keeps a bar without an end.
@@ -160,15 +140,11 @@ def preparing_bar() -> "Iterator[Callable[[RowsProgress], None]]":
 @contextmanager
 def reading_bar(total: int) -> Iterator[Callable[[], None]]:
     """Show how many runs' predictions were read, their rate and the time left."""
-    bar = Progress(
-        TextColumn("predictions"),
-        BarColumn(bar_width=24),
+    bar = _bar(
+        "predictions",
         MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
+        "{task.fields[rate]}",
         TimeRemainingColumn(compact=True),
-        console=errors,
-        transient=True,
-        disable=not errors.is_terminal,
     )
     task = bar.add_task("", total=total, rate="")
 
@@ -189,6 +165,36 @@ def working(text: str) -> Iterator[None]:
         return
     with errors.status(text):
         yield
+
+
+def _bar(
+    about: str,
+    *columns: ProgressColumn | str,
+    width: int = 24,
+    transient: bool = True,
+    redirect_stdout: bool = True,
+) -> Progress:
+    """Build a bar, which a terminal alone shows: what it is about, the bar, and what follows it."""
+    return Progress(
+        about,
+        BarColumn(bar_width=width),
+        *columns,
+        console=errors,
+        transient=transient,
+        redirect_stdout=redirect_stdout,
+        disable=not errors.is_terminal,
+    )
+
+
+def _task_of(
+    bar: Progress, shown: dict[str, TaskID], stage: str, description: str, **fields: Any
+) -> TaskID:
+    """Give a stage's line; where it is a new one, those of the stages before it are hidden."""
+    if stage not in shown:
+        for other in shown.values():
+            bar.update(other, visible=False)
+        shown[stage] = bar.add_task(description, total=None, rate="", **fields)
+    return shown[stage]
 
 
 def _scores(scores: dict[str, float | None] | None) -> str:

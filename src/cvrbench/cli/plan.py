@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from cvrbench.record import RunRecord
 
 
+def workers_here(launcher: "LauncherConfig") -> int:
+    """Say how many runs share this machine's memory at any time."""
+    return launcher.workers if launcher.kind == "processes" else 1
+
+
 def run_plan(
     cells: "Sequence[Composed]",
     launcher: "LauncherConfig",

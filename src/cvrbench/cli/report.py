@@ -9,6 +9,7 @@ import typer
 from cvrbench.cli.console import errors, out, print_json, reading_bar
 from cvrbench.cli.report_sweeps import draw_sweeps, print_sweeps_json, read_sweeps, sweep_grids
 from cvrbench.errors import ConfigError, StoreError
+from cvrbench.report.margin import MARGIN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -99,7 +100,7 @@ def report(
     words: Words = None,
     figures: Figures = None,
     baseline: Baseline = None,
-    margin: Margin = 0.001,
+    margin: Margin = MARGIN,
     bootstrap: Bootstrap = 0,
     layout: Layout = Format.terminal,
     as_json: AsJson = False,

@@ -6,14 +6,23 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from cvrbench.cli.console import errors, out, preparing_bar, print_json, training_bar
-from cvrbench.cli.plan import run_plan, summary
+from cvrbench.cli.console import (
+    errors,
+    out,
+    preparing_bar,
+    print_json,
+    training_bar,
+    working,
+)
+from cvrbench.cli.memory import print_outlook
+from cvrbench.cli.plan import run_plan, summary, workers_here
 from cvrbench.cli.report import present_runs
 from cvrbench.config.complete import complete
 from cvrbench.errors import RunInterrupted
 
 if TYPE_CHECKING:
     from cvrbench.config.compose import Composed
+    from cvrbench.config.launcher import LauncherConfig
     from cvrbench.record import RunRecord
 
 
@@ -76,15 +85,14 @@ def run(
     if figures is None and len(cells) > 1 and not multirun:
         figures = Path(cells[0].config.results_dir) / "figures"
     if dry_run:
-        _print_plan(cells, as_json=as_json)
+        _print_plan(cells, launcher, force=force, as_json=as_json)
         return
     from cvrbench import planning
     from cvrbench.launch import check_installed
 
     check_installed(launcher)
-    at_once = launcher.workers if launcher.kind == "processes" else 1
     with preparing_bar() as on_rows:
-        planning.check_plan(cells, at_once=at_once, on_rows=on_rows)
+        planning.check_plan(cells, at_once=workers_here(launcher), on_rows=on_rows)
     records, failed = run_plan(cells, launcher, force=force, fail_fast=fail_fast, as_json=as_json)
     if not as_json:
         _print_results(records, figures=figures)
@@ -116,13 +124,20 @@ def resume(
         _print_results([record], folder=folder)
 
 
-def _print_plan(cells: "list[Composed]", *, as_json: bool) -> None:
+def _print_plan(
+    cells: "list[Composed]", launcher: "LauncherConfig", *, force: bool, as_json: bool
+) -> None:
+    """Print every cell, how far it is, and what memory those that would run need."""
     from cvrbench import planning
+    from cvrbench.footprint.outlook import look_ahead
 
-    table = Table("#", "dataset", "model", "seed", "overrides", "state", box=None, pad_edge=False)
-    for number, cell in enumerate(cells, 1):
-        state = planning.state_of(cell)
-        if as_json:
+    states = [planning.state_of(cell) for cell in cells]
+    turn = [number for number, state in enumerate(states) if force or state != "finished"]
+    with working("estimating memory"):
+        outlook = look_ahead(cells, turn, launcher)
+    if as_json:
+        needs = {number: need.plain() for need in outlook.needs for number in need.runs}
+        for number, (cell, state) in enumerate(zip(cells, states, strict=True)):
             print_json(
                 {
                     "dataset": cell.choices["dataset"],
@@ -130,19 +145,16 @@ def _print_plan(cells: "list[Composed]", *, as_json: bool) -> None:
                     "seed": cell.config.seed,
                     "overrides": list(cell.overrides),
                     "state": state,
+                    "memory": needs.get(number),
                 }
             )
-        words = " ".join(cell.overrides)
-        table.add_row(
-            str(number),
-            cell.choices["dataset"],
-            cell.choices["model"],
-            str(cell.config.seed),
-            words,
-            state,
-        )
-    if not as_json:
-        out.print(table)
+        return
+    table = Table("#", "dataset", "model", "seed", "overrides", "state", box=None, pad_edge=False)
+    for number, (cell, state) in enumerate(zip(cells, states, strict=True), 1):
+        names = (cell.choices["dataset"], cell.choices["model"], str(cell.config.seed))
+        table.add_row(str(number), *names, " ".join(cell.overrides), state)
+    out.print(table)
+    print_outlook(outlook)
 
 
 def _print_results(

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from cvrbench.cli.browse import ResultsDir
 from cvrbench.cli.console import errors, note, out, preparing_bar, print_json
-from cvrbench.cli.plan import run_plan
+from cvrbench.cli.plan import run_plan, workers_here
 from cvrbench.cli.report import present_runs
 from cvrbench.cli.run import AsJson, Overrides
 from cvrbench.cli.sweep_view import study_view
@@ -79,7 +79,7 @@ def _sweep(overrides: "Sequence[str]", *, multirun: bool, dry_run: bool, as_json
         _print_plans(plans, as_json=as_json)
         return
     with preparing_bar() as on_rows:
-        check_studies(plans, on_rows=on_rows)
+        check_studies(plans, at_once=workers_here(launcher), on_rows=on_rows)
     summaries, failed = _run_studies(plans, launcher, as_json=as_json)
     _print_results(summaries, Path(plans[0].study.base.config.results_dir), as_json=as_json)
     for line in failed:

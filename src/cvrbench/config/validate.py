@@ -1,11 +1,13 @@
 """Plain values into a frozen `Config` and back: pydantic checks them against the dataclasses."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, is_dataclass
 from datetime import date
 from functools import cache
-from typing import Any, get_args
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from annotated_types import Ge, Gt, Le, Lt
 from pydantic import TypeAdapter, ValidationError
 
 from cvrbench.config import schema
@@ -26,7 +28,17 @@ RULES = {
     "tuple": "a list",
     "too_short": "a list of at least one",
 }
-"""Kinds of pydantic's errors whose own words suit a programmer more than a user."""
+"""Kinds of pydantic's errors, and types, whose own names suit a programmer more than a user."""
+WORDS: dict[Any, str] = {
+    int: RULES["int"],
+    float: RULES["float"],
+    bool: RULES["bool"],
+    str: "a text",
+    NoneType: "null",
+}
+"""What a user calls a scalar type."""
+LIMITS = {Ge: "at least", Gt: "above", Le: "at most", Lt: "below"}
+"""Words for the limits of a number."""
 
 
 def config_to_dict(config: schema.Config) -> dict[str, Any]:
@@ -78,7 +90,7 @@ def validated(declared: Any, values: Any, group: str) -> Any:
     try:
         return _adapter(cls).validate_python(values)
     except ValidationError as error:
-        raise _as_config_error(error, group) from None
+        raise _as_config_error(error, cls, group) from None
 
 
 def _dataclass_of(declared: Any, values: Any, group: str) -> type:
@@ -99,7 +111,7 @@ def _validate_root(parts: Mapping[str, Any]) -> schema.Config:
         # The groups are validated already; only what stands beside them is left to check.
         found: schema.Config = _adapter(schema.Config).validate_python(dict(parts))
     except ValidationError as error:
-        raise _as_config_error(error, "") from None
+        raise _as_config_error(error, schema.Config, "") from None
     return found
 
 
@@ -109,10 +121,12 @@ def _adapter(cls: type) -> TypeAdapter[Any]:
     return TypeAdapter(cls)
 
 
-def _as_config_error(error: ValidationError, prefix: str) -> ConfigError:
+def _as_config_error(error: ValidationError, cls: type, prefix: str) -> ConfigError:
     problem = error.errors()[0]
-    where = [str(part) for part in problem["loc"]]
+    where, alternatives = _place(cls, problem["loc"])
     key = ".".join([prefix, *where] if prefix else where)
+    if alternatives:
+        return ConfigError(f"{key} must be {_any_of(alternatives)}, not {problem['input']!r}")
     if problem["type"] == "missing":
         return ConfigError(f"{key} is missing from its yaml file")
     if problem["type"] in {"unexpected_keyword_argument", "extra_forbidden"}:
@@ -124,6 +138,63 @@ def _as_config_error(error: ValidationError, prefix: str) -> ConfigError:
         if problem["type"].startswith(kind):
             rule = words
     return ConfigError(f"{key} must be {rule}; got {problem['input']!r}")
+
+
+def _place(cls: type, loc: Sequence[str | int]) -> tuple[list[str], tuple[Any, ...]]:
+    """Split pydantic's place of an error into what a user writes, and what could stand there.
+
+    Where several types could, pydantic goes on with the name of the one that it tried last.
+
+    Returns:
+        Keys and numbers of a list, and the types at their end if they are scalars and several.
+    """
+    declared: Any = cls
+    for depth, part in enumerate(loc):
+        options = _options(declared)
+        several = [option for option in options if option is not NoneType]
+        if len(several) > 1:
+            known = all(get_origin(_plain(o)) is Literal or _plain(o) in WORDS for o in several)
+            return (list(map(str, loc[:depth])), options) if known else (list(map(str, loc)), ())
+        declared = _inside(_plain(several[0]), part)
+    return list(map(str, loc)), ()
+
+
+def _options(declared: Any) -> tuple[Any, ...]:
+    plain = _plain(declared)
+    return get_args(plain) if get_origin(plain) in (Union, UnionType) else (declared,)
+
+
+def _plain(declared: Any) -> Any:
+    """Take limits off a type."""
+    return get_args(declared)[0] if get_origin(declared) is Annotated else declared
+
+
+def _inside(declared: Any, part: str | int) -> Any:
+    """Give the type of a dataclass's field, a tuple's item or a dict's value; Any where unknown."""
+    if is_dataclass(declared) and isinstance(declared, type):
+        return get_type_hints(declared, include_extras=True).get(str(part), Any)
+    arguments = get_args(declared)
+    if get_origin(declared) is tuple and isinstance(part, int):
+        return arguments[0 if arguments[-1] is Ellipsis else part]
+    return arguments[1] if get_origin(declared) is dict else Any
+
+
+def _any_of(types: Sequence[Any]) -> str:
+    """Say what may stand where several types may: `auto or a whole number (at least 1)`."""
+    words: list[str] = []
+    for declared in types:
+        plain = _plain(declared)
+        if get_origin(plain) is Literal:
+            words += map(str, get_args(plain))
+            continue
+        limits = [
+            f"{LIMITS[type(limit)]} {getattr(limit, type(limit).__name__.lower())}"
+            for limit in getattr(declared, "__metadata__", ())
+            if type(limit) in LIMITS
+        ]
+        words.append(WORDS[plain] + (f" ({', '.join(limits)})" if limits else ""))
+    *first, last = words
+    return f"{', '.join(first)} or {last}" if first else last
 
 
 def _jsonable(value: Any) -> Any:

@@ -142,7 +142,7 @@ class Keeping:
         else:
             found = room()
             free = UNLIMITED if found is None else found.n_bytes
-        fits = sum(map(_n_bytes, splits)) <= SHARE * free
+        fits = sum(map(rows_bytes, splits)) <= SHARE * free
         return cls(("memory" if fits else "disk") if asked == "auto" else asked, free)
 
     def open(
@@ -155,11 +155,14 @@ class Keeping:
         """Open a split; see `SplitTensors` for the weights."""
         if self.where == "memory":
             return SplitTensors.load(split, schema, device, weights)
-        forget = _n_bytes(split) > SHARE * self.free
+        forget = rows_bytes(split) > SHARE * self.free
         return DiskRows(split, schema, device, weights, forget=forget)
 
 
-def _n_bytes(split: Split) -> int:
-    """Bytes that a split takes in memory; ids of four bytes, which only vast tables exceed."""
+def rows_bytes(split: Split) -> int:
+    """Count the bytes of a split's rows, in files as in memory; answers to score by are apart.
+
+    Ids take four bytes in memory, too, but for vocabularies too large for that (`index_type`).
+    """
     arrays = [split.ids, split.numeric, split.labels, *(a for bag in split.bags for a in bag)]
     return sum(a.nbytes for a in arrays) + (0 if split.contexts is None else split.contexts.nbytes)

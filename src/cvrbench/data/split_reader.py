@@ -54,9 +54,7 @@ class SplitReader:
         sizes = [field.size for field in schema.id_fields]
         starts: npt.NDArray[np.int64] = np.cumsum([0, *sizes])
         n_categorical = len(schema.categorical)
-        self.index_type: type[np.signedinteger] = (
-            np.int32 if schema.vocabulary_size < 2**31 else np.int64
-        )
+        self.index_type = index_type(schema)
         self.device, self.forget = device, forget
         self.shape = Shape.of(split, schema)
         self.starts = starts[:n_categorical].astype(self.index_type)
@@ -119,9 +117,7 @@ class SplitReader:
         dtype = reader.dtype if shift is None else np.dtype(self.index_type)
         n_rows = sum(stop - start for start, stop in spans)
         shape = (n_rows, *reader.shape[1:])
-        filled = torch.empty(
-            shape, dtype=torch.from_numpy(np.empty(0, dtype)).dtype, device=self.device
-        )
+        filled = torch.empty(shape, dtype=torch_type(dtype), device=self.device)
         on_gpu, at = self.device.type == "cuda", 0
         for start, stop in _pieces(spans):
             target = filled[at : at + stop - start]
@@ -137,6 +133,16 @@ class SplitReader:
         if self.forget:
             reader.forget(spans)
         return filled
+
+
+def index_type(schema: Schema) -> type[np.signedinteger]:
+    """Give the type of ids in memory, which are rows of the one table of all fields."""
+    return np.int32 if schema.vocabulary_size < 2**31 else np.int64
+
+
+def torch_type(dtype: npt.DTypeLike) -> torch.dtype:
+    """Give torch's name of a type of numpy's."""
+    return torch.from_numpy(np.empty(0, dtype)).dtype
 
 
 def _pieces(spans: Sequence[Span]) -> Iterator[Span]:

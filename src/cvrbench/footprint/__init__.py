@@ -3,25 +3,25 @@
     needed = what its tensors hold at the worst moment of a rehearsal    (`footprint.rehearsal`)
            + what the allocator keeps idle beside them
 
-in memory that the system cannot take back. Pages of the prepared files come on top of it while they
-are read; the system drops them when something else needs their place.
+in memory that the system cannot take back. Pages of the labels' files come on top of it, which are
+mapped; the system drops them when something else needs their place.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from itertools import accumulate
 
-import numpy.typing as npt
 import torch
 
 from cvrbench import machine
 from cvrbench.config.schema import Config
-from cvrbench.data.dataset import Dataset, Split
-from cvrbench.data.disk import Keeping
+from cvrbench.data.dataset import Dataset
+from cvrbench.data.disk import Keeping, rows_bytes
 from cvrbench.errors import RunError
 from cvrbench.footprint.live import Undrawn
 from cvrbench.footprint.rehearsal import SCORE_BYTES, rehearse, state_bytes
+from cvrbench.footprint.rows import answers_bytes
 from cvrbench.nn import FeatureEncoder
 from cvrbench.strategies import build_strategy
 
@@ -38,6 +38,7 @@ WORDS = {
     "copies": "weights and copies of them",
     "optimiser": "optimiser",
     "data": "data",
+    "answers": "data",
     "activations": "a training step",
     "idle": "a training step",
     "evaluation": "an evaluation step",
@@ -53,7 +54,7 @@ class Footprint:
     parts: dict[str, int]
     """By the parts of a rehearsal, at the moment when their sum is largest."""
     pages: int
-    """Of prepared files, at most; they can be dropped."""
+    """Of prepared files that are mapped, at most; they can be dropped."""
 
     @property
     def needed(self) -> int:
@@ -65,8 +66,9 @@ class Footprint:
         named: Counter[str] = Counter()
         for part, n_bytes in self.parts.items():
             named[WORDS.get(part, "other")] += n_bytes
-        shown = [(name, n / GB) for name, n in named.most_common() if n >= 0.05 * self.needed]
-        return ", ".join(f"{name} {size:.1f}" for name, size in shown)
+        least = 0.05 * max(self.needed, GB)
+        shown = [(name, n / GB) for name, n in named.most_common() if n >= least]
+        return ", ".join(f"{name} {size:.1f}" for name, size in shown) or "the process itself"
 
 
 def estimate(config: Config, dataset: Dataset, device: torch.device) -> Footprint | None:
@@ -82,7 +84,7 @@ def estimate(config: Config, dataset: Dataset, device: torch.device) -> Footprin
     except (RuntimeError, NotImplementedError):
         # What torch says of an operation that it cannot pretend; the run itself may well do it.
         return None
-    pages = sum(_file_bytes(split) for split in (dataset.train, dataset.valid, dataset.test))
+    pages = sum(split.labels.nbytes for split in (dataset.train, dataset.valid, dataset.test))
     return Footprint(parts=parts, pages=pages)
 
 
@@ -99,13 +101,16 @@ def check_memory(config: Config, dataset: Dataset, device: torch.device) -> None
     if found is not None and found.needed > free.n_bytes:
         raise RunError(
             f"the run needs about {found.needed / GB:.1f} GB of memory ({found.told()}) and "
-            f"{free.n_bytes / GB:.1f} GB are free ({free.limit}); {_advice(config, found)}, or set "
+            f"{free.n_bytes / GB:.1f} GB are free ({free.limit}); {advice(config, found)}, or set "
             "trainer.check_memory=false to try"
         )
 
 
 def check_together(
-    runs: Sequence[tuple[Config, Dataset]], device: torch.device, at_once: int
+    runs: Sequence[tuple[Config, Dataset]],
+    device: torch.device,
+    at_once: int,
+    what: str = "of these runs",
 ) -> None:
     """Make sure that the largest runs of a plan fit beside each other into this machine.
 
@@ -113,6 +118,7 @@ def check_together(
         runs: Of the plan.
         device: Of all; a GPU is not looked at, since runs may be spread over several.
         at_once: How many there are at any time.
+        what: How a message calls them, after their number.
 
     Raises:
         RunError: They do not; says how many do.
@@ -129,13 +135,23 @@ def check_together(
     told = {key: estimate(*run, device) for key, run in needs.items()}
     found = (told[repr(replace(config, seed=0))] for config, _ in asked)
     each = sorted((PROCESS + one.needed for one in found if one is not None), reverse=True)
-    fitting = [n for n in range(1, at_once + 1) if sum(each[:n]) <= free.n_bytes]
-    if len(fitting) < at_once:
+    if (n := most_beside(each, free.n_bytes)) < min(at_once, len(each)):
         raise RunError(
-            f"{at_once} of these runs at once need up to {sum(each[:at_once]) / GB:.1f} GB of "
-            f"memory and {free.n_bytes / GB:.1f} GB are free ({free.limit}); set "
-            f"launcher.workers={max(fitting, default=1)}, or trainer.check_memory=false to try"
+            f"{at_once} {what} at once need up to {sum(each[:at_once]) / GB:.1f} GB of memory and "
+            f"{free.n_bytes / GB:.1f} GB are free ({free.limit}); {fewer(n)}, or "
+            "trainer.check_memory=false to try"
         )
+
+
+def most_beside(each: Sequence[int], n_bytes: int) -> int:
+    """Say how many processes fit beside each other, if they are the largest of all."""
+    largest = accumulate(sorted(each, reverse=True))
+    return sum(total <= n_bytes for total in largest)
+
+
+def fewer(n: int) -> str:
+    """Say what to do where only `n` runs fit beside each other."""
+    return f"set launcher.workers={n}" if n else "not even one fits: make the largest smaller"
 
 
 def room(device: torch.device) -> machine.Room | None:
@@ -158,14 +174,15 @@ def rough_bound(config: Config, dataset: Dataset) -> int:
     units = sum(p.shape[0] * (p.shape[-1] + p.shape[-2]) for p in dense if p.dim() > 1)
     units += len(tables) * n_tasks * (fields + round(values) + 1) * config.model.embedding_dim
     rows = max(trainer.batch_size, trainer.eval_batch_size, MOST_PROBED)
-    rows = min(rows, max(len(dataset.train), len(dataset.valid)))
     splits = (dataset.train, dataset.valid, dataset.test)
-    data: int = sum(2 * _file_bytes(s) + (SCORE_BYTES + 64 * n_tasks) * len(s) for s in splits)
+    rows = min(rows, max(map(len, splits)))
+    files = sum(rows_bytes(split) + answers_bytes(split) for split in splits)
+    data = 2 * files + (SCORE_BYTES + 64 * n_tasks) * sum(map(len, splits))
     bound: int = LATER + data + 24 * state_bytes(network) + 64 * n_tasks * units * rows
     return bound
 
 
-def _advice(config: Config, found: Footprint) -> str:
+def advice(config: Config, found: Footprint) -> str:
     """Name the keys that the largest parts follow, the largest first."""
     keys = {
         "a training step": "trainer.batch_size",
@@ -182,13 +199,3 @@ def _advice(config: Config, found: Footprint) -> str:
     if config.trainer.embedding_optimizer != "rowwise_adagrad" and "model.embedding_dim" in lower:
         words += ", take trainer.embedding_optimizer=rowwise_adagrad"
     return words
-
-
-def _file_bytes(split: Split) -> int:
-    return sum(array.nbytes for array in _arrays(split) if array is not None)
-
-
-def _arrays(split: Split) -> Iterator[npt.NDArray[Any] | None]:
-    yield from (split.ids, split.numeric, split.labels, split.contexts, split.groups, split.truth)
-    for bag in split.bags:
-        yield from bag

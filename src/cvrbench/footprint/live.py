@@ -147,7 +147,10 @@ class _Copies(TorchFunctionMode):
     ) -> Any:
         if func is Tensor.__deepcopy__:
             tensor, memo = args
-            return memo.setdefault(id(tensor), tensor.detach().clone())
+            copied = tensor.detach().clone()
+            if isinstance(tensor, nn.Parameter):
+                copied = nn.Parameter(copied, tensor.requires_grad)
+            return memo.setdefault(id(tensor), copied)
         return func(*args, **(kwargs or {}))
 
 

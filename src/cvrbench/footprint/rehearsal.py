@@ -5,8 +5,7 @@ what a new one of them holds is counted without a line here. Every training take
 at validation once and finds that it was the best look so far, which is when most is held.
 """
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice, repeat
 from typing import NamedTuple
@@ -16,25 +15,34 @@ from torch import Tensor
 
 from cvrbench.balancing import loss_weights
 from cvrbench.config.schema import Config
-from cvrbench.data.batches import BagTensors, Batch, SplitTensors
+from cvrbench.data.batches import Batch, SplitTensors
 from cvrbench.data.dataset import Dataset
+from cvrbench.data.disk import SEQUENTIAL_BLOCKS, rows_bytes
 from cvrbench.data.order import BLOCK_BYTES, WINDOW_BLOCKS
 from cvrbench.footprint.live import ELSEWHERE, LiveBytes, pretending
+from cvrbench.footprint.rows import answers_bytes, expected_rows, resident
 from cvrbench.nn import FeatureEncoder
 from cvrbench.objectives import Objective, alone, build_objective
 from cvrbench.strategies import build_strategy
-from cvrbench.strategies.base import SharingStrategy, Turn
+from cvrbench.strategies.base import SharingStrategy, Training, Turn
 from cvrbench.training.observe import Probe, probe_rows
 from cvrbench.training.optimizers import Optimizers, build_optimizers
 from cvrbench.training.schedule import count_steps
+from cvrbench.training.together.crew import most_at_once
+from cvrbench.training.together.pays import COPIES
 from cvrbench.training.under_way import copy_weights
 
 WINDOWS = 2 * WINDOW_BLOCKS * BLOCK_BYTES
 """Bytes of rows in memory where the rest is left on disk."""
-SCORE_BYTES = 110
-"""Of the arrays that the metrics of one row need at once, measured: the sort of GAUC is most."""
-LOOK_BYTES = 34
+PART = SEQUENTIAL_BLOCKS * BLOCK_BYTES
+"""Bytes of rows that are read at once where they are taken as they lie."""
+SCORE_BYTES = 36
+"""Of the arrays that the metrics of one row need at once, the most that tracemalloc saw in
+`evaluation.score` on 3 million rows of two tasks: 12, with groups 28, with truth as well 36."""
+LOOK_BYTES = 12
 """The same at a look during training, which computes AUC and log loss alone."""
+LOOK_BYTES_ON_GPU = 51
+"""The same of tensors on a GPU: 27 counted, and a guess at what the sort itself needs."""
 IDLE = 0.7
 """Of the activations: what the C library keeps free beside them, since a block seldom fits exactly
 where another one was. Measured between 0.5 and 0.8 (benchmarks/memory_estimate.py)."""
@@ -58,7 +66,7 @@ def rehearse(
     Returns:
         Part of the run -> bytes, at the moment when their sum is largest.
     """
-    with pretending(_expected_rows(dataset), host=not on_gpu) as live:
+    with pretending(expected_rows(dataset), host=not on_gpu) as live:
         with live.of(ELSEWHERE if on_disk else "data"):
             train = resident(dataset, "train", weighted=config.protocol.label_share < 1)
             valid = resident(dataset, "valid")
@@ -66,43 +74,20 @@ def rehearse(
             arrays = dataset.train.ids.nbytes + dataset.train.numeric.nbytes
             n_bytes = min(WINDOWS, 2 * arrays) if on_disk else 0
             windows = torch.empty(n_bytes, dtype=torch.uint8)
-        with live.of("parameters"):
-            network = build_strategy(config.model, dataset.schema)
-        lab = _Lab(config, dataset, train, valid, live)
-        with live.of("copies"):
-            network.prepare(lab)
-        lab.finish(network)
-        lab.score(valid, SCORE_BYTES)
-        with live.of(ELSEWHERE if on_disk else "data"):
-            test = resident(dataset, "test")
-        lab.score(test, SCORE_BYTES, FRAME_COPIES)
+        with live.beside("answers", answers_bytes(dataset.valid)):
+            with live.of("parameters"):
+                network = build_strategy(config.model, dataset.schema)
+            lab = _Lab(config, dataset, train, valid, live)
+            with live.of("copies"):
+                network.prepare(lab)
+            lab.finish(network)
+            lab.score(network, valid, SCORE_BYTES)
+            lab.test(network)
         with live.beside("copies", state_bytes(network)):  # the file is made in memory
             pass
         del windows
     come_and_go = max(live.largest["activations"], live.largest["evaluation"])
     return live.peak | {"idle": round((IDLE_ON_GPU if on_gpu else IDLE) * come_and_go)}
-
-
-def resident(dataset: Dataset, name: str, *, weighted: bool = False) -> SplitTensors:
-    """Give what `SplitTensors.load` would: the same shapes and types."""
-    split, schema = dataset.split(name), dataset.schema
-    index_type = torch.int32 if schema.vocabulary_size < 2**31 else torch.int64
-    return SplitTensors(
-        torch.empty(split.ids.shape, dtype=index_type),
-        torch.empty(split.numeric.shape),
-        torch.empty(split.labels.shape, dtype=torch.uint8),
-        tuple(
-            BagTensors(
-                torch.empty(bag.offsets.shape, dtype=torch.int64),
-                torch.empty(bag.ids.shape, dtype=index_type),
-                torch.empty(bag.weights.shape),
-                field.shared,
-            )
-            for bag, field in zip(split.bags, schema.multivalued, strict=True)
-        ),
-        None if split.contexts is None else torch.empty(split.contexts.shape, dtype=torch.int32),
-        torch.empty(split.labels.shape) if weighted else None,
-    )
 
 
 class _Fitted(NamedTuple):
@@ -142,18 +127,17 @@ class _Lab:
     def losses(self, logits: Tensor, batch: Batch) -> Tensor:
         return alone(self.objective).losses(logits.float(), batch.labels, batch.weights)
 
-    def train(
-        self,
-        network: SharingStrategy,
-        *,
-        label: str,  # noqa: ARG002 -- of the protocol, as the next ones
-        epochs: float,  # noqa: ARG002
-        tasks: Sequence[str] | None = None,  # noqa: ARG002
-        apart: bool = False,
-        depends: Mapping[str, object] | None = None,  # noqa: ARG002
-    ) -> _Fitted:
-        self._fit(network, apart=apart, probe=None)
-        return _Fitted(0.5, dict.fromkeys(self.tasks, 0.5))
+    def train(self, *trainings: Training) -> list[_Fitted]:
+        """Rehearse one after another, beside what the others hold beside their own networks."""
+        others = len(trainings) - 1
+        for one in trainings:
+            with self.live.beside("copies", others * (COPIES - 1) * state_bytes(one.network)):
+                self._fit(one.network, apart=one.apart, probe=None)
+        return [_Fitted(0.5, dict.fromkeys(self.tasks, 0.5))] * len(trainings)
+
+    def at_once(self, network: SharingStrategy, n: int) -> int:
+        """As `Stages`, of a run that trains in no company."""
+        return most_at_once(network, self.train_rows, self.config.trainer, n)
 
     def finish(self, network: SharingStrategy) -> None:
         """Rehearse the last training, which also observes how the tasks share."""
@@ -168,17 +152,31 @@ class _Lab:
             )
         self._fit(network, apart=False, probe=probe)
 
-    def score(self, split: SplitTensors, row_bytes: int, copies: int = 0) -> None:
-        """Hold a split's predictions while metrics are computed, and while they are written."""
-        n, tasks = split.labels.shape
+    def score(
+        self, network: SharingStrategy, rows: SplitTensors, row_bytes: int, copies: int = 0
+    ) -> None:
+        """Predict, hold the predictions while metrics are computed, and while they are written."""
+        n, tasks = rows.labels.shape
         predictions = 2 * 8 * n * tasks
         with self.live.beside("predictions", predictions):
-            with self.live.beside("predictions", predictions):  # batch by batch, and in one piece
-                pass
+            self._predict(network, rows)
             with self.live.beside("predictions", row_bytes * n):
                 pass
             with self.live.beside("predictions", copies * (predictions + n * (tasks + 8))):
                 pass
+
+    def test(self, network: SharingStrategy) -> None:
+        """Score the test rows, which are read from disk part by part, one ahead of its use."""
+        split = self.dataset.test
+        with self.live.of(ELSEWHERE):
+            rows = resident(self.dataset, "test")
+        n, n_bytes = max(1, len(rows)), rows_bytes(split)
+        part = max(PART, self.config.trainer.eval_batch_size * n_bytes // n)
+        with self.live.beside("answers", answers_bytes(split)):
+            with self.live.of("data"):
+                parts = torch.empty(2 * min(part, n_bytes), dtype=torch.uint8)
+            self.score(network, rows, SCORE_BYTES, FRAME_COPIES)
+            del parts
 
     def _fit(self, network: SharingStrategy, *, apart: bool, probe: Probe | None) -> None:
         """Rehearse one training: as `training.fit.fit`, from its start to its first best look."""
@@ -223,18 +221,22 @@ class _Lab:
             optimizers.step(None if turn is None else turn.moving)
 
     def _look(self, network: SharingStrategy, probe: Probe | None) -> None:
-        with self.live.of("evaluation"):
-            network.eval()
-            size = min(self.config.trainer.eval_batch_size, len(self.valid))
-            with torch.inference_mode():
-                index = torch.arange(size)
-                logits = network(self.valid.gather(index).features)
-                self.objective.probabilities(logits)
-            del logits, index
-            network.train()
-            if probe is not None:
+        self.score(network, self.valid, LOOK_BYTES)
+        if not self.live.host:  # predictions stay where they are
+            n, tasks = self.valid.labels.shape
+            with self.live.of("predictions"):
+                torch.empty((17 * tasks + LOOK_BYTES_ON_GPU) * n, dtype=torch.uint8)
+        if probe is not None:
+            with self.live.of("evaluation"):
                 probe(network)
-        self.score(self.valid, LOOK_BYTES)
+
+    def _predict(self, network: SharingStrategy, rows: SplitTensors) -> None:
+        size = min(self.config.trainer.eval_batch_size, len(rows))
+        network.eval()
+        with self.live.of("evaluation"), torch.inference_mode():
+            logits = network(rows.gather(torch.arange(size)).features)
+            self.objective.probabilities(logits)
+        network.train()
 
     def _batch(self) -> Batch:
         size = min(self.config.trainer.batch_size, len(self.train_rows))
@@ -260,23 +262,3 @@ def _with_rows(network: SharingStrategy, batch: Batch) -> None:
 def state_bytes(network: SharingStrategy) -> int:
     """Count the bytes of all weights and buffers."""
     return sum(t.numel() * t.element_size() for t in network.state_dict().values())
-
-
-def _expected_rows(dataset: Dataset) -> dict[str, Callable[[int], int]]:
-    """How many distinct rows of the table so many look-ups read, and how many values so many bags.
-
-    Values are taken as equally frequent, which gives a few rows too many.
-    """
-    sizes, bags = [field.size for field in dataset.schema.id_fields], dataset.train.bags
-    n_values = sum(len(bag.ids) for bag in bags)
-    per_bag = n_values / max(1, sum(len(bag.offsets) - 1 for bag in bags))
-
-    def unique(n: int) -> int:
-        each = n / max(1, len(sizes))
-        found: float = sum(size * (1 - math.pow(1 - 1 / size, each)) for size in sizes)
-        return max(1, min(n, round(found)))
-
-    def repeated(n: int) -> int:
-        return max(1, round(per_bag * n))
-
-    return {"unique": unique, "repeated": repeated}

@@ -1,7 +1,8 @@
 """Exact metrics of binary predictions: numbers from NumPy arrays, and nothing else.
 
 Labels are 0 or 1, shape [rows]; scores may be any real numbers, probabilities lie in [0, 1].
-A metric that the labels do not determine raises `Undefined`; it is never 0.5 or 0.
+A metric that the labels do not determine raises `Undefined`; it is never 0.5 or 0. `on_tensors` has
+what is wanted of tensors on a GPU.
 """
 
 import bisect
@@ -59,15 +60,9 @@ class Classes(NamedTuple):
     @property
     def auc(self) -> float:
         """See `auc`."""
-        positives, negatives = len(self.positives), len(self.negatives)
-        if not positives + negatives:
-            raise Undefined("there are no rows")
-        if not positives or not negatives:
-            kind = "positive" if positives else "negative"
-            raise Undefined(f"all {positives + negatives:,} rows are {kind}")
-        pairs = positives * negatives
+        pairs = n_pairs(len(self.positives), len(self.negatives))
         # The fewer are looked up among the more.
-        if positives <= negatives:
+        if len(self.positives) <= len(self.negatives):
             return _twice_above(self.positives, self.negatives) / (2 * pairs)
         return (2 * pairs - _twice_above(self.negatives, self.positives)) / (2 * pairs)
 
@@ -113,6 +108,20 @@ def auc(labels: Labels, scores: Floats) -> float:
     0.875
     """
     return Classes.of(labels, scores).auc
+
+
+def n_pairs(positives: int, negatives: int) -> int:
+    """Count the pairs of a positive and a negative row, a share of which an AUC is.
+
+    Raises:
+        Undefined: There are no rows or only one class.
+    """
+    if not positives + negatives:
+        raise Undefined("there are no rows")
+    if not positives or not negatives:
+        kind = "positive" if positives else "negative"
+        raise Undefined(f"all {positives + negatives:,} rows are {kind}")
+    return positives * negatives
 
 
 def gauc(labels: Labels, scores: Floats, groups: npt.NDArray[Any]) -> Gauc:

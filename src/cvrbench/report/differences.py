@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from cvrbench.errors import ConfigError, StoreError
 from cvrbench.record import RunRecord
 from cvrbench.report.frames import Comparison
+from cvrbench.report.margin import MARGIN
 from cvrbench.report.moves import KINDS, Moves, MovesReader, doubt_of_rows
 from cvrbench.stats.difference import Difference, difference
 from cvrbench.stats.equivalence import equivalence
@@ -18,8 +19,6 @@ from cvrbench.store import ResultStore
 
 ON_MARGIN = ("auc", "gauc")
 """Kinds of metric that a margin of AUC is a margin of."""
-MARGIN = 0.001
-"""Difference of AUC that matters where the user says nothing; the field publishes such gains."""
 ROWS_AT_ONCE = 20_000_000
 """Test rows that may be in memory together, some 100 bytes each; larger runs are read in turn."""
 USUAL_BASELINES = ("shared_bottom", "shared_embedding", "single_task")

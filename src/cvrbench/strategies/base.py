@@ -79,6 +79,26 @@ class Fitted(Protocol):
         ...
 
 
+class Training(NamedTuple):
+    """A training that a strategy asks its `Lab` for."""
+
+    network: SharingStrategy
+    """What is trained."""
+    label: str
+    """Names the stage to the user."""
+    epochs: float
+    """At most so many passes over the rows; part of one takes that many random rows."""
+    tasks: Sequence[str] | None = None
+    """Those to train; None for all that the run trains. One alone counts whatever its loss weighs;
+    several weigh as in the run."""
+    apart: bool = False
+    """Each task in its own space from its own label, so that no task's loss reaches another's path;
+    otherwise by the run's objective."""
+    depends: Mapping[str, object] | None = None
+    """Every setting of the strategy that decides how this training goes from the weights and masks
+    now in the network; runs that agree in it share the training. None: it is not to be shared."""
+
+
 class Lab(Protocol):
     """What a strategy may use before its final training: training rows, and validation to choose.
 
@@ -90,29 +110,22 @@ class Lab(Protocol):
         """The run's seed, for `cvrbench.rng.derive`."""
         ...
 
-    def train(
-        self,
-        network: SharingStrategy,
-        *,
-        label: str,
-        epochs: float,
-        tasks: Sequence[str] | None = None,
-        apart: bool = False,
-        depends: Mapping[str, object] | None = None,
-    ) -> Fitted:
-        """Train `network`, early-stopped by validation, and leave its best weights in it.
+    def train(self, *trainings: Training) -> Sequence[Fitted]:
+        """Train networks, early-stopped by validation, and leave each's best weights in it.
+
+        Several are trained as one program where they can; none may read what another learns.
 
         Args:
-            network: What is trained.
-            label: Names the stage to the user.
-            epochs: At most so many passes over the rows; part of one takes that many random rows.
-            tasks: Those to train; None for all that the run trains. One alone counts whatever
-                its loss weighs; several weigh as in the run.
-            apart: Each task in its own space from its own label, so that no task's loss reaches
-                another's path; otherwise by the run's objective.
-            depends: Every setting of the strategy that decides how this training goes from the
-                weights and masks now in the network; runs that agree in it share the training.
-                None: it is not to be shared.
+            trainings: In whose order the results are; as many as `at_once` says at most.
+        """
+        ...
+
+    def at_once(self, network: SharingStrategy, n: int) -> int:
+        """Say how many of n such networks to train at once, and so to hold; 1 where it is no gain.
+
+        Args:
+            network: One of them, or of their structure.
+            n: How many there are to train.
         """
         ...
 

@@ -207,23 +207,37 @@ class NCS(SharingStrategy):
 
 
 class TaskAlone(SharingStrategy):
-    """One task's masked network: the same weights, without the other tasks' passes."""
+    """One task's masked network: the same weights, without the other tasks' passes.
+
+    Which task it is stands in a tensor, so that networks of several tasks have the same code and
+    can be trained as one program.
+    """
+
+    place: Tensor
+    is_own: Tensor
 
     def __init__(self, ncs: NCS, task: int) -> None:
         super().__init__()
         self.ncs = ncs
         self.task = task
+        device = ncs.encoder.table.device
+        self.register_buffer("place", torch.tensor([task], device=device), persistent=False)
+        is_own = torch.arange(len(ncs.tasks), device=device) == task
+        self.register_buffer("is_own", is_own, persistent=False)
 
     def forward(self, features: Features) -> Tensor:
         """Give the logits `[batch, tasks]`; those of the other tasks are 0."""
-        ncs, t = self.ncs, self.task
-        effective = {
-            name: weight if name.startswith("tower_") else weight[t : t + 1]
-            for name, weight in ncs.effective().items()
-        }
-        logit = ncs.through(features, effective)[:, t]
-        others = logit.new_zeros(len(logit), len(ncs.tasks) - 1)
-        return torch.cat([others[:, :t], logit[:, None], others[:, t:]], dim=1)
+        effective = self.ncs.effective()
+        own = {name: self._own(name, weight) for name, weight in effective.items()}
+        return torch.where(self.is_own, self.ncs.through(features, own), 0.0)
+
+    def _own(self, name: str, weight: Tensor) -> Tensor:
+        """What this task reads of a layer, `[1, ...]`; the towers go all, being read by one."""
+        if name.startswith("tower_"):
+            return weight
+        if name == "embedding":  # a view: the mask of a whole table is not to be copied
+            return weight[self.task : self.task + 1]
+        return weight.index_select(0, self.place)
 
     def moving(self) -> Moving:
         """A weight may move where this task keeps it."""

@@ -14,12 +14,15 @@ from cvrbench.data.dataset import Dataset
 from cvrbench.data.library import ensure
 from cvrbench.data.progress import OnRows, silent
 from cvrbench.errors import ConfigError
+from cvrbench.footprint import check_together
 from cvrbench.planning import check_plan
 from cvrbench.record import NUMBER_FREE
 from cvrbench.studies import Studies, StudyFolder
+from cvrbench.sweep.largest import largest_cells
 from cvrbench.sweep.objectives import directions
 from cvrbench.sweep.samplers import check_sampler
 from cvrbench.sweep.suggest import fixed_trials
+from cvrbench.training.device import resolve_device
 
 IDENTITY = ("objectives", "sampler", "startup_trials", "pruner", "seeds", "preset")
 """Settings that a study keeps once it has begun; its budget may grow."""
@@ -72,12 +75,19 @@ def identity(study: Study) -> dict[str, Any]:
     return plain
 
 
-def check_studies(plans: Sequence[Plan], *, on_rows: OnRows = silent) -> None:
+def check_studies(plans: Sequence[Plan], *, at_once: int = 1, on_rows: OnRows = silent) -> None:
     """Check what must hold before the first trial, and prepare every dataset.
+
+    Args:
+        plans: The studies, which run one after another.
+        at_once: How many trials of one will share this machine's memory.
+        on_rows: Told of the rows that are prepared.
 
     Raises:
         ConfigError: An objective is no metric of its dataset, or nothing a pruner can watch.
-        RunError, DataError, StoreError: As `planning.check_plan`.
+        RunError: So many trials at the largest values of a space do not fit into memory beside
+            each other, or as `planning.check_plan`.
+        DataError, StoreError: As `planning.check_plan`.
     """
     check_plan([plan.study.base for plan in plans], on_rows=on_rows)
     for plan in plans:
@@ -91,6 +101,15 @@ def check_studies(plans: Sequence[Plan], *, on_rows: OnRows = silent) -> None:
                 f"objectives: {gauc[0]} needs users, and {plan.study.base.choices['dataset']} has "
                 "none; take the AUC"
             )
+        if at_once > 1:
+            _check_memory(plan, dataset, at_once)
+
+
+def _check_memory(plan: Plan, dataset: Dataset, at_once: int) -> None:
+    trainer = plan.study.base.config.trainer
+    runs = [(cell.config, dataset) for cell in largest_cells(plan.study, dataset)]
+    what = f"trials of {plan.name}, at the largest values that are searched,"
+    check_together(runs * at_once, resolve_device(trainer.device), at_once, what)
 
 
 def dataset_of(study: Study) -> Dataset:

@@ -7,6 +7,7 @@ stage is answered from its file, and the one under way goes on from its own.
     stage-0.pt                   what a finished stage ended with
     stage-1-partial.pt           where the stage under way was when it was last saved
     stage-1-partial-before.pt    and the time before, should the last one be damaged
+    stage-2-crew-1-of-2.pt       what some of the stages from the third on ended with together
 
 Files hold tensors and plain values only and are read with `weights_only=True`. torch writes them as
 a zip archive with a CRC-32 of every entry, but does not look at it when it reads; we do. What is
@@ -43,21 +44,23 @@ class StageFiles:
 
     folder: Path
     number: int
+    crew: str = ""
+    """Of several stages that are trained as one: which of them are here, such as `1-of-2`."""
 
     @property
     def finished_file(self) -> Path:
         """Where what the stage ended with is, or will be."""
-        return self.folder / f"stage-{self.number}.pt"
+        return self._file("")
 
     @property
     def partial_file(self) -> Path:
         """Where the stage was when it was last saved."""
-        return self.folder / f"stage-{self.number}-partial.pt"
+        return self._file("-partial")
 
     @property
     def before_file(self) -> Path:
         """Where it was the time before."""
-        return self.folder / f"stage-{self.number}-partial-before.pt"
+        return self._file("-partial-before")
 
     @property
     def lent_file(self) -> Path:
@@ -110,6 +113,10 @@ class StageFiles:
             finally:
                 file.unlink(missing_ok=True)
         return CAUTION * (time.monotonic() - begun) * n_bytes / max(sample, 1)
+
+    def _file(self, what: str) -> Path:
+        crew = f"-crew-{self.crew}" if self.crew else ""
+        return self.folder / f"stage-{self.number}{crew}{what}.pt"
 
     def _read(self, path: Path, otherwise: str) -> dict[str, Any] | None:
         """Read a file that may be there; put it aside where it is damaged."""

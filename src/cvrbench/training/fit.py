@@ -19,7 +19,7 @@ from cvrbench.rng import derive
 from cvrbench.strategies.base import Moving, SharingStrategy, Turn
 from cvrbench.training.compiled import forward_of
 from cvrbench.training.schedule import count_steps, evaluation_steps
-from cvrbench.training.under_way import FitResult, Outside, State, Task, UnderWay
+from cvrbench.training.under_way import FitResult, Outside, Task, UnderWay, result_of
 
 
 def fit(
@@ -44,10 +44,9 @@ def fit(
         RunInterrupted: A stop was requested; the checkpoint is written.
     """
     if (done := outside.files.finished()) is not None:
-        network.load_state_dict(done["best"])
-        state = State(**done["state"])
-        return FitResult(state.best_score, state)
-    training, rng = UnderWay.begin(network, train, valid, task, config, outside)
+        return result_of(done, network)
+    saved = outside.files.under_way()
+    training, rng = UnderWay.begin(network, train, valid, task, config, outside, saved)
     torch.manual_seed(derive(seed, "fit", outside.stage))
     if rng is not None:
         _set_rng(rng)

@@ -9,15 +9,17 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from cvrbench.config.schema import Config
+from cvrbench.environment import versions
 from cvrbench.errors import RunInterrupted
 from cvrbench.files import explain_write, hold, whole
 from cvrbench.training.checkpoint import StageFiles, is_whole
@@ -48,6 +50,28 @@ class SharedStages:
                     return
             if stop_requested():
                 raise RunInterrupted("stopped by the user while another run computes its search")
+
+    @contextmanager
+    def among(
+        self, stages: Mapping[str, StageFiles], stop_requested: StopRequested
+    ) -> Iterator[None]:
+        """Answer stages that other runs have computed, and keep what is computed meanwhile.
+
+        Args:
+            stages: What each computes, by `training_key` or `joint_key`, and its files.
+            stop_requested: Asked while another process computes the same.
+
+        Raises:
+            RunInterrupted: As `turn`.
+        """
+        with ExitStack() as turns:
+            for key in sorted(stages):  # in one order everywhere, or two would wait for each other
+                turns.enter_context(self.turn(key, stop_requested))
+            lent = {key for key, files in stages.items() if self.lend(key, files)}
+            yield
+            for key, files in stages.items():
+                if key not in lent:
+                    self.keep(key, files)
 
     def lend(self, key: str, files: StageFiles) -> bool:
         """Give a stage the result that another run computed.
@@ -84,6 +108,31 @@ class SharedStages:
                 _link(files.finished_file, own)
 
 
+def conditions(
+    config: Config, fingerprint: str, scarce: int, device: torch.device
+) -> dict[str, object]:
+    """Give what the trainings of two runs must have in common to be one.
+
+    Args:
+        config: Of a run.
+        fingerprint: Of its prepared data.
+        scarce: Number of the task whose labels are partly hidden, where some are.
+        device: Where it trains.
+    """
+    trainer = asdict(config.trainer)
+    for key in ("data", "threads", "checkpoint_seconds", "check_memory"):
+        del trainer[key]
+    return {
+        "trainer": trainer,
+        "objective": config.objective.kind,
+        "labels": [config.protocol.label_share, scarce],
+        "seed": config.seed,
+        "fingerprint": fingerprint,
+        "device": device.type,
+        "versions": versions(),
+    }
+
+
 def training_key(state: Mapping[str, Tensor], settings: Mapping[str, Any]) -> str:
     """Name a training by the weights that it begins with, and all else that decides its end."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
@@ -91,6 +140,11 @@ def training_key(state: Mapping[str, Tensor], settings: Mapping[str, Any]) -> st
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:24]
+
+
+def joint_key(keys: Sequence[str]) -> str:
+    """Name trainings of one program, be it one in a thread: they end in other last bits."""
+    return hashlib.sha256(" ".join(["as one", *keys]).encode()).hexdigest()[:24]
 
 
 def _link(source: Path, target: Path) -> None:

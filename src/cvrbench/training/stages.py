@@ -4,9 +4,10 @@ Every one is checkpointed by its number, so that a resumed run answers the finis
 files, and every one counts in what the run cost.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
-from dataclasses import asdict, dataclass, field, replace
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,20 +21,22 @@ from cvrbench.data.batches import Batch
 from cvrbench.data.dataset import Dataset
 from cvrbench.data.scarcity import label_weights, scarce_task
 from cvrbench.data.verification import Trust, Verification
-from cvrbench.environment import versions
-from cvrbench.evaluation import Scores, counts, score, selection_score
+from cvrbench.evaluation import counts, selection_score
 from cvrbench.objectives import Objective, alone
-from cvrbench.strategies.base import SharingStrategy
+from cvrbench.strategies.base import SharingStrategy, Training
 from cvrbench.training.checkpoint import StageFiles
+from cvrbench.training.effort import effort_of
 from cvrbench.training.observe import Probe, probe_rows
-from cvrbench.training.predict import Predictions
+from cvrbench.training.predict import Predicted
 from cvrbench.training.progress import Look, OnLook, OnProgress, Progress, StopRequested, ignore
 from cvrbench.training.rows import open_rows
 from cvrbench.training.schedule import count_steps
-from cvrbench.training.shared import SharedStages, training_key
+from cvrbench.training.shared import SharedStages, conditions, joint_key, training_key
 from cvrbench.training.together.company import Company
+from cvrbench.training.together.crew import Crew, crews_of, fit_crews, go_as_one, most_at_once
 from cvrbench.training.together.request import FitRequest
 from cvrbench.training.under_way import FitResult, Outside, Task
+from cvrbench.training.watch import Watch
 
 WATCHED_KINDS = ("auc", "logloss")
 """Metrics computed at every look at validation; all of them once, at the end."""
@@ -66,6 +69,10 @@ class Stages:
     """Asked, before anything of a training is kept, whether the data are what they should be."""
     together: int = 1
     """Trainings that were one program with one of these at most."""
+    telling: threading.Lock = field(default_factory=threading.Lock)
+    """Held by the one of several trainings at the same time that looks at the run as a whole."""
+    under_way: list[int] = field(default_factory=list)
+    """Examples of each training under way, at its last look."""
 
     def __post_init__(self) -> None:
         """Load the rows that a run may train on and choose by."""
@@ -79,6 +86,7 @@ class Stages:
         self.keeping, self.train_rows, self.valid, self.answers = open_rows(
             self.config.trainer, self.dataset, self.device, self.label_weights, self.company
         )
+        self.watch = Watch(schema, self.answers, self.device)
         self.weights = loss_weights(self.config.balancing, self.tasks).to(self.device)
         weighed = zip(self.tasks, self.weights.tolist(), strict=True)
         self.trained = tuple(name for name, weight in weighed if weight > 0)
@@ -88,56 +96,59 @@ class Stages:
         """The run's seed."""
         return self.config.seed
 
-    def train(
-        self,
-        network: SharingStrategy,
-        *,
-        label: str,
-        epochs: float,
-        tasks: Sequence[str] | None = None,
-        apart: bool = False,
-        depends: Mapping[str, object] | None = None,
-    ) -> FitResult:
-        """Train on some tasks, their mean AUC choosing (`strategies.base.Lab`)."""
-        alone_task = tasks is not None and len(tasks) == 1
-        trained = self.trained if tasks is None else tuple(tasks)
-        # A task trained alone is trained, whatever its loss weighs beside others.
-        chosen = trained if alone_task else tuple(n for n in trained if n in self.trained)
-        wanted = torch.tensor([float(name in chosen) for name in self.tasks], device=self.device)
-        weights = wanted if alone_task else wanted * self.weights
-        objective = alone(self.objective) if apart else self.objective
+    def train(self, *trainings: Training) -> list[FitResult]:
+        """Train, the trained tasks' mean AUC choosing (`strategies.base.Lab`)."""
+        if self.company is None and len(trainings) > 1:
+            requests = [self._request(one, number) for number, one in enumerate(trainings)]
+            if go_as_one(requests):
+                return self._fit(crews_of(requests), trainings)
+        return [self._fit([[self._request(one)]], [one])[0] for one in trainings]
 
-        def mean_auc(predictions: Predictions) -> tuple[float, dict[str, float | None]]:
-            found = self._watch(predictions, ("auc",))
+    def at_once(self, network: SharingStrategy, n: int) -> int:
+        """Say how many of n such networks to hand to `train` (`strategies.base.Lab`)."""
+        if self.company is not None:
+            return 1
+        return most_at_once(network, self.train_rows, self.config.trainer, n)
+
+    def _request(self, training: Training, number: int = 0) -> FitRequest:
+        """Bind a training to this run, `number` stages being asked for before it."""
+        chosen = self._chosen(training)
+        objective = alone(self.objective) if training.apart else self.objective
+
+        def mean_auc(predictions: Predicted) -> tuple[float, dict[str, float | None]]:
+            found = self.watch.score(predictions, ("auc",))
             value = selection_score(found.metrics, chosen, "mean_auc", found.undefined)
             return value, found.metrics
 
-        task = Task(objective, weights, mean_auc)
-        if depends is None or self.shared is None:
-            return self._fit(network, task, Outside(label, *self._ties()), epochs)
-        how = [label, epochs, list(chosen), weights.tolist(), apart, dict(depends)]
-        key = training_key(network.state_dict(), {**self._same(), "training": how})
-        outside = Outside(label, *self._ties())
-        with self.shared.turn(key, self.stop_requested):
-            self.shared.lend(key, outside.files)
-            result = self._fit(network, task, outside, epochs)
-            if outside.files.lent_file.is_file():
-                self.reused += result.state.examples
-            else:
-                self.shared.keep(key, outside.files)
-        return result
+        predict = self.watch.predict_for(("auc",))
+        task = Task(objective, self._loss_weights(training), mean_auc, predict)
+        outside = Outside(training.label, *self._ties(number))
+        return self._bound(training.network, task, outside, training.epochs)
+
+    def _chosen(self, training: Training) -> tuple[str, ...]:
+        """Say which tasks a training trains: one asked for alone whatever its loss weighs."""
+        asked = self.trained if training.tasks is None else tuple(training.tasks)
+        if training.tasks is not None and len(asked) == 1:
+            return asked
+        return tuple(name for name in asked if name in self.trained)
+
+    def _loss_weights(self, training: Training) -> Tensor:
+        chosen = self._chosen(training)
+        wanted = torch.tensor([float(name in chosen) for name in self.tasks], device=self.device)
+        is_alone = training.tasks is not None and len(training.tasks) == 1
+        return wanted if is_alone else wanted * self.weights
 
     def finish(self, network: SharingStrategy) -> FitResult:
         """Train on all tasks, validation choosing by `protocol.selection`: the run's last stage."""
         selection = self.config.protocol.selection
         kinds = tuple(sorted({*WATCHED_KINDS, selection.rsplit("_", 1)[-1]}))
 
-        def chosen(predictions: Predictions) -> tuple[float, dict[str, float | None]]:
-            found = self._watch(predictions, kinds)
+        def chosen(predictions: Predicted) -> tuple[float, dict[str, float | None]]:
+            found = self.watch.score(predictions, kinds)
             value = selection_score(found.metrics, self.trained, selection, found.undefined)
             return value, found.metrics
 
-        task = Task(self.objective, self.weights, chosen)
+        task = Task(self.objective, self.weights, chosen, self.watch.predict_for(kinds))
         n_rows = probe_rows(len(self.train_rows) / self.config.trainer.evaluations_per_epoch)
         probe = Probe.draw(
             self.train_rows, self.objective, self.tasks, seed=self.seed, n_rows=n_rows
@@ -148,7 +159,8 @@ class Stages:
             self.on_look(replace(look, examples=before + look.examples))
 
         outside = Outside("train", *self._ties(), probe, on_look)
-        return self._fit(network, task, outside, self.config.trainer.epochs)
+        (result,) = self._fit([[self._bound(network, task, outside, self.config.trainer.epochs)]])
+        return result
 
     def steps(self, epochs: float) -> int:
         """Count the steps of a training (`strategies.base.Lab`)."""
@@ -190,98 +202,94 @@ class Stages:
         return [look for result in self.results for look in result.state.history]
 
     def effort(self, total_seconds: float) -> dict[str, Any]:
-        """Say what the run cost, searches included: seconds, examples, examples per second.
-
-        Of time that several runs shared, each has an equal part.
-        """
-        *searches, final = (result.state for result in self.results)
-        search = sum(state.seconds for state in searches)
-        examples = sum(result.state.examples for result in self.results)
-        return {
-            "seconds": {
-                "search": round(search, 3),
-                "train": round(final.seconds, 3),
-                "total": round(total_seconds / (self.company.size if self.company else 1), 3),
-            },
-            "examples": {
-                "search": examples - final.examples + self.probed,
-                "train": final.examples,
-                "reused": self.reused,
-            },
-            "examples_per_second": round(examples / max(search + final.seconds, 1e-9), 1),
-        }
+        """Say what the run cost; of time that several runs shared, each has an equal part."""
+        n_runs = self.company.size if self.company else 1
+        return effort_of(
+            self.results, self.probed, self.reused, total_seconds=total_seconds / n_runs
+        )
 
     def epochs_of(self, step: int) -> float:
         """Turn a number of steps into passes over the training rows."""
         return step * self.config.trainer.batch_size / len(self.train_rows)
 
-    def _fit(
-        self,
-        network: SharingStrategy,
-        task: Task,
-        outside: Outside,
-        epochs: float,
-    ) -> FitResult:
-        before = self._examples()
+    def _bound(
+        self, network: SharingStrategy, task: Task, outside: Outside, epochs: float
+    ) -> FitRequest:
+        before, number = self._examples(), len(self.under_way)
+        self.under_way.append(0)
 
         def on_look(look: Look) -> None:
-            self.verification.finish()
-            self.on_any_look(replace(look, examples=before + look.examples))
-            outside.on_look(look)
+            with self.telling:
+                self.verification.finish()
+                self.under_way[number] = look.examples
+                examples = before + sum(self.under_way)  # of whoever looks, it only grows
+                self.on_any_look(replace(look, examples=examples))
+                outside.on_look(look)
 
-        request = FitRequest(
-            network,
-            self.train_rows,
-            self.valid,
-            task,
-            self.config.trainer,
-            epochs,
-            self.config.seed,
-            outside._replace(on_look=on_look),
+        trainer, seed = self.config.trainer, self.config.seed
+        told = outside._replace(on_look=on_look)
+        return FitRequest(network, self.train_rows, self.valid, task, trainer, epochs, seed, told)
+
+    def _fit(self, crews: Sequence[Crew], trainings: Sequence[Training] = ()) -> list[FitResult]:
+        """Train crews, or take what another run has trained alike."""
+        stages = self._keys(crews, trainings)
+        shared = (
+            nullcontext() if self.shared is None else self.shared.among(stages, self.stop_requested)
         )
-        if self.company is None:
-            result = request.alone()
-        else:
-            result, n_together = self.company.fit(request)
-            self.together = max(self.together, n_together)
-        self.results.append(result)
-        return result
+        with shared:
+            if self.company is not None:
+                ((request,),) = crews
+                result, n_together = self.company.fit(request)
+                results = [result]
+            else:
+                results, n_together = fit_crews(crews), sum(map(len, crews))
+        self.together = max(self.together, n_together)
+        for number, crew in enumerate(crews):
+            if crew[0].outside.files.lent_file.is_file():
+                self.reused += sum(r.state.examples for r in results[number :: len(crews)])
+        self.results += results
+        self.under_way.clear()
+        return results
 
-    def _ties(self) -> tuple[StageFiles, OnProgress, StopRequested]:
-        """The next training's files, and who is told and asked."""
+    def _keys(self, crews: Sequence[Crew], trainings: Sequence[Training]) -> dict[str, StageFiles]:
+        """Name what each crew computes, for runs that would compute the same; its stage's files."""
+        is_own = any(one.depends is None for one in trainings)
+        if self.shared is None or is_own or not trainings:
+            return {}
+        keys = [self._key(one) for one in trainings]
+        if not (files := crews[0][0].outside.files).crew:
+            return {keys[0]: files}
+        return {
+            joint_key(keys[number :: len(crews)]): crew[0].outside.files
+            for number, crew in enumerate(crews)
+        }
+
+    def _key(self, training: Training) -> str:
+        chosen, weights = self._chosen(training), self._loss_weights(training).tolist()
+        how = [training.label, training.epochs, list(chosen), weights, training.apart]
+        same = conditions(self.config, self.dataset.schema.fingerprint, self.scarce, self.device)
+        settings = {**same, "training": [*how, dict(training.depends or {})]}
+        return training_key(training.network.state_dict(), settings)
+
+    def _ties(self, number: int = 0) -> tuple[StageFiles, OnProgress, StopRequested]:
+        """A training's files, after `number` others, and who is told and asked."""
         before = self._examples()
 
         def on_progress(now: Progress) -> None:
-            self.verification.check(self.config.trainer.checkpoint_seconds)
             self.on_progress(replace(now, examples=before + now.examples))
 
-        def stop_requested() -> bool:
-            if asked := self.stop_requested():
-                self.verification.finish()
+        def stop_requested() -> bool:  # what asks saves next
+            asked = self.stop_requested()
+            with self.telling:
+                self.verification.check(self.config.trainer.checkpoint_seconds)
+                if asked:
+                    self.verification.finish()
             return asked
 
-        return StageFiles(self.checkpoints, len(self.results)), on_progress, stop_requested
+        files = StageFiles(self.checkpoints, len(self.results) + number)
+        return files, on_progress, stop_requested
 
     def _examples(self) -> int:
         """Rows that the run has computed gradients on so far."""
         trained = sum(result.state.examples for result in self.results)
         return trained + self.probed - self.reused
-
-    def _same(self) -> dict[str, object]:
-        """What the trainings of two runs must have in common to be one."""
-        trainer = asdict(self.config.trainer)
-        for key in ("data", "threads", "checkpoint_seconds", "check_memory"):
-            del trainer[key]
-        return {
-            "trainer": trainer,
-            "objective": self.config.objective.kind,
-            "labels": [self.config.protocol.label_share, self.scarce],
-            "seed": self.config.seed,
-            "fingerprint": self.dataset.schema.fingerprint,
-            "device": self.device.type,
-            "versions": versions(),
-        }
-
-    def _watch(self, predictions: Predictions, kinds: tuple[str, ...]) -> Scores:
-        valid = self.answers
-        return score(self.dataset.schema, valid.labels, *predictions, valid.groups, kinds=kinds)

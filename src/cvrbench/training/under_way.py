@@ -19,7 +19,7 @@ from cvrbench.objectives import Objective
 from cvrbench.strategies.base import SharingStrategy
 from cvrbench.training.checkpoint import Pace, StageFiles
 from cvrbench.training.optimizers import Optimizers, build_optimizers
-from cvrbench.training.predict import Predictions, predict
+from cvrbench.training.predict import Predicted, predict
 from cvrbench.training.progress import (
     Look,
     OnLook,
@@ -38,8 +38,10 @@ class Task(NamedTuple):
     objective: Objective
     loss_weights: Tensor
     """`[tasks]`; 0 leaves a task out."""
-    score: Callable[[Predictions], tuple[float, Metrics]]
-    """Validation predictions -> the number that is maximised, and every metric."""
+    score: Callable[[Any], tuple[float, Metrics]]
+    """What `predict` gives of validation -> the number that is maximised, and every metric."""
+    predict: Callable[..., Predicted] = predict
+    """How (`training.predict`), which says where the predictions then are."""
 
 
 class Outside(NamedTuple):
@@ -120,15 +122,16 @@ class UnderWay:
         task: Task,
         config: TrainerConfig,
         outside: Outside,
+        saved: Mapping[str, Any] | None,
     ) -> tuple[Self, Any]:
-        """Begin anew, or from the stage's checkpoint.
+        """Begin anew, or where it was when it was `saved`.
 
         Returns:
             The training, and where the random state was when it was saved, None if it begins.
         """
         optimizers = build_optimizers(network, config)
         state, best = State(), copy_weights(network)
-        if (saved := outside.files.under_way()) is None:
+        if saved is None:
             return cls(network, optimizers, train, valid, task, config, outside, state, best), None
         state = State(**saved["state"])
         _copy_into(best, saved["best"])
@@ -153,7 +156,7 @@ class UnderWay:
     def evaluate(self) -> None:
         """Look at validation, and keep the weights if they are the best so far."""
         state = self.state
-        predictions = predict(
+        predictions = self.task.predict(
             self.network,
             self.valid,
             self.task.objective,
@@ -189,26 +192,44 @@ class UnderWay:
             )
         )
 
-    def save(self, rng: Any, *, at_once: bool) -> None:
-        """Write what it takes to go on from here, in the time that saving may take."""
-        saved = {
-            "state": asdict(self.state),
-            "best": self.best,
+    @property
+    def trained(self) -> float:
+        """Seconds of training since it began or went on."""
+        return self.state.seconds - self.begun_with
+
+    def saved(self, rng: Any) -> dict[str, Any]:
+        """Give what it takes to go on from here."""
+        return {
+            **self.ended(),
             "network": {n: _by_itself(t) for n, t in self.network.state_dict().items()},
             "optimizers": self.optimizers.state_dict(),
             "rng": rng,
         }
-        self.pace.save(saved, trained=self.state.seconds - self.begun_with, at_once=at_once)
+
+    def save(self, rng: Any, *, at_once: bool) -> None:
+        """Write what it takes to go on from here, in the time that saving may take."""
+        self.pace.save(self.saved(rng), trained=self.trained, at_once=at_once)
 
     def interrupted(self) -> RunInterrupted:
         """Say that the user stopped it."""
         return RunInterrupted(f"stopped by the user in stage '{self.outside.stage}'")
 
+    def ended(self) -> dict[str, Any]:
+        """Give what is left of it once it has ended."""
+        return {"state": asdict(self.state), "best": self.best}
+
     def finish(self) -> FitResult:
         """Leave the best weights in the network, and keep them on disk."""
-        self.network.load_state_dict(self.best)
-        self.outside.files.save_finished({"best": self.best, "state": asdict(self.state)})
-        return FitResult(self.state.best_score, self.state)
+        ended = self.ended()
+        self.outside.files.save_finished(ended)
+        return result_of(ended, self.network)
+
+
+def result_of(ended: Mapping[str, Any], network: SharingStrategy) -> FitResult:
+    """Give the result of a training that had ended, and its best weights to the network."""
+    network.load_state_dict(ended["best"])
+    state = State(**ended["state"])
+    return FitResult(state.best_score, state)
 
 
 def copy_weights(network: SharingStrategy) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from typing import assert_never
 from cvrbench.config.ncs import Finder, NCSConfig
 from cvrbench.masks.drawn import shuffled
 from cvrbench.rng import derive
-from cvrbench.strategies.base import Lab
+from cvrbench.strategies.base import Lab, Training
 from cvrbench.strategies.ncs import NCS, Found, MaskSearch
 from cvrbench.strategies.searches.at_start import grasp, snip, synflow
 from cvrbench.strategies.searches.candidates import Candidate, settings_of
@@ -31,7 +31,8 @@ def build_search(config: NCSConfig) -> MaskSearch:
 def _search(ncs: NCS, lab: Lab, *, config: NCSConfig) -> Found:
     if config.warmup_epochs > 0:
         depends = settings_of(config)
-        lab.train(ncs, label="warm-up", epochs=config.warmup_epochs, depends=depends)
+        warm_up = Training(ncs, label="warm-up", epochs=config.warmup_epochs, depends=depends)
+        lab.train(warm_up)
     start = {name: tensor.clone() for name, tensor in ncs.state_dict().items()}
     candidates: Sequence[Candidate] = _find(config.finder, ncs, lab, config)
     if config.rewind:

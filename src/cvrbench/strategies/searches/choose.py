@@ -6,7 +6,7 @@ from statistics import mean
 
 from cvrbench.config.ncs import NCSConfig
 from cvrbench.masks.mask_set import MaskSet
-from cvrbench.strategies.base import Lab
+from cvrbench.strategies.base import Lab, Training
 from cvrbench.strategies.ncs import NCS
 from cvrbench.strategies.searches.candidates import Candidate, epochs_of_round, settings_of
 
@@ -28,9 +28,11 @@ def choose(
     if config.choice == "last" or len(candidates) == 1:
         return candidates[-1].masks, candidates
     if config.choice == "joint":
-        scored = [_score(ncs, c, lab, config, together=True) for c in candidates]
+        scored = _score(ncs, candidates, lab, config, together=True)
         return max(scored, key=lambda c: mean(c.scores.values())).masks, scored
-    scored = [c if c.scores else _score(ncs, c, lab, config, together=False) for c in candidates]
+    unscored = [candidate for candidate in candidates if not candidate.scores]
+    late = iter(_score(ncs, unscored, lab, config, together=False))
+    scored = [candidate if candidate.scores else next(late) for candidate in candidates]
     chosen = [_best(scored, name).masks for name in ncs.tasks]
     return MaskSet.of_tasks(ncs.tasks, chosen), scored
 
@@ -40,17 +42,25 @@ def _best(candidates: Sequence[Candidate], task: str) -> Candidate:
 
 
 def _score(
-    ncs: NCS, candidate: Candidate, lab: Lab, config: NCSConfig, *, together: bool
-) -> Candidate:
-    """Train a network under a candidate, the tasks with common weights or with their own."""
-    network = ncs.copy() if together else ncs.apart()
-    network.set_masks(candidate.masks)
-    label = f"choose density {candidate.density:.2f}"
-    found = lab.train(
-        network,
-        label=label,
-        epochs=epochs_of_round(config),
-        apart=not together,
-        depends=settings_of(config),
-    )
-    return replace(candidate, scores={name: found.scores[name] for name in ncs.tasks})
+    ncs: NCS, candidates: Sequence[Candidate], lab: Lab, config: NCSConfig, *, together: bool
+) -> list[Candidate]:
+    """Train a network under each candidate, the tasks with common weights or with their own."""
+
+    def training(candidate: Candidate) -> Training:
+        network = ncs.copy() if together else ncs.apart()
+        network.set_masks(candidate.masks)
+        return Training(
+            network,
+            label=f"choose density {candidate.density:.2f}",
+            epochs=epochs_of_round(config),
+            apart=not together,
+            depends=settings_of(config),
+        )
+
+    n = lab.at_once(ncs, len(candidates))
+    groups = (candidates[start : start + n] for start in range(0, len(candidates), n))
+    results = [result for group in groups for result in lab.train(*map(training, group))]
+    fitted = zip(candidates, results, strict=True)
+    return [
+        replace(c, scores={name: found.scores[name] for name in ncs.tasks}) for c, found in fitted
+    ]

@@ -2,7 +2,7 @@
 
 from cvrbench.config.ncs import NCSConfig
 from cvrbench.masks.saliency import agreeing
-from cvrbench.strategies.base import Lab
+from cvrbench.strategies.base import Lab, Training
 from cvrbench.strategies.ncs import NCS
 from cvrbench.strategies.searches.candidates import Candidate, ranked, schedule, settings_of
 from cvrbench.strategies.searches.gradients import gradient_sums
@@ -15,11 +15,13 @@ def gradient_conflict(ncs: NCS, lab: Lab, config: NCSConfig) -> list[Candidate]:
     that task's; then each task keeps, down to the density, what it needs most of its own.
     """
     lab.train(
-        ncs,
-        label="search all tasks",
-        epochs=config.search_epochs,
-        apart=True,
-        depends=settings_of(config),
+        Training(
+            ncs,
+            label="search all tasks",
+            epochs=config.search_epochs,
+            apart=True,
+            depends=settings_of(config),
+        )
     )
     sums = gradient_sums(ncs, lab, config.probe_batches)
     return ranked(sums.need, agreeing(sums, ncs.masks), config, schedule(config))

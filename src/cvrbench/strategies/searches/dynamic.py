@@ -17,7 +17,7 @@ from cvrbench.masks.drawn import random_scores
 from cvrbench.masks.ranking import keep_best
 from cvrbench.masks.regrow import END, regrow, share_at
 from cvrbench.rng import derive
-from cvrbench.strategies.base import Lab, Moving, SharingStrategy, Turn
+from cvrbench.strategies.base import Lab, Moving, SharingStrategy, Training, Turn
 from cvrbench.strategies.ncs import NCS
 from cvrbench.strategies.searches.candidates import Candidate, schedule
 
@@ -34,7 +34,8 @@ def dynamic(ncs: NCS, lab: Lab, config: NCSConfig, growth: Growth) -> list[Candi
             "model.search_epochs"
         )
     evolving = Evolving(ncs, config, growth, seed=lab.seed, steps=steps)
-    lab.train(evolving, label="search all tasks", epochs=config.search_epochs, apart=True)
+    epochs = config.search_epochs
+    lab.train(Training(evolving, label="search all tasks", epochs=epochs, apart=True))
     return [Candidate(density=evolving.density, masks=ncs.masks)]
 
 

@@ -9,11 +9,12 @@
 
 `together` trains all tasks in one pass over the data, each with trunk weights of its own and all
 with common embeddings, which is also how the masks will be used; otherwise each task trains alone,
-embeddings included, as published. A round ends early when the mask that would be cut has stopped
-changing (early-bird tickets: You et al., ICLR 2020).
+embeddings included, as published: then the same round of all tasks may be one program. A round
+ends early when the mask that would be cut has stopped changing (early-bird tickets: You et al.,
+ICLR 2020).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ from cvrbench.config.ncs import NCSConfig
 from cvrbench.data.batches import Features
 from cvrbench.masks.mask_set import MaskSet
 from cvrbench.masks.ranking import keep_best
-from cvrbench.strategies.base import Lab, Moving, SharingStrategy
+from cvrbench.strategies.base import Lab, Moving, SharingStrategy, Training
 from cvrbench.strategies.ncs import NCS, TaskAlone
 from cvrbench.strategies.searches.candidates import (
     Candidate,
@@ -49,55 +50,73 @@ def _rounds(
     ncs: NCS, lab: Lab, config: NCSConfig, densities: Sequence[float], epochs: float
 ) -> list[Candidate]:
     if config.together:
-        return _prune(ncs.apart(), None, lab, config, densities, epochs)
-    start = {name: tensor.clone() for name, tensor in ncs.state_dict().items()}
-    per_task = []
-    for t in range(len(ncs.tasks)):
-        ncs.load_state_dict(start)
-        per_task.append(_prune(ncs, t, lab, config, densities, epochs))
+        (found,) = _prune([_Search(ncs.apart(), None)], lab, config, densities, epochs)
+        return found
+    per_task: list[list[Candidate]] = []
+    n = lab.at_once(ncs, len(ncs.tasks))
+    while len(per_task) < len(ncs.tasks):
+        tasks = range(len(ncs.tasks))[len(per_task) :][:n]
+        searches = [_Search(ncs.copy(), task) for task in tasks]
+        per_task += _prune(searches, lab, config, densities, epochs)
     return [_merge(ncs.tasks, found) for found in zip(*per_task, strict=True)]
 
 
+class _Search:
+    """One of the searches that go on at the same time: of all tasks together, or of one."""
+
+    def __init__(self, network: NCS, task: int | None) -> None:
+        self.network, self.task = network, task
+        self.tasks = network.tasks if task is None else (network.tasks[task],)
+        self.start = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+        self.among = network.masks
+        self.candidates: list[Candidate] = []
+
+    def rewound(self, density: float | None, config: NCSConfig) -> "Settling":
+        """Set what is left of the network back, and say what a round trains."""
+        self.network.load_state_dict(self.start)
+        self.network.set_masks(self.among)
+        alone = self.network if self.task is None else TaskAlone(self.network, self.task)
+        return Settling(alone, self.network, self.task, density, config)
+
+    def cut(self, density: float | None, scores: Mapping[str, float], config: NCSConfig) -> None:
+        """Go on to the next candidate from what a round's training learned."""
+        scores = {name: scores[name] for name in self.tasks}
+        if config.scored == "under" and self.candidates:
+            last = self.candidates[-1]
+            scored = Candidate(density=last.density, masks=last.masks, scores=scores)
+            self.candidates[-1] = scored
+        if density is not None:
+            self.among = _cut(self.network, density, config)
+            before = scores if config.scored == "before" else {}
+            self.candidates.append(Candidate(density=density, masks=self.among, scores=before))
+
+
 def _prune(
-    network: NCS,
-    task: int | None,
+    searches: Sequence[_Search],
     lab: Lab,
     config: NCSConfig,
     densities: Sequence[float],
     epochs: float,
-) -> list[Candidate]:
-    """Train, prune, rewind; of all tasks together, or of one."""
-    start = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    tasks = network.tasks if task is None else (network.tasks[task],)
-    among = network.masks
-    candidates: list[Candidate] = []
+) -> list[list[Candidate]]:
+    """Train, prune, rewind; the same round of all searches at once."""
     # A candidate scored by the network trained under it needs one training after the last cut.
     extra = config.take is None and config.choice == "validation" and config.scored == "under"
-    extra = extra and len(densities) > 1
-    for number in range(len(densities) + extra):
-        network.load_state_dict(start)
-        network.set_masks(among)
-        density = densities[number] if number < len(densities) else None
-        stage = f"search {' '.join(tasks)} {number + 1}/{len(densities) + extra}"
-        alone: SharingStrategy = network if task is None else TaskAlone(network, task)
-        watched = Settling(alone, network, task, density, config)
-        result = lab.train(
-            watched,
-            label=stage,
-            epochs=epochs,
-            tasks=tasks,
-            apart=True,
-            depends=settings_of(config, **_settling(config, density)),
-        )
-        scores = {name: result.scores[name] for name in tasks}
-        if config.scored == "under" and candidates:
-            last = candidates[-1]
-            candidates[-1] = Candidate(density=last.density, masks=last.masks, scores=scores)
-        if density is not None:
-            among = _cut(network, density, config)
-            before = scores if config.scored == "before" else {}
-            candidates.append(Candidate(density=density, masks=among, scores=before))
-    return candidates
+    rounds = [*densities, *([None] if extra and len(densities) > 1 else [])]
+    for number, density in enumerate(rounds, start=1):
+        trainings = [
+            Training(
+                search.rewound(density, config),
+                label=f"search {' '.join(search.tasks)} {number}/{len(rounds)}",
+                epochs=epochs,
+                tasks=search.tasks,
+                apart=True,
+                depends=settings_of(config, **_settling(config, density)),
+            )
+            for search in searches
+        ]
+        for search, result in zip(searches, lab.train(*trainings), strict=True):
+            search.cut(density, result.scores, config)
+    return [search.candidates for search in searches]
 
 
 def _settling(config: NCSConfig, density: float | None) -> dict[str, object]:

@@ -25,7 +25,7 @@ from cvrbench.masks.gates import (
 )
 from cvrbench.masks.mask_set import OWNED, MaskSet
 from cvrbench.masks.ranking import keep_best
-from cvrbench.strategies.base import Lab, SharingStrategy
+from cvrbench.strategies.base import Lab, SharingStrategy, Training
 from cvrbench.strategies.ncs import NCS
 from cvrbench.strategies.searches.candidates import Candidate, ranked, schedule
 
@@ -41,7 +41,8 @@ ANNEALED = 0.7
 def learned(ncs: NCS, lab: Lab, config: NCSConfig) -> list[Candidate]:
     """Train weights and gates; the gates' logits then rank the connections, at every density."""
     gated = Gated(ncs, config, steps=lab.steps(config.search_epochs))
-    lab.train(gated, label="search all tasks", epochs=config.search_epochs, apart=True)
+    epochs = config.search_epochs
+    lab.train(Training(gated, label="search all tasks", epochs=epochs, apart=True))
     return ranked(gated.logits(), ncs.masks, config, schedule(config))
 
 

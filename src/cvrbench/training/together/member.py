@@ -1,11 +1,13 @@
 """One training of a stack: everything about it that is its own."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from cvrbench.data.batches import SplitTensors
+from cvrbench.config.schema import TrainerConfig
+from cvrbench.data.batches import Rows, SplitTensors
 from cvrbench.rng import derive
 from cvrbench.strategies.base import SharingStrategy
 from cvrbench.training.fit import get_rng
@@ -17,25 +19,36 @@ Ended = FitResult | BaseException
 """How a training ended: with a result, or why there is none."""
 
 
-def is_stackable(request: FitRequest) -> bool:
-    """Whether a training is still to be done and can be part of a program of several."""
-    config = request.config
-    in_memory = isinstance(request.train, SplitTensors)
+def is_stackable(network: SharingStrategy, rows: Rows, config: TrainerConfig) -> bool:
+    """Whether a training of a network on rows can be part of a program of several."""
+    in_memory = isinstance(rows, SplitTensors)
     plain = in_memory and config.precision == "fp32" and not config.compile
-    is_done = request.outside.files.finished_file.is_file()
-    return plain and not is_done and can_stack(request.network)
+    return plain and can_stack(network)
+
+
+def kind_of(request: FitRequest) -> Hashable:
+    """What trainings of one program have in common before they begin."""
+    weights = request.network.state_dict().items()
+    shapes = tuple((name, tuple(t.shape), t.dtype) for name, t in weights)
+    code = type(request.network), request.task.objective.kind
+    return code, shapes, request.epochs, len(request.train)
 
 
 class Member:
-    """A training under way in a stack, begun anew or from its checkpoint as `fit` would."""
+    """A training under way in a stack.
 
-    def __init__(self, request: FitRequest) -> None:
+    Args:
+        request: What to train.
+        saved: Where it was, as `saved` gives it; None: it begins.
+    """
+
+    def __init__(self, request: FitRequest, saved: Mapping[str, Any] | None) -> None:
         network, train, valid, task, config, _, seed, outside = request
         self.request = request
         self.ended: Ended | None = None
         assert isinstance(train, SplitTensors)
         self.train, device = train, train.device
-        self.training, rng = UnderWay.begin(network, train, valid, task, config, outside)
+        self.training, rng = UnderWay.begin(network, train, valid, task, config, outside, saved)
         state = self.training.state
         self.generator = torch.Generator(device)
         self.generator.manual_seed(derive(seed, "fit", outside.stage))
@@ -49,10 +62,7 @@ class Member:
     @property
     def kind(self) -> Hashable:
         """What members of one program have in common, beside their run's configuration."""
-        weights = self.request.network.state_dict().items()
-        shapes = tuple((name, tuple(t.shape), t.dtype) for name, t in weights)
-        request, step = self.request, self.training.state.step
-        return type(request.network), shapes, request.epochs, len(request.train), step
+        return kind_of(self.request), self.training.state.step
 
     def count(self, step: int, place: tuple[int, int], *, n_rows: int, seconds: float) -> None:
         """Note a step that was taken, `place` being its epoch and its number in it."""
@@ -72,24 +82,14 @@ class Member:
         patience = training.config.patience
         return is_last or settled or training.state.evaluations_since_best >= patience
 
-    def save(self, *, at_once: bool) -> None:
-        """Write a checkpoint that the training may go on from alone or in another stack."""
+    def saved(self) -> dict[str, Any]:
+        """Give what it takes to go on from here, alone or in another stack."""
         rng, device = get_rng(), self.generator.device
         if device.type == "cuda":
             rng["cuda"][device.index or 0] = self.generator.get_state()
         else:
             rng["cpu"] = self.generator.get_state()
-        self.training.save(rng, at_once=at_once)
-
-    def finish(self) -> None:
-        """Leave the best weights in the network, and keep them on disk; not after a failure."""
-        self.indices.close()
-        if self.ended is not None:
-            return
-        try:
-            self.ended = self.training.finish()
-        except Exception as error:
-            self.ended = error
+        return self.training.saved(rng)
 
     def stop(self) -> None:
         """End it where it is, because the user wants to."""

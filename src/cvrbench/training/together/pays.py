@@ -1,4 +1,4 @@
-"""How many runs that differ in their seed alone are worth training as one program.
+"""How many trainings of one structure are worth training as one program.
 
 A step of a small network spends more time on starting operations than on computing; of several at
 once they start once. A step of a large one computes all the time, and several take as long as one
@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 
 from cvrbench import machine
-from cvrbench.config.schema import Config
+from cvrbench.config.schema import Config, TrainerConfig
 from cvrbench.nn import FeatureEncoder
 from cvrbench.strategies.base import SharingStrategy
 from cvrbench.training.device import resolve_device
@@ -26,6 +26,8 @@ COPIES = 6
 best, and what an optimiser makes on the way."""
 SHARE = 0.5
 """Of the free memory that a group may take."""
+MOST_BYTES = 1_000_000_000
+"""Of trainings of one run that go together, for all of them."""
 
 
 def can_go_together(config: Config) -> bool:
@@ -46,13 +48,35 @@ def most_that_pay(config: Config, build: Callable[[], SharingStrategy]) -> int:
         return 1
     with torch.device("meta"):
         network = build()
-    n_weights = sum(parameter.numel() for parameter in network.parameters())
-    encoders = (m for m in network.modules() if isinstance(m, FeatureEncoder))
-    dense = n_weights - sum(encoder.table.numel() for encoder in encoders)
-    if dense * config.trainer.batch_size > MOST_WORK:
+    if not _is_light(network, config.trainer):
         return 1
     room = machine.room()
     if room is None:
         return MOST
-    n_bytes = n_weights * COPIES * torch.finfo(torch.float32).bits // 8
-    return max(1, min(MOST, int(SHARE * room.n_bytes / n_bytes)))
+    return max(1, min(MOST, int(SHARE * room.n_bytes / _n_bytes(network))))
+
+
+def most_of(network: SharingStrategy, trainer: TrainerConfig, device: torch.device, n: int) -> int:
+    """Say how many of n such networks of one run to train at once; 1 where it does not pay.
+
+    It does not ask what is free: what a run computes must not depend on that.
+    """
+    if device.type != "cpu" or not _is_light(network, trainer):
+        return 1
+    return max(1, min(n, MOST, MOST_BYTES // _n_bytes(network)))
+
+
+def _is_light(network: SharingStrategy, trainer: TrainerConfig) -> bool:
+    """Whether a step spends much of its time on starting operations."""
+    encoders = (m for m in network.modules() if isinstance(m, FeatureEncoder))
+    dense = _n_weights(network) - sum(encoder.table.numel() for encoder in encoders)
+    return dense * trainer.batch_size <= MOST_WORK
+
+
+def _n_bytes(network: SharingStrategy) -> int:
+    """How much memory a network takes while it is one of many."""
+    return _n_weights(network) * COPIES * torch.finfo(torch.float32).bits // 8
+
+
+def _n_weights(network: SharingStrategy) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())

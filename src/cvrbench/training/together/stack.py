@@ -110,6 +110,7 @@ class Stack(SharingStrategy):
         for member in self.members:
             for tensor in (*member.parameters(), *member.buffers()):
                 tensor.data = tensor.data.clone()
+        del self.run  # it holds the stack, whose memory would wait for the garbage collector
 
     def _run_one(self, encoded: Tensor, *tensors: Tensor) -> Tensor:
         """Run the common code with one member's weights, in the order of the slots.

@@ -1,0 +1,91 @@
+"""Workers of a sweep are looked at beside each other before the first trial starts."""
+
+import pytest
+
+from cvrbench import footprint, machine
+from cvrbench.errors import RunError
+from cvrbench.footprint import estimate
+from cvrbench.sweep.largest import largest_cells
+from cvrbench.sweep.plan import check_studies, dataset_of, plan_studies
+from cvrbench.training.device import resolve_device
+
+COMMON = ("experiment=quick_check", "sweep=equal_budget", "preset=false")
+SPACE = (
+    "model=mmoe",
+    "model.hidden=choice([8],[512,64],[16])",
+    "trainer.batch_size=choice(500,4000,100)",
+    "model.n_experts=range(2,7,2)",
+)
+
+
+@pytest.fixture
+def plan(quick_data, tmp_path):
+    """Plan one small study in this test's own folder."""
+
+    def planned(*words: str):
+        places = [f"data_dir={quick_data}", f"results_dir={tmp_path / 'results'}"]
+        (found,) = plan_studies([*COMMON, *places, *words], multirun=False)
+        return found
+
+    return planned
+
+
+def need(plan) -> int:
+    """What the largest trial needs, in a process of its own."""
+    device, dataset = resolve_device("cpu"), dataset_of(plan.study)
+    cells = largest_cells(plan.study, dataset)
+    found = max(estimate(cell.config, dataset, device).needed for cell in cells)
+    return footprint.PROCESS + found
+
+
+def test_the_largest_trial_has_the_largest_widths_and_batch_that_are_searched(plan):
+    study = plan(*SPACE).study
+    cells = largest_cells(study, dataset_of(study))
+    (config,) = (cell.config for cell in cells)
+    assert config.model.hidden == (512, 64)
+    assert config.model.n_experts == 6
+    assert config.trainer.batch_size == 4000
+    assert config.model.dropout == 0.5
+
+
+def test_what_a_bound_does_not_see_is_tried_in_every_way(plan):
+    optimisers = "trainer.embedding_optimizer=choice(rowwise_adagrad,adam,lazy_adam)"
+    study = plan(*SPACE, optimisers).study
+    cells = largest_cells(study, dataset_of(study))
+    tried = [cell.config.trainer.embedding_optimizer for cell in cells]
+    assert tried == ["rowwise_adagrad", "adam", "lazy_adam"]
+    study = plan("model=ncs").study
+    searches = {cell.config.model.search for cell in largest_cells(study, dataset_of(study))}
+    assert searches == {"gradient_conflict", "learned", "one_shot", "random"}
+
+
+def test_a_value_that_cannot_be_together_with_the_others_is_passed_over(plan):
+    words = ("model=ple", "model.n_shared_experts=range(0,3)", "model.levels=choice(1,2)")
+    study = plan(*words).study
+    assert study.base.config.model.levels == 2
+    cells = largest_cells(study, dataset_of(study))
+    assert {(c.config.model.n_shared_experts, c.config.model.levels) for c in cells} == {(2, 2)}
+
+
+def test_workers_that_do_not_fit_beside_each_other_start_no_trial(plan, monkeypatch):
+    study = plan(*SPACE)
+    limit = machine.Room(n_bytes=2 * need(study), limit="its control group")
+    monkeypatch.setattr(machine, "room", lambda: limit)
+    check_studies([study], at_once=2)
+    with pytest.raises(RunError) as told:
+        check_studies([study], at_once=3)
+    assert f"3 trials of {study.name}, at the largest values that are searched, at once need" in (
+        str(told.value)
+    )
+    assert "set launcher.workers=2, or trainer.check_memory=false to try" in str(told.value)
+    check_studies([plan(*SPACE, "trainer.check_memory=false")], at_once=3)
+    check_studies([study])
+
+
+def test_the_command_refuses_them_too(cvrbench, monkeypatch, tmp_path):
+    monkeypatch.setattr(machine, "room", lambda: machine.Room(n_bytes=10**6, limit="a group"))
+    said = cvrbench("sweep", *COMMON, *SPACE, "workers=2", "trials=2")
+    assert said.code == 1
+    assert "2 trials of synthetic-mmoe-equal_budget-" in said.err
+    assert "not even one fits" in said.err
+    assert not (tmp_path / "results" / "sweeps").exists()

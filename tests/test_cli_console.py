@@ -1,0 +1,75 @@
+"""Bars are for terminals: what they show there, and that a pipe gets none of it."""
+
+import inspect
+import io
+
+import pytest
+from rich.console import Console
+
+from cvrbench.cli import console, report
+from cvrbench.data.fetch import FetchProgress
+from cvrbench.data.progress import RowsProgress
+from cvrbench.report.differences import Method
+from cvrbench.report.margin import MARGIN
+from cvrbench.training.progress import Progress
+
+
+def use_all() -> None:
+    """Have every bar show something."""
+    with console.training_bar("mmoe") as update:
+        for stage in ("search", "train"):
+            scores = {"ctr_auc": 0.75, "ctr_logloss": 0.5}
+            update(
+                Progress(
+                    stage=stage,
+                    step=3,
+                    total_steps=9,
+                    examples=300,
+                    examples_per_second=1234.0,
+                    scores=scores,
+                )
+            )
+    with console.plan_bar(7) as update:
+        update(2, 1)
+    with console.download_bar() as update:
+        update(FetchProgress(file_name="log.csv", received=5, total=10))
+    with console.preparing_bar() as update:
+        update(RowsProgress(stage="reading", rows=10, done=0.5))
+    with console.reading_bar(5) as advance:
+        advance()
+
+
+@pytest.fixture
+def screen(monkeypatch):
+    """What is written to a terminal on stderr."""
+    written = io.StringIO()
+    terminal = Console(file=written, force_terminal=True, width=120)
+    monkeypatch.setattr(console, "errors", terminal)
+    return written
+
+
+def test_a_terminal_shows_every_bar_and_the_stage_under_way_alone(screen, monkeypatch):
+    bars = []
+    build = console._bar
+    monkeypatch.setattr(console, "_bar", lambda *a, **k: bars.append(build(*a, **k)) or bars[-1])
+    use_all()
+    assert len(bars) == 5
+    shown = screen.getvalue()
+    for words in ("mmoe \u00b7 train", "3/9", "1,234 examples/s", "ctr 0.7500", "2/7", "1 failed"):
+        assert words in shown
+    for words in ("log.csv", "5/10 bytes", "reading", "50%", "predictions", "1/5"):
+        assert words in shown
+    assert [(task.description, task.visible) for task in bars[0].tasks] == [
+        ("mmoe \u00b7 search", False),
+        ("mmoe \u00b7 train", True),
+    ]
+
+
+def test_a_pipe_gets_nothing_of_a_bar(capsys):
+    use_all()
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_reports_margin_is_told_in_one_place():
+    default = inspect.signature(report.report).parameters["margin"].default
+    assert default is Method().margin is MARGIN

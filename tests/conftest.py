@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,15 +11,34 @@ import pytest
 from hypothesis import settings
 
 from cvrbench.cli.app import main
+from cvrbench.config import compose as composing
 from cvrbench.config.compose import Composed, compose
+from cvrbench.config.nodes import Nodes
 from cvrbench.data.library import ensure
 
 # No window opens, whatever the machine has.
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+# Networks of these sizes gain nothing from a second thread, whose waiting takes a core: five times
+# the work on two busy cores. Tests of threads ask for theirs.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # A machine shared with other work is slow now and then; that is not a failure of the code.
 settings.register_profile("cvrbench", deadline=None)
 settings.load_profile("cvrbench")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _files_are_merged_once() -> Iterator[None]:
+    """Hydra is asked once for each choice of files, as within a plan: conf/ stays as it is.
+
+    The tests of composing compose anew each time.
+    """
+    conf = Path(__file__).parents[1] / "conf"
+    kept = Nodes(conf)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(composing, "Nodes", lambda at: kept if at == conf else Nodes(at))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -110,7 +111,8 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imported(source: str) -> set[str]:
+@cache
+def imported(source: str) -> frozenset[str]:
     """Every dotted name that a source imports, at any depth, `from a import b` as `a.b`."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(source)):
@@ -119,7 +121,7 @@ def imported(source: str) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "relative import"
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
+    return frozenset(names)
 
 
 def floor(module: str) -> int:
@@ -309,12 +311,14 @@ def test_the_check_of_optional_imports_can_fail():
     assert "onnx" in optional_packages()
 
 
-def optional_packages() -> set[str]:
+@cache
+def optional_packages() -> frozenset[str]:
     """What the extras of single commands bring."""
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
         "optional-dependencies"
     ]
-    return {re.match(r"[\w-]+", line).group() for name in OPTIONAL for line in extras[name]}
+    lines = (line for name in OPTIONAL for line in extras[name])
+    return frozenset(re.match(r"[\w-]+", line).group() for line in lines)
 
 
 def eager(source: str) -> set[str]:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,10 +11,27 @@ from pathlib import Path
 
 import pytest
 
-from cvrbench import machine
+from cvrbench import experiment, machine
 from cvrbench.config.complete import complete, datasets
+from cvrbench.config.compose import plan
 
 QUICK = ("experiment=quick_check", "model.hidden=[8]", "model.tower=[]")
+
+
+@pytest.fixture(scope="module")
+def two_by_two(quick_data, tmp_path_factory) -> Path:
+    """Two strategies of two seeds, trained once for all these tests."""
+    folder = tmp_path_factory.mktemp("two by two")
+    places = (f"data_dir={quick_data}", f"results_dir={folder}")
+    for cell in plan(["model=shared_bottom,mmoe", "seed=0,1", *QUICK, *places], multirun=True):
+        experiment.run(cell)
+    return folder
+
+
+@pytest.fixture
+def compared(two_by_two, cvrbench, tmp_path) -> Path:
+    """A copy of them where the command looks."""
+    return Path(shutil.copytree(two_by_two, tmp_path / "results"))
 
 
 def test_a_run_prints_its_table_and_where_it_is(cvrbench):
@@ -195,8 +213,7 @@ def test_report_compares_what_is_there(cvrbench):
     assert gain["p"] <= gain["adjusted_p"] <= 1
 
 
-def test_report_compares_with_the_row_that_is_asked_for(cvrbench):
-    cvrbench("run", "-m", "model=shared_bottom,mmoe", "seed=0,1", *QUICK, "--json")
+def test_report_compares_with_the_row_that_is_asked_for(cvrbench, compared):
     assert "difference to mmoe" in cvrbench("report", "--baseline", "mmoe").out
     wrong = cvrbench("report", "--baseline", "mmoo")
     assert wrong.code == 2
@@ -204,8 +221,7 @@ def test_report_compares_with_the_row_that_is_asked_for(cvrbench):
     assert "there are shared_bottom, mmoe" in wrong.err
 
 
-def test_report_prints_for_papers_and_notebooks(cvrbench):
-    cvrbench("run", "-m", "model=shared_bottom,mmoe", "seed=0,1", *QUICK, "--json")
+def test_report_prints_for_papers_and_notebooks(cvrbench, compared):
     assert "| mmoe | 2 |" in cvrbench("report", "--format", "md").out
     assert r"\toprule" in cvrbench("report", "--format", "latex").out
     lines = cvrbench("report", "--format", "csv").out.splitlines()
@@ -214,8 +230,7 @@ def test_report_prints_for_papers_and_notebooks(cvrbench):
     assert cvrbench("report", "--format", "json").out == cvrbench("report", "--json").out
 
 
-def test_report_keeps_the_runs_that_are_asked_for(cvrbench):
-    cvrbench("run", "-m", "model=shared_bottom,mmoe", "seed=0,1", *QUICK, "--json")
+def test_report_keeps_the_runs_that_are_asked_for(cvrbench, compared):
     (kept,) = cvrbench("report", "model=mmoe", "seed=1", "--json").json()
     assert [(row["strategy"], row["seeds"]) for row in kept["strategies"]] == [("mmoe", [1])]
     assert cvrbench("report", "results", "model=mmoe", "--no-html").code == 0
@@ -225,8 +240,7 @@ def test_report_keeps_the_runs_that_are_asked_for(cvrbench):
     assert "one folder of results at a time" in cvrbench("report", "results", "others").err
 
 
-def test_a_run_that_failed_shows_in_the_report_with_its_reason(cvrbench):
-    cvrbench("run", "-m", "model=shared_bottom,mmoe", "seed=0,1", *QUICK, "--json")
+def test_a_run_that_failed_shows_in_the_report_with_its_reason(cvrbench, compared):
     bad = cvrbench("run", "model=mmoe", "seed=2", "trainer.learning_rate=1e30", *QUICK)
     assert bad.code == 1
     said = cvrbench("report")
@@ -235,8 +249,7 @@ def test_a_run_that_failed_shows_in_the_report_with_its_reason(cvrbench):
     assert "mmoe trainer.learning_rate=1e+30 0 of 2" in words
 
 
-def test_report_without_predictions_shows_the_values_and_says_what_is_missing(cvrbench):
-    cvrbench("run", "-m", "model=shared_bottom,mmoe", "seed=0,1", *QUICK, "--json")
+def test_report_without_predictions_shows_the_values_and_says_what_is_missing(cvrbench, compared):
     for file in Path("results").rglob("predictions.parquet"):
         file.unlink()
     said = cvrbench("report")

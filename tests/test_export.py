@@ -217,7 +217,7 @@ def test_the_table_says_what_is_saved_and_what_is_not(trained, export):
     assert output["column"] == 0
 
 
-@pytest.mark.parametrize("kind", ["ncs", "ple"])
+@pytest.mark.parametrize("kind", ["ncs", pytest.param("ple", marks=pytest.mark.slow)])
 def test_bags_and_numbers_are_exported(kind, tmp_path):
     torch.manual_seed(0)
     schema = make_schema(3)

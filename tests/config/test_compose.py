@@ -1,6 +1,7 @@
 """Configuration: every yaml composes, plans expand, errors name key and remedy."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import FrozenInstanceError, replace
 from itertools import product
 from pathlib import Path
@@ -10,6 +11,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
+from cvrbench.config import compose as composing
 from cvrbench.config import nodes
 from cvrbench.config.compose import compose, origins, plan
 from cvrbench.config.locate import ASIDE, find_conf, groups
@@ -25,6 +27,14 @@ OPTIONS = [
     for option in options
     if group != "experiment" and group not in ASIDE
 ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _files_are_merged_every_time(_files_are_merged_once) -> Iterator[None]:
+    """What composes is tested here as it is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(composing, "Nodes", nodes.Nodes)
+        yield
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)

@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import tarfile
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -71,9 +73,35 @@ def make(folder: Path, seed: int = 0, **sizes: int) -> Raw:
     return Raw(train, test, write(folder / "raw", train, test, truth=True))
 
 
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory) -> Raw:
+    """What most tests read; nobody writes here."""
+    return make(tmp_path_factory.mktemp("drawn"))
+
+
 @pytest.fixture
-def raw(tmp_path) -> Raw:
-    return make(tmp_path)
+def raw(drawn, tmp_path) -> Raw:
+    """A copy that a test may harm."""
+    return replace(drawn, folder=shutil.copytree(drawn.folder, tmp_path / "raw"))
+
+
+@pytest.fixture(scope="module")
+def whole(drawn, tmp_path_factory) -> Dataset:
+    """The store of a preparation that nothing befell."""
+    return prepare(drawn.folder, tmp_path_factory.mktemp("whole"))
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory) -> Raw:
+    """Rows enough for the thresholds of the presets; nobody writes here."""
+    return make(tmp_path_factory.mktemp("many"), seed=3, n_contexts=40, n_rows=900)
+
+
+@pytest.fixture(scope="module")
+def by_preset(many, tmp_path_factory) -> Callable[[str], Dataset]:
+    """The stores of the presets, each prepared once."""
+    folder = tmp_path_factory.mktemp("presets")
+    return cache(lambda preset: prepare(many.folder, folder, name=f"aliccp_{preset}"))
 
 
 def vocabulary(dataset: Dataset, field: str) -> list[str]:
@@ -165,8 +193,7 @@ def test_every_id_weight_and_label_is_found_again(
     assert_lossless(prepare(raw.folder, folder, fraction, block_bytes=block_bytes), raw)
 
 
-def test_a_store_does_not_depend_on_blocks_threads_or_where_the_files_lie(raw, tmp_path):
-    one = prepare(raw.folder, tmp_path / "one")
+def test_a_store_does_not_depend_on_blocks_threads_or_where_the_files_lie(raw, whole, tmp_path):
     flat = tmp_path / "flat"
     flat.mkdir()
     for path in raw.folder.rglob("*.csv"):
@@ -181,19 +208,18 @@ def test_a_store_does_not_depend_on_blocks_threads_or_where_the_files_lie(raw, t
         path.rename(archives / path.name)
     for place, size in ((raw.folder, 700), (flat, 5_000), (archives, 9_000)):
         other = prepare(place, tmp_path / f"by {place.name}", block_bytes=size)
-        assert other.manifest["files"] == one.manifest["files"]
-        assert other.manifest["sources"] == one.manifest["sources"]
+        assert other.manifest["files"] == whole.manifest["files"]
+        assert other.manifest["sources"] == whole.manifest["sources"]
 
 
-def test_read_is_kept_plus_dropped(raw, tmp_path):
-    broken = sum(r.conversion > r.click for half in (raw.train, raw.test) for r in half.rows)
+def test_read_is_kept_plus_dropped(drawn, whole):
+    broken = sum(r.conversion > r.click for half in (drawn.train, drawn.test) for r in half.rows)
     assert broken > 0
-    dataset = prepare(raw.folder, tmp_path / "drop")
-    assert dataset.manifest["accounting"] == {
+    assert whole.manifest["accounting"] == {
         "read": 300,
         "dropped: conversion = 1 with click = 0": broken,
     }
-    assert sum(dataset.schema.rows.values()) == 300 - broken
+    assert sum(whole.schema.rows.values()) == 300 - broken
 
 
 def test_rows_with_a_conversion_but_no_click_are_treated_as_wanted(raw, tmp_path):
@@ -231,14 +257,13 @@ PRESETS = {"aitm": 12, "rechub": 10, "merlin": 1}
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_a_preset_keeps_the_last_value_and_its_authors_threshold(preset, tmp_path):
-    raw = make(tmp_path, seed=3, n_contexts=40, n_rows=900)
-    dataset = prepare(raw.folder, tmp_path, name=f"aliccp_{preset}")
+def test_a_preset_keeps_the_last_value_and_its_authors_threshold(preset, many, by_preset):
+    dataset = by_preset(preset)
     assert not dataset.schema.multivalued
     names = [field.name for field in dataset.schema.categorical]
     without = {"109_14", "110_14", "127_14", "150_14", "210"} if preset == "aitm" else set()
     assert names == [field.name for field in FIELDS if field.name not in without]
-    train, test = raw.rows()
+    train, test = many.rows()
     rows = {"train": train, "test": test}
     if preset == "aitm":  # a random tenth of the training rows validates
         assert 0.05 < len(dataset.valid) / len(train) < 0.15
@@ -263,23 +288,21 @@ def test_a_preset_keeps_the_last_value_and_its_authors_threshold(preset, tmp_pat
         assert 0.4 < len(dataset.valid) / len(test) < 0.6
 
 
-def test_aitm_counts_twelve(tmp_path):
-    raw = make(tmp_path, seed=4, n_contexts=40, n_rows=900)
-    dataset = prepare(raw.folder, tmp_path, name="aliccp_aitm")
+def test_aitm_counts_twelve(by_preset):
+    dataset = by_preset("aitm")
     table = pl.read_parquet(dataset.path / "vocabulary" / "206.parquet")
     assert table["count"][3:].min() >= 12
     assert table["count"].sum() == len(dataset.train)
 
 
-def test_rechub_scales_the_last_weight_over_all_rows(tmp_path):
-    raw = make(tmp_path, seed=3, n_contexts=40, n_rows=900)
-    dataset = prepare(raw.folder, tmp_path, name="aliccp_rechub")
+def test_rechub_scales_the_last_weight_over_all_rows(many, by_preset):
+    dataset = by_preset("rechub")
     names = [field.name for field in dataset.schema.numeric]
     assert names == [f"D{n}" for n in ("109_14", "110_14", "127_14", "150_14", *BAGS[5:])]
-    train, test = raw.rows(keep_unclicked=True)
+    train, test = many.rows(keep_unclicked=True)
     for column, name in enumerate(names):
         weights = [(last(row, name[1:]) or (0, 0.0))[1] for row in [*train, *test]]
-        kept = [(last(row, name[1:]) or (0, 0.0))[1] for row in raw.rows()[0]]
+        kept = [(last(row, name[1:]) or (0, 0.0))[1] for row in many.rows()[0]]
         scaled = np.array(kept) / max(weights)
         np.testing.assert_allclose(dataset.train.numeric[:, column], scaled, rtol=1e-6)
 
@@ -397,12 +420,22 @@ ingest.prepare(config, raw, target, name="aliccp", plain={}, tolerance=STRICT, b
 """
 
 
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     ("where", "at"),
-    [("save", 1), ("save", 30), ("replace", 12), ("append", 1), ("append", 200), ("rename", 1)],
+    [
+        slow("save", 1),
+        ("save", 30),
+        slow("replace", 12),
+        slow("append", 1),
+        ("append", 200),
+        ("rename", 1),
+    ],
 )
-def test_a_killed_preparation_goes_on_to_the_same_store(raw, tmp_path, where, at):
-    whole = prepare(raw.folder, tmp_path / "whole")
+def test_a_killed_preparation_goes_on_to_the_same_store(raw, whole, tmp_path, where, at):
     target = tmp_path / "killed" / "aliccp"
     command = [sys.executable, "-c", KILLER, str(raw.folder), str(target), where, str(at)]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL

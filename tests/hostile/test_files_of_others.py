@@ -49,12 +49,19 @@ def canary(tmp_path):
     assert not file.exists()
 
 
+@pytest.fixture(scope="module")
+def honest(quick_data, tmp_path_factory):
+    """The folder of a finished run, trained once for all these tests."""
+    place = tmp_path_factory.mktemp("honest")
+    words = ("model=ncs", "model.search=random", f"data_dir={quick_data}", f"results_dir={place}")
+    record = experiment.run(compose(["experiment=quick_check", *words]))
+    return place / "runs" / record.run_id
+
+
 @pytest.fixture
-def finished(quick):
-    """The folder of a finished run, to be tampered with."""
-    cell = quick("model=ncs", "model.search=random")
-    record = experiment.run(cell)
-    return Path(cell.config.results_dir) / "runs" / record.run_id
+def finished(honest, tmp_path):
+    """A copy of it, to be tampered with."""
+    return Path(shutil.copytree(honest, tmp_path / "runs" / honest.name))
 
 
 def bombs(canary: Path) -> dict[str, bytes]:

@@ -148,7 +148,7 @@ with ResultStore(Path("results")).open(name, config={}, choices={}, fresh=True) 
     "launcher",
     [ONE_BY_ONE, pytest.param("launcher=processes", marks=pytest.mark.slow)],
 )
-@pytest.mark.parametrize("end", ["finish", "die"])
+@pytest.mark.parametrize("end", ["finish", pytest.param("die", marks=pytest.mark.slow)])
 def test_a_cell_that_another_process_holds_comes_last(cvrbench, tmp_path, launcher, end):
     """Its record is read when the other has finished it; it is run when the other has died."""
     plan = ("run", "-m", *QUICK, "model=shared_bottom", "seed=0,1,2", "--json")

@@ -168,8 +168,15 @@ def test_a_task_keeps_few_connections_of_the_inputs_that_it_ignores(tmp_path, ga
         assert candidate.masks.flat().sum(1).tolist() == [round(0.2 ** ((number + 1) / 4) * n)] * 2
 
 
-@pytest.mark.parametrize("gate", KINDS)
-@pytest.mark.parametrize("sharing", [0.1, 0.5])
+@pytest.mark.parametrize(
+    ("gate", "sharing"),
+    [
+        ("hard_concrete", 0.1),
+        ("straight_through", 0.5),
+        pytest.param("hard_concrete", 0.5, marks=pytest.mark.slow),
+        pytest.param("straight_through", 0.1, marks=pytest.mark.slow),
+    ],
+)
 def test_budgets_are_kept_before_anything_is_cut(tmp_path, gate, sharing) -> None:
     toy = Toy(tmp_path, f"model.relaxation={gate}", f"model.sharing={sharing}")
     network = Gated(toy.ncs, toy.config.model, steps=toy.steps(10))

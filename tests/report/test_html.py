@@ -278,6 +278,12 @@ def test_the_command_that_a_sweep_chose_is_told():
 # Warnings
 
 
+@pytest.fixture
+def without_figures(monkeypatch):
+    """Pages of words and tables: where only they are looked at."""
+    monkeypatch.setattr("cvrbench.report.html.figures._shown", lambda *_: [])
+
+
 def planted(**changes) -> list[RunRecord]:
     """The fair runs, the last one changed."""
     *others, last = fair()
@@ -306,6 +312,7 @@ def planted(**changes) -> list[RunRecord]:
         (fair()[::2], "no test: mmoe, ple."),
     ],
 )
+@pytest.mark.usefixtures("without_figures")
 def test_a_warning_for_what_is_not_fair_and_for_nothing_else(records, words):
     (warning,) = warnings_of(part_of(records))
     assert words in warning
@@ -314,6 +321,7 @@ def test_a_warning_for_what_is_not_fair_and_for_nothing_else(records, words):
     assert "log (f): 1 warning" in page.said("a")
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_no_warning_without_a_reason():
     assert warnings_of(part_of(fair())) == []
     assert Page(render([part_of(fair())], [])).all("aside") == []

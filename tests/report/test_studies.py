@@ -243,7 +243,7 @@ def test_report_as_json_has_an_object_per_sweep(results, cvrbench):
 
 
 def test_report_draws_sweeps(results, cvrbench):
-    said = cvrbench("report", "--figures", "figures")
+    said = cvrbench("report", "--no-html", "--figures", "figures")
     assert said.code == 0
     names = {path.name for path in Path("figures").glob("sweep-*")}
     kinds = ("history", "slices", "contour", "parallel", "density")
@@ -255,7 +255,7 @@ def test_a_sweep_that_cannot_be_read_is_named_and_left_out(text, results, cvrben
     broken = Studies(results).folder("broken").path / "study.json"
     broken.parent.mkdir()
     broken.write_text(text)
-    said = cvrbench("report")
+    said = cvrbench("report", "--no-html")
     assert said.code == 0
     assert "no sweep broken" in said.err
     assert "what tuning cost" in said.out
@@ -265,7 +265,7 @@ def test_a_sweep_of_odd_shape_is_left_out(results, cvrbench):
     data = {**asdict(mixed()), "axes": []}
     Studies(results).folder("broken").path.mkdir()
     (Studies(results).folder("broken").path / "study.json").write_text(json.dumps(data))
-    said = cvrbench("report")
+    said = cvrbench("report", "--no-html")
     assert (said.code, "no sweep broken" in said.err) == (0, True)
 
 
@@ -279,7 +279,7 @@ def test_sweeps_alone_are_a_report(results, cvrbench, monkeypatch):
 def test_a_name_with_folders_in_it_stays_in_the_folder_of_figures(results, cvrbench):
     folder = Studies(results).folder("ncs-log")
     folder.write(replace(folder.read(), name="../../out"))
-    cvrbench("report", "--figures", "figures")
+    cvrbench("report", "--no-html", "--figures", "figures")
     assert Path("figures/sweep-..-..-out-history.png").is_file()
 
 

@@ -98,15 +98,37 @@ def test_validation_is_looked_at_as_often_as_asked_and_at_each_epochs_end(bench)
     assert steps[5] == 2 * per_epoch
 
 
-@pytest.mark.parametrize("model", ["shared_bottom", "ncs", "ple"])
-@pytest.mark.parametrize("table", ["rowwise_adagrad", "lazy_adam", "adam"])
+TABLES = ("rowwise_adagrad", "lazy_adam", "adam")
+MODELS_AND_TABLES = [
+    pytest.param(
+        model,
+        table,
+        marks=[pytest.mark.slow] if model == "ple" and table != TABLES[0] else [],
+    )
+    for model in ("shared_bottom", "ncs", "ple")
+    for table in TABLES
+]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(quick_data, tmp_path_factory):
+    """Train once with some options; gives the bench and how the training ended."""
+
+    @functools.cache
+    def trained(*options: str) -> tuple[Bench, FitResult]:
+        straight = Bench(quick_data, tmp_path_factory.mktemp("straight"), *options)
+        return straight, straight.fit(batch_size=512, patience=99)
+
+    return trained
+
+
+@pytest.mark.parametrize(("model", "table"), MODELS_AND_TABLES)
 @pytest.mark.parametrize("stop_after", [3, 11])
 def test_a_resumed_training_ends_bit_for_bit_where_an_uninterrupted_one_ends(
-    bench, quick_data, tmp_path, model, table, stop_after
+    bench, uninterrupted, model, table, stop_after
 ):
     options = (f"model={model}", f"trainer.embedding_optimizer={table}")
-    straight = Bench(quick_data, tmp_path / "straight", *options)
-    expected = straight.fit(batch_size=512, patience=99)
+    straight, expected = uninterrupted(*options)
     broken = bench(*options)
     with pytest.raises(RunInterrupted):
         broken.fit(batch_size=512, patience=99, stop_after=stop_after)

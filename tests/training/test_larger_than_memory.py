@@ -208,25 +208,30 @@ def in_a_process(store: Path, asked: str, limit: int | None = None) -> subproces
     return subprocess.run(arguments, capture_output=True, text=True, check=False)
 
 
+@pytest.fixture(scope="module")
+def in_memory(store) -> list[str]:
+    """What is said of a pass over the store in memory without a limit: where, sum, peak."""
+    return in_a_process(store, "memory").stdout.split()
+
+
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 
 
+@pytest.mark.slow
 @linux
-def test_peak_memory_is_one_copy_in_memory_and_two_windows_on_disk(store):
+def test_peak_memory_is_one_copy_in_memory_and_two_windows_on_disk(store, in_memory):
     size = sum(file.stat().st_size for file in (store / "train").iterdir())
-    found = {asked: in_a_process(store, asked).stdout.split() for asked in ("memory", "disk")}
-    assert found["memory"][1] == found["disk"][1]
-    in_memory, on_disk = (int(found[asked][2]) for asked in ("memory", "disk"))
-    assert size < in_memory < 1.35 * size
-    assert on_disk < 0.4 * size
+    on_disk = in_a_process(store, "disk").stdout.split()
+    assert in_memory[1] == on_disk[1]
+    assert size < int(in_memory[2]) < 1.35 * size
+    assert int(on_disk[2]) < 0.4 * size
 
 
 @linux
-def test_a_limit_of_half_the_store_is_enough_on_disk_and_not_in_memory(store):
+def test_a_limit_of_half_the_store_is_enough_on_disk_and_not_in_memory(store, in_memory):
     size = sum(file.stat().st_size for file in (store / "train").iterdir())
-    whole = in_a_process(store, "memory")
     limited = in_a_process(store, "auto", limit=size // 2)
     assert limited.returncode == 0, limited.stderr
-    assert limited.stdout.split()[:2] == ["disk", whole.stdout.split()[1]]
+    assert limited.stdout.split()[:2] == ["disk", in_memory[1]]
     refused = in_a_process(store, "memory", limit=size // 2)
     assert "allocate memory" in refused.stderr or "MemoryError" in refused.stderr

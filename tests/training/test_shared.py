@@ -1,15 +1,19 @@
 """Trainings that runs share: what is lent is what would have been computed, and nothing else is."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from cvrbench import experiment
+from cvrbench.config.compose import compose
 from cvrbench.errors import RunInterrupted
 from cvrbench.record import RunRecord
 
 SEARCHES = ["imp", "one_shot", "gradient_conflict", "snip"]
+WARM_ALIKE = ("one_shot", "gradient_conflict")
+"""After a warm-up they share what imp does: `nox -s slow` sees to it."""
 
 
 def outcome(record: RunRecord) -> dict:
@@ -22,8 +26,18 @@ def cells(quick, tmp_path: Path, name: str, *overrides: str):
     return quick("trainer.epochs=2", f"results_dir={tmp_path / name}", *overrides)
 
 
-@pytest.mark.parametrize("search", SEARCHES)
-@pytest.mark.parametrize("warmup", [0, 0.5])
+@pytest.mark.parametrize(
+    ("search", "warmup"),
+    [
+        pytest.param(
+            search,
+            warmup,
+            marks=[pytest.mark.slow] if warmup and search in WARM_ALIKE else [],
+        )
+        for search in SEARCHES
+        for warmup in (0, 0.5)
+    ],
+)
 def test_a_run_with_lent_trainings_ends_as_one_without(quick, tmp_path, search, warmup):
     model = [f"model.search={search}", f"model.warmup_epochs={warmup}", "model.early_bird=null"]
     first = [*model, "model.dropout=0.2", "model.density=0.5"]
@@ -37,6 +51,19 @@ def test_a_run_with_lent_trainings_ends_as_one_without(quick, tmp_path, search, 
     assert alone.examples["reused"] == 0
     shares = warmup > 0 or search != "snip"  # which trains nothing; imp shares its first round
     assert (lent.examples["reused"] > 0) == shares
+
+
+COMMON = ("model.search=one_shot", "model.search_epochs=1", "model.dropout=0.1")
+
+
+@pytest.fixture(scope="module")
+def lent(quick_data, tmp_path_factory) -> Path:
+    """What one run has to lend: copied where it is asked for, never written to."""
+    folder = tmp_path_factory.mktemp("lent")
+    places = (f"data_dir={quick_data}", f"results_dir={folder / 'r'}")
+    one = compose(["experiment=quick_check", *places, "trainer.epochs=2", *COMMON])
+    experiment.run(one, searches=folder / "searches")
+    return folder / "searches"
 
 
 @pytest.mark.parametrize(
@@ -55,13 +82,11 @@ def test_a_run_with_lent_trainings_ends_as_one_without(quick, tmp_path, search, 
         "model.masked=[trunk,towers]",
     ],
 )
-def test_nothing_is_lent_where_anything_differs(quick, tmp_path, change):
-    common = ["model.search=one_shot", "model.search_epochs=1", "model.dropout=0.1"]
-    searches = tmp_path / "searches"
+def test_nothing_is_lent_where_anything_differs(quick, tmp_path, lent, change):
+    searches = shutil.copytree(lent, tmp_path / "searches")
     weights = ["balancing.weights={cvr:2}"] if change == "balancing=weighted" else []
-    experiment.run(cells(quick, tmp_path, "r", *common), searches=searches)
     kept = {file.name for file in searches.glob("*.pt")}
-    overrides = [c for c in common if c.partition("=")[0] != change.partition("=")[0]]
+    overrides = [c for c in COMMON if c.partition("=")[0] != change.partition("=")[0]]
     record = experiment.run(
         cells(quick, tmp_path, "r", *overrides, change, *weights), searches=searches
     )

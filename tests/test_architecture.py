@@ -58,6 +58,7 @@ HOMES = {
     "tensorboard": (),
     "torch": (
         "balancing",
+        "data.ahead",
         "data.batches",
         "data.disk",
         "data.order",

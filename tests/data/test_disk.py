@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from cvrbench.data import order
+from cvrbench.data.ahead import ahead
 from cvrbench.data.batches import Batch, SplitTensors
 from cvrbench.data.dataset import Dataset, open_dataset
 from cvrbench.data.disk import DiskRows
-from cvrbench.data.reading import ArrayReader, ahead
+from cvrbench.data.reading import ArrayReader
 from cvrbench.errors import DataError
 from tests.data.stores import write_store
 

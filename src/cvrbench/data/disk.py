@@ -15,10 +15,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from cvrbench.data.ahead import ahead
 from cvrbench.data.batches import Batch, Rows, SplitTensors
 from cvrbench.data.dataset import Split
 from cvrbench.data.order import Window, windows
-from cvrbench.data.reading import Span, ahead, spans_of
+from cvrbench.data.reading import Span, spans_of
 from cvrbench.data.schema import Schema
 from cvrbench.data.split_reader import SplitReader
 from cvrbench.machine import UNLIMITED, room

@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cvrbench.data.ahead import ahead
 from cvrbench.data.dataset import Split
-from cvrbench.data.reading import Span, ahead, spans_of
+from cvrbench.data.reading import Span, spans_of
 from cvrbench.data.schema import Schema
 from cvrbench.rng import derive
 

@@ -8,11 +8,10 @@ while the disk does.
 import mmap
 import os
 import weakref
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,8 +28,6 @@ READ_AHEAD = getattr(os, "POSIX_FADV_WILLNEED", None)
 FORGET = getattr(os, "POSIX_FADV_DONTNEED", None)
 
 PAGE_BYTES = mmap.PAGESIZE
-
-Item = TypeVar("Item")
 
 
 class ArrayReader:
@@ -138,17 +135,3 @@ def spans_of(rows: npt.NDArray[np.int64]) -> list[Span]:
     breaks = np.flatnonzero(np.diff(rows) != 1) + 1
     parts: Sequence[npt.NDArray[np.int64]] = np.split(rows, breaks)
     return [(int(part[0]), int(part[-1]) + 1) for part in parts]
-
-
-def ahead(items: Iterator[Item]) -> Generator[Item]:
-    """Give what an iterator gives, the next one made by a thread while this one is used.
-
-    What the iterator raises is raised where its item was due. Close the generator to end the
-    thread.
-    """
-    over = object()
-    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as pool:
-        coming = pool.submit(next, items, over)
-        while (item := coming.result()) is not over:
-            coming = pool.submit(next, items, over)
-            yield item  # type: ignore[misc]

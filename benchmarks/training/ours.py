@@ -1,4 +1,4 @@
-"""A step of `training.fit`: gather, forward, loss, backward, both optimisers."""
+"""A step of `training.fit`: shuffle, gather, forward, loss, backward, both optimisers."""
 
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -42,11 +42,10 @@ def build(strategy: str, shape: Shape, n_batches: int) -> Callable[[int], None]:
     rows = torch.from_numpy((data.ids + starts).astype(np.int32))
     split = SplitTensors(rows, torch.zeros(len(rows), 0), torch.from_numpy(data.labels), (), None)
     weights = torch.ones(2)
-    order = torch.randperm(len(rows))
+    batches = split.batches(shape.batch, seed=0)  # with the thread that shuffles ahead
 
-    def step(number: int) -> None:
-        first = number * shape.batch % len(rows)
-        batch = split.gather(order[first : first + shape.batch])
+    def step(_number: int) -> None:
+        batch = next(batches)
         loss = (objective.losses(network(batch.features), batch.labels) * weights).sum()
         optimizers.zero_grad()
         loss.backward()

@@ -20,7 +20,7 @@ DISPATCHERS = ("build_strategy",)
 
 FLOORS = (
     {"errors"},
-    {"rng", "metrics", "config", "environment", "files", "memory", "machine"},
+    {"rng", "metrics", "config", "environment", "files", "memory", "machine", "threads"},
     {"data", "stats"},
     {"spaces", "record"},
     {"evaluation", "run_files", "kernels", "lookup", "multiply_adds"},
@@ -58,7 +58,6 @@ HOMES = {
     "tensorboard": (),
     "torch": (
         "balancing",
-        "data.ahead",
         "data.batches",
         "data.disk",
         "data.order",
@@ -76,6 +75,7 @@ HOMES = {
         "objectives",
         "serving",
         "strategies",
+        "threads",
         "tracking.on_tensorboard",
         "trained",
         "training",

@@ -4,7 +4,7 @@ from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-import torch
+from cvrbench.threads import compute_alone
 
 Item = TypeVar("Item")
 
@@ -18,9 +18,7 @@ def ahead(items: Iterator[Item]) -> Generator[Item]:
     as long.
     """
     over = object()
-    with ThreadPoolExecutor(
-        1, thread_name_prefix="ahead", initializer=torch.set_num_threads, initargs=(1,)
-    ) as pool:
+    with ThreadPoolExecutor(1, thread_name_prefix="ahead", initializer=compute_alone) as pool:
         coming = pool.submit(next, items, over)
         while (item := coming.result()) is not over:
             coming = pool.submit(next, items, over)

@@ -11,6 +11,7 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 
 import torch
 
+from cvrbench.threads import compute_alone
 from cvrbench.training.schedule import count_steps, evaluation_steps
 from cvrbench.training.together.member import Member
 from cvrbench.training.together.program import Program
@@ -41,7 +42,7 @@ def run_lanes(lanes: Sequence["Lane"], *, of: int) -> None:
     _share(lanes)
 
     def run_alone(lane: Lane) -> None:
-        torch.set_num_threads(1)  # of this thread; the others keep theirs
+        compute_alone()
         lane.run()
 
     with ThreadPoolExecutor(len(lanes)) as pool:

@@ -133,7 +133,8 @@ def expected_auc(score: Doubles, weight: Doubles) -> float:
     positive = (weight * score)[order]
     negative = (weight * (1 - score))[order]
     below = np.cumsum(negative) - negative / 2
-    return float(positive @ below / (positive.sum() * negative.sum()))
+    # Not a product of BLAS, whose last bits follow its number of threads.
+    return float((positive * below).sum() / (positive.sum() * negative.sum()))
 
 
 def _values(tokens: Tokens, rows: int) -> Doubles:

@@ -48,6 +48,7 @@ PAGES = {
             "footprint",
             "machine",
             "memory",
+            "threads",
         ),
     ),
     "serving": ("Serving", ("serving", "trained")),

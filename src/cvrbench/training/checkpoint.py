@@ -103,7 +103,7 @@ class StageFiles:
     def try_disk(self, n_bytes: int) -> float:
         """Guess how long a save of so many bytes takes, by writing fewer."""
         sample = min(n_bytes, SAMPLE)
-        file = self.folder / f"stage-{self.number}-sample.tmp"
+        file = self._file("-sample").with_suffix(".tmp")
         begun = time.monotonic()
         with explain_write(file):
             try:

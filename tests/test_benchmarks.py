@@ -24,7 +24,8 @@ def test_every_benchmark_runs_at_a_small_size(tmp_path):
     kept = json.loads(out.read_text())
     names = [figure["name"] for figure in kept["figures"]]
     assert len(set(names)) == len(names)
-    rooms = {"train", "many_seeds", "evaluate", "start", "data", "checkpoints", "memory"}
+    seeds = {"many_seeds", "one_run"}
+    rooms = {"train", *seeds, "evaluate", "start", "data", "checkpoints", "memory"}
     assert {name.split("/")[0] for name in names} == rooms
     assert all(math.isfinite(f["value"]) and f["value"] >= 0 for f in kept["figures"])
     assert kept["machine"]["threads"] >= 1

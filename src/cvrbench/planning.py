@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -70,7 +69,7 @@ def groups_of(
     for index in turn:
         cell = cells[index]
         is_free = force or state_of(cell) != "finished"
-        same = repr(replace(cell.config, seed=0)) if is_free and together != 1 else index
+        same = cell.config.all_but_seed if is_free and together != 1 else index
         alike.setdefault(same, []).append(index)
     groups: list[list[int]] = []
     for numbers in alike.values():

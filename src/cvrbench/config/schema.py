@@ -3,7 +3,7 @@
 No field has a default: a change of Python can never silently alter what an old config means.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -116,3 +116,8 @@ class Config:
                 "trainer.embedding_optimizer=adam moves the whole table, masked entries included; "
                 "with model.masked=[embeddings] use rowwise_adagrad or lazy_adam"
             )
+
+    @property
+    def all_but_seed(self) -> str:
+        """What runs have in common that differ in their seed alone."""
+        return repr(replace(self, seed=0))

@@ -9,7 +9,7 @@ mapped; the system drops them when something else needs their place.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
@@ -131,9 +131,9 @@ def check_together(
     if sum(rough) < SMALL * free.n_bytes:
         return
     # Runs that differ in their seed alone need the same.
-    needs = {repr(replace(config, seed=0)): (config, dataset) for config, dataset in asked}
+    needs = {config.all_but_seed: (config, dataset) for config, dataset in asked}
     told = {key: estimate(*run, device) for key, run in needs.items()}
-    found = (told[repr(replace(config, seed=0))] for config, _ in asked)
+    found = (told[config.all_but_seed] for config, _ in asked)
     each = sorted((PROCESS + one.needed for one in found if one is not None), reverse=True)
     if (n := most_beside(each, free.n_bytes)) < min(at_once, len(each)):
         raise RunError(

@@ -5,7 +5,7 @@ with the largest rough bound of each dataset and strategy, and then the next lar
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -104,7 +104,7 @@ def look_ahead(cells: Sequence[Composed], turn: Sequence[int], launcher: Launche
     opened: dict[Path, Dataset | None] = {}
     alike: dict[str, list[int]] = {}
     for number in turn:
-        alike.setdefault(repr(replace(cells[number].config, seed=0)), []).append(number)
+        alike.setdefault(cells[number].config.all_but_seed, []).append(number)
     kinds = [tuple(numbers) for numbers in alike.values()]
     datasets = {runs: _open(cells[runs[0]], opened) for runs in kinds}
     chosen = _chosen([(runs, cells[runs[0]].config, datasets[runs]) for runs in kinds])

@@ -98,6 +98,11 @@ class Training(NamedTuple):
     """Every setting of the strategy that decides how this training goes from the weights and masks
     now in the network; runs that agree in it share the training. None: it is not to be shared."""
 
+    @property
+    def is_of_one(self) -> bool:
+        """Whether one task is asked for by itself."""
+        return self.tasks is not None and len(self.tasks) == 1
+
 
 class Lab(Protocol):
     """What a strategy may use before its final training: training rows, and validation to choose.

@@ -99,7 +99,7 @@ class Stages:
     def train(self, *trainings: Training) -> list[FitResult]:
         """Train, the trained tasks' mean AUC choosing (`strategies.base.Lab`)."""
         if self.company is None and len(trainings) > 1:
-            requests = [self._request(one, number) for number, one in enumerate(trainings)]
+            requests = [self._request(one) for one in trainings]
             if go_as_one(requests):
                 return self._fit(crews_of(requests), trainings)
         return [self._fit([[self._request(one)]], [one])[0] for one in trainings]
@@ -110,8 +110,8 @@ class Stages:
             return 1
         return most_at_once(network, self.train_rows, self.config.trainer, n)
 
-    def _request(self, training: Training, number: int = 0) -> FitRequest:
-        """Bind a training to this run, `number` stages being asked for before it."""
+    def _request(self, training: Training) -> FitRequest:
+        """Bind a training to this run, as its next stage."""
         chosen = self._chosen(training)
         objective = alone(self.objective) if training.apart else self.objective
 
@@ -122,21 +122,18 @@ class Stages:
 
         predict = self.watch.predict_for(("auc",))
         task = Task(objective, self._loss_weights(training), mean_auc, predict)
-        outside = Outside(training.label, *self._ties(number))
+        outside = Outside(training.label, *self._ties())
         return self._bound(training.network, task, outside, training.epochs)
 
     def _chosen(self, training: Training) -> tuple[str, ...]:
         """Say which tasks a training trains: one asked for alone whatever its loss weighs."""
         asked = self.trained if training.tasks is None else tuple(training.tasks)
-        if training.tasks is not None and len(asked) == 1:
-            return asked
-        return tuple(name for name in asked if name in self.trained)
+        return asked if training.is_of_one else tuple(n for n in asked if n in self.trained)
 
     def _loss_weights(self, training: Training) -> Tensor:
         chosen = self._chosen(training)
         wanted = torch.tensor([float(name in chosen) for name in self.tasks], device=self.device)
-        is_alone = training.tasks is not None and len(training.tasks) == 1
-        return wanted if is_alone else wanted * self.weights
+        return wanted if training.is_of_one else wanted * self.weights
 
     def finish(self, network: SharingStrategy) -> FitResult:
         """Train on all tasks, validation choosing by `protocol.selection`: the run's last stage."""
@@ -271,8 +268,8 @@ class Stages:
         settings = {**same, "training": [*how, dict(training.depends or {})]}
         return training_key(training.network.state_dict(), settings)
 
-    def _ties(self, number: int = 0) -> tuple[StageFiles, OnProgress, StopRequested]:
-        """A training's files, after `number` others, and who is told and asked."""
+    def _ties(self) -> tuple[StageFiles, OnProgress, StopRequested]:
+        """The next training's files, and who is told and asked."""
         before = self._examples()
 
         def on_progress(now: Progress) -> None:
@@ -286,8 +283,7 @@ class Stages:
                     self.verification.finish()
             return asked
 
-        files = StageFiles(self.checkpoints, len(self.results) + number)
-        return files, on_progress, stop_requested
+        return StageFiles(self.checkpoints, len(self.results)), on_progress, stop_requested
 
     def _examples(self) -> int:
         """Rows that the run has computed gradients on so far."""

@@ -39,7 +39,7 @@ class Member:
 
     Args:
         request: What to train.
-        saved: Where it was, as `saved` gives it; None: it begins.
+        saved: Where it was, as `UnderWay.saved` gives it; None: it begins.
     """
 
     def __init__(self, request: FitRequest, saved: Mapping[str, Any] | None) -> None:
@@ -82,14 +82,14 @@ class Member:
         patience = training.config.patience
         return is_last or settled or training.state.evaluations_since_best >= patience
 
-    def saved(self) -> dict[str, Any]:
-        """Give what it takes to go on from here, alone or in another stack."""
+    def rng(self) -> dict[str, Any]:
+        """Give the random state with which it goes on, alone or in another stack."""
         rng, device = get_rng(), self.generator.device
         if device.type == "cuda":
             rng["cuda"][device.index or 0] = self.generator.get_state()
         else:
             rng["cpu"] = self.generator.get_state()
-        return self.training.saved(rng)
+        return rng
 
     def stop(self) -> None:
         """End it where it is, because the user wants to."""

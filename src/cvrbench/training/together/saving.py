@@ -48,9 +48,7 @@ class Apart:
     def save(self, members: Sequence[Member], *, at_once: bool) -> None:
         """Save each."""
         for member in members:
-            member.training.pace.save(
-                member.saved(), trained=member.training.trained, at_once=at_once
-            )
+            member.training.save(member.rng(), at_once=at_once)
 
     def end(self, member: Member) -> None:
         """Leave the best weights in the network, and keep them on disk."""
@@ -87,7 +85,9 @@ class AsOne:
         """Save all, whoever is due."""
         del members
         trained = sum(member.training.trained for member in self.crew)
-        state = [m.saved() if m.ended is None else m.training.ended() for m in self.crew]
+        state = [
+            m.training.saved(m.rng()) if m.ended is None else m.training.ended() for m in self.crew
+        ]
         self.pace.save({"members": state}, trained=trained, at_once=at_once)
 
     def end(self, member: Member) -> None:

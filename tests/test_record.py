@@ -73,6 +73,12 @@ def test_a_name_tells_dataset_strategy_and_seed():
     assert run_id(CONFIG, CHOICES, "f").startswith("adult-mmoe-s3-")
 
 
+def test_a_name_changes_with_the_version_of_the_numbers(monkeypatch):
+    name = run_id(CONFIG, CHOICES, "f")
+    monkeypatch.setattr("cvrbench.record.NUMBERS", 10**9)
+    assert run_id(CONFIG, CHOICES, "f") != name
+
+
 def test_a_name_changes_with_what_decides_numbers_and_with_nothing_else():
     name = run_id(CONFIG, CHOICES, "f")
     trainer = CONFIG["trainer"]

@@ -14,6 +14,10 @@ from cvrbench.environment import versions
 from cvrbench.errors import StoreError
 
 RECORD_VERSION = 2
+NUMBERS = 1
+"""Version of the numbers that the code computes, a part of the identity of runs and of shared
+trainings, so that results of other code are never read as today's. Raised whenever a result can
+move, with a sentence under *Numbers changed* in the CHANGELOG; `tests/golden` fails otherwise."""
 NUMBER_FREE = (
     "data_dir",
     "results_dir",
@@ -23,7 +27,8 @@ NUMBER_FREE = (
     "trainer.data",
     "trainer.threads",
 )
-"""Keys of the config that are not to change a number, and so are no part of a run's identity."""
+"""Keys of the config that change no number, and so are no part of any identity. The only list of
+them: whatever is not here distinguishes runs, and trainings that runs share."""
 
 SCARCITY = ("protocol.label_share", "protocol.label_share_task")
 """Keys that hide labels; without effect where all are kept."""
@@ -189,16 +194,26 @@ def run_id(config: Mapping[str, Any], choices: Mapping[str, str], fingerprint: s
 
     A run that learns from all labels has the name that it had before labels could be hidden.
     """
-    free = {*NUMBER_FREE}
+    free: tuple[str, ...] = ()
     if config.get("protocol", {}).get("label_share", 1.0) == 1:
-        free |= {*SCARCITY}
-    decisive = {key: value for key, value in config.items() if key not in NUMBER_FREE}
-    for group in ("trainer", "protocol"):
-        if group in decisive:
-            decisive[group] = {
-                key: value for key, value in config[group].items() if f"{group}.{key}" not in free
-            }
-    known = versions()
-    identity = [decisive, fingerprint, known["cvrbench"], known["torch"]]
+        free = SCARCITY
+    identity = [decisive(config, free), fingerprint, NUMBERS, versions()["torch"]]
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
     return f"{choices['dataset']}-{choices['model']}-s{config['seed']}-{key}"
+
+
+def decisive(config: Mapping[str, Any], without: Sequence[str] = ()) -> dict[str, Any]:
+    """Return a config's plain values less `NUMBER_FREE` and the keys in `without`.
+
+    Args:
+        config: Plain values, groups as mappings.
+        without: More keys to leave out: `group` or `group.key`.
+    """
+    free = {*NUMBER_FREE, *without}
+    return {
+        name: {key: v for key, v in value.items() if f"{name}.{key}" not in free}
+        if isinstance(value, Mapping)
+        else value
+        for name, value in config.items()
+        if name not in free
+    }

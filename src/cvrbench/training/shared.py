@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,18 @@ import torch
 from torch import Tensor
 
 from cvrbench.config.schema import Config
+from cvrbench.config.validate import config_to_dict
 from cvrbench.environment import versions
 from cvrbench.errors import RunInterrupted
 from cvrbench.files import explain_write, hold, whole
+from cvrbench.record import NUMBERS, decisive
 from cvrbench.training.checkpoint import StageFiles, is_whole
 from cvrbench.training.progress import StopRequested
+
+NAMED_OTHERWISE = ("model", "dataset", "protocol.selection", "protocol.score_test")
+"""Keys of a config that do not distinguish shared trainings: the strategy states what of its
+settings a training depends on, the fingerprint names the data, and every training of a search is
+chosen by the mean AUC and sees no test row."""
 
 
 @dataclass(frozen=True)
@@ -119,16 +126,12 @@ def conditions(
         scarce: Number of the task whose labels are partly hidden, where some are.
         device: Where it trains.
     """
-    trainer = asdict(config.trainer)
-    for key in ("data", "threads", "checkpoint_seconds", "check_memory"):
-        del trainer[key]
     return {
-        "trainer": trainer,
-        "objective": config.objective.kind,
-        "labels": [config.protocol.label_share, scarce],
-        "seed": config.seed,
+        "config": decisive(config_to_dict(config), NAMED_OTHERWISE),
+        "scarce": scarce,
         "fingerprint": fingerprint,
         "device": device.type,
+        "numbers": NUMBERS,
         "versions": versions(),
     }
 

@@ -1,0 +1,253 @@
+"""The golden net: digests of everything that a small set of runs writes.
+
+    python -m tests.golden.net            compare with digests.json, print what differs
+    python -m tests.golden.net --write    write digests.json anew
+
+A digest that differs is a number that moved: raise `cvrbench.record.NUMBERS`, explain it in the
+CHANGELOG under *Numbers changed*, and write the digests anew. The last bits of a float depend on
+the processor and on torch, so digests bind on the platform they were written on; elsewhere the
+metrics must agree to `TOLERANCE`.
+"""
+
+import hashlib
+import json
+import platform
+import re
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from safetensors.torch import load_file
+
+from cvrbench import experiment
+from cvrbench.config.compose import compose
+from cvrbench.launch.together import run_together
+
+FILE = Path(__file__).with_name("digests.json")
+TOLERANCE = 0.02
+
+NCS = "model=ncs model.rounds=2 model.probe_batches=3 model.regrow_every=2"
+RUNS: dict[str, str] = {
+    "single_task": "model=single_task",
+    "shared_embedding": "model=shared_embedding",
+    "shared_bottom": "model=shared_bottom",
+    "mmoe": "model=mmoe",
+    "omoe": "model=omoe",
+    "ple": "model=ple",
+    "cgc": "model=cgc",
+    "entire_space": "model=shared_bottom objective=entire_space",
+    "exposure_space": "model=mmoe objective=exposure_space",
+    "weighted": "model=shared_bottom balancing=weighted balancing.weights={cvr:3.0}",
+    "lazy_adam": "model=ple trainer.embedding_optimizer=lazy_adam",
+    "adam": "model=mmoe trainer.embedding_optimizer=adam",
+    "bf16": "model=shared_bottom trainer.precision=bf16",
+    "label_share": "model=shared_bottom protocol.label_share=0.1",
+    "disk": "model=shared_bottom trainer.data=disk",
+    **{
+        search: f"{NCS} model.search={search}"
+        for search in (
+            "imp",
+            "one_shot",
+            "snip",
+            "grasp",
+            "synflow",
+            "gradient_conflict",
+            "learned",
+            "set",
+            "rigl",
+            "random",
+            "identical",
+            "dense",
+            "shuffled",
+            "unshared",
+        )
+    },
+    "imp_per_task": f"{NCS} model.search=imp model.together=false",
+    "imp_entire_space": f"{NCS} model.search=imp objective=entire_space",
+    "hard_concrete": f"{NCS} model.search=learned model.relaxation=hard_concrete model.sharing=0.3",
+    "choose_joint": f"{NCS} model.search=snip model.choice=joint",
+    "choose_validation": f"{NCS} model.search=imp model.choice=validation model.warmup_epochs=0.5",
+    "alternate": f"{NCS} model.search=random model.step=alternate",
+    "alternate_legacy": f"{NCS} model.search=random model.step=alternate model.masked_step=legacy",
+    "all_parts": f"{NCS} model.search=imp model.masked=[trunk,biases,towers,embeddings]",
+}
+"""Name -> overrides of a run that trains alone."""
+
+STACKED: dict[str, str] = {
+    "stacked_shared_bottom": "model=shared_bottom",
+    "stacked_mmoe": "model=mmoe objective=entire_space",
+    "stacked_ncs": f"{NCS} model.search=imp",
+}
+"""Name -> overrides of a run of which three seeds are trained as one program."""
+
+
+def platform_key() -> str:
+    """What the last bits of a float depend on."""
+    cpu = Path("/proc/cpuinfo")
+    lines = cpu.read_text().splitlines() if cpu.is_file() else []
+    model = next((line.partition(":")[2].strip() for line in lines if "model name" in line), "")
+    parts = [torch.__version__, np.__version__, torch.backends.cpu.get_cpu_capability()]
+    return " ".join([*parts, platform.machine(), model])
+
+
+def measure(name: str, data_dir: Path, results_dir: Path) -> dict[str, Any]:
+    """Run one entry; its digests, and its metrics as numbers."""
+    places = [f"data_dir={data_dir}", f"results_dir={results_dir}", "trainer.threads=1"]
+    if name in RUNS:
+        cell = compose(["experiment=quick_check", *places, *RUNS[name].split()])
+        return _measure(results_dir, [experiment.run(cell)])
+    cells = [
+        compose(["experiment=quick_check", *places, f"seed={seed}", *STACKED[name].split()])
+        for seed in range(3)
+    ]
+    records = run_together(cells)
+    for record in records:
+        if isinstance(record, BaseException):
+            raise record
+    return _measure(results_dir, records)
+
+
+def _measure(results_dir: Path, records: list[Any]) -> dict[str, Any]:
+    digests: dict[str, list[str]] = {}
+    for record in records:
+        for kind, digest in _digests(results_dir / "runs" / record.run_id, record).items():
+            digests.setdefault(kind, []).append(digest)
+    return {"metrics": records[0].metrics["test"], "digests": digests}
+
+
+def _digests(folder: Path, record: Any) -> dict[str, str]:
+    plain = record.to_json()
+    facts = ("metrics", "undefined", "counts", "parameters", "embedding_parameters")
+    more = ("multiply_adds", "examples", "best_step", "best_epoch", "test_scored", "tasks")
+    frame = pl.read_parquet(folder / "predictions.parquet")
+    masks = folder / "masks.safetensors"
+    return {
+        "record": _of_json({key: plain[key] for key in (*facts, *more)}),
+        "diagnostics": _of_json(plain["diagnostics"]),
+        "weights": _of_tensors(folder / "best.safetensors"),
+        "masks": _of_tensors(masks) if masks.is_file() else "none",
+        "history": _of_text((folder / "history.jsonl").read_text()),
+        "predictions": _of_text("".join(f"{c.name}{_of_array(c.to_numpy())}" for c in frame)),
+    }
+
+
+def _of_tensors(file: Path) -> str:
+    """Digest of tensors whatever their names, which may change without a number moving."""
+    return _of_text(" ".join(sorted(_of_array(t.numpy()) for t in load_file(file).values())))
+
+
+def _of_array(array: Any) -> str:
+    array = np.ascontiguousarray(array)
+    return hashlib.sha256(f"{array.shape} {array.dtype}".encode() + array.tobytes()).hexdigest()
+
+
+def _of_json(value: Any) -> str:
+    return _of_text(json.dumps(value, sort_keys=True))
+
+
+def _of_text(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+REPORTED = ("shared_bottom", "mmoe", "random")
+"""Entries whose runs, with two seeds each, are reported on."""
+RUN_ID = re.compile(r"(-s\d+)-[0-9a-f]{10}")
+
+
+def reports(data_dir: Path, results_dir: Path, call: Any) -> dict[str, str]:
+    """Digests of what `report` prints and draws, with measured times set to constants.
+
+    Args:
+        call: Run a command line and return its standard output.
+    """
+    places = [f"data_dir={data_dir}", f"results_dir={results_dir}", "trainer.threads=1"]
+    for name in REPORTED:
+        for seed in range(2):
+            words = [*places, f"seed={seed}", *RUNS[name].split()]
+            experiment.run(compose(["experiment=quick_check", *words]))
+    for file in sorted((results_dir / "runs").glob("*/record.json")):
+        record = json.loads(file.read_text())
+        record.pop("checksum")
+        record["seconds"] = {"search": 1.0, "train": 2.0, "total": 4.0}
+        record["examples_per_second"] = 1000.0
+        record["environment"] = dict.fromkeys(record["environment"], "fixed")
+        file.write_text(json.dumps(record))
+    found = {}
+    for layout in ("md", "latex", "csv", "json"):
+        text = call("report", str(results_dir), "--full", "--format", layout)
+        found[layout] = _of_text(RUN_ID.sub(r"\1", text))
+    return found
+
+
+def known() -> dict[str, Any]:
+    """What digests.json holds."""
+    return dict(json.loads(FILE.read_text()))
+
+
+def differences(name: str, found: dict[str, Any], wanted: dict[str, Any], *, exact: bool) -> str:
+    """What of an entry differs, empty if nothing does."""
+    if exact:
+        kinds = wanted["digests"]
+        moved = [kind for kind in kinds if found["digests"][kind] != kinds[kind]]
+        return f"{name}: {', '.join(moved)} moved" if moved else ""
+    for metric, value in wanted["metrics"].items():
+        now = found["metrics"].get(metric)
+        if (now is None) != (value is None) or (
+            value is not None and abs(now - value) > TOLERANCE * max(1.0, abs(value))
+        ):
+            return f"{name}: {metric} is {now}, was {value}"
+    return ""
+
+
+def _call(*words: str) -> str:
+    import contextlib
+    import io
+
+    from cvrbench.cli.app import main
+
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        argv, sys.argv = sys.argv, ["cvrbench", *words]
+        try:
+            assert main() == 0
+        finally:
+            sys.argv = argv
+    return out.getvalue()
+
+
+def _main() -> int:
+    from cvrbench import record
+
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        entries = {name: measure(name, home / "data", home / name) for name in [*RUNS, *STACKED]}
+        found = {
+            "platform": platform_key(),
+            "numbers": getattr(record, "NUMBERS", 0),
+            "entries": entries,
+            "reports": reports(home / "data", home / "reports", _call),
+        }
+    if "--write" in sys.argv:
+        FILE.write_text(json.dumps(found, indent=1) + "\n")
+        return 0
+    wanted = known()
+    exact = wanted["platform"] == found["platform"]
+    moved = [
+        text
+        for name, entry in entries.items()
+        if (text := differences(name, entry, wanted["entries"][name], exact=exact))
+    ]
+    moved += [
+        f"report --format {layout} moved"
+        for layout, digest in wanted["reports"].items()
+        if exact and found["reports"][layout] != digest
+    ]
+    print("\n".join(moved) or "all equal")  # noqa: T201 -- a script
+    return len(moved)
+
+
+if __name__ == "__main__":
+    sys.exit(_main())

@@ -1,0 +1,30 @@
+"""No number moves unseen: what every strategy, search, objective and stack writes has a digest."""
+
+import pytest
+
+from cvrbench.record import NUMBERS
+from tests.golden import net
+
+EXACT = net.known()["platform"] == net.platform_key()
+
+
+def test_the_net_is_of_todays_numbers():
+    assert net.known()["numbers"] == NUMBERS, "write the digests anew: python -m tests.golden.net"
+
+
+def test_the_net_has_every_entry():
+    assert {*net.known()["entries"]} == {*net.RUNS, *net.STACKED}
+
+
+@pytest.mark.parametrize("name", [*net.RUNS, *net.STACKED])
+def test_no_number_moved(name, quick_data, tmp_path):
+    found = net.measure(name, quick_data, tmp_path)
+    moved = net.differences(name, found, net.known()["entries"][name], exact=EXACT)
+    assert not moved, f"{moved}: raise NUMBERS, explain it in the CHANGELOG, write the net anew"
+
+
+def test_no_report_moved(quick_data, tmp_path, cvrbench):
+    if not EXACT:
+        pytest.skip(f"reports have digests on {net.known()['platform']} alone")
+    found = net.reports(quick_data, tmp_path / "golden", lambda *words: cvrbench(*words).out)
+    assert found == net.known()["reports"]

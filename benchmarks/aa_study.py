@@ -46,7 +46,7 @@ from cvrbench.config.compose import compose
 from cvrbench.config.schema import Config
 from cvrbench.data.batches import SplitTensors
 from cvrbench.data.dataset import Dataset
-from cvrbench.data.library import ensure
+from cvrbench.data.registry import ensure
 from cvrbench.evaluation import score, selection_score
 from cvrbench.objectives import build_objective
 from cvrbench.rng import derive, numpy_stream

@@ -47,7 +47,7 @@ OURS = """
 import sys
 from pathlib import Path
 from cvrbench.config.compose import compose
-from cvrbench.data.library import ensure
+from cvrbench.data.registry import ensure
 name, raw, out = sys.argv[1:]
 config = compose([f"dataset={name}"]).config.dataset
 print(ensure(config, name, Path(out), raw=Path(raw)).path)

@@ -31,10 +31,10 @@ from benchmarks.training.ours import TRAINER, network_of
 from benchmarks.training.shapes import ALICCP_SIZES, SMALL, schema_of
 from benchmarks.turns import WARM_UP, Contender, compare, ratio
 
-from cvrbench.data import order
+from cvrbench.data import sampler
 from cvrbench.data.batches import Batch
 from cvrbench.data.dataset import SPLITS, open_dataset
-from cvrbench.data.disk import DiskRows, Keeping
+from cvrbench.data.streaming import DiskRows, Placement
 from cvrbench.data.writer import StoreWriter
 from cvrbench.memory import keep_freed_memory
 from cvrbench.objectives import Objective
@@ -73,7 +73,7 @@ def build(folder: Path, asked: str, limit: int | None, block_bytes: int, note: P
         note: Where to write what was chosen, and how long it took to the first batch.
     """
     keep_freed_memory()
-    order.BLOCK_BYTES = block_bytes
+    sampler.BLOCK_BYTES = block_bytes
     network = network_of("shared_bottom", SMALL)
     optimizers = build_optimizers(network, TRAINER)
     objective = Objective(kind="exposure_space", chains=((0,), (1,)))
@@ -92,7 +92,7 @@ def build(folder: Path, asked: str, limit: int | None, block_bytes: int, note: P
     if limit is not None:
         limit_memory(limit)
     begun = time.perf_counter()
-    keeping = Keeping.choose(asked, [dataset.train], CPU)
+    keeping = Placement.choose(asked, [dataset.train], CPU)
     rows = keeping.open(dataset.train, dataset.schema, CPU)
     batches = rows.batches(BATCH, 0)
     first = next(batches)
@@ -125,15 +125,15 @@ def measure(
 ) -> Iterator[Figure]:
     """Compare the two; `quick` takes a store of 74 MB."""
     threads = threads or torch.get_num_threads()
-    n_chunks, block_bytes = (3, 2**16) if quick else (112, order.BLOCK_BYTES)
+    n_chunks, block_bytes = (3, 2**16) if quick else (112, sampler.BLOCK_BYTES)
     with tempfile.TemporaryDirectory(dir=folder) as place:
         store = write_store(Path(place) / "store", n_chunks)
         size = sum(file.stat().st_size for file in (store / "train").iterdir())
         limit = -size // 2 if quick else size // 2
-        order.BLOCK_BYTES = block_bytes
+        sampler.BLOCK_BYTES = block_bytes
         dataset = open_dataset(store)
-        block = order.Shape.of(dataset.train, dataset.schema).block
-        n_steps = order.WINDOW_BLOCKS * block // BATCH
+        block = sampler.Shape.of(dataset.train, dataset.schema).block
+        n_steps = sampler.WINDOW_BLOCKS * block // BATCH
         notes = {asked: Path(place) / asked for asked in ("memory", "auto")}
         limits = {"memory": None, "auto": limit}
         contenders = {

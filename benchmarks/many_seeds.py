@@ -25,7 +25,7 @@ from benchmarks.turns import Contender, Step, compare, ratio
 
 from cvrbench import experiment
 from cvrbench.config.compose import compose
-from cvrbench.data.library import ensure
+from cvrbench.data.registry import ensure
 from cvrbench.launch.together import run_together
 from cvrbench.training import stages
 

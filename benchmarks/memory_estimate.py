@@ -61,7 +61,7 @@ TELL = """
 import torch
 from pathlib import Path
 from cvrbench import experiment, footprint, machine
-from cvrbench.data.library import ensure
+from cvrbench.data.registry import ensure
 config = plan[0].config
 held = machine.held().resident
 dataset = ensure(config.dataset, plan[0].choices["dataset"], Path(config.data_dir))

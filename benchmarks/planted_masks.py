@@ -29,7 +29,7 @@ from torch import Tensor
 from cvrbench.config.compose import compose
 from cvrbench.config.schema import Config
 from cvrbench.data.dataset import Dataset
-from cvrbench.data.library import ensure
+from cvrbench.data.registry import ensure
 from cvrbench.data.schema import Numeric, Schema, Task
 from cvrbench.masks.mask_set import MaskSet
 from cvrbench.metrics import auc

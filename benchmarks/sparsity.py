@@ -31,7 +31,7 @@ from rich.table import Table
 from cvrbench import experiment
 from cvrbench.config.compose import compose
 from cvrbench.data.dataset import Dataset
-from cvrbench.data.library import ensure
+from cvrbench.data.registry import ensure
 from cvrbench.masks.drawn import random_scores
 from cvrbench.masks.ranking import keep_best
 from cvrbench.serving.costs import first_rows

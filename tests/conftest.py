@@ -14,7 +14,7 @@ from cvrbench.cli.app import main
 from cvrbench.config import compose as composing
 from cvrbench.config.compose import Composed, compose
 from cvrbench.config.nodes import Nodes
-from cvrbench.data.library import ensure
+from cvrbench.data.registry import ensure
 
 # No window opens, whatever the machine has.
 os.environ.setdefault("MPLBACKEND", "Agg")

@@ -41,7 +41,7 @@ DOORWAYS = {"", "__main__"}
 
 HOMES = {
     "annotated_types": ("config",),
-    "filelock": ("data.workplace", "files"),
+    "filelock": ("data.staging", "files"),
     "hydra": ("config",),
     "matplotlib": ("report.plots",),
     "mlflow": ("tracking.on_mlflow",),
@@ -59,9 +59,9 @@ HOMES = {
     "torch": (
         "balancing",
         "data.batches",
-        "data.disk",
-        "data.order",
+        "data.sampler",
         "data.split_reader",
+        "data.streaming",
         "device",
         "experiment",
         "footprint",

@@ -12,7 +12,7 @@ import pytest
 from cvrbench import experiment
 from cvrbench.config.compose import compose
 from cvrbench.data.dataset import verify
-from cvrbench.data.library import ensure
+from cvrbench.data.registry import ensure
 
 pytestmark = pytest.mark.slow
 

@@ -16,15 +16,15 @@ from safetensors.torch import save_file
 
 from cvrbench.config.compose import Composed
 from cvrbench.config.validate import config_from_saved, config_to_dict
+from cvrbench.data.array_reader import load_labels
 from cvrbench.data.batches import Rows
 from cvrbench.data.dataset import Dataset, Split
-from cvrbench.data.library import ensure
-from cvrbench.data.reading import answers_in_memory
+from cvrbench.data.registry import ensure
 from cvrbench.data.verification import Verification
 from cvrbench.environment import describe_environment
 from cvrbench.errors import RunError
 from cvrbench.evaluation import Scores, counts, score
-from cvrbench.files import whole
+from cvrbench.files import atomic_write
 from cvrbench.footprint import check_memory
 from cvrbench.multiply_adds import count_multiply_adds
 from cvrbench.nn import FeatureEncoder
@@ -209,7 +209,7 @@ class _Cell:
         return scores, predictions
 
     def _test(self, network: SharingStrategy) -> Scores:
-        split = answers_in_memory(self.dataset.test, self.schema.name)
+        split = load_labels(self.dataset.test, self.schema.name)
         # Read once, in order: no reason to have it in memory.
         keeping = replace(self.stages.keeping, where="disk")
         rows = keeping.open(split, self.schema, self.device)
@@ -231,7 +231,7 @@ class _Cell:
         others = {name: tensor for name, tensor in state.items() if name not in masks}
         for name, tensors in (("best", others), ("masks", masks)):
             if tensors:
-                with whole(self.folder.path / f"{name}.safetensors") as temporary:
+                with atomic_write(self.folder.path / f"{name}.safetensors") as temporary:
                     save_file(tensors, temporary)
 
     def _identity(self) -> dict[str, Any]:

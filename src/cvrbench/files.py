@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from cvrbench.errors import CvrbenchError, StoreError
 
 LOOK_SECONDS = 0.2
-"""How long to try for a lock at least: `is_held` of another process has it for an instant."""
+"""How long to try for a lock at least: `is_locked` of another process has it for an instant."""
 FORGOTTEN_SECONDS = 86_400.0
 """Age at which a temporary file of a process that cannot be asked is taken for a dead one's."""
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -44,12 +44,12 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         StoreError: The disk is full or the folder not writable.
     """
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text)
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Let a file be written whole or not at all.
 
     Yields:
@@ -156,7 +156,7 @@ def system_number(error: BaseException) -> int | None:
 
 
 @contextmanager
-def hold(file: Path, *, seconds: float = LOOK_SECONDS) -> Iterator[bool]:
+def lock(file: Path, *, seconds: float = LOOK_SECONDS) -> Iterator[bool]:
     """Hold a lock while the block runs, against all processes that see the file.
 
     The system lets go of it when its process dies. The file stays: one who waits for a lock whose
@@ -185,7 +185,7 @@ def hold(file: Path, *, seconds: float = LOOK_SECONDS) -> Iterator[bool]:
         lock.release()
 
 
-def is_held(file: Path) -> bool:
+def is_locked(file: Path) -> bool:
     """Say whether some process holds a lock."""
     if not file.is_file():
         return False

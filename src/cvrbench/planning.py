@@ -11,9 +11,9 @@ from cvrbench.config.compose import Composed
 from cvrbench.config.suggest import did_you_mean
 from cvrbench.config.validate import config_to_dict
 from cvrbench.data.dataset import Dataset, open_dataset
-from cvrbench.data.library import ensure, prepared_folder
+from cvrbench.data.label_subsampling import scarce_task
 from cvrbench.data.progress import OnRows, silent
-from cvrbench.data.scarcity import scarce_task
+from cvrbench.data.registry import ensure, prepared_folder
 from cvrbench.errors import ConfigError
 from cvrbench.evaluation import selectable
 from cvrbench.files import check_writable

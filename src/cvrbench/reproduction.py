@@ -15,7 +15,7 @@ from cvrbench.config.compose import Composed
 from cvrbench.config.logger import NoLoggerConfig
 from cvrbench.config.validate import config_from_saved
 from cvrbench.data.dataset import open_dataset
-from cvrbench.data.library import ensure, is_outdated, prepared_folder
+from cvrbench.data.registry import ensure, is_outdated, prepared_folder
 from cvrbench.environment import describe_environment
 from cvrbench.errors import DataError, RunError, StoreError
 from cvrbench.record import RunRecord

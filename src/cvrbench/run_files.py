@@ -27,7 +27,7 @@ import polars as pl
 
 from cvrbench.data.dataset import sha256_of
 from cvrbench.errors import StoreError
-from cvrbench.files import explain_write, forget_temporaries, whole, write_text
+from cvrbench.files import atomic_write, explain_write, forget_temporaries, write_text
 from cvrbench.record import RunRecord, is_config, is_intact, sealed
 
 RESULTS = ("best.safetensors", "masks.safetensors", "history.jsonl", "predictions.parquet")
@@ -70,7 +70,7 @@ class RunFolder:
 
     def write_predictions(self, frame: pl.DataFrame) -> None:
         """Write the test rows' labels and probabilities."""
-        with whole(self.path / "predictions.parquet") as temporary:
+        with atomic_write(self.path / "predictions.parquet") as temporary:
             frame.write_parquet(temporary)
 
     def note_failure(self, reason: str | None) -> None:

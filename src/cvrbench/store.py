@@ -11,7 +11,7 @@ from typing import Any, Literal
 import polars as pl
 
 from cvrbench.errors import CellBusy, RunError, StoreError
-from cvrbench.files import explain_write, forget_temporaries, hold, is_held, write_text
+from cvrbench.files import explain_write, forget_temporaries, is_locked, lock, write_text
 from cvrbench.record import RunRecord, sealed
 from cvrbench.run_files import (
     RunFolder,
@@ -177,7 +177,7 @@ class ResultStore:
         path = self.runs / run_id
         with explain_write(path):
             path.mkdir(parents=True, exist_ok=True)
-        with hold(path / "lock") as held:
+        with lock(path / "lock") as held:
             if not held:
                 raise CellBusy(f"{path}: another process is running this cell")
             folder = RunFolder(path)
@@ -202,13 +202,13 @@ class ResultStore:
         path = self.runs / run_id
         if any(path.glob("*.tmp")):
             # A folder that is read-only by now is still read.
-            with suppress(StoreError, OSError), hold(path / "lock") as held:
+            with suppress(StoreError, OSError), lock(path / "lock") as held:
                 if held:
                     forget_temporaries(path)
 
     def is_busy(self, run_id: str) -> bool:
         """Say whether some process is running a run."""
-        return is_held(self.runs / run_id / "lock")
+        return is_locked(self.runs / run_id / "lock")
 
 
 def _read_own_record(folder: Path) -> RunRecord:

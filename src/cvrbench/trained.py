@@ -16,7 +16,7 @@ from torch import Tensor
 from cvrbench.config.schema import Config
 from cvrbench.config.validate import config_from_saved
 from cvrbench.data.dataset import Dataset, open_dataset
-from cvrbench.data.library import prepared_folder
+from cvrbench.data.registry import prepared_folder
 from cvrbench.data.schema import Schema
 from cvrbench.errors import DataError, RunError, StoreError
 from cvrbench.record import RunRecord

@@ -1,6 +1,6 @@
 """The guards over a whole dataset, as `prepare` runs them."""
 
-from cvrbench.data.guards import Inspection
+from cvrbench.data.checks import Inspection
 from cvrbench.data.raw import RawSplits
 
 

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cvrbench.config.compose import compose
-from cvrbench.data import workplace
+from cvrbench.data import staging
 from cvrbench.data.dataset import SPLITS, Dataset, verify
 from cvrbench.data.generator.files import generate
 from cvrbench.data.generator.options import GeneratorConfig
@@ -391,7 +391,7 @@ def test_a_truth_file_of_other_rows_is_refused(raw, tmp_path):
 def test_a_disk_that_is_too_small_is_known_before_it_is_full(raw, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(
-        workplace.shutil, "disk_usage", lambda _: type(usage)(usage.total, usage.used, 1000)
+        staging.shutil, "disk_usage", lambda _: type(usage)(usage.total, usage.used, 1000)
     )
     with pytest.raises(DataError, match=r"needs about .* GB .*data_dir"):
         prepare(raw.folder, tmp_path / "full")
@@ -400,7 +400,7 @@ def test_a_disk_that_is_too_small_is_known_before_it_is_full(raw, tmp_path, monk
 KILLER = """
 import itertools, os, signal, sys
 from pathlib import Path
-from cvrbench.data import workplace, writer
+from cvrbench.data import staging, writer
 from cvrbench.data.sources.aliccp import ingest, parts
 from cvrbench.config.compose import compose
 from cvrbench.data.tolerance import STRICT

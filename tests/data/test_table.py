@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from cvrbench.config.dataset import TableConfig, TableTask
-from cvrbench.data.library import ensure
+from cvrbench.data.registry import ensure
 from cvrbench.data.sources.table import load
 from cvrbench.errors import DataError
 from tests.data.checks import check

@@ -10,7 +10,7 @@ import pytest
 from cvrbench.config.compose import compose
 from cvrbench.data import verification
 from cvrbench.data.dataset import Dataset, open_dataset
-from cvrbench.data.library import ensure
+from cvrbench.data.registry import ensure
 from cvrbench.data.verification import Verification
 from cvrbench.errors import DataError, RunInterrupted
 

@@ -13,9 +13,9 @@ from safetensors.numpy import load_file
 
 from cvrbench import experiment, footprint, machine
 from cvrbench.data.batches import SplitTensors
-from cvrbench.data.disk import rows_bytes
-from cvrbench.data.library import ensure
+from cvrbench.data.registry import ensure
 from cvrbench.data.split_reader import SplitReader
+from cvrbench.data.streaming import rows_bytes
 from cvrbench.errors import RunError
 from cvrbench.footprint import check_memory, check_together, estimate, rough_bound
 from cvrbench.footprint.rows import resident

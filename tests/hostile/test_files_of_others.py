@@ -16,7 +16,7 @@ from cvrbench import experiment
 from cvrbench.config.compose import compose
 from cvrbench.config.validate import config_from_saved
 from cvrbench.data.dataset import open_dataset
-from cvrbench.data.library import ensure
+from cvrbench.data.registry import ensure
 from cvrbench.errors import ConfigError, CvrbenchError, StoreError
 from cvrbench.record import sealed
 from cvrbench.reproduction import read_original

@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.metrics import log_loss
 
-from cvrbench.data.scarcity import label_weights
+from cvrbench.data.label_subsampling import label_weights
 from tests.models.conftest_models import make_schema
 from tests.models.test_objectives import objective, sigmoid
 

@@ -8,7 +8,7 @@ import torch
 
 from cvrbench.config.compose import compose
 from cvrbench.config.ncs import NCSConfig
-from cvrbench.data.library import ensure
+from cvrbench.data.registry import ensure
 from cvrbench.errors import ConfigError, RunError
 from cvrbench.objectives import build_objective
 from cvrbench.strategies import build_strategy

@@ -15,7 +15,7 @@ import torch._dynamo  # noqa: F401 -- what a step and a look load, so that the s
 
 from cvrbench import experiment, run_files
 from cvrbench.cli.app import main
-from cvrbench.data import library
+from cvrbench.data import registry
 from cvrbench.sweep import conduct, worker
 from cvrbench.training import checkpoint, stages, under_way
 
@@ -117,7 +117,7 @@ def _tell(board: Path) -> None:
         setattr(owner, name, watched)
 
     say(now)
-    watch(library, "prepare", "data preparation")
+    watch(registry, "prepare", "data preparation")
     watch(stages.Stages, "_fit", lambda *given: _stage(given[1][0][0].outside.stage))
     watch(under_way.UnderWay, "evaluate", "evaluation")
     watch(experiment._Cell, "_score", "evaluation")

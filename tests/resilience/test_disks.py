@@ -4,7 +4,7 @@ import pytest
 
 from cvrbench import experiment, files, planning
 from cvrbench.config.compose import compose
-from cvrbench.data.library import ensure
+from cvrbench.data.registry import ensure
 from cvrbench.errors import CvrbenchError, DataError, StoreError
 from cvrbench.run_files import read_record
 from cvrbench.training import checkpoint

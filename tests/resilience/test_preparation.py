@@ -7,8 +7,8 @@ import pytest
 from filelock import FileLock
 
 from cvrbench.config.compose import compose
-from cvrbench.data.library import ensure, prepared_folder
-from cvrbench.data.workplace import INSTALLING, tidy
+from cvrbench.data.registry import ensure, prepared_folder
+from cvrbench.data.staging import INSTALLING, tidy
 
 CONFIG = compose(["experiment=quick_check"]).config.dataset
 
@@ -62,9 +62,9 @@ def test_what_another_process_works_in_stays(prepared):
 
 def test_who_waited_for_a_dataset_takes_what_the_other_made(tmp_path, monkeypatch):
     """The other process is played by a second call, made when the first has seen nothing there."""
-    from cvrbench.data import library
+    from cvrbench.data import registry
 
-    load, made = library.load_raw, []
+    load, made = registry.load_raw, []
 
     def load_while_another_prepares(config, raw):
         rows = load(config, raw)
@@ -73,7 +73,7 @@ def test_who_waited_for_a_dataset_takes_what_the_other_made(tmp_path, monkeypatc
             made[0] = ensure(CONFIG, "synthetic", tmp_path).path.stat().st_ino
         return rows
 
-    monkeypatch.setattr(library, "load_raw", load_while_another_prepares)
+    monkeypatch.setattr(registry, "load_raw", load_while_another_prepares)
     taken = ensure(CONFIG, "synthetic", tmp_path)
     assert taken.path.stat().st_ino == made[0]
     assert ensure(CONFIG, "synthetic", tmp_path, force=True).path.stat().st_ino != made[0]

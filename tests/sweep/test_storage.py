@@ -227,9 +227,9 @@ def test_a_process_killed_with_the_journals_locks_holds_nobody_up_for_ever(tmp_p
     code = """
     import os, signal
     from pathlib import Path
-    from cvrbench.files import hold
+    from cvrbench.files import lock
     from cvrbench.sweep.storage import WholeLines
-    with hold(Path("results/journal.log.turn"), seconds=9):
+    with lock(Path("results/journal.log.turn"), seconds=9):
         WholeLines(Path("results/journal.log")).link.acquire()
         os.kill(os.getpid(), signal.SIGKILL)
     """

@@ -11,7 +11,7 @@ import torch
 
 from cvrbench.config.compose import compose
 from cvrbench.data.batches import SplitTensors
-from cvrbench.data.library import ensure
+from cvrbench.data.registry import ensure
 from cvrbench.errors import RunError, RunInterrupted
 from cvrbench.evaluation import score, selection_score
 from cvrbench.objectives import build_objective

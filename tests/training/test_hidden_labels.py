@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from cvrbench import experiment
 from cvrbench.config.compose import plan
-from cvrbench.data.library import ensure
+from cvrbench.data.registry import ensure
 from cvrbench.errors import ConfigError, RunInterrupted
 from cvrbench.training import stages
 

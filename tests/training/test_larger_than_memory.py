@@ -13,9 +13,9 @@ import torch
 
 from cvrbench import experiment, planning
 from cvrbench.config.compose import compose
-from cvrbench.data import disk, order
-from cvrbench.data.disk import Keeping
-from cvrbench.data.library import ensure
+from cvrbench.data import sampler, streaming
+from cvrbench.data.registry import ensure
+from cvrbench.data.streaming import Placement
 from cvrbench.errors import DataError, RunInterrupted
 from cvrbench.training import stages
 from tests.data.stores import write_store
@@ -27,8 +27,8 @@ FILES = ("best.safetensors", "predictions.parquet", "history.jsonl")
 @pytest.fixture
 def small_windows(monkeypatch):
     """As if the 4200 training rows were too many to be permuted at once: 66 blocks, 8 a window."""
-    monkeypatch.setattr(order.Shape, "block", 64)
-    monkeypatch.setattr(order, "WINDOW_BLOCKS", 8)
+    monkeypatch.setattr(sampler.Shape, "block", 64)
+    monkeypatch.setattr(sampler, "WINDOW_BLOCKS", 8)
 
 
 def at(composed, place: Path):
@@ -157,8 +157,8 @@ def test_memory_is_taken_where_it_has_room(quick_data, monkeypatch, asked, free,
     dataset = ensure(compose(["experiment=quick_check"]).config.dataset, "synthetic", quick_data)
     files = (dataset.path / "train").glob("[inl]*.npy")  # ids, numeric, labels
     size = sum(file.stat().st_size - 128 for file in files)
-    monkeypatch.setattr(disk, "room", lambda: Found(int(free * size)))
-    keeping = Keeping.choose(asked, [dataset.train], CPU)
+    monkeypatch.setattr(streaming, "room", lambda: Found(int(free * size)))
+    keeping = Placement.choose(asked, [dataset.train], CPU)
     assert keeping.where == where
     rows = keeping.open(dataset.train, dataset.schema, CPU)
     assert (rows.reader.forget if where == "disk" else None) == forget
@@ -170,12 +170,12 @@ from contextlib import closing
 from itertools import islice
 from pathlib import Path
 import torch
-from cvrbench.data import order
+from cvrbench.data import sampler
 from cvrbench.data.dataset import open_dataset
-from cvrbench.data.disk import Keeping
+from cvrbench.data.streaming import Placement
 from cvrbench.memory import keep_freed_memory
 
-order.BLOCK_BYTES = 2**16
+sampler.BLOCK_BYTES = 2**16
 keep_freed_memory()
 dataset, cpu = open_dataset(Path(sys.argv[1])), torch.device("cpu")
 torch.randperm(10).sort()
@@ -186,7 +186,7 @@ if sys.argv[3] != "none":
     lines = Path("/proc/self/status").read_text().splitlines()
     data = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData"))
     resource.setrlimit(resource.RLIMIT_DATA, (data + int(sys.argv[3]),) * 2)
-keeping = Keeping.choose(sys.argv[2], [dataset.train], cpu)
+keeping = Placement.choose(sys.argv[2], [dataset.train], cpu)
 before, total = peak(), 0
 rows = keeping.open(dataset.train, dataset.schema, cpu)
 with closing(rows.batches(4096, 0)) as batches:

@@ -9,7 +9,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from cvrbench.config.compose import compose
 from cvrbench.data.batches import Batch, SplitTensors
-from cvrbench.data.library import ensure
+from cvrbench.data.registry import ensure
 from cvrbench.objectives import Objective, build_objective
 from cvrbench.strategies import build_strategy
 from cvrbench.training.observe import Probe, gradient_cosines, layer_name, probe_rows

@@ -14,7 +14,7 @@ from cvrbench import experiment
 from cvrbench.config.compose import compose
 from cvrbench.config.schema import ObjectiveConfig
 from cvrbench.data.batches import SplitTensors
-from cvrbench.data.library import ensure
+from cvrbench.data.registry import ensure
 from cvrbench.data.schema import Categorical, Numeric, Schema, Task
 from cvrbench.errors import RunError
 from cvrbench.evaluation import score

@@ -94,7 +94,7 @@ def prepare(
 
         cvrbench data prepare aliccp --raw DIR preset=aitm
     """
-    from cvrbench.data.library import ensure
+    from cvrbench.data.registry import ensure
     from cvrbench.data.tolerance import Tolerance
 
     composed = _compose(name, overrides)
@@ -145,7 +145,7 @@ def describe(
 def verify(name: Name, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Compare every file of a prepared dataset with its recorded checksum."""
     from cvrbench.data.dataset import verify as compare
-    from cvrbench.data.library import prepared_folder
+    from cvrbench.data.registry import prepared_folder
 
     composed = _compose(name, overrides)
     config, name = composed.config, composed.choices["dataset"]
@@ -161,7 +161,7 @@ def verify(name: Name, overrides: Overrides = None, as_json: AsJson = False) -> 
 def _status(name: str, overrides: list[str]) -> tuple[str, int | None, str]:
     """State, rows if prepared, and licence of one option of the group `dataset`."""
     from cvrbench.data.catalogue import licence_of
-    from cvrbench.data.library import status
+    from cvrbench.data.registry import status
 
     try:
         config = _compose(name, overrides).config
@@ -182,7 +182,7 @@ def _compose(name: str, overrides: list[str] | None) -> "Composed":
 
 
 def _open(composed: "Composed") -> "Dataset":
-    from cvrbench.data.library import ensure
+    from cvrbench.data.registry import ensure
 
     config = composed.config
     name, data_dir = composed.choices["dataset"], Path(config.data_dir)

@@ -87,7 +87,7 @@ class ProtocolConfig:
     score_test: bool
     """Score the test split once, after all choices. Sweep trials set this to false."""
     label_share: Annotated[float, Gt(0), Le(1)]
-    """Of one task's training labels that the run may learn from (`cvrbench.data.scarcity`)."""
+    """Of one task's training labels that the run may learn from (`data.label_subsampling`)."""
     label_share_task: str | None
     """Which task's; null: the last that has a parent, else the last."""
 

@@ -9,9 +9,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cvrbench.data import order
+from cvrbench.data import sampler
 from cvrbench.data.dataset import Split
-from cvrbench.data.order import Shape
+from cvrbench.data.sampler import Shape
 from cvrbench.data.schema import Schema
 
 
@@ -184,7 +184,7 @@ class SplitTensors(NamedTuple):
 
     def indices(self, size: int, seed: int, *, epoch: int = 0, step: int = 0) -> Generator[Tensor]:
         """Give the row numbers of those batches, for `gather`."""
-        return order.batches(self.shape, size, seed, self.device, epoch=epoch, step=step)
+        return sampler.batches(self.shape, size, seed, self.device, epoch=epoch, step=step)
 
     def in_order(self, size: int) -> Generator[Batch]:
         """Give every row once, as it lies, `size` at a time."""

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from cvrbench.data.checks import Inspection
 from cvrbench.data.dataset import SPLITS, Dataset, open_dataset
 from cvrbench.data.encode import (
     GroupCodes,
@@ -23,11 +24,10 @@ from cvrbench.data.encode import (
     VocabularyCounter,
     encode_bags,
 )
-from cvrbench.data.guards import Inspection
 from cvrbench.data.progress import OnRows, RowsProgress, silent
 from cvrbench.data.raw import Chunk, RawField, RawSplits, RawStream
 from cvrbench.data.schema import Categorical, MultiValued, Numeric, Schema
-from cvrbench.data.workplace import install, workplace
+from cvrbench.data.staging import install, staging
 from cvrbench.data.writer import StoreWriter
 from cvrbench.errors import DataError
 
@@ -71,7 +71,7 @@ def prepare(
         DataError: The rows fail a check, or the disk is full or not writable.
     """
     stream = raw.stream() if isinstance(raw, RawSplits) else raw
-    with workplace(target) as work:
+    with staging(target) as work:
         if keep and target.is_dir():
             return open_dataset(target)
         folder = work / "dataset"

@@ -7,10 +7,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from cvrbench.data.array_reader import Array, ArrayReader, Span
 from cvrbench.data.batches import BagTensors, SplitTensors, offsets_of
 from cvrbench.data.dataset import Split
-from cvrbench.data.order import Shape
-from cvrbench.data.reading import Array, ArrayReader, Span
+from cvrbench.data.sampler import Shape
 from cvrbench.data.schema import Schema
 
 PIECE_ROWS = 2**14

@@ -15,8 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Self
 
+from cvrbench.data.array_reader import FORGET
 from cvrbench.data.dataset import Dataset, mend
-from cvrbench.data.reading import FORGET
 from cvrbench.errors import DataError, RunInterrupted
 from cvrbench.machine import room
 

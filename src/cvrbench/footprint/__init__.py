@@ -17,7 +17,7 @@ import torch
 from cvrbench import machine
 from cvrbench.config.schema import Config
 from cvrbench.data.dataset import Dataset
-from cvrbench.data.disk import Keeping, rows_bytes
+from cvrbench.data.streaming import Placement, rows_bytes
 from cvrbench.errors import RunError
 from cvrbench.footprint.live import Undrawn
 from cvrbench.footprint.rehearsal import SCORE_BYTES, rehearse, state_bytes
@@ -78,7 +78,7 @@ def estimate(config: Config, dataset: Dataset, device: torch.device) -> Footprin
         None where it cannot be told, as of a strategy whose sizes depend on numbers.
     """
     try:
-        keeping = Keeping.choose(config.trainer.data, (dataset.train, dataset.valid), device)
+        keeping = Placement.choose(config.trainer.data, (dataset.train, dataset.valid), device)
         on_gpu, on_disk = device.type == "cuda", keeping.where == "disk"
         parts = rehearse(config, dataset, on_gpu=on_gpu, on_disk=on_disk)
     except (RuntimeError, NotImplementedError):

@@ -16,7 +16,7 @@ from cvrbench.config.compose import Composed
 from cvrbench.config.launcher import LauncherConfig, LocalConfig, ProcessesConfig, SubmititConfig
 from cvrbench.config.schema import Config
 from cvrbench.data.dataset import Dataset, open_dataset
-from cvrbench.data.library import prepared_folder
+from cvrbench.data.registry import prepared_folder
 from cvrbench.errors import RunError
 from cvrbench.footprint import (
     PROCESS,

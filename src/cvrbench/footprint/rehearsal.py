@@ -17,8 +17,8 @@ from cvrbench.balancing import loss_weights
 from cvrbench.config.schema import Config
 from cvrbench.data.batches import Batch, SplitTensors
 from cvrbench.data.dataset import Dataset
-from cvrbench.data.disk import SEQUENTIAL_BLOCKS, rows_bytes
-from cvrbench.data.order import BLOCK_BYTES, WINDOW_BLOCKS
+from cvrbench.data.sampler import BLOCK_BYTES, WINDOW_BLOCKS
+from cvrbench.data.streaming import SEQUENTIAL_BLOCKS, rows_bytes
 from cvrbench.footprint.live import ELSEWHERE, LiveBytes, pretending
 from cvrbench.footprint.rows import answers_bytes, expected_rows, resident
 from cvrbench.nn import FeatureEncoder

@@ -10,7 +10,7 @@ from itertools import groupby
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from cvrbench.data.scarcity import scarce_task
+from cvrbench.data.label_subsampling import scarce_task
 from cvrbench.data.schema import Task
 from cvrbench.evaluation import describe_metric
 from cvrbench.record import NUMBER_FREE, SCARCITY, RunRecord

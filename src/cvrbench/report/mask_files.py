@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 
 from cvrbench.config.validate import config_from_saved
 from cvrbench.data.dataset import read_manifest
-from cvrbench.data.library import prepared_folder
+from cvrbench.data.registry import prepared_folder
 from cvrbench.data.schema import Schema
 from cvrbench.errors import ConfigError, DataError, StoreError
 from cvrbench.record import RunRecord

@@ -26,7 +26,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from cvrbench.environment import without_password
 from cvrbench.errors import ConfigError, StoreError
-from cvrbench.files import explain_write, hold
+from cvrbench.files import explain_write, lock
 from cvrbench.record import is_intact, sealed
 from cvrbench.sweep.patience import Patient, reason
 
@@ -101,7 +101,7 @@ class WholeLines(JournalFileBackend):
         lines = (json.dumps(sealed(log), separators=(",", ":")) + "\n" for log in logs)
         text = "".join(lines)
         guard = self.path.with_name(f"{self.path.name}.turn")
-        with hold(guard, seconds=WAIT) as held:
+        with lock(guard, seconds=WAIT) as held:
             if not held:
                 raise StoreError(f"{guard} is locked by another process for {WAIT:.0f} s")
             with explain_write(self.path):

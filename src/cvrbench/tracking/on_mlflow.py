@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cvrbench.config.logger import MLflowConfig
-from cvrbench.files import hold
+from cvrbench.files import lock
 from cvrbench.tracking.sink import About, Earlier, Finished
 
 SETTINGS = {
@@ -50,7 +50,7 @@ class MLflow:
         database = f"sqlite:///{self.folder.resolve()}/mlflow.db"
         artifacts = None if named else (self.folder.resolve() / "artifacts").as_uri()
         # Of two processes that make the tables of one file, one would fail.
-        with nullcontext() if named else hold(self.folder / "lock", seconds=BIRTH):
+        with nullcontext() if named else lock(self.folder / "lock", seconds=BIRTH):
             self.client = MlflowClient(tracking_uri=named or database)
             experiment = self._experiment(artifacts)
         if earlier is not None:

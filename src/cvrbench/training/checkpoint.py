@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from cvrbench.errors import StoreError
-from cvrbench.files import explain_write, whole
+from cvrbench.files import atomic_write, explain_write
 
 SHARE = 0.03
 """Of the time of training that may go into checkpoints of a stage under way."""
@@ -136,7 +136,7 @@ class StageFiles:
         return None
 
     def _save_under_way(self, state: Mapping[str, Any]) -> None:
-        with whole(self.partial_file) as temporary:
+        with atomic_write(self.partial_file) as temporary:
             _write(temporary, state)
             # Between here and the end there is no last save, but the one before.
             if self.partial_file.is_file():
@@ -203,7 +203,7 @@ def is_whole(path: Path) -> bool:
 
 
 def _save(path: Path, state: Mapping[str, Any]) -> None:
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         _write(temporary, state)
 
 

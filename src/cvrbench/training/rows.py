@@ -7,17 +7,17 @@ import numpy.typing as npt
 import torch
 
 from cvrbench.config.schema import TrainerConfig
+from cvrbench.data.array_reader import load_labels
 from cvrbench.data.batches import Rows
 from cvrbench.data.dataset import Dataset, Split
-from cvrbench.data.disk import Keeping
-from cvrbench.data.reading import answers_in_memory
+from cvrbench.data.streaming import Placement
 from cvrbench.training.together.company import Company
 
 
 class RunRows(NamedTuple):
     """Where rows are kept, and those of the two splits that a run needs all the time."""
 
-    keeping: Keeping
+    keeping: Placement
     train: Rows
     valid: Rows
     answers: Split
@@ -39,7 +39,7 @@ def open_rows(
     train, valid, schema = dataset.train, dataset.valid, dataset.schema
     # In memory they are once for all runs that go the same way, so the first one has chosen.
     asked = "memory" if company is not None and company.loaded else config.data
-    keeping = Keeping.choose(asked, (train, valid), device)
+    keeping = Placement.choose(asked, (train, valid), device)
     load = keeping.open
     if company is not None and keeping.where == "memory":
         load = company.load
@@ -47,5 +47,5 @@ def open_rows(
         keeping,
         load(train, schema, device, weights),
         load(valid, schema, device),
-        answers_in_memory(valid, schema.name),
+        load_labels(valid, schema.name),
     )

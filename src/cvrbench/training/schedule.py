@@ -1,4 +1,4 @@
-"""How many steps a training takes, and when it looks at validation; its rows: `data.order`."""
+"""How many steps a training takes, and when it looks at validation; its rows: `data.sampler`."""
 
 import numpy as np
 import numpy.typing as npt

@@ -22,7 +22,7 @@ from cvrbench.config.schema import Config
 from cvrbench.config.validate import config_to_dict
 from cvrbench.environment import versions
 from cvrbench.errors import RunInterrupted
-from cvrbench.files import explain_write, hold, whole
+from cvrbench.files import atomic_write, explain_write, lock
 from cvrbench.record import NUMBERS, decisive
 from cvrbench.training.checkpoint import StageFiles, is_whole
 from cvrbench.training.progress import StopRequested
@@ -51,7 +51,7 @@ class SharedStages:
         with explain_write(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         while True:
-            with hold(self.folder / f"{key}.lock", seconds=1.0) as held:
+            with lock(self.folder / f"{key}.lock", seconds=1.0) as held:
                 if held:
                     yield
                     return
@@ -157,5 +157,5 @@ def _link(source: Path, target: Path) -> None:
     except FileExistsError:
         raise
     except OSError:
-        with whole(target) as temporary:
+        with atomic_write(target) as temporary:
             shutil.copyfile(source, temporary)

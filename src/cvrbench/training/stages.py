@@ -19,7 +19,7 @@ from cvrbench.balancing import loss_weights
 from cvrbench.config.schema import Config
 from cvrbench.data.batches import Batch
 from cvrbench.data.dataset import Dataset
-from cvrbench.data.scarcity import label_weights, scarce_task
+from cvrbench.data.label_subsampling import label_weights, scarce_task
 from cvrbench.data.verification import Trust, Verification
 from cvrbench.evaluation import counts, selection_score
 from cvrbench.objectives import Objective, alone

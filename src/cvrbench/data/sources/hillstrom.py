@@ -11,7 +11,7 @@ import polars as pl
 
 from cvrbench.config.dataset import HillstromConfig
 from cvrbench.data.archives import find_files
-from cvrbench.data.guards import check_labels
+from cvrbench.data.checks import check_labels
 from cvrbench.data.raw import RawField, RawSplits
 from cvrbench.data.schema import Task
 from cvrbench.data.sources.delimited import read_csv, sha256s

@@ -18,7 +18,7 @@ import polars as pl
 
 from cvrbench.config.dataset import KuaiRandConfig
 from cvrbench.data.archives import find_files, locate
-from cvrbench.data.guards import apply_policy, check_labels
+from cvrbench.data.checks import apply_policy, check_labels
 from cvrbench.data.raw import RawField, RawSplits, RawStream
 from cvrbench.data.schema import Task
 from cvrbench.data.sources.delimited import read_csv, sha256s

@@ -9,8 +9,8 @@ import numpy.typing as npt
 import polars as pl
 
 from cvrbench.config.limits import Policy
+from cvrbench.data.checks import apply_policy, check_labels
 from cvrbench.data.dataset import SPLITS
-from cvrbench.data.guards import apply_policy, check_labels
 from cvrbench.data.raw import Chunk
 from cvrbench.data.schema import Task
 from cvrbench.data.splits import row_uniforms

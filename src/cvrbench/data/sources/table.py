@@ -7,8 +7,8 @@ import polars as pl
 
 from cvrbench.config.dataset import TableConfig
 from cvrbench.data.archives import find_files
+from cvrbench.data.checks import apply_policy, check_labels
 from cvrbench.data.dataset import sha256_of
-from cvrbench.data.guards import apply_policy, check_labels
 from cvrbench.data.raw import RawField, RawSplits
 from cvrbench.data.schema import Task
 from cvrbench.data.sources.delimited import check_columns

@@ -29,8 +29,8 @@ from cvrbench.data.sources.aliccp.learn import Codebook, learn
 from cvrbench.data.sources.aliccp.parts import BLOCK_BYTES, KINDS
 from cvrbench.data.sources.aliccp.totals import account, check_rows, compare, remarks
 from cvrbench.data.sources.aliccp.truth import TruthReader
+from cvrbench.data.staging import check_space, install, staging
 from cvrbench.data.tolerance import Tolerance
-from cvrbench.data.workplace import check_space, install, workplace
 from cvrbench.data.writer import StoreWriter
 from cvrbench.errors import DataError, RunInterrupted
 from cvrbench.memory import keep_freed_memory
@@ -81,7 +81,7 @@ def prepare(
     wanted = [file_name(k, h) for h in HALVES for k in KINDS]
     files = locate(raw, wanted, dataset="aliccp", optional=list(TRUTH_FILES.values()))
     log, layout, snapshot = FaultLog(tolerance), Layout(config), _snapshot(files)
-    with workplace(target) as work, _resumable(work):
+    with staging(target) as work, _resumable(work):
         if not force and _is_made_of(target, snapshot, tolerance):
             return open_dataset(target)
         _keep_or_clear(work, snapshot, block_bytes)

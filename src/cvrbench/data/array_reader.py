@@ -114,7 +114,7 @@ class ArrayReader:
         return file
 
 
-def answers_in_memory(split: Split, dataset: str) -> Split:
+def load_labels(split: Split, dataset: str) -> Split:
     """Give a split whose labels, groups and truth are in memory: what predictions are scored by.
 
     Raises:

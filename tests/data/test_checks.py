@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from cvrbench.data.guards import apply_policy
+from cvrbench.data.checks import apply_policy
 from cvrbench.data.raw import RawField, RawSplits
 from cvrbench.data.schema import Task
 from cvrbench.errors import DataError

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cvrbench.data.scarcity import label_weights, scarce_task
+from cvrbench.data.label_subsampling import label_weights, scarce_task
 from cvrbench.data.schema import Task
 from cvrbench.errors import ConfigError
 from tests.models.conftest_models import make_schema

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cvrbench.data.ahead import ahead
+from cvrbench.data.array_reader import Span, spans_of
 from cvrbench.data.dataset import Split
-from cvrbench.data.reading import Span, spans_of
+from cvrbench.data.prefetch import prefetch
 from cvrbench.data.schema import Schema
 from cvrbench.rng import derive
 
@@ -126,7 +126,7 @@ def batches(
     """
     rest = torch.empty(0, dtype=torch.int64, device=device)
     # A permutation of millions takes a tenth of a second, in which training need not stand still.
-    with closing(ahead(windows(shape, seed, epoch=epoch, skip=step * size))) as coming:
+    with closing(prefetch(windows(shape, seed, epoch=epoch, skip=step * size))) as coming:
         for window in coming:
             rows = window.rows.to(device)
             rows = torch.cat([rest, rows]) if len(rest) else rows

@@ -18,8 +18,8 @@ from cvrbench.data.prepare import prepare
 from cvrbench.data.progress import OnRows, silent
 from cvrbench.data.sources import load_raw, raw_folders
 from cvrbench.data.sources.aliccp import ingest as aliccp
+from cvrbench.data.staging import tidy
 from cvrbench.data.tolerance import STRICT, Tolerance
-from cvrbench.data.workplace import tidy
 from cvrbench.errors import DataError
 
 RAW_DATA_VARIABLE = "CVRBENCH_RAW_DATA"

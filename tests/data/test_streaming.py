@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from cvrbench.data import order
-from cvrbench.data.ahead import ahead
+from cvrbench.data import sampler
+from cvrbench.data.array_reader import ArrayReader
 from cvrbench.data.batches import Batch, SplitTensors
 from cvrbench.data.dataset import Dataset, open_dataset
-from cvrbench.data.disk import DiskRows
-from cvrbench.data.reading import ArrayReader
+from cvrbench.data.prefetch import prefetch
+from cvrbench.data.streaming import DiskRows
 from cvrbench.errors import DataError
 from tests.data.stores import write_store
 
@@ -30,8 +30,8 @@ def dataset(tmp_path) -> Dataset:
 def blockwise(request, monkeypatch):
     """Blocks of so many rows, so many a window; the last of them holds the whole split."""
     block, window = request.param
-    monkeypatch.setattr(order.Shape, "block", block)
-    monkeypatch.setattr(order, "WINDOW_BLOCKS", window)
+    monkeypatch.setattr(sampler.Shape, "block", block)
+    monkeypatch.setattr(sampler, "WINDOW_BLOCKS", window)
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_order_follows_from_the_seed(dataset, blockwise):
 
 
 def test_a_split_that_one_window_holds_is_permuted_as_a_whole(dataset):
-    generator = torch.Generator().manual_seed(order.derive(4, "shuffle", 0))
+    generator = torch.Generator().manual_seed(sampler.derive(4, "shuffle", 0))
     expected = torch.randperm(ROWS, generator=generator).tolist()
     for rows in both(dataset):
         assert list(chain.from_iterable(taken(rows, 128, 8, seed=4))) == expected
@@ -103,8 +103,8 @@ def test_a_split_that_one_window_holds_is_permuted_as_a_whole(dataset):
 
 def test_neighbours_on_disk_are_far_apart_in_a_blockwise_order(dataset, monkeypatch):
     # As if the file were sorted by user: the label of a row is its place in the file.
-    monkeypatch.setattr(order.Shape, "block", 10)
-    monkeypatch.setattr(order, "WINDOW_BLOCKS", 20)
+    monkeypatch.setattr(sampler.Shape, "block", 10)
+    monkeypatch.setattr(sampler, "WINDOW_BLOCKS", 20)
     batches = taken(both(dataset)[1], 50, 20, seed=0)
     # A random sample of 50 of 1000 has its mean within four standard errors of 499.5.
     error = 1000 / 12**0.5 / 50**0.5
@@ -172,7 +172,7 @@ def test_the_next_item_is_made_while_one_is_used_and_no_more():
             made.append(number)
             yield number
 
-    with closing(ahead(items())) as found:
+    with closing(prefetch(items())) as found:
         for number in found:
             while len(made) < min(number + 2, 5):
                 pass
@@ -184,7 +184,7 @@ def test_what_fails_ahead_fails_when_it_is_due():
         yield 1
         raise DataError("damaged")
 
-    with closing(ahead(items())) as found:
+    with closing(prefetch(items())) as found:
         assert next(found) == 1
         with pytest.raises(DataError, match="damaged"):
             next(found)

@@ -23,7 +23,7 @@ INSTALLING = "installing"
 
 
 @contextmanager
-def workplace(target: Path) -> Iterator[Path]:
+def staging(target: Path) -> Iterator[Path]:
     """Give the folder in which `target` is prepared, for this process alone.
 
     Waits while another process prepares the same target. The folder is removed when the work

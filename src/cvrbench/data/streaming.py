@@ -15,11 +15,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cvrbench.data.ahead import ahead
+from cvrbench.data.array_reader import Span, spans_of
 from cvrbench.data.batches import Batch, Rows, SplitTensors
 from cvrbench.data.dataset import Split
-from cvrbench.data.order import Window, windows
-from cvrbench.data.reading import Span, spans_of
+from cvrbench.data.prefetch import prefetch
+from cvrbench.data.sampler import Window, windows
 from cvrbench.data.schema import Schema
 from cvrbench.data.split_reader import SplitReader
 from cvrbench.machine import UNLIMITED, room
@@ -74,7 +74,7 @@ class DiskRows:
         """Give the batches of a training, from a step of an epoch on, without end (`order`)."""
         coming = windows(self.reader.shape, seed, epoch=epoch, skip=step * size)
         rest: SplitTensors | None = None
-        with closing(ahead(map(self._load, coming))) as loaded:
+        with closing(prefetch(map(self._load, coming))) as loaded:
             for window, loaded_rows in loaded:
                 rows, order = self._received(loaded_rows), window.order.to(self.device)
                 if rest is not None:
@@ -93,7 +93,7 @@ class DiskRows:
         """Give every row once, as it lies, `size` at a time."""
         step = size * max(1, SEQUENTIAL_BLOCKS * self.reader.shape.block // size)
         spans = ((at, min(at + step, len(self))) for at in range(0, len(self), step))
-        with closing(ahead(self._read([span]) for span in spans)) as parts:
+        with closing(prefetch(self._read([span]) for span in spans)) as parts:
             for part in parts:
                 yield from self._received(part).in_order(size)
 
@@ -119,7 +119,7 @@ class DiskRows:
 
 
 @dataclass(frozen=True)
-class Keeping:
+class Placement:
     """Whether the splits of a run are kept in memory or left on disk; it changes no number."""
 
     where: Literal["memory", "disk"]

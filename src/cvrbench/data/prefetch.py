@@ -9,7 +9,7 @@ from cvrbench.threads import compute_alone
 Item = TypeVar("Item")
 
 
-def ahead(items: Iterator[Item]) -> Generator[Item]:
+def prefetch(items: Iterator[Item]) -> Generator[Item]:
     """Give what an iterator gives, the next one made by a thread while this one is used.
 
     What the iterator raises is raised where its item was due. Close the generator to end the

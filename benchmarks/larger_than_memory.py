@@ -33,9 +33,8 @@ from benchmarks.turns import WARM_UP, Contender, compare, ratio
 
 from cvrbench.data import sampler
 from cvrbench.data.batches import Batch
-from cvrbench.data.dataset import SPLITS, open_dataset
+from cvrbench.data.dataset import SPLITS, StoreWriter, open_dataset
 from cvrbench.data.streaming import DiskRows, Placement
-from cvrbench.data.writer import StoreWriter
 from cvrbench.memory import keep_freed_memory
 from cvrbench.objectives import Objective
 from cvrbench.training.optimizers import build_optimizers

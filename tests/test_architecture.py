@@ -60,7 +60,6 @@ HOMES = {
         "balancing",
         "data.batches",
         "data.sampler",
-        "data.split_reader",
         "data.streaming",
         "device",
         "experiment",

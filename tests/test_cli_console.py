@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console
 
 from cvrbench.cli import console, report
-from cvrbench.data.fetch import FetchProgress
-from cvrbench.data.progress import RowsProgress
+from cvrbench.data.downloads import FetchProgress
+from cvrbench.data.raw import RowsProgress
 from cvrbench.report.differences import Method
 from cvrbench.report.margin import MARGIN
 from cvrbench.training.progress import Progress

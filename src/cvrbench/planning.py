@@ -12,7 +12,7 @@ from cvrbench.config.suggest import did_you_mean
 from cvrbench.config.validate import config_to_dict
 from cvrbench.data.dataset import Dataset, open_dataset
 from cvrbench.data.label_subsampling import scarce_task
-from cvrbench.data.progress import OnRows, silent
+from cvrbench.data.raw import OnRows, silent
 from cvrbench.data.registry import ensure, prepared_folder
 from cvrbench.errors import ConfigError
 from cvrbench.evaluation import selectable

@@ -23,9 +23,9 @@ from cvrbench.data import staging
 from cvrbench.data.dataset import SPLITS, Dataset, verify
 from cvrbench.data.generator.files import generate
 from cvrbench.data.generator.options import GeneratorConfig
+from cvrbench.data.raw import STRICT, Tolerance
 from cvrbench.data.sources.aliccp import ingest
 from cvrbench.data.sources.aliccp.grammar import FIELDS
-from cvrbench.data.tolerance import STRICT, Tolerance
 from cvrbench.errors import DataError, RunInterrupted
 from tests.data.aliccp_files import Half, Row, draw, write
 
@@ -400,10 +400,10 @@ def test_a_disk_that_is_too_small_is_known_before_it_is_full(raw, tmp_path, monk
 KILLER = """
 import itertools, os, signal, sys
 from pathlib import Path
-from cvrbench.data import staging, writer
+from cvrbench.data import staging, dataset
 from cvrbench.data.sources.aliccp import ingest, parts
 from cvrbench.config.compose import compose
-from cvrbench.data.tolerance import STRICT
+from cvrbench.data.raw import STRICT
 
 raw, target, where, at = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 owner = {"save": parts.Part, "append": writer.StoreWriter, "replace": Path, "rename": Path}[where]
@@ -518,7 +518,7 @@ import resource, sys
 from pathlib import Path
 from cvrbench.config.compose import compose
 from cvrbench.data.sources.aliccp import ingest
-from cvrbench.data.tolerance import STRICT
+from cvrbench.data.raw import STRICT
 
 config = compose(["dataset=aliccp"]).config.dataset
 made = ingest.prepare(

@@ -17,9 +17,9 @@ from cvrbench.data.archives import locate
 from cvrbench.data.dataset import SPLITS, Dataset
 from cvrbench.data.prepare import prepare
 from cvrbench.data.raw import RawStream
-from cvrbench.data.sources import lines, load_raw
-from cvrbench.data.sources.lines import Layout, frames
-from cvrbench.data.sources.streams import time_cuts
+from cvrbench.data.sources import delimited, load_raw
+from cvrbench.data.sources.delimited import Layout, frames
+from cvrbench.data.splits import time_cuts
 from cvrbench.errors import DataError
 from tests.data import public_files
 from tests.data.public_files import FILES
@@ -29,7 +29,7 @@ from tests.data.raw_files import write
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     """Many blocks even of small files."""
-    plain = lines.frames.__kwdefaults__
+    plain = delimited.frames.__kwdefaults__
     monkeypatch.setitem(plain, "block_bytes", 8_000)
 
 

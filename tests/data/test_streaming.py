@@ -12,7 +12,7 @@ from cvrbench.data import sampler
 from cvrbench.data.array_reader import ArrayReader
 from cvrbench.data.batches import Batch, SplitTensors
 from cvrbench.data.dataset import Dataset, open_dataset
-from cvrbench.data.prefetch import prefetch
+from cvrbench.data.sampler import prefetch
 from cvrbench.data.streaming import DiskRows
 from cvrbench.errors import DataError
 from tests.data.stores import write_store

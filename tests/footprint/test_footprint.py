@@ -12,9 +12,8 @@ from benchmarks import memory_estimate
 from safetensors.numpy import load_file
 
 from cvrbench import experiment, footprint, machine
-from cvrbench.data.batches import SplitTensors
+from cvrbench.data.batches import SplitReader, SplitTensors
 from cvrbench.data.registry import ensure
-from cvrbench.data.split_reader import SplitReader
 from cvrbench.data.streaming import rows_bytes
 from cvrbench.errors import RunError
 from cvrbench.footprint import check_memory, check_together, estimate, rough_bound

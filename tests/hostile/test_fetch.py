@@ -9,8 +9,8 @@ from contextlib import suppress
 
 import pytest
 
-from cvrbench.data import fetch as fetch_module
-from cvrbench.data.fetch import Download, Public, fetch
+from cvrbench.data import downloads as fetch_module
+from cvrbench.data.downloads import Download, Public, fetch
 from cvrbench.errors import DataError
 
 # urllib leaves the connection open that sent a redirect to what is no address.

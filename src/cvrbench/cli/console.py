@@ -18,8 +18,8 @@ from rich.progress import (
 )
 
 if TYPE_CHECKING:
-    from cvrbench.data.fetch import FetchProgress
-    from cvrbench.data.progress import RowsProgress
+    from cvrbench.data.downloads import FetchProgress
+    from cvrbench.data.raw import RowsProgress
     from cvrbench.training import progress as training
 
 out = Console(highlight=False)

@@ -62,7 +62,7 @@ def fetch(
     as_json: AsJson = False,
 ) -> None:
     """Download a public dataset, or say what to download where a login is needed."""
-    from cvrbench.data.fetch import fetch as download
+    from cvrbench.data.downloads import fetch as download
 
     with download_bar() as on_progress:
         files = download(name, data_dir / "raw" / name, on_progress=on_progress)
@@ -94,8 +94,8 @@ def prepare(
 
         cvrbench data prepare aliccp --raw DIR preset=aitm
     """
+    from cvrbench.data.raw import Tolerance
     from cvrbench.data.registry import ensure
-    from cvrbench.data.tolerance import Tolerance
 
     composed = _compose(name, overrides)
     config, name = composed.config, composed.choices["dataset"]
@@ -160,7 +160,7 @@ def verify(name: Name, overrides: Overrides = None, as_json: AsJson = False) -> 
 
 def _status(name: str, overrides: list[str]) -> tuple[str, int | None, str]:
     """State, rows if prepared, and licence of one option of the group `dataset`."""
-    from cvrbench.data.catalogue import licence_of
+    from cvrbench.data.downloads import licence_of
     from cvrbench.data.registry import status
 
     try:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import polars as pl
 
 from cvrbench.data.checks import Inspection
-from cvrbench.data.dataset import SPLITS, Dataset, open_dataset
+from cvrbench.data.dataset import SPLITS, Dataset, StoreWriter, open_dataset
 from cvrbench.data.encode import (
     GroupCodes,
     Scale,
@@ -24,11 +24,9 @@ from cvrbench.data.encode import (
     VocabularyCounter,
     encode_bags,
 )
-from cvrbench.data.progress import OnRows, RowsProgress, silent
-from cvrbench.data.raw import Chunk, RawField, RawSplits, RawStream
+from cvrbench.data.raw import Chunk, OnRows, RawField, RawSplits, RawStream, RowsProgress, silent
 from cvrbench.data.schema import Categorical, MultiValued, Numeric, Schema
 from cvrbench.data.staging import install, staging
-from cvrbench.data.writer import StoreWriter
 from cvrbench.errors import DataError
 
 Array = npt.NDArray[Any]

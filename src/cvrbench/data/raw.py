@@ -101,3 +101,39 @@ class RawSplits(Meaning):
 
         meaning = {part.name: getattr(self, part.name) for part in fields(Meaning)}
         return RawStream(chunks=chunks, **meaning)
+
+
+class RowsProgress(NamedTuple):
+    """How far a stage is."""
+
+    stage: str
+    rows: int
+    """Rows the stage has dealt with."""
+    done: float
+    """Share of the stage that is done, in `[0, 1]`; 0 where it cannot be told."""
+
+
+OnRows = Callable[[RowsProgress], None]
+
+
+def silent(_: RowsProgress) -> None:
+    """Tell nobody."""
+
+
+DEFAULT_MOST = 1000
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """`stop` at the first faulty line, or `skip` up to `most` of them and account for each."""
+
+    on_error: Literal["stop", "skip"] = "stop"
+    most: int = DEFAULT_MOST
+
+    @property
+    def limit(self) -> int:
+        """So many faults are too many."""
+        return 1 if self.on_error == "stop" else self.most + 1
+
+
+STRICT = Tolerance()

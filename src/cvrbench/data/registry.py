@@ -15,11 +15,10 @@ from cvrbench.config.aliccp import AliCCPConfig
 from cvrbench.config.dataset import DatasetConfig, TableConfig
 from cvrbench.data.dataset import FORMAT_VERSION, Dataset, open_dataset, read_manifest, sha256_of
 from cvrbench.data.prepare import prepare
-from cvrbench.data.progress import OnRows, silent
+from cvrbench.data.raw import STRICT, OnRows, Tolerance, silent
 from cvrbench.data.sources import load_raw, raw_folders
 from cvrbench.data.sources.aliccp import ingest as aliccp
 from cvrbench.data.staging import tidy
-from cvrbench.data.tolerance import STRICT, Tolerance
 from cvrbench.errors import DataError
 
 RAW_DATA_VARIABLE = "CVRBENCH_RAW_DATA"

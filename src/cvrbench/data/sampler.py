@@ -10,9 +10,10 @@ has changes no number.
 """
 
 from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import count
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeVar
 
 import numpy as np
 import torch
@@ -20,9 +21,9 @@ from torch import Tensor
 
 from cvrbench.data.array_reader import Span, spans_of
 from cvrbench.data.dataset import Split
-from cvrbench.data.prefetch import prefetch
 from cvrbench.data.schema import Schema
 from cvrbench.rng import derive
+from cvrbench.threads import compute_alone
 
 BLOCK_BYTES = 2**22
 """Most bytes of a block on disk: read at once, they cost little more than a seek."""
@@ -156,3 +157,22 @@ def _epoch(shape: Shape, seed: int, epoch: int, skip: int) -> Iterator[Window]:
 
 def _permutation(n: int, seed: int) -> Tensor:
     return torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+
+
+Item = TypeVar("Item")
+
+
+def prefetch(items: Iterator[Item]) -> Generator[Item]:
+    """Give what an iterator gives, the next one made by a thread while this one is used.
+
+    What the iterator raises is raised where its item was due. Close the generator to end the
+    thread, which computes with no others: were there more threads than processors, OpenMP would
+    let all of them sleep between two operations, and a step of a small network would take twice
+    as long.
+    """
+    over = object()
+    with ThreadPoolExecutor(1, thread_name_prefix="ahead", initializer=compute_alone) as pool:
+        coming = pool.submit(next, items, over)
+        while (item := coming.result()) is not over:
+            coming = pool.submit(next, items, over)
+            yield item  # type: ignore[misc]

@@ -16,12 +16,10 @@ import torch
 from torch import Tensor
 
 from cvrbench.data.array_reader import Span, spans_of
-from cvrbench.data.batches import Batch, Rows, SplitTensors
+from cvrbench.data.batches import Batch, Rows, SplitReader, SplitTensors
 from cvrbench.data.dataset import Split
-from cvrbench.data.prefetch import prefetch
-from cvrbench.data.sampler import Window, windows
+from cvrbench.data.sampler import Window, prefetch, windows
 from cvrbench.data.schema import Schema
-from cvrbench.data.split_reader import SplitReader
 from cvrbench.machine import UNLIMITED, room
 
 SEQUENTIAL_BLOCKS = 8

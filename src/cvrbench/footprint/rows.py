@@ -5,9 +5,8 @@ from collections.abc import Callable
 
 import torch
 
-from cvrbench.data.batches import BagTensors, SplitTensors
+from cvrbench.data.batches import BagTensors, SplitTensors, index_type, torch_type
 from cvrbench.data.dataset import Dataset, Split
-from cvrbench.data.split_reader import index_type, torch_type
 
 
 def resident(dataset: Dataset, name: str, *, weighted: bool = False) -> SplitTensors:

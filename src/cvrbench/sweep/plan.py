@@ -11,7 +11,7 @@ from typing import Any
 from cvrbench.config.study import Study, compose_studies
 from cvrbench.config.validate import config_to_dict
 from cvrbench.data.dataset import Dataset
-from cvrbench.data.progress import OnRows, silent
+from cvrbench.data.raw import OnRows, silent
 from cvrbench.data.registry import ensure
 from cvrbench.errors import ConfigError
 from cvrbench.footprint import check_together

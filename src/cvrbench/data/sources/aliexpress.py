@@ -20,8 +20,8 @@ from cvrbench.config.public import AliExpressConfig
 from cvrbench.data.archives import RawFile, locate
 from cvrbench.data.raw import RawField, RawStream
 from cvrbench.data.schema import Task
-from cvrbench.data.sources.lines import Layout, frames, sha256
-from cvrbench.data.sources.streams import SPLIT, Fractions, chunks, cut_by_key
+from cvrbench.data.sources.delimited import Layout, frames, sha256
+from cvrbench.data.splits import SPLIT, Fractions, chunks, cut_by_key
 from cvrbench.errors import DataError
 
 SEARCH = "search_id"

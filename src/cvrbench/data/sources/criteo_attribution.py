@@ -20,8 +20,8 @@ from cvrbench.config.public import CriteoAttributionConfig
 from cvrbench.data.archives import locate
 from cvrbench.data.raw import RawField, RawStream
 from cvrbench.data.schema import Task
-from cvrbench.data.sources.lines import Layout, frames, sha256
-from cvrbench.data.sources.streams import SPLIT, chunks, cut_by_time
+from cvrbench.data.sources.delimited import Layout, frames, sha256
+from cvrbench.data.splits import SPLIT, chunks, cut_by_time
 
 PATTERN = "criteo_attribution_dataset*.tsv"
 DAY = 86_400

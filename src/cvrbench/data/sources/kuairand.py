@@ -21,10 +21,8 @@ from cvrbench.data.archives import find_files, locate
 from cvrbench.data.checks import apply_policy, check_labels
 from cvrbench.data.raw import RawField, RawSplits, RawStream
 from cvrbench.data.schema import Task
-from cvrbench.data.sources.delimited import read_csv, sha256s
-from cvrbench.data.sources.lines import Layout, frames, sha256
-from cvrbench.data.sources.streams import SPLIT, Fractions, chunks, cut_by_key
-from cvrbench.data.splits import Cut, by_day, by_group, by_row
+from cvrbench.data.sources.delimited import Layout, frames, read_csv, sha256, sha256s
+from cvrbench.data.splits import SPLIT, Cut, Fractions, by_day, by_group, by_row, chunks, cut_by_key
 from cvrbench.errors import DataError
 
 LOG = "log_standard_*_pure.csv"

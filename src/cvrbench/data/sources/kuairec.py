@@ -20,9 +20,8 @@ from cvrbench.config.public import KuaiRecConfig
 from cvrbench.data.archives import RawFile, locate
 from cvrbench.data.raw import RawField, RawStream
 from cvrbench.data.schema import Task
-from cvrbench.data.sources.delimited import read_csv
-from cvrbench.data.sources.lines import Layout, frames, sha256
-from cvrbench.data.sources.streams import SPLIT, chunks, time_cuts
+from cvrbench.data.sources.delimited import Layout, frames, read_csv, sha256
+from cvrbench.data.splits import SPLIT, chunks, time_cuts
 from cvrbench.errors import DataError
 
 BIG, SMALL, USERS, ITEMS = (

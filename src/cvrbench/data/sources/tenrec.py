@@ -16,9 +16,8 @@ from cvrbench.config.public import TenrecConfig
 from cvrbench.data.archives import RawFile, locate
 from cvrbench.data.raw import RawField, RawStream
 from cvrbench.data.schema import Task
-from cvrbench.data.sources.lines import Layout, frames, sha256
-from cvrbench.data.sources.streams import SPLIT, Fractions, chunks, cut_by_key
-from cvrbench.data.splits import row_uniforms
+from cvrbench.data.sources.delimited import Layout, frames, sha256
+from cvrbench.data.splits import SPLIT, Fractions, chunks, cut_by_key, row_uniforms
 
 IDS = ("user_id", "item_id", "video_category", "gender", "age")
 HISTORY = tuple(f"hist_{k}" for k in range(1, 11))

@@ -15,8 +15,8 @@ from cvrbench.config.public import TikTokConfig
 from cvrbench.data.archives import locate
 from cvrbench.data.raw import RawField, RawStream
 from cvrbench.data.schema import Task
-from cvrbench.data.sources.lines import Layout, frames, sha256
-from cvrbench.data.sources.streams import (
+from cvrbench.data.sources.delimited import Layout, frames, sha256
+from cvrbench.data.splits import (
     SPLIT,
     Fractions,
     chunks,

@@ -5,14 +5,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cvrbench.data.dataset import SPLITS, Bag
-from cvrbench.data.progress import OnRows, RowsProgress
+from cvrbench.data.dataset import SPLITS, Bag, StoreWriter
+from cvrbench.data.raw import OnRows, RowsProgress
 from cvrbench.data.sources.aliccp.half import HalfRead
 from cvrbench.data.sources.aliccp.layout import Codes, groups_of
 from cvrbench.data.sources.aliccp.learn import Codebook
 from cvrbench.data.sources.aliccp.parts import Part
 from cvrbench.data.sources.aliccp.truth import TruthReader
-from cvrbench.data.writer import StoreWriter
 
 Ids = npt.NDArray[np.int32]
 Truths = npt.NDArray[np.float64]

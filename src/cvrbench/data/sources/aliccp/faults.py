@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from cvrbench.data.raw import Tolerance
 from cvrbench.data.sources.aliccp.parse import Fault
-from cvrbench.data.tolerance import Tolerance
 from cvrbench.errors import DataError
 
 MAX_EXAMPLES = 100

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from cvrbench.data.archives import RawFile
 from cvrbench.data.dataset import SPLITS
-from cvrbench.data.progress import OnRows
+from cvrbench.data.raw import OnRows
 from cvrbench.data.sources.aliccp.common import ABSENT, CommonIndex, missing
 from cvrbench.data.sources.aliccp.faults import FaultLog
 from cvrbench.data.sources.aliccp.grammar import Half, Kind, file_name

@@ -16,8 +16,8 @@ import numpy as np
 
 from cvrbench.config.aliccp import AliCCPConfig
 from cvrbench.data.archives import RawFile, locate
-from cvrbench.data.dataset import SPLITS, Dataset, open_dataset, read_manifest
-from cvrbench.data.progress import OnRows, silent
+from cvrbench.data.dataset import SPLITS, Dataset, StoreWriter, open_dataset, read_manifest
+from cvrbench.data.raw import OnRows, Tolerance, silent
 from cvrbench.data.schema import Categorical, MultiValued, Numeric, Schema, Task
 from cvrbench.data.sources.aliccp.common import USER
 from cvrbench.data.sources.aliccp.encode import write_half
@@ -30,8 +30,6 @@ from cvrbench.data.sources.aliccp.parts import BLOCK_BYTES, KINDS
 from cvrbench.data.sources.aliccp.totals import account, check_rows, compare, remarks
 from cvrbench.data.sources.aliccp.truth import TruthReader
 from cvrbench.data.staging import check_space, install, staging
-from cvrbench.data.tolerance import Tolerance
-from cvrbench.data.writer import StoreWriter
 from cvrbench.errors import DataError, RunInterrupted
 from cvrbench.memory import keep_freed_memory
 

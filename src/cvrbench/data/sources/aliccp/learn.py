@@ -11,7 +11,7 @@ import polars as pl
 
 from cvrbench.data.dataset import Bag
 from cvrbench.data.encode import Vocabulary, vocabulary_table
-from cvrbench.data.progress import OnRows, RowsProgress
+from cvrbench.data.raw import OnRows, RowsProgress
 from cvrbench.data.schema import MISSING, N_RESERVED, OOV
 from cvrbench.data.sources.aliccp.grammar import BY_NAME, FIELDS, Field
 from cvrbench.data.sources.aliccp.half import HalfRead

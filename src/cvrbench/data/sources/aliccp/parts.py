@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from cvrbench.data.archives import RawFile
 from cvrbench.data.dataset import Bag
-from cvrbench.data.progress import OnRows, RowsProgress, silent
+from cvrbench.data.raw import OnRows, RowsProgress, silent
 from cvrbench.data.sources.aliccp.explain import Reason
 from cvrbench.data.sources.aliccp.grammar import FIELDS, Kind, fields_of
 from cvrbench.data.sources.aliccp.parse import NO_LIMIT, Fault, Lines, parse_or_explain

@@ -7,8 +7,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from cvrbench.data import fetch as fetch_module
-from cvrbench.data.fetch import SOURCES, BehindLogin, Download, Public, fetch
+from cvrbench.data import downloads as fetch_module
+from cvrbench.data.downloads import SOURCES, BehindLogin, Download, Public, fetch
 from cvrbench.errors import DataError
 
 CONTENT = bytes(range(256)) * 4000

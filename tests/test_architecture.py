@@ -1,4 +1,7 @@
-"""The house: imports point one way, heavy packages have one home, start-up stays light."""
+"""The layers: imports point down, heavy packages have one home, start-up stays light.
+
+One test per rule; a failure lists every module that breaks it.
+"""
 
 import ast
 import re
@@ -18,91 +21,70 @@ MAX_FUNCTION_LINES = 60
 DISPATCHERS = ("build_strategy",)
 """One `match` with a case per configuration: they grow in width, not in depth."""
 
-FLOORS = (
-    {"errors"},
-    {"rng", "metrics", "config", "environment", "files", "memory", "machine", "threads"},
-    {"data", "stats"},
-    {"spaces", "record"},
-    {"evaluation", "run_files", "kernels", "lookup", "multiply_adds"},
-    {"nn", "objectives", "balancing", "masks"},
-    {"strategies"},
-    {"training", "store", "studies"},
-    {"tracking", "footprint"},
-    {"experiment", "planning", "report", "trained"},
-    {"serving", "reproduction"},
-    {"launch"},
-    {"sweep"},
-    {"cli"},
-)
-"""From the ground up; a room may import from the floors below it and from itself."""
+LAYERS = """
+errors
+rng metrics config environment files memory machine threads
+data stats
+spaces record
+evaluation run_files kernels lookup multiply_adds
+nn objectives balancing masks
+strategies
+training store studies
+tracking footprint
+experiment planning report trained
+serving reproduction
+launch
+sweep
+cli
+"""
+"""One layer a line, the lowest first: folders and modules below `cvrbench`, by dotted name.
+
+A module stands where the longest name it lies within stands, so `runs.record` may be lower than
+the rest of `runs`. It may import from lower layers and from its own name. A name without a module
+does no harm.
+"""
 
 DOORWAYS = {"", "__main__"}
-"""The package's face and `python -m cvrbench`: on no floor, and nothing imports them."""
+"""The package's face and `python -m cvrbench`: in no layer, and nothing imports them."""
 
 HOMES = {
-    "annotated_types": ("config",),
-    "filelock": ("data.staging", "files"),
-    "hydra": ("config",),
-    "matplotlib": ("report.plots",),
-    "mlflow": ("tracking.on_mlflow",),
-    "omegaconf": ("config",),
-    "onnx": ("serving.to_onnx",),
-    "onnxruntime": (),
-    "onnxscript": (),
-    "optuna": ("sweep",),
-    "pydantic": ("config",),
-    "ray": ("launch.on_ray",),
-    "rich": ("cli", "report.tables"),
-    "sqlalchemy": ("sweep",),
-    "submitit": ("launch.slurm",),
-    "tensorboard": (),
-    "torch": (
-        "balancing",
-        "data.batches",
-        "data.sampler",
-        "data.streaming",
-        "device",
-        "experiment",
-        "footprint",
-        "kernels",
-        "launch.job",
-        "lookup",
-        "masks",
-        "metrics.on_tensors",
-        "multiply_adds",
-        "nn",
-        "objectives",
-        "serving",
-        "strategies",
-        "threads",
-        "tracking.on_tensorboard",
-        "trained",
-        "training",
-    ),
-    "typer": ("cli", "config.complete"),
-    "wandb": ("tracking.on_wandb",),
-    "yaml": ("config",),
+    "annotated_types": "config",
+    "filelock": "data files",
+    "hydra": "config",
+    "matplotlib": "report.plots",
+    "mlflow": "tracking.on_mlflow",
+    "omegaconf": "config",
+    "onnx": "serving.to_onnx",
+    "onnxruntime": "",
+    "onnxscript": "",
+    "optuna": "sweep",
+    "pydantic": "config",
+    "ray": "launch.on_ray",
+    "rich": "cli report.tables",
+    "sqlalchemy": "sweep",
+    "submitit": "launch.slurm",
+    "tensorboard": "",
+    "torch": """
+        balancing data device experiment footprint kernels launch.job lookup masks
+        metrics.on_tensors multiply_adds nn objectives serving strategies threads
+        tracking.on_tensorboard trained training
+    """,
+    "typer": "cli config.complete",
+    "wandb": "tracking.on_wandb",
+    "yaml": "config",
 }
 """The only modules that may import a heavy package; those below a named package are included."""
 
-OPTIONAL = (
-    "cmaes",
-    "grpc",
-    "mlflow",
-    "mysql",
-    "onnx",
-    "postgresql",
-    "ray",
-    "submitit",
-    "tensorboard",
-    "wandb",
-)
+OPTIONAL = "cmaes grpc mlflow mysql onnx postgresql ray submitit tensorboard wandb"
 """Extras that a user installs for one command. What they bring may be missing, so it is imported
 where it is needed, in functions; the other extras are for development and not imported at all."""
 
 BANNED = ("dill", "joblib", "pandas", "pickle", "sklearn")
 
 HEAVY = ("torch", "polars", "hydra", "omegaconf", "matplotlib", "optuna", "numpy", "scipy")
+
+WITHOUT_TORCH = ("report", "stats", "data.sources")
+"""Rooms that never load torch, neither themselves nor through what they import."""
 
 
 def module_name(path: Path) -> str:
@@ -111,64 +93,125 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+MODULES = {module_name(path): path.read_text() for path in sorted(PACKAGE.rglob("*.py"))}
+"""Every module's source by its dotted name below `cvrbench`."""
+
+Offenders = dict[str, list[str]]
+"""What breaks a rule, by module; empty if nothing does."""
+
+
+def offenders(rule, modules=MODULES) -> Offenders:
+    found = {module: rule(module, source) for module, source in modules.items()}
+    return {module: sorted(names) for module, names in found.items() if names}
+
+
 @cache
-def imported(source: str) -> frozenset[str]:
-    """Every dotted name that a source imports, at any depth, `from a import b` as `a.b`."""
+def tree(source: str) -> ast.Module:
+    return ast.parse(source)
+
+
+@cache
+def imported(source: str, *, at_import: bool = False) -> frozenset[str]:
+    """Every dotted name that a source imports, `from a import b` as `a.b`.
+
+    Imports in functions are among them, unless `at_import` asks for those alone that happen when
+    the module itself is imported.
+    """
     names: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
+    nodes: list[ast.AST] = [tree(source)]
+    while nodes:
+        node = nodes.pop()
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "relative import"
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif not (at_import and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)):
+            nodes += ast.iter_child_nodes(node)
     return frozenset(names)
 
 
-def floor(module: str) -> int:
-    room = module.split(".")[0]
-    floors = [level for level, rooms in enumerate(FLOORS) if room in rooms]
-    assert floors, f"cvrbench.{module} has no floor: give it one in {Path(__file__).name}"
-    return floors[0]
-
-
-def own(name: str) -> str | None:
-    """`data.schema.Task` of cvrbench.data.schema.Task, None of other packages' names."""
-    return name.removeprefix("cvrbench").lstrip(".") if is_within(name, "cvrbench") else None
+def own(source: str) -> set[str]:
+    """`data.schema.Task` for cvrbench.data.schema.Task; `__version__` of the face is no module."""
+    names = {name for name in imported(source) if is_within(name, "cvrbench")}
+    return {name.removeprefix("cvrbench").lstrip(".") for name in names} - {"__version__", ""}
 
 
 def is_within(name: str, package: str) -> bool:
     return name == package or name.startswith(f"{package}.")
 
 
+@cache
+def place(module: str) -> tuple[int, str]:
+    """The layer of a module and the name in `LAYERS` that it stands there by."""
+    layers = [line.split() for line in LAYERS.strip().splitlines()]
+    names = [(len(name), level, name) for level, row in enumerate(layers) for name in row]
+    within = [entry for entry in names if is_within(module, entry[2])]
+    assert within, f"cvrbench.{module} has no layer: give it one in {Path(__file__).name}"
+    return max(within)[1:]
+
+
 def upward(module: str, source: str) -> list[str]:
-    """Imports that do not point down the house."""
+    """Imports that do not point to a lower layer."""
     if module in DOORWAYS:
         return []
-    room = module.split(".")[0]
-    names = [name for name in map(own, imported(source)) if name]
-    return sorted(
-        name
-        for name in names
-        # `from cvrbench import metrics` and a plain name of the face, as __version__
-        if name != "__version__" and name.split(".")[0] != room and floor(name) >= floor(module)
-    )
+    level, home = place(module)
+    places = {name: place(name) for name in own(source)}
+    return [name for name, (at, other) in places.items() if at >= level and other != home]
 
 
-def homeless(module: str, source: str) -> list[str]:
+def away_from_home(module: str, source: str) -> set[str]:
     """Heavy packages imported outside their home, and banned ones anywhere."""
-    found = set()
-    for name in imported(source):
-        package = name.split(".")[0]
-        homes = HOMES.get(package)
-        if homes is not None and not any(is_within(module, home) for home in homes):
-            found.add(package)
-        if package in BANNED:
-            found.add(package)
-    return sorted(found)
+    packages = {name.split(".")[0] for name in imported(source)}
+    homes = {package: HOMES[package].split() for package in packages & HOMES.keys()}
+    homeless = {p for p, names in homes.items() if not any(is_within(module, n) for n in names)}
+    return homeless | (packages & set(BANNED))
 
 
-MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
-every_module = pytest.mark.parametrize("module", MODULES, ids=lambda name: name or "cvrbench")
+def strategies_by_name(_: str, source: str) -> list[str]:
+    names = [name for name in own(source) if is_within(name, "strategies")]
+    return [name for name in names if not is_within(name, "strategies.base")]
+
+
+def rooms_that_train(_: str, source: str) -> set[str]:
+    rooms = {name.split(".")[0] for name in own(source)}
+    return rooms & {"training", "strategies", "experiment", "nn", "objectives", "masks"}
+
+
+def too_long(_: str, source: str) -> list[str]:
+    n_lines = len(source.splitlines())
+    functions = (
+        (node.name, node.end_lineno - node.lineno + 1 - docstring_lines(node))
+        for node in ast.walk(tree(source))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name not in DISPATCHERS
+    )
+    long = [f"{name}: {length} lines" for name, length in functions if length > MAX_FUNCTION_LINES]
+    return [*long, *([f"{n_lines} lines"] if n_lines > MAX_MODULE_LINES else [])]
+
+
+def docstring_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    return len(ast.get_docstring(node).splitlines()) if ast.get_docstring(node) else 0
+
+
+def eager(_: str, source: str) -> set[str]:
+    """Optional packages that the module cannot be imported without."""
+    return {name.split(".")[0] for name in imported(source, at_import=True)} & optional_packages()
+
+
+@cache
+def optional_packages() -> frozenset[str]:
+    """What the extras of single commands bring."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    lines = (line for name in OPTIONAL.split() for line in extras[name])
+    return frozenset(re.match(r"[\w-]+", line).group() for line in lines)
+
+
+def below(*rooms: str) -> dict[str, str]:
+    found = {m: s for m, s in MODULES.items() if any(is_within(m, room) for room in rooms)}
+    assert found, f"no module below {rooms}"
+    return found
 
 
 def test_every_folder_is_a_package():
@@ -176,80 +219,56 @@ def test_every_folder_is_a_package():
     assert [folder for folder in folders if not (folder / "__init__.py").is_file()] == []
 
 
-def test_the_whole_package_is_looked_at():
-    assert {"errors", "metrics", "strategies.ncs", "training.fit", "cli.app"} <= set(MODULES)
-    assert len(MODULES) == len(list(PACKAGE.rglob("*.py")))
+def test_imports_point_down():
+    assert offenders(upward) == {}
 
 
-@every_module
-def test_imports_point_down(module):
-    assert upward(module, MODULES[module].read_text()) == []
+def test_heavy_packages_stay_at_home():
+    assert offenders(away_from_home) == {}
 
 
-@every_module
-def test_heavy_packages_stay_at_home(module):
-    assert homeless(module, MODULES[module].read_text()) == []
+def test_training_knows_no_strategy_by_name():
+    assert offenders(strategies_by_name, below("training")) == {}
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("training")])
-def test_training_knows_no_strategy_by_name(module):
-    strategies = {n for n in imported(MODULES[module].read_text()) if "cvrbench.strateg" in n}
-    assert all(is_within(name, "cvrbench.strategies.base") for name in strategies)
+def test_report_reads_records_and_runs_nothing():
+    assert offenders(rooms_that_train, below("report")) == {}
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("report")])
-def test_report_reads_records_and_runs_nothing(module):
-    names = {name for name in map(own, imported(MODULES[module].read_text())) if name}
-    rooms = {name.split(".")[0] for name in names}
-    assert not rooms & {"training", "strategies", "experiment", "nn", "objectives", "masks"}
+def test_modules_and_functions_stay_short():
+    assert offenders(too_long) == {}
 
 
-@every_module
-def test_modules_and_functions_stay_short(module):
-    source = MODULES[module].read_text()
-    assert len(source.splitlines()) <= MAX_MODULE_LINES
-    too_long = [
-        f"{node.name}: {node.end_lineno - node.lineno + 1} lines"
-        for node in ast.walk(ast.parse(source))
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        and node.name not in DISPATCHERS
-        and node.end_lineno - node.lineno + 1 - docstring_lines(node) > MAX_FUNCTION_LINES
-    ]
-    assert too_long == []
-
-
-def docstring_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    return len(ast.get_docstring(node).splitlines()) if ast.get_docstring(node) else 0
+def test_what_may_be_missing_is_imported_where_it_is_needed():
+    assert offenders(eager) == {}
 
 
 @pytest.mark.parametrize(
-    ("module", "source", "found"),
+    ("rule", "module", "source", "found"),
     [
-        ("metrics", "from cvrbench.training.fit import fit", ["training.fit.fit"]),
-        ("data.batches", "import cvrbench.strategies", ["strategies"]),
-        ("training.fit", "from cvrbench.store import write", ["store.write"]),
-        ("data.raw", "def f():\n    from cvrbench import experiment", ["experiment"]),
-        ("strategies.ncs", "from cvrbench.strategies.base import Fit", []),
-        ("experiment", "from cvrbench.data.schema import Task\nimport torch", []),
+        (upward, "metrics", "from cvrbench.training.fit import fit", ["training.fit.fit"]),
+        (upward, "data.batches", "import cvrbench.strategies", ["strategies"]),
+        (upward, "data.raw", "def f():\n    from cvrbench import cli", ["cli"]),
+        (upward, "metrics", "from cvrbench import config", ["config"]),
+        (upward, "strategies.ncs", "from cvrbench.strategies.base import Fit", []),
+        (upward, "cli.run", "from cvrbench.data.schema import Task\nimport torch", []),
+        (away_from_home, "errors", "import torch.nn as nn", ["torch"]),
+        (away_from_home, "strategies_more", "from torch import Tensor", ["torch"]),
+        (away_from_home, "strategies.ncs", "from torch import Tensor", []),
+        (away_from_home, "stats", "def f():\n    import matplotlib.pyplot", ["matplotlib"]),
+        (away_from_home, "cli.app", "from hydra import compose", ["hydra"]),
+        (away_from_home, "metrics", "import pandas as pd", ["pandas"]),
+        (strategies_by_name, "training", "from cvrbench.strategies import x", ["strategies.x"]),
+        (rooms_that_train, "report.x", "from cvrbench import experiment", ["experiment"]),
+        (too_long, "stats", "#\n" * (MAX_MODULE_LINES + 1), [f"{MAX_MODULE_LINES + 1} lines"]),
+        (too_long, "stats", "def f():\n" + "    0\n" * MAX_FUNCTION_LINES, ["f: 61 lines"]),
+        (too_long, "stats", "def f():\n" + "    0\n" * (MAX_FUNCTION_LINES - 1), []),
+        (eager, "serving.x", "import onnx.checker\nfrom torch import onnx", ["onnx"]),
+        (eager, "serving.x", "def f():\n    import onnx", []),
     ],
-)
-def test_the_floor_check_can_fail(module, source, found):
-    assert upward(module, source) == found
-
-
-@pytest.mark.parametrize(
-    ("module", "source", "found"),
-    [
-        ("data.schema", "import torch.nn as nn", ["torch"]),
-        ("data.batches_more", "from torch import Tensor", ["torch"]),
-        ("data.batches", "from torch import Tensor", []),
-        ("report.tables", "def f():\n    import matplotlib.pyplot", ["matplotlib"]),
-        ("cli.app", "from hydra import compose", ["hydra"]),
-        ("metrics", "import pandas as pd", ["pandas"]),
-    ],
-)
-def test_the_home_check_can_fail(module, source, found):
-    assert homeless(module, source) == found
+)  # fmt: skip
+def test_each_rule_can_be_broken(rule, module, source, found):
+    assert offenders(rule, {module: source}) == ({module: found} if found else {})
 
 
 def loaded_after(code: str) -> set[str]:
@@ -261,11 +280,10 @@ def loaded_after(code: str) -> set[str]:
     return set(done.stdout.splitlines()[-1].split()[1:])
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["report", "--help"]])
-def test_help_loads_nothing_heavy(arguments):
-    code = f"""
-import sys
+COMMAND = """
+import os, sys
 from cvrbench.cli.app import main
+os.environ |= {environment!r}
 sys.argv = ["cvrbench", *{arguments!r}]
 try:
     code = main()
@@ -273,12 +291,24 @@ except SystemExit as done:
     code = done.code
 assert not code, code
 """
-    assert loaded_after(code) == set()
 
 
-def test_report_never_loads_torch():
-    modules = [f"cvrbench.{name}" for name in MODULES if name.startswith("report")]
-    assert modules
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["report", "--help"]])
+def test_help_loads_nothing_heavy(arguments):
+    assert loaded_after(COMMAND.format(arguments=arguments, environment={})) == set()
+
+
+def test_completion_never_loads_torch():
+    typed = {
+        "_CVRBENCH_COMPLETE": "complete_bash",
+        "COMP_WORDS": "cvrbench run model=n",
+        "COMP_CWORD": "2",
+    }
+    assert "torch" not in loaded_after(COMMAND.format(arguments=[], environment=typed))
+
+
+def test_reports_and_raw_data_never_load_torch():
+    modules = [f"cvrbench.{name}" for name in below(*WITHOUT_TORCH)]
     assert "torch" not in loaded_after("\n".join(f"import {name}" for name in modules))
 
 
@@ -293,44 +323,11 @@ def test_the_load_check_can_fail():
 def test_declared_dependencies_are_exactly_the_imported_ones():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = {re.match(r"[\w-]+", line).group() for line in project["dependencies"]}
-    packages = {n.split(".")[0] for path in MODULES.values() for n in imported(path.read_text())}
+    packages = {n.split(".")[0] for source in MODULES.values() for n in imported(source)}
     outside = packages - set(sys.stdlib_module_names) - {"cvrbench"}
     by_package = metadata.packages_distributions()
     used = {by_package[package][0].lower().replace("_", "-") for package in outside}
     assert used - optional_packages() == declared
-
-
-@every_module
-def test_what_may_be_missing_is_imported_where_it_is_needed(module):
-    assert eager(MODULES[module].read_text()) & optional_packages() == set()
-
-
-def test_the_check_of_optional_imports_can_fail():
-    assert eager("import onnx.checker\nfrom torch import onnx") == {"onnx", "torch"}
-    assert eager("def f():\n    import onnx") == set()
-    assert "onnx" in optional_packages()
-
-
-@cache
-def optional_packages() -> frozenset[str]:
-    """What the extras of single commands bring."""
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
-        "optional-dependencies"
-    ]
-    lines = (line for name in OPTIONAL for line in extras[name])
-    return frozenset(re.match(r"[\w-]+", line).group() for line in lines)
-
-
-def eager(source: str) -> set[str]:
-    """Packages that are imported as soon as the module is: all but those within functions."""
-    tree = ast.parse(source)
-    functions = (n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef))
-    inside = {id(node) for function in functions for node in ast.walk(function)}
-    found = (node for node in ast.walk(tree) if id(node) not in inside)
-    lines = "\n".join(
-        ast.unparse(node) for node in found if isinstance(node, ast.Import | ast.ImportFrom)
-    )
-    return {name.split(".")[0] for name in imported(lines)}
 
 
 def test_every_dependency_is_pinned_and_justified():

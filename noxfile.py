@@ -1,4 +1,4 @@
-"""The one door to every check: `nox` runs the default sessions, `nox -s NAME` one of them.
+"""The one door to every check: `nox` runs the default sessions, `nox -s NAME` one of all.
 
 Sessions run in the environment that nox itself is installed in, so that torch is installed
 once. Only `wheel` makes an environment of its own, because that is what it tests.
@@ -10,7 +10,7 @@ from pathlib import Path
 import nox
 
 nox.needs_version = ">=2024.10.9"
-nox.options.sessions = ["lint", "types", "tests", "docs", "wheel", "slow"]
+nox.options.sessions = ["lint", "types", "tests", "docs"]  # ten minutes on two cores
 # pip, not uv: pins and local wheels are then found the same way in every environment.
 nox.options.default_venv_backend = "virtualenv"
 
@@ -20,6 +20,16 @@ ROOT = Path(__file__).parent
 def python(session: nox.Session, *arguments: str, **env: str) -> None:
     """Run a module with the interpreter that runs nox."""
     session.run(sys.executable, "-m", *arguments, env=env, external=True)
+
+
+def pytest(session: nox.Session, kind: str, *options: str) -> None:
+    """Run the tests of a kind in two processes, each of one thread (tests/conftest.py).
+
+    A process that is done takes over half of what the other has left. Until then it keeps to the
+    order of the files, in which tests of one module share what was made for them.
+    """
+    at_once = ["-n", "2", "--dist", "worksteal"]
+    python(session, "pytest", "-m", kind, *at_once, *options, *session.posargs)
 
 
 @nox.session(venv_backend="none")
@@ -35,13 +45,18 @@ def types(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
-    options = ["-m", "not slow", "--cov", "--cov-report=term"]
-    python(session, "pytest", *options, *session.posargs)
+    pytest(session, "not slow")
+
+
+@nox.session(venv_backend="none")
+def coverage(session: nox.Session) -> None:
+    """Branches that the fast tests do not reach; half as long again as `tests`."""
+    pytest(session, "not slow", "--cov", "--cov-report=term")
 
 
 @nox.session(venv_backend="none")
 def slow(session: nox.Session) -> None:
-    python(session, "pytest", "-m", "slow", *session.posargs)
+    pytest(session, "slow")
 
 
 @nox.session(venv_backend="none")

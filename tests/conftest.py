@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -71,6 +73,36 @@ def quick(quick_data: Path, tmp_path: Path) -> Callable[..., Composed]:
         return compose(["experiment=quick_check", *places, *overrides])
 
     return composed
+
+
+@pytest.fixture(scope="session")
+def trained(quick_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Train a small cell once for all tests: `trained("model=ple")` is its folder, to be read only.
+
+    Tests that change a run copy it first (`given`).
+    """
+    from cvrbench import experiment  # imports torch, which most tests do without
+
+    results = tmp_path_factory.mktemp("trained")
+    places = (f"data_dir={quick_data}", f"results_dir={results}")
+
+    @cache
+    def folder(*overrides: str) -> Path:
+        record = experiment.run(compose(["experiment=quick_check", *places, *overrides]))
+        return results / "runs" / record.run_id
+
+    return folder
+
+
+@pytest.fixture
+def given(trained: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
+    """Copy a trained cell to where the command looks, `results` in this test's own folder."""
+
+    def copied(*overrides: str) -> Path:
+        run = trained(*overrides)
+        return Path(shutil.copytree(run, tmp_path / "results" / "runs" / run.name))
+
+    return copied
 
 
 class Said(NamedTuple):

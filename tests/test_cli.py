@@ -2,36 +2,28 @@
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
 
 import pytest
 
-from cvrbench import experiment, machine
+from cvrbench import machine
 from cvrbench.config.complete import complete, datasets
-from cvrbench.config.compose import plan
 
-QUICK = ("experiment=quick_check", "model.hidden=[8]", "model.tower=[]")
-
-
-@pytest.fixture(scope="module")
-def two_by_two(quick_data, tmp_path_factory) -> Path:
-    """Two strategies of two seeds, trained once for all these tests."""
-    folder = tmp_path_factory.mktemp("two by two")
-    places = (f"data_dir={quick_data}", f"results_dir={folder}")
-    for cell in plan(["model=shared_bottom,mmoe", "seed=0,1", *QUICK, *places], multirun=True):
-        experiment.run(cell)
-    return folder
+SMALL = ("model.hidden=[8]", "model.tower=[]")
+QUICK = ("experiment=quick_check", *SMALL)
 
 
 @pytest.fixture
-def compared(two_by_two, cvrbench, tmp_path) -> Path:
-    """A copy of them where the command looks."""
-    return Path(shutil.copytree(two_by_two, tmp_path / "results"))
+def compared(given, cvrbench, tmp_path) -> Path:
+    """Two strategies of two seeds where the command looks."""
+    for model, seed in product(("shared_bottom", "mmoe"), (0, 1)):
+        given(f"model={model}", f"seed={seed}", *SMALL)
+    return tmp_path / "results"
 
 
 def test_a_run_prints_its_table_and_where_it_is(cvrbench):
@@ -64,14 +56,14 @@ def test_json_has_one_object_per_finished_cell(cvrbench):
         assert Path(row["run_dir"], "record.json").is_file()
 
 
-def test_finished_cells_are_skipped_and_still_reported(cvrbench):
-    first = cvrbench("run", "model=shared_bottom", *QUICK, "--json").json()
-    again = cvrbench("run", "-m", "model=shared_bottom,mmoe", *QUICK, "--json").json()
-    assert again[0] == first[0]
-    plan = cvrbench(
-        "run", "-m", "model=shared_bottom,mmoe,ple", *QUICK, "--dry-run", "--json"
-    ).json()
+def test_finished_cells_are_skipped_and_still_reported(cvrbench, compared):
+    words = ("run", "-m", "model=shared_bottom,mmoe,ple", *QUICK, "--json")
+    plan = cvrbench(*words, "--dry-run").json()
     assert [cell["state"] for cell in plan] == ["finished", "finished", "new"]
+    records = sorted(compared.rglob("record.json"))
+    before = {file: file.read_bytes() for file in records}
+    assert [row["model"] for row in cvrbench(*words).json()] == ["shared_bottom", "mmoe", "ple"]
+    assert {file: file.read_bytes() for file in records} == before
 
 
 def test_a_dry_run_trains_and_writes_nothing(cvrbench, tmp_path):
@@ -100,11 +92,13 @@ def test_a_dry_run_says_what_memory_each_configuration_needs_against_what_is_fre
     assert all(row["memory"]["needed"] > row["memory"]["free"] == 10**6 for row in rows)
 
 
-def test_a_dry_run_says_where_there_is_no_estimate_and_asks_none_for_finished_cells(cvrbench):
+def test_a_dry_run_says_where_there_is_no_estimate_and_asks_none_for_finished_cells(
+    cvrbench, given
+):
     said = cvrbench("run", *QUICK, "--dry-run", "dataset.rows=7000")
     assert "not estimated: synthetic is not prepared yet" in said.out
     cell = ("run", "model=shared_bottom", *QUICK)
-    cvrbench(*cell, "--json")
+    given("model=shared_bottom", *SMALL)
     assert "memory" not in cvrbench(*cell, "--dry-run").out
     assert "memory" in cvrbench(*cell, "--dry-run", "--force").out
     (row,) = cvrbench(*cell, "--dry-run", "--json").json()
@@ -189,8 +183,7 @@ def test_a_gpu_that_is_not_there_is_one_line(cvrbench):
     assert "trainer.device=cpu" in said.err
 
 
-def test_report_compares_what_is_there(cvrbench):
-    cvrbench("run", "-m", "model=shared_bottom,ncs", "seed=0,1", *QUICK, "--json")
+def test_report_compares_what_is_there(cvrbench, compared):
     said = cvrbench("report", "results", "--figures", "figures")
     assert said.code == 0
     assert "CTR AUC (exposures)" in said.out
@@ -200,14 +193,14 @@ def test_report_compares_what_is_there(cvrbench):
     assert figure.read_bytes().startswith(b"\x89PNG")
     (compared,) = cvrbench("report", "--json").json()
     strategies = {row["strategy"]: row for row in compared["strategies"]}
-    assert list(strategies) == ["shared_bottom", "ncs"]
-    runs = cvrbench("run", "-m", "model=ncs", "seed=0,1", *QUICK, "--json").json()
+    assert list(strategies) == ["shared_bottom", "mmoe"]
+    runs = cvrbench("run", "-m", "model=mmoe", "seed=0,1", *QUICK, "--json").json()
     mean = sum(run["metrics"]["test"]["cvr_auc"] for run in runs) / 2
-    assert strategies["ncs"]["metrics"]["cvr_auc"]["mean"] == pytest.approx(mean)
-    assert strategies["ncs"]["seeds"] == [0, 1]
+    assert strategies["mmoe"]["metrics"]["cvr_auc"]["mean"] == pytest.approx(mean)
+    assert strategies["mmoe"]["seeds"] == [0, 1]
     assert "difference to shared_bottom" in said.out
     assert compared["baseline"] == "shared_bottom"
-    gain = strategies["ncs"]["differences"]["cvr_auc"]
+    gain = strategies["mmoe"]["differences"]["cvr_auc"]
     other = strategies["shared_bottom"]["metrics"]["cvr_auc"]["mean"]
     assert gain["mean"] == pytest.approx(mean - other)
     assert gain["p"] <= gain["adjusted_p"] <= 1
@@ -265,9 +258,8 @@ def test_report_without_runs_says_what_to_do(cvrbench):
     assert "cvrbench run" in said.err
 
 
-def test_ls_and_show_find_a_run_by_a_part_of_its_name(cvrbench):
-    (row,) = cvrbench("run", "model=ncs", *QUICK, "--json").json()
-    name = Path(row["run_dir"]).name
+def test_ls_and_show_find_a_run_by_a_part_of_its_name(cvrbench, given):
+    name = given("model=ncs", *SMALL).name
     assert name in cvrbench("ls").out
     shown = cvrbench("show", name[-6:])
     assert "test scored" in shown.out
@@ -412,13 +404,13 @@ def test_help_names_every_command(cvrbench):
         assert command in text
 
 
-SMALL = ("--rows", "4e3", "--test-rows", "2e3", "--cvr", "0.3", "--ctr", "0.3")
+FEW_ROWS = ("--rows", "4e3", "--test-rows", "2e3", "--cvr", "0.3", "--ctr", "0.3")
 SMALL_WORLD = ("--card", "0.002", "--hist", "0.05", "--workers", "1")
 
 
 @pytest.mark.slow
 def test_generated_files_are_prepared_and_run(cvrbench):
-    made = cvrbench("data", "generate", "aliccp", *SMALL, *SMALL_WORLD, "--out", "made")
+    made = cvrbench("data", "generate", "aliccp", *FEW_ROWS, *SMALL_WORLD, "--out", "made")
     assert made.code == 0
     assert "train: 4,000 rows" in made.out
     assert "cvrbench data prepare aliccp --raw made" in made.out
@@ -434,7 +426,7 @@ def test_generated_files_are_prepared_and_run(cvrbench):
 
 
 def test_a_preset_is_a_dataset_of_its_own_name(cvrbench):
-    cvrbench("data", "generate", "aliccp", *SMALL, *SMALL_WORLD, "--out", "made")
+    cvrbench("data", "generate", "aliccp", *FEW_ROWS, *SMALL_WORLD, "--out", "made")
     said = cvrbench("data", "prepare", "aliccp", "preset=aitm", "data_dir=own", "--raw", "made")
     assert said.code == 0
     assert "aliccp_aitm" in said.out
@@ -445,7 +437,7 @@ def test_a_preset_is_a_dataset_of_its_own_name(cvrbench):
 
 
 def test_a_faulty_line_is_named_and_can_be_left_out(cvrbench):
-    cvrbench("data", "generate", "aliccp", *SMALL, *SMALL_WORLD, "--out", "made")
+    cvrbench("data", "generate", "aliccp", *FEW_ROWS, *SMALL_WORLD, "--out", "made")
     path = Path("made/sample_train/sample_skeleton_train.csv")
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([*lines[:6], b"7,1\n", *lines[6:]]))
@@ -463,7 +455,7 @@ def test_a_faulty_line_is_named_and_can_be_left_out(cvrbench):
 def test_a_generation_refuses_a_folder_with_something_in_it(cvrbench):
     Path("taken").mkdir()
     Path("taken/thesis.tex").write_text("years of work")
-    said = cvrbench("data", "generate", "aliccp", *SMALL, *SMALL_WORLD, "--out", "taken")
+    said = cvrbench("data", "generate", "aliccp", *FEW_ROWS, *SMALL_WORLD, "--out", "taken")
     assert said.code == 1
     assert "taken" in said.err
     assert Path("taken/thesis.tex").read_text() == "years of work"

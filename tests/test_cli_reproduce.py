@@ -11,44 +11,32 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from cvrbench import experiment
-from cvrbench.config.compose import compose
 from cvrbench.errors import RunInterrupted
 from cvrbench.record import RunRecord
 from cvrbench.reproduction import NOISE, changes
 from cvrbench.run_files import read_record
 
 HOSTILE = "[bold]x[/bold][/red]\x1b[31m"
-
-
-@pytest.fixture(scope="module")
-def trained(quick_data, tmp_path_factory) -> Path:
-    """A finished run of NCS, trained once for all these tests."""
-    folder = tmp_path_factory.mktemp("trained")
-    places = [f"data_dir={quick_data}", f"results_dir={folder}"]
-    small = ["model=ncs", "model.hidden=[8]", "model.tower=[]"]
-    record = experiment.run(compose(["experiment=quick_check", *places, *small]))
-    return folder / "runs" / record.run_id
+NCS = ("model=ncs", "model.hidden=[8]", "model.tower=[]")
 
 
 @pytest.fixture
-def original(trained, cvrbench, tmp_path, monkeypatch) -> Path:
-    """A copy of it where the command looks; scratch folders are made in ./scratch."""
-    folder = tmp_path / "results" / "runs" / trained.name
-    shutil.copytree(trained, folder)
+def original(given, cvrbench, tmp_path, monkeypatch) -> Path:
+    """A finished run of NCS where the command looks; scratch folders are made in ./scratch."""
     (tmp_path / "scratch").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
-    return folder
+    return given(*NCS)
 
 
 @pytest.fixture
 def lent(trained, monkeypatch):
     """Instead of training again, give what the first training gave."""
-    ran = []
+    first, ran = trained(*NCS), []
 
     def run(composed, **_) -> RunRecord:
         ran.append(composed)
-        shutil.copytree(trained, Path(composed.config.results_dir, "runs", trained.name))
-        return read_record(trained)
+        shutil.copytree(first, Path(composed.config.results_dir, "runs", first.name))
+        return read_record(first)
 
     monkeypatch.setattr(experiment, "run", run)
     return ran

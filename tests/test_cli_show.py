@@ -12,7 +12,7 @@ from cvrbench.cli.console import out
 from cvrbench.record import RunRecord
 from tests.report.mask_records import drawn, masked_record
 
-QUICK = ("experiment=quick_check", "model.hidden=[8]", "model.tower=[]")
+SMALL = ("model=ncs", "model.hidden=[8]", "model.tower=[]")
 HOSTILE = "log-[bold]ncs[/bold]-[/red]-$x^{-s0"
 
 
@@ -36,9 +36,8 @@ def width(monkeypatch):
     return lambda columns: monkeypatch.setattr(out, "width", columns)
 
 
-def test_a_trained_runs_masks_are_shown_and_drawn(cvrbench):
-    (row,) = cvrbench("run", "model=ncs", *QUICK, "--json").json()
-    name = Path(row["run_dir"]).name
+def test_a_trained_runs_masks_are_shown_and_drawn(cvrbench, given):
+    name = given(*SMALL).name
     said = cvrbench("show", "masks", name[-6:], "--plot", "figures")
     assert said.code == 0
     for words in ("trunk_0", "overlap", "only cvr", "dead units, ctr", "rounds of the search"):
@@ -50,9 +49,8 @@ def test_a_trained_runs_masks_are_shown_and_drawn(cvrbench):
     assert all(str(Path("figures", file)) in said.err for file in drawings)
 
 
-def test_a_trained_run_is_summed_up_and_points_to_more(cvrbench):
-    (row,) = cvrbench("run", "model=ncs", *QUICK, "--json").json()
-    name = Path(row["run_dir"]).name
+def test_a_trained_run_is_summed_up_and_points_to_more(cvrbench, given):
+    name = given(*SMALL).name
     said = cvrbench("show", name)
     assert "overlap ctr-cvr" in said.out
     assert f"cvrbench show masks {name}" in said.out

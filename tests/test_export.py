@@ -14,9 +14,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from cvrbench import experiment
 from cvrbench.cli.app import main
-from cvrbench.config.compose import compose
 from cvrbench.data.batches import SplitTensors
 from cvrbench.data.dataset import Bag, Split
 from cvrbench.serving.compaction import compact, masked_network, select
@@ -35,23 +33,6 @@ class Said(NamedTuple):
     code: int
     out: str
     err: str
-
-
-@pytest.fixture(scope="module")
-def runs(quick_data, tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("results")
-
-
-@pytest.fixture(scope="module")
-def trained(quick_data, runs):
-    """Train a small cell once for all tests of this module; gives its folder."""
-
-    def run(*overrides: str) -> Path:
-        places = [f"data_dir={quick_data}", f"results_dir={runs}"]
-        record = experiment.run(compose(["experiment=quick_check", *places, *overrides]))
-        return runs / "runs" / record.run_id
-
-    return run
 
 
 @pytest.fixture
@@ -125,8 +106,8 @@ def test_one_task_as_onnx_predicts_what_the_run_predicted(trained, export, tmp_p
 
 
 @pytest.mark.parametrize("cell", [NCS_CELL, ("model=mmoe", "model.hidden=[8]", "model.tower=[]")])
-def test_all_tasks_as_onnx_predict_what_the_run_predicted(trained, export, cell):
-    run = trained(*cell)
+def test_all_tasks_as_onnx_predict_what_the_run_predicted(given, export, cell):
+    run = given(*cell)
     assert export(run).code == 0
     predicted = predictions(run)
     file = run / "export" / "all.onnx"
@@ -202,16 +183,16 @@ def test_a_run_with_a_trunk_per_task_is_rebuilt(trained, export):
         np.testing.assert_allclose(found, predicted[f"p_{task}"].to_numpy(), atol=1e-5)
 
 
-def test_the_table_says_what_is_saved_and_what_is_not(trained, export):
-    run = trained(*NCS_CELL)
+def test_the_table_says_what_is_saved_and_what_is_not(given, export):
+    run = given(*NCS_CELL)
     said = export(run, "--format", "state_dict")
     assert "ctr compacted" in said.out
     assert "carry nothing" in said.out
     assert "The mask alone saves nothing" in said.out
     assert str(run / "export" / "all.safetensors") in said.out
-    dense = trained(*NCS_CELL[:3], "model.search=random", "model.density=0.9")
+    dense = given(*NCS_CELL[:3], "model.search=random", "model.density=0.9")
     assert "masks of cvr save nothing" in export(dense, "--format", "state_dict").out
-    plain = trained("model=shared_bottom", "model.hidden=[8]", "model.tower=[]")
+    plain = given("model=shared_bottom", "model.hidden=[8]", "model.tower=[]")
     assert "no masks" in export(plain, "--task", "ctr", "--format", "state_dict").out
     (output,) = json.loads((plain / "export" / "ctr.json").read_text())["outputs"]
     assert output["column"] == 0
@@ -370,9 +351,9 @@ def test_what_onnx_needs_is_named_where_it_is_missing(trained, export, monkeypat
     assert list(Path("served").glob("*")) == []
 
 
-def test_a_network_too_large_for_a_file_is_one_line(trained, export, monkeypatch):
+def test_a_network_too_large_for_a_file_is_one_line(given, export, monkeypatch):
     monkeypatch.setattr("cvrbench.serving.to_onnx.MAX_BYTES", 100)
-    said = export(trained(*NCS_CELL), "--task", "cvr")
+    said = export(given(*NCS_CELL), "--task", "cvr")
     assert said.code == 1
     assert "--format state_dict" in said.err
 

@@ -52,7 +52,7 @@ from cvrbench.objectives import build_objective
 from cvrbench.rng import derive, numpy_stream
 from cvrbench.spaces import spaces
 from cvrbench.stats.bootstrap import Resampling, auc_draws, percentile_interval
-from cvrbench.stats.difference import difference, row_difference
+from cvrbench.stats.difference import difference, paired_t, row_difference, wilcoxon
 from cvrbench.stats.influence import (
     Floats,
     Labels,
@@ -61,7 +61,6 @@ from cvrbench.stats.influence import (
     row_variance,
 )
 from cvrbench.stats.intervals import t_interval
-from cvrbench.stats.over_seeds import paired_t, wilcoxon
 from cvrbench.strategies import build_strategy
 from cvrbench.training.checkpoint import StageFiles
 from cvrbench.training.device import torch_settings

@@ -15,10 +15,10 @@ from pathlib import Path
 from statistics import mean
 
 from cvrbench.record import RunRecord
-from cvrbench.report.difference_grids import verdict
+from cvrbench.report.comparison import Comparison, Variant, compare
 from cvrbench.report.differences import Differences, against
-from cvrbench.report.frames import Comparison, Variant, compare
-from cvrbench.report.grids import interval
+from cvrbench.report.grids import verdict
+from cvrbench.report.tables import interval
 from cvrbench.store import ResultStore
 
 

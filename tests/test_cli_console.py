@@ -9,8 +9,8 @@ from rich.console import Console
 from cvrbench.cli import console, report
 from cvrbench.data.downloads import FetchProgress
 from cvrbench.data.raw import RowsProgress
+from cvrbench.report import MARGIN
 from cvrbench.report.differences import Method
-from cvrbench.report.margin import MARGIN
 from cvrbench.training.progress import Progress
 
 

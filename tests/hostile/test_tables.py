@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from cvrbench.report.export import to_csv, to_latex, to_markdown
-from cvrbench.report.frames import compare
-from cvrbench.report.grids import Cell, Grid
-from cvrbench.report.harmless import harmless, inert
+from cvrbench.report.comparison import compare
+from cvrbench.report.dataset_report import to_csv
+from cvrbench.report.escape import harmless, inert
+from cvrbench.report.tables import Cell, Grid, to_latex, to_markdown
 from tests.report.test_frames import run
 
 FORMULAS = (

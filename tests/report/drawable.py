@@ -9,8 +9,7 @@ import polars as pl
 from sklearn.metrics import roc_auc_score
 
 from cvrbench.record import RunRecord
-from cvrbench.report.gather import gather, with_curves
-from cvrbench.report.part import Part
+from cvrbench.report.dataset_report import Part, gather, with_curves
 from cvrbench.store import ResultStore
 from tests.report.test_frames import run
 

@@ -10,7 +10,7 @@ from sklearn.calibration import calibration_curve
 
 from cvrbench.errors import StoreError
 from cvrbench.report.calibration import BINS, CELLS, bins_of, calibrations, reliability
-from cvrbench.report.frames import compare
+from cvrbench.report.comparison import compare
 from cvrbench.store import ResultStore
 from tests.report.test_frames import run
 

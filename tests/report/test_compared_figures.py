@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
+from cvrbench.report.comparison import compare
 from cvrbench.report.differences import Differences, Method, Verdict
-from cvrbench.report.frames import compare
 from cvrbench.report.html.figures import across_figures as across_html
 from cvrbench.report.html.figures import compared_figures as compared_html
 from cvrbench.report.html.readings import ACROSS, COMPARED

@@ -12,12 +12,10 @@ from sklearn.metrics import log_loss, roc_auc_score
 from cvrbench.data.schema import Task
 from cvrbench.errors import ConfigError
 from cvrbench.metrics import gauc
-from cvrbench.report.difference_grids import difference_grid, over_seeds_grid, power_grid
-from cvrbench.report.differences import Differences, Method, against, choose_baselines
-from cvrbench.report.frames import Comparison, compare
-from cvrbench.report.gather import gather
-from cvrbench.report.moves import MovesReader
-from cvrbench.report.tables import comparison_json
+from cvrbench.report.comparison import Comparison, compare
+from cvrbench.report.dataset_report import comparison_json, gather
+from cvrbench.report.differences import Differences, Method, MovesReader, against, choose_baselines
+from cvrbench.report.grids import difference_grid, over_seeds_grid, power_grid
 from cvrbench.stats.influence import auc_influence
 from cvrbench.store import ResultStore
 from tests.report.test_frames import COUNTS, TASKS, run

@@ -8,11 +8,10 @@ from dataclasses import replace
 
 import pytest
 
-from cvrbench.report.export import to_csv, to_latex, to_markdown
-from cvrbench.report.frames import compare
-from cvrbench.report.grids import Cell, Grid
-from cvrbench.report.tables import grid_table
-from cvrbench.report.value_grids import comparison_grid
+from cvrbench.report.comparison import compare
+from cvrbench.report.dataset_report import to_csv
+from cvrbench.report.grids import comparison_grid
+from cvrbench.report.tables import Cell, Grid, grid_table, to_latex, to_markdown
 from tests.report.test_frames import run
 
 HOSTILE = r"a|b_c\d{e}$f$ &g% #h ~i ^j [bold]k[/bold] <script>l</script> `m` *n*" + "\nnext"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cvrbench.errors import ConfigError
-from cvrbench.report.filters import read_filters
+from cvrbench.report.comparison import read_filters
 from cvrbench.store import Unfinished
 from tests.report.made_up_studies import searched
 from tests.report.test_frames import run

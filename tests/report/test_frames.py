@@ -10,14 +10,13 @@ from rich.console import Console
 from scipy import stats as scipy_stats
 
 from cvrbench.record import RunRecord
-from cvrbench.report.cost_grids import cost_grid
-from cvrbench.report.frames import Missing, compare
-from cvrbench.report.grids import Grid, cells, interval, number
+from cvrbench.report.comparison import Missing, compare
+from cvrbench.report.dataset_report import comparison_json
+from cvrbench.report.grids import comparison_grid, cost_grid, mean_ranks, space_grids
 from cvrbench.report.plots.comparison import comparison_figure
 from cvrbench.report.plots.style import save
 from cvrbench.report.studies import Tuned
-from cvrbench.report.tables import comparison_json, grid_table, run_table
-from cvrbench.report.value_grids import comparison_grid, mean_ranks, space_grids
+from cvrbench.report.tables import Grid, cells, grid_table, interval, number, run_table
 from cvrbench.stats.intervals import Estimate
 from cvrbench.store import Unfinished
 from tests.test_store import RECORD

@@ -10,19 +10,18 @@ import numpy as np
 import pytest
 
 from cvrbench.record import RunRecord
-from cvrbench.report.differences import Method, against
-from cvrbench.report.frames import compare
-from cvrbench.report.grids import Grid
+from cvrbench.report.comparison import compare
+from cvrbench.report.dataset_report import Part
+from cvrbench.report.differences import Method, against, transfer
+from cvrbench.report.grids import rows_grid
 from cvrbench.report.html.fairness import warnings_between, warnings_of
 from cvrbench.report.html.figures import inline
 from cvrbench.report.html.markup import table, tag, text
 from cvrbench.report.html.page import render, write
 from cvrbench.report.html.readings import verdict_words
 from cvrbench.report.html.runs import differing_settings, runs_grid
-from cvrbench.report.part import Part
 from cvrbench.report.studies import budgets_grid, trials_grid, tuned
-from cvrbench.report.transfer import transfer
-from cvrbench.report.value_grids import rows_grid
+from cvrbench.report.tables import Grid
 from cvrbench.store import ResultStore
 from cvrbench.studies import StudySummary
 from tests.report.made_up_studies import params, searched, study, trial

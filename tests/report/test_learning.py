@@ -5,9 +5,8 @@ import json
 import pytest
 
 from cvrbench.errors import StoreError
-from cvrbench.report.curves import over_seeds
-from cvrbench.report.frames import compare
-from cvrbench.report.learning import learnings
+from cvrbench.report.comparison import compare
+from cvrbench.report.sharing import learnings, over_seeds
 from cvrbench.store import ResultStore
 from tests.report.test_frames import run
 

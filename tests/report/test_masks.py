@@ -8,11 +8,19 @@ import pytest
 from rich.console import Console
 
 from cvrbench.errors import StoreError
-from cvrbench.report.frames import compare
-from cvrbench.report.mask_files import FieldRows, kept_of_fields
-from cvrbench.report.mask_grids import LAYERS_A_TABLE, layer_grids, rounds_grid
-from cvrbench.report.masks import masked_variants, overlap_by_round, read_masks, summary
-from cvrbench.report.sharing_grids import cosine_grid, cosine_summary, gate_grids, gates_summary
+from cvrbench.report.comparison import compare
+from cvrbench.report.masks import (
+    LAYERS_A_TABLE,
+    FieldRows,
+    kept_of_fields,
+    layer_grids,
+    masked_variants,
+    overlap_by_round,
+    read_masks,
+    rounds_grid,
+    summary,
+)
+from cvrbench.report.sharing import cosine_grid, cosine_summary, gate_grids, gates_summary
 from cvrbench.report.tables import grid_table
 from tests.report.mask_records import drawn, facts, masked_record
 

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from matplotlib.image import AxesImage
 
-from cvrbench.report.frames import compare
-from cvrbench.report.mask_files import FieldRows
-from cvrbench.report.masks import read_masks
+from cvrbench.report.comparison import compare
+from cvrbench.report.masks import FieldRows, read_masks
 from cvrbench.report.plots.connections import connections_figure, fields_figure
 from cvrbench.report.plots.masks import layers_figure, rounds_figure
 from cvrbench.report.plots.masks_compared import masks_figure

@@ -5,10 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cvrbench.report.frames import compare
+from cvrbench.report.comparison import MEAN, compare, shared_metrics
 from cvrbench.report.plots.ranks import ranks_figure
 from cvrbench.report.plots.style import save
-from cvrbench.report.rankings import MEAN, shared_metrics
 from tests.report.test_frames import run
 
 TASK = {"name": "income", "label": "income", "parent": None, "joint": None}

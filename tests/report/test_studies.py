@@ -9,9 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from cvrbench.report.export import to_latex, to_markdown
-from cvrbench.report.frames import compare
-from cvrbench.report.grids import Grid
+from cvrbench.report.comparison import compare
 from cvrbench.report.studies import (
     budgets_grid,
     cut,
@@ -22,7 +20,7 @@ from cvrbench.report.studies import (
     tuned_words,
     value_text,
 )
-from cvrbench.report.tables import grid_table
+from cvrbench.report.tables import Grid, grid_table, to_latex, to_markdown
 from cvrbench.store import ResultStore, Survey
 from cvrbench.studies import Studies, StudySummary
 from tests.report.made_up_studies import AXES, params, searched, study, trial

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 from cvrbench.errors import StoreError
-from cvrbench.report.frames import compare
+from cvrbench.report.comparison import compare
+from cvrbench.report.dataset_report import transfer_json
+from cvrbench.report.differences import transfer
+from cvrbench.report.grids import transfer_grid
 from cvrbench.report.plots.sharing import agreement_figure, gates_figure
 from cvrbench.report.plots.style import save
 from cvrbench.report.plots.transfer import transfer_figure
 from cvrbench.report.sharing import agreements, gatings, read_looks
-from cvrbench.report.transfer import transfer, transfer_grid, transfer_json
 from cvrbench.stats.intervals import t_interval
 from cvrbench.store import ResultStore
 from tests.report.test_differences import ROWS, versus, write

@@ -5,8 +5,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
-from cvrbench.stats.difference import difference
-from cvrbench.stats.equivalence import equivalence
+from cvrbench.stats.difference import difference, equivalence
 
 gains = st.lists(st.floats(-1, 1), min_size=2, max_size=8)
 margins = st.floats(0.01, 2)

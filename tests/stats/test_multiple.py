@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cvrbench.stats.multiple import holm
+from cvrbench.stats.difference import holm
 
 
 def test_holm_is_the_worked_example():

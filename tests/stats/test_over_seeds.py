@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
-from cvrbench.stats.difference import difference
-from cvrbench.stats.over_seeds import paired_t, smallest_wilcoxon_p, wilcoxon
+from cvrbench.stats.difference import difference, paired_t, smallest_wilcoxon_p, wilcoxon
 
 DARWIN = (49, -67, 8, 16, 6, 23, 28, 41, 14, 29, 56, 24, 75, 60, -48)
 """Heights of crossed less self-fertilised plants, in eighths of an inch (Fisher, The Design of

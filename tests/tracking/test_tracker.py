@@ -14,7 +14,7 @@ import pytest
 from cvrbench import experiment, planning
 from cvrbench.config.validate import config_to_dict
 from cvrbench.record import run_id
-from cvrbench.report.frames import compare
+from cvrbench.report.comparison import compare
 from cvrbench.store import ResultStore
 from cvrbench.tracking import tracker
 

@@ -7,7 +7,7 @@ import typer
 
 from cvrbench.cli.console import errors, out, print_json
 from cvrbench.cli.run import AsJson
-from cvrbench.report.harmless import harmless
+from cvrbench.report.escape import harmless
 
 
 def check(
@@ -31,9 +31,9 @@ def check(
 
         cvrbench check baseline.json
     """
-    from cvrbench.report.frames import compare
-    from cvrbench.report.guard import check as worker
-    from cvrbench.report.guard import check_grid, check_json, read_baseline
+    from cvrbench.report.checks import check as worker
+    from cvrbench.report.checks import check_grid, check_json, read_baseline
+    from cvrbench.report.comparison import compare
     from cvrbench.report.tables import grid_table
     from cvrbench.store import ResultStore
 

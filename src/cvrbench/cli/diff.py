@@ -12,10 +12,10 @@ from rich.text import Text
 from cvrbench.cli.browse import ResultsDir
 from cvrbench.cli.console import out, print_json
 from cvrbench.cli.run import AsJson
-from cvrbench.report.harmless import harmless
+from cvrbench.report.escape import harmless
 
 if TYPE_CHECKING:
-    from cvrbench.report.grids import Grid
+    from cvrbench.report.tables import Grid
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or a part of its name")]
 
@@ -33,8 +33,7 @@ def diff(
 
         cvrbench diff results/runs/RUN elsewhere/runs/RUN
     """
-    from cvrbench.report.pair_grids import making_grids, number_grids
-    from cvrbench.report.pairs import pair, pair_json
+    from cvrbench.report.pairs import making_grids, number_grids, pair, pair_json
     from cvrbench.report.tables import grid_table
     from cvrbench.store import ResultStore
 

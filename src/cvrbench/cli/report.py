@@ -9,16 +9,16 @@ import typer
 from cvrbench.cli.console import errors, out, print_json, reading_bar
 from cvrbench.cli.report_sweeps import draw_sweeps, print_sweeps_json, read_sweeps, sweep_grids
 from cvrbench.errors import ConfigError, StoreError
-from cvrbench.report.margin import MARGIN
+from cvrbench.report import MARGIN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cvrbench.record import RunRecord
+    from cvrbench.report.comparison import Filters
+    from cvrbench.report.dataset_report import Part
     from cvrbench.report.differences import Method
-    from cvrbench.report.filters import Filters
-    from cvrbench.report.grids import Grid
-    from cvrbench.report.part import Part
+    from cvrbench.report.tables import Grid
     from cvrbench.store import ResultStore
     from cvrbench.studies import StudySummary
 
@@ -109,9 +109,9 @@ def report(
     no_html: NoHtml = False,
 ) -> None:
     """Compare all finished runs: per dataset the values, and which differences are real."""
+    from cvrbench.report.comparison import read_filters
+    from cvrbench.report.dataset_report import with_curves
     from cvrbench.report.differences import Method
-    from cvrbench.report.filters import read_filters
-    from cvrbench.report.gather import with_curves
     from cvrbench.store import ResultStore
 
     if 0 < bootstrap < LEAST_DRAWS:
@@ -144,8 +144,8 @@ def _read(
     how: "Method",
 ) -> "list[Part]":
     """Read and test what is asked for, and name what cannot be read."""
-    from cvrbench.report.gather import gather
-    from cvrbench.report.harmless import harmless
+    from cvrbench.report.dataset_report import gather
+    from cvrbench.report.escape import harmless
 
     survey = store.survey()
     for one in survey.unreadable:
@@ -199,7 +199,7 @@ def present_runs(
     records: "Sequence[RunRecord]", store: "ResultStore", *, figures: Path | None = None
 ) -> None:
     """Print, and draw where wanted, what some runs alone say against each other."""
-    from cvrbench.report.gather import gather, with_curves
+    from cvrbench.report.dataset_report import gather, with_curves
 
     parts = gather(records, store)
     if figures is not None:
@@ -267,14 +267,13 @@ def _draw(parts: "Sequence[Part]", folder: Path) -> None:
 
 
 def _print_csv(parts: "Sequence[Part]") -> None:
-    from cvrbench.report.export import to_csv
+    from cvrbench.report.dataset_report import to_csv
 
     print(to_csv([(part.comparison, part.differences) for part in parts]), end="")
 
 
 def _print_json(part: "Part") -> None:
-    from cvrbench.report.tables import comparison_json
-    from cvrbench.report.transfer import transfer_json
+    from cvrbench.report.dataset_report import comparison_json, transfer_json
 
     print_json(
         {
@@ -286,8 +285,7 @@ def _print_json(part: "Part") -> None:
 
 
 def _print_grid(grid: "Grid", layout: Format) -> None:
-    from cvrbench.report.export import to_latex, to_markdown
-    from cvrbench.report.tables import grid_table
+    from cvrbench.report.tables import grid_table, to_latex, to_markdown
 
     match layout:
         case Format.md:

@@ -10,7 +10,7 @@ from cvrbench.errors import StoreError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from cvrbench.report.grids import Grid
+    from cvrbench.report.tables import Grid
     from cvrbench.studies import StudySummary
 
 

@@ -13,7 +13,7 @@ from cvrbench.cli.browse import ResultsDir
 from cvrbench.cli.console import errors, out, print_json, training_bar
 from cvrbench.cli.run import AsJson
 from cvrbench.errors import RunInterrupted
-from cvrbench.report.harmless import harmless
+from cvrbench.report.escape import harmless
 
 if TYPE_CHECKING:
     from cvrbench.reproduction import Reproduction

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cvrbench.record import RunRecord
-    from cvrbench.report.grids import Grid
     from cvrbench.report.masks import Masks
+    from cvrbench.report.tables import Grid
 
 MASKS, SHARING = "masks", "sharing"
 RESULTS = Path("results")
@@ -140,7 +140,7 @@ def _words(value: Any) -> str:
 def _shared(record: "RunRecord", results_dir: Path) -> dict[str, str]:
     """Say in a line each what the run's tasks share, and where there is more of it."""
     from cvrbench.report.masks import read_masks, summary
-    from cvrbench.report.sharing_grids import cosine_summary, gates_summary
+    from cvrbench.report.sharing import cosine_summary, gates_summary
 
     found, facts, more = record.diagnostics, {}, []
     if (masks := read_masks(record)) is not None:
@@ -160,8 +160,7 @@ def _shared(record: "RunRecord", results_dir: Path) -> dict[str, str]:
 
 
 def _show_masks(record: "RunRecord", folder: Path, plot: Path | None, *, as_json: bool) -> None:
-    from cvrbench.report.mask_grids import layer_grids, rounds_grid
-    from cvrbench.report.masks import read_masks
+    from cvrbench.report.masks import layer_grids, read_masks, rounds_grid
 
     masks = read_masks(record)
     if masks is None:
@@ -196,7 +195,7 @@ def _masks_json(record: "RunRecord", masks: "Masks") -> dict[str, Any]:
 
 
 def _draw_masks(record: "RunRecord", masks: "Masks", folder: Path, plot: Path) -> None:
-    from cvrbench.report.mask_files import field_rows, read_keep
+    from cvrbench.report.masks import field_rows, read_keep
     from cvrbench.report.plots.run import draw_masks
 
     keep = read_keep(folder)
@@ -229,7 +228,7 @@ def _print(grids: "Sequence[Grid]") -> None:
 
 
 def _show_sharing(record: "RunRecord", *, as_json: bool) -> None:
-    from cvrbench.report.sharing_grids import cosine_grid, gate_grids
+    from cvrbench.report.sharing import cosine_grid, gate_grids
 
     gates = record.diagnostics.get("gates") or []
     cosines = record.diagnostics.get("gradient_cosine") or {}

@@ -12,8 +12,8 @@ import numpy as np
 
 from cvrbench.data.schema import Task
 from cvrbench.record import RunRecord
-from cvrbench.report.frames import Comparison
-from cvrbench.report.predicted import predicted_spaces
+from cvrbench.report.comparison import Comparison
+from cvrbench.report.differences import predicted_spaces
 from cvrbench.spaces import Space
 from cvrbench.stats.influence import Floats, Labels
 from cvrbench.store import ResultStore

@@ -1,21 +1,224 @@
 """Which differences to the baseline are real: paired over seeds, and over the same test rows."""
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from cvrbench.data.schema import Task
 from cvrbench.errors import ConfigError, StoreError
 from cvrbench.record import RunRecord
-from cvrbench.report.frames import Comparison
-from cvrbench.report.margin import MARGIN
-from cvrbench.report.moves import KINDS, Moves, MovesReader, doubt_of_rows
-from cvrbench.stats.difference import Difference, difference
-from cvrbench.stats.equivalence import equivalence
-from cvrbench.stats.multiple import holm
-from cvrbench.stats.over_seeds import paired_t, wilcoxon
+from cvrbench.report import MARGIN
+from cvrbench.report.comparison import Comparison, Variant
+from cvrbench.spaces import Space, spaces
+from cvrbench.stats.bootstrap import (
+    Resampling,
+    auc_draws,
+    common_draw_variance,
+    gauc_draws,
+    log_loss_draws,
+)
+from cvrbench.stats.difference import Difference, difference, equivalence, holm, paired_t, wilcoxon
+from cvrbench.stats.influence import (
+    Floats,
+    Labels,
+    auc_influence,
+    common_row_variance,
+    gauc_influence_of_groups,
+    log_loss_influence,
+    row_variance,
+)
+from cvrbench.stats.intervals import Estimate, t_interval
 from cvrbench.store import ResultStore
+
+
+def predicted_spaces(run_id: str, tasks: Sequence[Task], frame: pl.DataFrame) -> list[Space]:
+    """Give every space of a run's predictions.
+
+    Args:
+        run_id: What an error names.
+        tasks: Of the run.
+        frame: As `ResultStore.predictions` reads it.
+
+    Raises:
+        StoreError: A column is missing or holds what is no label or no probability, or there are
+            no rows.
+    """
+    labels = [f"label_{task.name}" for task in tasks]
+    conditional = [f"p_{task.name}" for task in tasks]
+    joint = [f"p_{task.joint or task.name}" for task in tasks]
+    for name in dict.fromkeys([*labels, *conditional, *joint]):
+        if name not in frame.columns:
+            raise StoreError(f"{run_id}: its predictions lack the column {name}; run it again")
+        column = frame[name]
+        if not column.dtype.is_numeric() or not column.is_finite().all() or column.has_nulls():
+            raise StoreError(
+                f"{run_id}: its predictions hold no numbers in {name}; run the cell again with "
+                "--force"
+            )
+    if frame.is_empty():
+        raise StoreError(f"{run_id}: its predictions have no rows; run the cell again with --force")
+    arrays = [frame.select(names).to_numpy() for names in (labels, conditional, joint)]
+    return list(spaces(tasks, arrays[0].astype(np.uint8, copy=False), *arrays[1:]))
+
+
+Codes = npt.NDArray[Any]
+KINDS = ("auc", "logloss", "gauc")
+"""Metrics whose differences are tested; what calibration loses, log loss shows."""
+
+
+class Rows(NamedTuple):
+    """The test rows of one space."""
+
+    digest: bytes
+    """Of labels and users: what two runs must have in common."""
+    labels: Labels
+    users: Codes | None
+    """`[rows]`, numbered from 0; None where the data have no users."""
+    redrawn: Resampling | None
+    """How they are redrawn; None where the variance is a formula's."""
+
+
+class Moves(NamedTuple):
+    """One run's metric, and how far each test row moves it."""
+
+    run_id: str
+    kind: str
+    """One of `KINDS`."""
+    value: float
+    rows: Rows
+    influence: Floats
+    """`[rows]`, or `[users]` where rows are drawn user by user."""
+
+    draws: Floats
+    """`[draws]`: the metric on redrawn rows; empty where the variance is a formula's."""
+
+    def variance(self, influence: Floats) -> float:
+        """Variance over redrawn rows or users of what is moved so, a mean of such as this."""
+        return row_variance(influence, self.strata)
+
+    @property
+    def strata(self) -> Labels | None:
+        """Labels, where rows of either class are redrawn in their given number (DeLong)."""
+        return self.rows.labels if self.kind == "auc" and self.rows.users is None else None
+
+
+@dataclass
+class MovesReader:
+    """Reads runs that were tested on the same rows, each once; after the first, side by side."""
+
+    tasks: Sequence[Task]
+    draws: int = 0
+    """Bootstrap draws of the test rows; 0: the variance is a formula's."""
+    known: dict[str, Rows] = field(default_factory=dict)
+    """Space -> its rows, as the first run had them."""
+
+    def read(self, run: RunRecord, frame: pl.DataFrame) -> dict[str, Moves]:
+        """Give metric -> `Moves` of every tested metric that is defined.
+
+        Args:
+            run: A record.
+            frame: Its predictions on the test rows.
+
+        Raises:
+            StoreError: The predictions are not of the rows of the record, or of other rows than
+                those of the runs before.
+        """
+        groups = frame["group"].to_numpy() if "group" in frame.columns else None
+        moves = {}
+        for space in predicted_spaces(run.run_id, self.tasks, frame):
+            rows = self._rows(space, groups, run)
+            predicted = space.take(space.predicted).astype(np.float64)
+            order = np.argsort(predicted)  # once: AUC and GAUC both rank by it
+            for kind in KINDS:
+                metric = f"{space.name}_{kind}"
+                value = run.metrics["test"].get(metric)
+                if value is not None:
+                    moved = _influence(kind, rows, predicted, order)
+                    drawn = _draws(kind, rows, predicted)
+                    moves[metric] = Moves(run.run_id, kind, value, rows, moved, drawn)
+        return moves
+
+    def _rows(self, space: Space, groups: Labels | None, run: RunRecord) -> Rows:
+        """Give a space's rows; those of the run before where they are the same."""
+        labels = space.take(space.label)
+        drawn = None if groups is None else space.take(groups)
+        digest = hashlib.blake2b(np.ascontiguousarray(labels).tobytes())
+        digest.update(b"" if drawn is None else np.ascontiguousarray(drawn).tobytes())
+        known = self.known.get(space.name)
+        if known is None:
+            users = None if drawn is None else _numbered(drawn)
+            redrawn = None
+            if self.draws:
+                redrawn = Resampling(rows=len(labels), groups=users, draws=self.draws)
+            known = self.known[space.name] = Rows(digest.digest(), labels, users, redrawn)
+        elif known.digest != digest.digest():
+            raise StoreError(f"{run.run_id}: its predictions are not of the same test rows")
+        defined = run.metrics["test"].get(f"{space.name}_auc") is not None
+        if defined and not 0 < known.labels.sum() < len(known.labels):
+            raise StoreError(f"{run.run_id}: its predictions are not of the same test rows")
+        return known
+
+
+def doubt_of_rows(pairs: Sequence[tuple[Moves, Moves]]) -> float:
+    """Give the variance over redrawn test rows of what the seeds' differences have in common.
+
+    What rows do to one seed alone is in the seeds' spread already.
+    """
+    first = pairs[0][0]
+    if len(first.draws):
+        drawn = np.array([one.draws - other.draws for one, other in pairs])
+        if (~np.isnan(drawn).any(axis=0)).sum() < 2:
+            raise StoreError(f"{first.run_id}: hardly any redrawn test rows have both classes")
+        return common_draw_variance(drawn)
+    gains = np.array([one.influence - other.influence for one, other in pairs])
+    return common_row_variance(gains, first.strata)
+
+
+def _numbered(users: Labels) -> Codes:
+    """Number users from 0, in 16 bits where they fit: these sort by counting."""
+    found, codes = np.unique(users, return_inverse=True)
+    return codes.astype(np.uint16 if len(found) <= 2**16 else np.int64)
+
+
+def _influence(kind: str, rows: Rows, predicted: Floats, order: Codes) -> Floats:
+    """Give what each row moves, or each user's rows together where there are users."""
+    match kind:
+        case "auc":
+            moved = auc_influence(rows.labels, predicted, order)
+        case "logloss":
+            moved = log_loss_influence(rows.labels, predicted)
+        case _:
+            return gauc_influence_of_groups(rows.labels, predicted, _users(rows), order)
+    if rows.users is None:
+        return moved
+    return np.bincount(rows.users, weights=moved).astype(np.float64, copy=False)
+
+
+def _draws(kind: str, rows: Rows, predicted: Floats) -> Floats:
+    if rows.redrawn is None:
+        return np.empty(0)
+    match kind:
+        case "auc":
+            return auc_draws(rows.labels, predicted, rows.redrawn)
+        case "logloss":
+            return log_loss_draws(rows.labels, predicted, rows.redrawn)
+        case _:
+            return gauc_draws(rows.labels, predicted, _users(rows), rows.redrawn)
+
+
+def _users(rows: Rows) -> Codes:
+    """Give the users that a GAUC was computed by."""
+    if rows.users is None:
+        raise StoreError("a record tells a GAUC, and its predictions have no users")
+    return rows.users
+
 
 ON_MARGIN = ("auc", "gauc")
 """Kinds of metric that a margin of AUC is a margin of."""
@@ -262,4 +465,55 @@ def _verdicts(
                 )
                 for (label, one), p, equal in zip(of.items(), adjusted, within, strict=True)
             }
+    return found
+
+
+REFERENCE = "single_task"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transfer:
+    """The gains of a comparison's strategies over `REFERENCE`."""
+
+    gains: Differences
+    """In the AUC of every space, with verdicts."""
+    relative: Mapping[str, Estimate]
+    """Variant -> delta_m over the seeds that it has in common with the reference."""
+
+
+def transfer(comparison: Comparison, gains: Differences | None) -> Transfer | None:
+    """Tell what sharing is worth.
+
+    Args:
+        comparison: All variants on one dataset.
+        gains: Their differences to `REFERENCE`; None where there is no such row.
+
+    Returns:
+        None where nothing could be tested.
+    """
+    by_label = {variant.label: variant for variant in comparison.variants}
+    alone = by_label.pop(REFERENCE, None)
+    if alone is None or gains is None or not any(gains.verdicts.values()):
+        return None
+    relative = {
+        label: t_interval(values)
+        for label, variant in by_label.items()
+        if len(values := _relative_gains(comparison, variant, alone)) > 1
+    }
+    return Transfer(gains=gains, relative=relative)
+
+
+def _relative_gains(comparison: Comparison, variant: Variant, alone: Variant) -> list[float]:
+    """delta_m of each seed in which both have every task's AUC."""
+    metrics = [f"{task.name}_auc" for task in comparison.tasks]
+    of_alone = {run.seed: run.metrics["test"] for run in alone.runs}
+    found = []
+    for run in variant.runs:
+        pairs = [
+            (run.metrics["test"].get(metric), of_alone.get(run.seed, {}).get(metric))
+            for metric in metrics
+        ]
+        gains = [(own - base) / base for own, base in pairs if own is not None and base]
+        if len(gains) == len(metrics):
+            found.append(sum(gains) / len(gains))
     return found

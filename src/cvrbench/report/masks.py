@@ -1,18 +1,30 @@
-"""What the tasks of a masked network share, read from run records: pure functions of plain values.
+"""What the tasks of a masked network share, read from run records and mask files.
 
 A run of a model with masks keeps, per layer and over all layers, how many connections each task
 keeps and how many of them are common (`MaskSet.facts`); and the same of every candidate that its
 search visited. Shares are of the layer's connections.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from cvrbench.errors import StoreError
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from cvrbench.config.validate import config_from_saved
+from cvrbench.data.dataset import read_manifest
+from cvrbench.data.registry import prepared_folder
+from cvrbench.data.schema import Schema
+from cvrbench.errors import ConfigError, DataError, StoreError
 from cvrbench.record import RunRecord
-from cvrbench.report.frames import Comparison, Variant
+from cvrbench.report.comparison import Comparison, Variant
+from cvrbench.report.tables import Cell, Grid, number
+from cvrbench.run_files import checked
 from cvrbench.stats.intervals import Estimate, t_interval
 
 ALL = "all"
@@ -191,8 +203,8 @@ def _layers(
     """Turn the plain facts of all layers into `Layer`s, all together last."""
     # Of a trunk without masks no unit was counted.
     dead = {ALL: {task: sum(units) for task, units in dead_units.items() if units}}
-    for number, name in enumerate(filter(is_matrix, facts)):
-        dead[name] = {task: units[number] for task, units in dead_units.items()}
+    for place, name in enumerate(filter(is_matrix, facts)):
+        dead[name] = {task: units[place] for task, units in dead_units.items()}
     parts = [name for name in facts if name != ALL]
     parts_of = {name: [name] for name in parts} | ({ALL: parts} if ALL in facts else {})
     return tuple(
@@ -236,3 +248,186 @@ def _chance(parts: Sequence[Mapping[str, Any]], one: str, other: str) -> float:
         common += facts["connections"] * a * b
         either += facts["connections"] * (a + b - a * b)
     return common / either if either else 1.0
+
+
+Keep = Mapping[str, npt.NDArray[np.bool_]]
+"""Layer -> `[tasks, in, out]`, which connections each task keeps."""
+PREFIX = "keep."
+
+
+class FieldRows(NamedTuple):
+    """The rows of the first layer's matrix that read one input field."""
+
+    name: str
+    start: int
+    stop: int
+
+
+def read_keep(folder: Path) -> dict[str, npt.NDArray[np.bool_]]:
+    """Read the masks of a run's trunk, layer by layer; none where only other parts have some.
+
+    Raises:
+        StoreError: The file is missing or damaged.
+    """
+    file = checked(folder, "masks.safetensors")
+    try:
+        found = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise StoreError(
+            f"{file} cannot be read ({str(error).splitlines()[0]}); run the cell again with --force"
+        ) from None
+    named = {key.removeprefix(PREFIX): keep for key, keep in found.items()}
+    numbers = sorted(int(name.removeprefix("trunk_")) for name in named if is_matrix(name))
+    return {f"trunk_{number}": named[f"trunk_{number}"] for number in numbers}
+
+
+def field_rows(record: RunRecord, n_inputs: int) -> list[FieldRows] | None:
+    """Say which rows of the first layer read which field; None where the dataset is gone.
+
+    The network's input is every field's embedding, one beside the other, then the numbers.
+    """
+    schema = _schema(record)
+    if schema is None:
+        return None
+    width: Any = record.config["model"].get("embedding_dim")
+    names = [(field.name, int(width)) for field in schema.id_fields]
+    names += [(field.name, 1) for field in schema.numeric]
+    found, start = [], 0
+    for name, n_rows in names:
+        found.append(FieldRows(name, start, start + n_rows))
+        start += n_rows
+    return found if start == n_inputs else None
+
+
+def kept_of_fields(
+    keep: npt.NDArray[np.bool_], fields: Sequence[FieldRows]
+) -> npt.NDArray[np.float64]:
+    """Share of each field's connections that each task keeps: `[tasks, in, out]` -> `[tasks, n]`.
+
+    >>> keep = np.array([[[True, True], [True, False], [False, False]]])
+    >>> kept_of_fields(keep, [FieldRows("user", 0, 2), FieldRows("age", 2, 3)]).tolist()
+    [[0.75, 0.0]]
+    """
+    return np.stack([keep[:, f.start : f.stop].mean(axis=(1, 2)) for f in fields], axis=1)
+
+
+def _schema(record: RunRecord) -> Schema | None:
+    """The schema of the prepared data that the run was trained on, if they are still there."""
+    try:
+        config = config_from_saved(record.config)
+        folder = prepared_folder(config.dataset, record.dataset, Path(config.data_dir))
+        schema = Schema.from_json(read_manifest(folder)["schema"])
+    except (ConfigError, DataError, KeyError):
+        return None
+    return schema if schema.fingerprint == record.fingerprint else None
+
+
+LAYERS_A_TABLE = 6
+"""So many columns of numbers fit 80 characters beside the words."""
+
+
+def layer_grids(masks: Masks, title: str) -> list[Grid]:
+    """Give a column per layer and one for all together, in as many tables as their width needs."""
+    starts = range(0, len(masks.layers), LAYERS_A_TABLE)
+    parts = [masks.layers[start : start + LAYERS_A_TABLE] for start in starts]
+    return [
+        Grid(
+            title=title if len(parts) == 1 else f"{title} ({part} of {len(parts)})",
+            headers=("share of connections", *(layer.name for layer in layers)),
+            rows=tuple(_fact_rows(layers, masks)),
+            caption=_layers_caption(masks) if part == len(parts) else "",
+        )
+        for part, layers in enumerate(parts, 1)
+    ]
+
+
+def rounds_grid(masks: Masks) -> Grid:
+    """Give a row per candidate of the search: density, overlap and validation score."""
+    scored = any(one.scores for one in masks.rounds)
+    headers = ["round", *(f"kept by\n{task}" for task in masks.tasks)]
+    if masks.pairs:
+        headers += ["shared", *(_over(masks, pair) for pair in masks.pairs)]
+    if scored:
+        headers += [f"AUC\n{task}" for task in masks.tasks]
+    headers.append("chosen")
+    return Grid(
+        title="rounds of the search, over all layers",
+        headers=tuple(headers),
+        rows=tuple(
+            tuple(map(Cell, _round_row(place, one, masks, scored=scored)))
+            for place, one in enumerate(masks.rounds, 1)
+        ),
+        caption=_rounds_caption(masks, scored=scored),
+    )
+
+
+def _fact_rows(layers: tuple[Layer, ...], masks: Masks) -> list[tuple[Cell, ...]]:
+    def row(words: str, texts: Iterable[str]) -> tuple[Cell, ...]:
+        return tuple(map(Cell, (words, *texts)))
+
+    def shares(words: str, values: Iterable[float]) -> tuple[Cell, ...]:
+        return row(words, map(share, values))
+
+    tasks = masks.tasks
+    rows = [row("connections", (f"{layer.connections:,}" for layer in layers))]
+    rows += [shares(f"kept by {t}", (layer.density[t] for layer in layers)) for t in tasks]
+    if masks.pairs:
+        words = "by both" if len(tasks) == 2 else "by 2 or more"
+        rows.append(shares(f"shared: {words}", (layer.shared for layer in layers)))
+        rows += [shares(f"only {t}", (layer.private[t] for layer in layers)) for t in tasks]
+        rows.append(shares("union", (layer.union for layer in layers)))
+    rows.append(shares("unused", (layer.unused for layer in layers)))
+    for pair in masks.pairs:
+        of = "" if len(masks.pairs) == 1 else f" {', '.join(pair)}"
+        rows.append(row(f"overlap{of}", (f"{layer.overlap[pair]:.3f}" for layer in layers)))
+        rows.append(row("  by chance", (f"{layer.chance[pair]:.3f}" for layer in layers)))
+    for t in tasks:
+        units = [f"{layer.dead[t]:,}" if t in layer.dead else "-" for layer in layers]
+        rows.append(row(f"dead units, {t}", units))
+    return rows
+
+
+def share(value: float) -> str:
+    """`16.5 %`."""
+    return f"{100 * value:.1f} %"
+
+
+def _over(masks: Masks, pair: tuple[str, str]) -> str:
+    return "overlap" if len(masks.pairs) == 1 else "overlap\n{},\n{}".format(*pair)
+
+
+def _round_row(place: int, one: Round, masks: Masks, *, scored: bool) -> list[str]:
+    whole = one.layers[-1] if one.layers else None
+    texts = [str(place)]
+    # A search that tells of no masks still tells the density that it aimed at.
+    texts += [share(whole.density[t] if whole else one.density) for t in masks.tasks]
+    if masks.pairs:
+        texts.append(share(whole.shared) if whole else "-")
+        texts += [f"{whole.overlap[pair]:.3f}" if whole else "-" for pair in masks.pairs]
+    if scored:
+        texts += [number(one.scores.get(task)) for task in masks.tasks]
+    everyone = len(one.chosen) == len(masks.tasks)
+    texts.append("yes" if everyone else ", ".join(one.chosen))
+    return texts
+
+
+def _layers_caption(masks: Masks) -> str:
+    if not masks.pairs:
+        return "Dead units carry nothing of the task."
+    words = (
+        "Overlap is the Jaccard similarity: what both keep over what either keeps. By chance is "
+        "what independent masks of the same densities would have. Dead units carry nothing of the "
+        "task."
+    )
+    if masks.own_weights:
+        words += " Each task has weights of its own here: a shared place is no shared weight."
+    return words
+
+
+def _rounds_caption(masks: Masks, *, scored: bool) -> str:
+    words = []
+    if scored:
+        words.append("AUC, on validation, speaks for the task's mask; a dash: it was not measured.")
+    if not any(one.chosen for one in masks.rounds):
+        words.append("No round's density alone tells which one was taken.")
+    return " ".join(words)

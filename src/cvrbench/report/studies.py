@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from cvrbench.config.sweep import Value
-from cvrbench.report.frames import Comparison
-from cvrbench.report.grids import Cell, Grid
+from cvrbench.report.comparison import Comparison
+from cvrbench.report.tables import Cell, Grid
 from cvrbench.stats.intervals import t_interval
 from cvrbench.studies import StudySummary, TrialState, TrialSummary
 

@@ -1,7 +1,9 @@
-"""Records and grids as tables for the terminal, and as plain values for `--json`."""
+"""Tables as cells of text, drawn alike in the terminal, Markdown and LaTeX."""
 
 import re
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from rich import box
 from rich.markup import escape
@@ -10,10 +12,48 @@ from rich.table import Table
 from cvrbench.data.schema import Task
 from cvrbench.evaluation import describe_metric
 from cvrbench.record import RunRecord
-from cvrbench.report.differences import Differences, verdict_json
-from cvrbench.report.frames import Comparison, Variant
-from cvrbench.report.grids import Cell, Grid, number
-from cvrbench.report.harmless import harmless
+from cvrbench.report.escape import harmless
+from cvrbench.stats.intervals import Estimate
+
+
+class Cell(NamedTuple):
+    """Plain text, never markup; `strong` marks a difference that is real."""
+
+    text: str
+    strong: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """A table without a medium: the first column is words, all others are numbers."""
+
+    title: str
+    headers: tuple[str, ...]
+    """A line break is where a narrow medium breaks the header; others read it as a space."""
+    rows: tuple[tuple[Cell, ...], ...]
+    last: tuple[Cell, ...] | None = None
+    """A row set apart below the others."""
+    caption: str
+
+
+def cells(*texts: str) -> tuple[Cell, ...]:
+    """Give a row of plain cells."""
+    return tuple(map(Cell, texts))
+
+
+def number(value: float | None) -> str:
+    """Four decimals, or a dash where undefined."""
+    return "-" if value is None else f"{value:.4f}"
+
+
+def interval(estimate: Estimate | None) -> str:
+    """`0.7253 ± 0.0011`, without the half where there is none."""
+    if estimate is None:
+        return "-"
+    if estimate.half_width is None:
+        return f"{estimate.mean:.4f}"
+    return f"{estimate.mean:.4f} ± {estimate.half_width:.4f}"
+
 
 WHOLE = re.compile(r"\S+ ± \S+|\S+")
 """What no line break should part."""
@@ -114,44 +154,83 @@ def _shown(text: str) -> str:
     return escape(harmless(text))
 
 
-def comparison_json(comparison: Comparison, found: Differences | None = None) -> dict[str, Any]:
-    """One dataset's comparison as plain values, with the differences where there are some."""
-    return {
-        "dataset": comparison.dataset,
-        "fingerprint": comparison.fingerprint,
-        "label_share": comparison.label_share,
-        "scarce_task": comparison.scarce_task,
-        "test": comparison.counts,
-        "baseline": found.baseline if found else None,
-        "margin": found.margin if found else None,
-        "strategies": [_variant_json(variant, found) for variant in comparison.variants],
-        "absent": [
-            {"strategy": one.label, "missing": [m._asdict() for m in one.missing]}
-            for one in comparison.absent
-        ],
+LATEX_SPECIAL = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "&": r"\&",
+        "%": r"\%",
+        "$": r"\$",
+        "#": r"\#",
+        "_": r"\_",
+        "{": r"\{",
+        "}": r"\}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"$<$",
+        ">": r"$>$",
+        "±": r"$\pm$",
+        "\n": " ",
     }
+)
+MINUS = re.compile(r"(?<!\w)-(?=\d)")
+"""A hyphen that is a sign."""
+MARKDOWN_SPECIAL = str.maketrans(
+    {character: f"\\{character}" for character in "\\`*_{}[]<>|"} | {"\n": " "}
+)
 
 
-def _variant_json(variant: Variant, found: Differences | None) -> dict[str, Any]:
-    metrics = {}
-    for metric in variant.runs[0].metrics["test"]:
-        estimate = variant.estimate(metric)
-        metrics[metric] = None if estimate is None else estimate._asdict()
-    differences = {
-        metric: verdict_json(verdict)
-        for metric, by_label in (found.verdicts if found is not None else {}).items()
-        if (verdict := by_label.get(variant.label)) is not None
-    }
-    return {
-        "strategy": variant.label,
-        "settings": variant.settings,
-        "differences": differences,
-        "seeds": [run.seed for run in variant.runs],
-        "missing": [one._asdict() for one in variant.missing],
-        "metrics": metrics,
-        "parameters": variant.runs[0].parameters,
-        "multiply_adds": variant.runs[0].multiply_adds,
-        "seconds": variant.seconds,
-        "examples": variant.examples,
-        "examples_per_second": variant.rate,
-    }
+def to_markdown(grid: Grid) -> str:
+    """Write a grid as a heading, a table and its caption."""
+
+    def plain(text: str) -> str:
+        return harmless(text).translate(MARKDOWN_SPECIAL)
+
+    def line(cells: Sequence[Cell]) -> str:
+        texts = [plain(cell.text) for cell in cells]
+        strong = [f"**{t}**" if c.strong else t for t, c in zip(texts, cells, strict=True)]
+        return f"| {' | '.join(strong)} |"
+
+    rows = [*grid.rows, *([grid.last] if grid.last is not None else [])]
+    return "\n".join(
+        [
+            f"### {plain(grid.title)}",
+            "",
+            line([Cell(header) for header in grid.headers]),
+            "|---|" + "---:|" * (len(grid.headers) - 1),
+            *map(line, rows),
+            "",
+            plain(grid.caption),
+            "",
+        ]
+    )
+
+
+def to_latex(grid: Grid) -> str:
+    """Write a grid as a floating table; needs the package booktabs."""
+
+    def plain(text: str) -> str:
+        return harmless(text).translate(LATEX_SPECIAL)
+
+    def line(cells: Sequence[Cell]) -> str:
+        texts = [MINUS.sub("$-$", plain(cell.text)) for cell in cells]
+        strong = [rf"\textbf{{{t}}}" if c.strong else t for t, c in zip(texts, cells, strict=True)]
+        return " & ".join(strong) + r" \\"
+
+    last = [] if grid.last is None else [r"\midrule", line(grid.last)]
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
+            rf"\caption{{{plain(f'{grid.title}. {grid.caption}')}}}",
+            rf"\begin{{tabular}}{{l{'r' * (len(grid.headers) - 1)}}}",
+            r"\toprule",
+            line([Cell(header) for header in grid.headers]),
+            r"\midrule",
+            *map(line, grid.rows),
+            *last,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )

@@ -16,8 +16,7 @@ import numpy.typing as npt
 
 from cvrbench.metrics import log_losses
 from cvrbench.rng import numpy_stream
-from cvrbench.stats.influence import Floats, Labels, common_part
-from cvrbench.stats.ranked import Ranked
+from cvrbench.stats.influence import Floats, Labels, Ranked, common_part
 
 Ints = npt.NDArray[np.int64]
 

@@ -1,4 +1,4 @@
-"""Is a difference real? Tested with the doubt of the seeds, of the test rows, or of both."""
+"""Is a difference real, and is it too small to matter? Tests over seeds, test rows, or both."""
 
 import math
 from collections.abc import Sequence
@@ -85,3 +85,98 @@ def row_difference(mean: float, variance: float, confidence: float = 0.95) -> Ro
     error = math.sqrt(variance)
     half_width = float(stats.norm.ppf((1 + confidence) / 2)) * error
     return RowDifference(mean, half_width, float(2 * stats.norm.sf(abs(mean) / error)))
+
+
+def equivalence(difference: Difference, margin: float) -> float:
+    """One-sided p of "the difference is not within +-margin": the larger of two tests'.
+
+    Schuirmann (Journal of Pharmacokinetics and Biopharmaceutics 1987): one test against a true
+    difference of -margin or less, one against +margin or more, each at the full level, with the
+    difference's own law (`mixture`), which is symmetric. Below 5 per cent is the same as its
+    90 % interval lying inside the margin. A p above it shows no difference either: the seeds and
+    rows at hand may simply tell too little.
+
+    Args:
+        difference: A mean difference with its doubts.
+        margin: Above 0, in the units of the mean; chosen before looking.
+
+    Raises:
+        ValueError: The margin is not above 0.
+    """
+    if not margin > 0:
+        raise ValueError(f"a margin of {margin} holds no difference; it must be above 0")
+    room = margin - abs(difference.mean)
+    if difference.error == 0:
+        return 0.0 if room > 0 else 1.0
+    half = 0.5 * mixture.two_sided(
+        abs(room),
+        estimated=difference.of_seeds / difference.seeds,
+        freedom=difference.seeds - 1,
+        known=difference.of_rows,
+    )
+    return half if room >= 0 else 1 - half
+
+
+MOST_ENUMERATED = 13
+"""Seeds up to which every one of the 2^n signs is tried where ties spoil the tables."""
+
+
+def paired_t(per_seed: Sequence[float]) -> float:
+    """Two-sided p of Student's paired t-test (Biometrika 1908) over the seeds' differences.
+
+    It needs differences that are nearly normal, and at least two. Where all are equal it is 1 if
+    they are 0 and else 0.
+
+    Raises:
+        ValueError: There is only one seed.
+    """
+    if len(per_seed) < 2:
+        raise ValueError("a paired t-test needs at least two seeds")
+    if np.ptp(per_seed) == 0:
+        return 1.0 if per_seed[0] == 0 else 0.0
+    return float(stats.ttest_1samp(per_seed, 0.0).pvalue)
+
+
+def wilcoxon(per_seed: Sequence[float]) -> float:
+    """Two-sided p of the signed-rank test (Wilcoxon, Biometrics Bulletin 1945).
+
+    It needs differences that are symmetric about their middle, not normal ones. Those that are
+    exactly 0 say nothing and are dropped, as Wilcoxon did; with none left p is 1. It is exact up
+    to 50 seeds, with tied differences up to 13. Whatever the differences, p is never below
+    `smallest_wilcoxon_p(n)`: five seeds cannot reach 5 per cent.
+    """
+    counted = [value for value in per_seed if value != 0]
+    if not counted:
+        return 1.0
+    tied = len({abs(value) for value in counted}) < len(counted)
+    method = stats.PermutationMethod(n_resamples=np.inf) if tied else "auto"
+    if tied and len(counted) > MOST_ENUMERATED:
+        method = "approx"
+    return float(stats.wilcoxon(counted, method=method).pvalue)
+
+
+def smallest_wilcoxon_p(n_seeds: int) -> float:
+    """The least two-sided p that the signed-rank test of so many differences can give.
+
+    All of one sign is one of 2^n equally likely choices of signs, and so is the opposite.
+
+    >>> [smallest_wilcoxon_p(n) for n in (3, 5, 6)]
+    [0.25, 0.0625, 0.03125]
+    """
+    return min(1.0, 2.0 ** (1 - n_seeds))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjust p-values so that one false finding among them all is as rare as each was alone.
+
+    Holm, Scandinavian Journal of Statistics 1979.
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    adjusted = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, p_values[index] * (len(p_values) - rank)))
+        adjusted[index] = largest
+    return adjusted

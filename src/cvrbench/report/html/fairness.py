@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from cvrbench.record import RunRecord
-from cvrbench.report.frames import Variant
-from cvrbench.report.part import Part
+from cvrbench.report.comparison import Variant
+from cvrbench.report.dataset_report import Part
 from cvrbench.studies import StudySummary
 
 MOST = 6

@@ -8,9 +8,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from cvrbench.report.dataset_report import Part
 from cvrbench.report.html.markup import Html, paragraph, tag, text
 from cvrbench.report.html.readings import ACROSS, COMPARED, SWEPT
-from cvrbench.report.part import Part
 from cvrbench.report.plots import across, compared
 from cvrbench.report.plots.study import study_figures
 from cvrbench.report.plots.style import save

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from html import escape
 from typing import NewType
 
-from cvrbench.report.grids import Cell, Grid
-from cvrbench.report.harmless import harmless
+from cvrbench.report.escape import harmless
+from cvrbench.report.tables import Cell, Grid
 
 Html = NewType("Html", str)
 

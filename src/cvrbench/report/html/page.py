@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cvrbench.files import explain_write, write_text
+from cvrbench.report.dataset_report import Part
+from cvrbench.report.grids import rows_grid
 from cvrbench.report.html.fairness import version_of, warnings_between, warnings_of
 from cvrbench.report.html.figures import across_figures, compared_figures
 from cvrbench.report.html.look import CSS
@@ -24,8 +26,6 @@ from cvrbench.report.html.markup import (
 from cvrbench.report.html.readings import verdict_words
 from cvrbench.report.html.runs import behind
 from cvrbench.report.html.sweeps import sweeps_section
-from cvrbench.report.part import Part
-from cvrbench.report.value_grids import rows_grid
 from cvrbench.studies import StudySummary
 
 NO_SCRIPTS = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"

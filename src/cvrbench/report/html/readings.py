@@ -1,7 +1,7 @@
 """How to read each figure, in one sentence."""
 
+from cvrbench.report.comparison import Comparison
 from cvrbench.report.differences import Differences
-from cvrbench.report.frames import Comparison
 
 COMPARED = {
     "comparison": (

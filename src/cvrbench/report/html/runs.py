@@ -3,12 +3,11 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from cvrbench.record import NUMBER_FREE, RunRecord
-from cvrbench.report.frames import IGNORED, Comparison, Variant, examples_of
-from cvrbench.report.grids import Cell, Grid
+from cvrbench.report.comparison import IGNORED, Comparison, Variant, examples_of, flat_settings
+from cvrbench.report.dataset_report import Part
 from cvrbench.report.html.fairness import seeds_words
 from cvrbench.report.html.markup import Html, bullets, code, fold, join, paragraph, table
-from cvrbench.report.part import Part
-from cvrbench.report.settings import flat
+from cvrbench.report.tables import Cell, Grid
 
 LEFT_OUT = ("seed", *NUMBER_FREE)
 """What a configuration shows of no run: the table of runs has it, or it changes no number."""
@@ -73,7 +72,7 @@ def _run(run: RunRecord) -> tuple[Cell, ...]:
 
 def differing_settings(comparison: Comparison) -> dict[str, list[str]]:
     """Give of every row the settings in which it differs from some other row that has them."""
-    settings = {v.label: dict(flat(v.runs[0].config)) for v in comparison.variants}
+    settings = {v.label: dict(flat_settings(v.runs[0].config)) for v in comparison.variants}
     values: dict[str, set[str]] = {}
     for one in settings.values():
         for key, value in one.items():
@@ -124,7 +123,7 @@ def _lines(variant: Variant) -> Iterator[str]:
     run = variant.runs[0]
     for group, option in sorted(run.choices.items()):
         yield f"{group}={option}"
-    for key, value in flat(run.config):
+    for key, value in flat_settings(run.config):
         if key not in LEFT_OUT:
             yield f"{key}={value}"
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
-from cvrbench.report.frames import fit_for_a_file
-from cvrbench.report.part import Part
+from cvrbench.report.comparison import fit_for_a_file
+from cvrbench.report.dataset_report import Part
 from cvrbench.report.plots.compared import Drawer
 from cvrbench.report.plots.ranks import ranks_figure
 from cvrbench.report.plots.scarcity import scarcity_figure

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cvrbench.report.calibration import Calibration
-from cvrbench.report.frames import Comparison
+from cvrbench.report.comparison import Comparison
 from cvrbench.report.plots.panels import Line, draw_lines, line_key, log_ticks, quiet_grid, rows_of
 from cvrbench.report.plots.style import INK, heading, headline, look, styled
 from cvrbench.stats.influence import Floats

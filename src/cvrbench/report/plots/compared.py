@@ -5,7 +5,7 @@ from functools import partial
 
 from matplotlib.figure import Figure
 
-from cvrbench.report.part import Part
+from cvrbench.report.dataset_report import Part
 from cvrbench.report.plots.calibration import calibration_figure
 from cvrbench.report.plots.comparison import comparison_figure
 from cvrbench.report.plots.forest import forest_figure

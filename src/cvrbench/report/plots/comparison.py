@@ -3,7 +3,7 @@
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cvrbench.report.frames import Comparison
+from cvrbench.report.comparison import Comparison
 from cvrbench.report.plots.style import POINT, TRUTH, heading, headline, row_name, styled
 
 

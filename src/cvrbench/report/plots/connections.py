@@ -9,7 +9,7 @@ from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from cvrbench.report.mask_files import FieldRows, Keep, kept_of_fields
+from cvrbench.report.masks import FieldRows, Keep, kept_of_fields
 from cvrbench.report.plots.style import GRID, INK, UNUSED, headline, look, plain, styled
 
 MOST_FIELDS = 60

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from cvrbench.report.comparison import Comparison
 from cvrbench.report.differences import Differences, Verdict
-from cvrbench.report.frames import Comparison
 from cvrbench.report.plots.panels import handle
 from cvrbench.report.plots.style import (
     GRID,

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cvrbench.report.frames import Comparison
-from cvrbench.report.learning import Learning
+from cvrbench.report.comparison import Comparison
 from cvrbench.report.plots.panels import Line, draw_lines, line_key, quiet_grid, rows_of
 from cvrbench.report.plots.style import heading, headline, look, styled
+from cvrbench.report.sharing import Learning
 
 
 def learning_figure(comparison: Comparison, found: Sequence[Learning]) -> Figure | None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cvrbench.report.frames import Comparison
+from cvrbench.report.comparison import Comparison
 from cvrbench.report.masks import Masks, masked_variants, name_of, overlap_by_round
 from cvrbench.report.plots.style import FAINT, GRID, INK, Look, headline, look, plain, styled
 from cvrbench.stats.intervals import t_interval

@@ -3,8 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from cvrbench.report.mask_files import FieldRows, Keep
-from cvrbench.report.masks import Masks
+from cvrbench.report.masks import FieldRows, Keep, Masks
 from cvrbench.report.plots.connections import connections_figure, fields_figure
 from cvrbench.report.plots.masks import layers_figure, rounds_figure
 from cvrbench.report.plots.style import save

@@ -6,11 +6,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from cvrbench.report.differences import Differences
-from cvrbench.report.frames import Comparison, Variant
+from cvrbench.report.comparison import Comparison, Variant
+from cvrbench.report.differences import REFERENCE, Differences
 from cvrbench.report.plots.panels import Line, draw_lines, line_key, quiet_grid, rows_of
 from cvrbench.report.plots.style import INK, heading, headline, styled
-from cvrbench.report.transfer import REFERENCE
 from cvrbench.stats.intervals import Estimate
 
 Points = Mapping[float, Estimate]

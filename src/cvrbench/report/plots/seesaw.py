@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cvrbench.report.frames import Comparison, Variant
+from cvrbench.report.comparison import Comparison, Variant
+from cvrbench.report.differences import REFERENCE
 from cvrbench.report.plots.panels import explain_all, height_of, key, point, quiet_grid
 from cvrbench.report.plots.style import (
     FAINT,
@@ -18,7 +19,6 @@ from cvrbench.report.plots.style import (
     styled,
 )
 from cvrbench.report.studies import cut
-from cvrbench.report.transfer import REFERENCE
 from cvrbench.stats.intervals import Estimate
 
 COLUMNS = 2

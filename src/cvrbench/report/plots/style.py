@@ -10,7 +10,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from cvrbench.files import explain_write
-from cvrbench.report.harmless import harmless
+from cvrbench.report.escape import harmless
 from cvrbench.report.studies import cut
 
 INK, GRID, POINT, TRUTH = "#1f2933", "#d9dee4", "#2563a8", "#c2410c"

@@ -9,8 +9,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 
 from cvrbench.record import RunRecord
+from cvrbench.report.comparison import Comparison, Variant, examples_of
 from cvrbench.report.differences import USUAL_BASELINES
-from cvrbench.report.frames import Comparison, Variant, examples_of
 from cvrbench.report.masks import read_masks
 from cvrbench.report.plots.panels import (
     explain_all,

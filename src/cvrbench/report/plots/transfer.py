@@ -2,9 +2,9 @@
 
 from matplotlib.figure import Figure
 
-from cvrbench.report.frames import Comparison
+from cvrbench.report.comparison import Comparison
+from cvrbench.report.differences import REFERENCE, Transfer
 from cvrbench.report.plots.forest import gains_figure
-from cvrbench.report.transfer import REFERENCE, Transfer
 
 
 def transfer_figure(comparison: Comparison, found: Transfer) -> Figure | None:

@@ -4,18 +4,128 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from statistics import fmean
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from cvrbench.config.leaves import leaves
+from cvrbench.config.suggest import did_you_mean
 from cvrbench.data.label_subsampling import scarce_task
 from cvrbench.data.schema import Task
+from cvrbench.errors import ConfigError
 from cvrbench.evaluation import describe_metric
 from cvrbench.record import NUMBER_FREE, SCARCITY, RunRecord
+from cvrbench.stats.influence import Floats
 from cvrbench.stats.intervals import Estimate, auc_standard_error, t_interval
 from cvrbench.store import Unfinished
+from cvrbench.studies import StudySummary
+
+
+def flat_settings(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Flatten a configuration in the grammar of overrides: `("model.density", "0.2")`."""
+    for key, value in leaves(config).items():
+        if not isinstance(value, Mapping):  # an empty group, which no override can say
+            yield key, _override(value)
+
+
+def _override(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{','.join(map(_override, value))}]"
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+OUTSIDE_BRACKETS = re.compile(r",(?![^\[]*\])")
+"""Commas between values, not those within a list such as [128,64]."""
+USUAL = " Usual ones are dataset, model, seed, and keys as `cvrbench config` prints them."
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Keys, each with the values that a run may have there."""
+
+    wanted: Mapping[str, tuple[str, ...]]
+
+    def records(self, records: Sequence[RunRecord]) -> list[RunRecord]:
+        """Keep the runs that have all that is wanted.
+
+        Raises:
+            ConfigError: A key or a value is met in no run at all, so that it is a slip.
+        """
+        told = [_told_by_record(record) for record in records]
+        if told:
+            self._refuse_unmet(told)
+        return [r for r, of in zip(records, told, strict=True) if self._fit(of.get)]
+
+    def begun(self, begun: Iterable[Unfinished]) -> list[Unfinished]:
+        """Keep the unfinished runs that have all that is wanted; what they lack is no reason."""
+        return [one for one in begun if self._fit(_told_by_config(one.choices, one.config).get)]
+
+    def sweeps(self, summaries: Iterable[StudySummary]) -> list[StudySummary]:
+        """Keep the sweeps on the wanted data with the wanted models; other keys are runs'."""
+        return [
+            one
+            for one in summaries
+            if one.dataset in self.wanted.get("dataset", (one.dataset,))
+            and one.fingerprint in self.wanted.get("fingerprint", (one.fingerprint,))
+            and one.model in self.wanted.get("model", (one.model,))
+        ]
+
+    def _fit(self, told: Callable[[str], str | None]) -> bool:
+        return all(told(key) in values for key, values in self.wanted.items())
+
+    def _refuse_unmet(self, told: Sequence[Mapping[str, str]]) -> None:
+        for key, values in self.wanted.items():
+            met = {one[key] for one in told if key in one}
+            if not met:
+                near = did_you_mean(key, sorted({name for one in told for name in one}))
+                raise ConfigError(f"{key}: no run has such a key.{near or USUAL}")
+            for value in values:
+                if value not in met:
+                    raise ConfigError(f"{key}={value}: no run has it; there are {_some(met)}")
+
+
+def read_filters(words: Iterable[str]) -> Filters:
+    """Read `KEY=VALUE[,VALUE...]`.
+
+    Raises:
+        ConfigError: A word is not of this form, or a key comes twice.
+    """
+    wanted: dict[str, tuple[str, ...]] = {}
+    for word in words:
+        key, equals, values = word.partition("=")
+        if not (key and equals and values):
+            raise ConfigError(f"{word!r} is no filter: KEY=VALUE, or KEY=VALUE,VALUE")
+        if key in wanted:
+            raise ConfigError(f"{key} is filtered twice; give both values at once: {key}=A,B")
+        wanted[key] = tuple(OUTSIDE_BRACKETS.split(values))
+    return Filters(wanted)
+
+
+def _told_by_record(record: RunRecord) -> dict[str, str]:
+    named = {
+        "dataset": record.dataset,
+        "fingerprint": record.fingerprint,
+        "model": record.model,
+        "seed": str(record.seed),
+    }
+    return {**_told_by_config(record.choices, record.config), **named}
+
+
+def _told_by_config(choices: Mapping[str, str], config: Mapping[str, Any]) -> dict[str, str]:
+    return {**dict(flat_settings(config)), **choices}
+
+
+def _some(values: Iterable[str], most: int = 8) -> str:
+    ordered = sorted(values)
+    more = f" and {len(ordered) - most} more" if len(ordered) > most else ""
+    return f"{', '.join(ordered[:most])}{more}"
+
 
 IGNORED = ("seed", "dataset", *NUMBER_FREE, *SCARCITY)
 """Config keys that do not make two runs of one strategy different variants; by the last runs are
@@ -48,7 +158,7 @@ class Variant:
     def settings(self) -> str:
         """A hash of all but the seed: it stays where the label changes with its neighbours."""
         run = self.runs[0]
-        text = json.dumps([run.model, _settings(run.config)], sort_keys=True)
+        text = json.dumps([run.model, _decisive(run.config)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:10]
 
     def estimate(self, metric: str, split: str = "test") -> Estimate | None:
@@ -219,11 +329,11 @@ def _variants(
     runs: Sequence[RunRecord], begun: Sequence[Unfinished]
 ) -> tuple[tuple[Variant, ...], tuple[Absent, ...]]:
     """Runs of equal config, in the order in which strategies share more and more."""
-    cells = [_Cell(run.model, run.seed, _settings(run.config), run, "") for run in runs]
+    cells = [_Cell(run.model, run.seed, _decisive(run.config), run, "") for run in runs]
     finished_cells = {(cell.row, cell.seed) for cell in cells}
     for one in begun:
         reason = "unfinished" if one.failure is None else f"failed: {one.failure}"
-        cell = _Cell(one.choices["model"], one.config["seed"], _settings(one.config), None, reason)
+        cell = _Cell(one.choices["model"], one.config["seed"], _decisive(one.config), None, reason)
         if (cell.row, cell.seed) not in finished_cells:  # else it is only being made anew
             cells.append(cell)
     rows: dict[str, list[_Cell]] = {}
@@ -281,12 +391,78 @@ def _rank(model: str) -> tuple[int, str]:
     return (ORDER.index(model) if model in ORDER else len(ORDER), model)
 
 
-def _settings(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def _decisive(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Flatten what can make two runs differ: `{"model.density": "0.2", ...}`."""
     flat: dict[str, str] = {}
     for key, value in config.items():
         name = f"{prefix}{key}"
         if name in IGNORED:
             continue
-        flat |= _settings(value, f"{name}.") if isinstance(value, Mapping) else {name: str(value)}
+        flat |= _decisive(value, f"{name}.") if isinstance(value, Mapping) else {name: str(value)}
     return flat
+
+
+FEWEST_RANKED = 3
+"""Strategies: two are compared by a test of their difference."""
+MEAN = "mean AUC of the tasks"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shared:
+    """One metric of the same strategies on several datasets."""
+
+    metric: str
+    """A metric's name, or `MEAN`."""
+    datasets: tuple[str, ...]
+    labels: tuple[str, ...]
+    values: Floats
+    """`[datasets, labels]`: means over seeds."""
+
+
+def shared_metrics(comparisons: Sequence[Comparison]) -> list[Shared]:
+    """Give the AUCs of `FEWEST_RANKED` strategies or more on two datasets or more, `MEAN` first.
+
+    Runs that learnt from a part of the labels are left out, and of several preparations of one
+    dataset all but the one with the most strategies: these are not independent of each other.
+    """
+    chosen, labels = _choose(comparisons)
+    if len(chosen) < 2:
+        return []
+    names = [MEAN, *(m for m in chosen[0].auc_metrics if all(m in c.auc_metrics for c in chosen))]
+    found = []
+    for name in names:
+        by_label = [{v.label: _value(c, v, name) for v in c.variants} for c in chosen]
+        whole = [label for label in labels if all(of[label] is not None for of in by_label)]
+        if len(whole) >= FEWEST_RANKED:
+            found.append(
+                Shared(
+                    metric=name,
+                    datasets=tuple(one.dataset for one in chosen),
+                    labels=tuple(whole),
+                    values=np.array([[of[label] for label in whole] for of in by_label], float),
+                )
+            )
+    return found
+
+
+def _choose(comparisons: Sequence[Comparison]) -> tuple[list[Comparison], list[str]]:
+    """Give a comparison per dataset, and the strategies that all of them have."""
+    chosen: dict[str, Comparison] = {}
+    labels: list[str] = []
+    # The largest first: what has too little in common with it is left out, not it.
+    for one in sorted(comparisons, key=lambda one: -len(one.variants)):
+        own = [variant.label for variant in one.variants]
+        common = [label for label in labels if label in own] if chosen else own
+        if one.scarce_task is None and one.dataset not in chosen and len(common) >= FEWEST_RANKED:
+            chosen[one.dataset] = one
+            labels = common
+    return list(chosen.values()), labels
+
+
+def _value(comparison: Comparison, variant: Variant, name: str) -> float | None:
+    if name != MEAN:
+        estimate = variant.estimate(name)
+        return None if estimate is None else estimate.mean
+    found = [variant.estimate(f"{task.name}_auc") for task in comparison.tasks]
+    means = [estimate.mean for estimate in found if estimate is not None]
+    return sum(means) / len(means) if means and len(means) == len(found) else None

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from cvrbench.errors import ConfigError
-from cvrbench.report.frames import Comparison
-from cvrbench.report.grids import Cell, Grid, number
-from cvrbench.report.tables import comparison_json
+from cvrbench.report.comparison import Comparison
+from cvrbench.report.dataset_report import comparison_json
+from cvrbench.report.tables import Cell, Grid, number
 from cvrbench.stats.intervals import Estimate, auc_standard_error, welch_half_width
 
 Outcome = Literal["held", "fell", "missing", "other data", "undefined"]

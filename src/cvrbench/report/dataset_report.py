@@ -1,0 +1,321 @@
+"""What a report tells of one dataset: grouped, tested, tuned rows named, for every medium."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import polars as pl
+
+from cvrbench.errors import StoreError
+from cvrbench.record import RunRecord
+from cvrbench.report.calibration import Calibration, calibrations
+from cvrbench.report.comparison import Comparison, Variant, compare
+from cvrbench.report.differences import (
+    REFERENCE,
+    Differences,
+    Method,
+    Transfer,
+    against,
+    choose_baselines,
+    transfer,
+    verdict_json,
+)
+from cvrbench.report.escape import harmless, inert
+from cvrbench.report.grids import (
+    comparison_grid,
+    cost_grid,
+    difference_grid,
+    over_seeds_grid,
+    power_grid,
+    space_grids,
+    transfer_grid,
+)
+from cvrbench.report.sharing import Agreement, Learning, agreements, learnings
+from cvrbench.report.studies import Tuned, tuned
+from cvrbench.report.tables import Grid
+from cvrbench.store import ResultStore, Unfinished
+from cvrbench.studies import StudySummary
+
+MOST_DRAWN = 40
+"""Rows that figures on a page can show; of more a reader sees nothing, and waits for it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One comparison and all that is known of it."""
+
+    comparison: Comparison
+    differences: Differences | None
+    transfer: Transfer | None
+    tuned: Mapping[str, Tuned | None]
+    """Row -> the sweep that chose it."""
+    sweeps: tuple[StudySummary, ...] = ()
+    """All of the results folder."""
+    agreements: tuple[Agreement, ...] = ()
+    learnings: tuple[Learning, ...] = ()
+    calibrations: tuple[Calibration, ...] = ()
+    untested: str | None = None
+    """Why nothing was tested although there is a baseline."""
+    problems: tuple[str, ...] = ()
+    """Why something else is not there."""
+
+    @property
+    def fits_a_page(self) -> bool:
+        """Whether its figures do."""
+        return len(self.comparison.variants) <= MOST_DRAWN
+
+    @property
+    def values(self) -> Grid:
+        """Every row's AUC in every space."""
+        return comparison_grid(self.comparison)
+
+    @property
+    def beyond_auc(self) -> list[Grid]:
+        """Every row's log loss, GAUC and calibration, a table per space."""
+        return space_grids(self.comparison)
+
+    @property
+    def costs(self) -> Grid:
+        """What every row cost, tuning included."""
+        return cost_grid(self.comparison, self.tuned)
+
+    @property
+    def differences_grid(self) -> Grid | None:
+        """Every row's AUC against the baseline's; None where nothing could be tested."""
+        return None if self.tested is None else difference_grid(self.comparison, self.tested)
+
+    @property
+    def more_differences(self) -> list[Grid]:
+        """Log loss and GAUC against the baseline's, tests over seeds alone, and power."""
+        if self.tested is None:
+            return []
+        kinds = [
+            kind
+            for kind in ("logloss", "gauc")
+            if any(metric.endswith(f"_{kind}") for metric in self.tested.verdicts)
+        ]
+        return [
+            *(difference_grid(self.comparison, self.tested, kind) for kind in kinds),
+            over_seeds_grid(self.comparison, self.tested),
+            power_grid(self.comparison, self.tested),
+        ]
+
+    @property
+    def tested(self) -> Differences | None:
+        """The differences, if there is a verdict among them."""
+        found = self.differences
+        return found if found is not None and any(found.verdicts.values()) else None
+
+    @property
+    def why_untested(self) -> str | None:
+        """Say why there is no difference; None where there is one."""
+        if self.tested is not None:
+            return None
+        reason = self.untested or "no baseline, or no row with two of its seeds"
+        return f"nothing could be tested on {self.comparison.name}: {reason}"
+
+    @property
+    def transfer_grid(self) -> Grid | None:
+        """Gains over the tasks alone, if these are not the differences already."""
+        if self.transfer is None or self.transfer.gains is self.differences:
+            return None
+        return transfer_grid(self.comparison, self.transfer)
+
+    def grids(self, *, full: bool) -> list[Grid]:
+        """Values, differences, gains and costs, those that there are; `full`: the rest too."""
+        found = (self.values, self.differences_grid, self.transfer_grid, self.costs)
+        main = [grid for grid in found if grid is not None]
+        return [*main, *self.beyond_auc, *self.more_differences] if full else main
+
+    def runs(self) -> Iterator[tuple[Variant, RunRecord]]:
+        """Give every run with its row."""
+        for variant in self.comparison.variants:
+            for run in variant.runs:
+                yield variant, run
+
+    def sweep_of(self, label: str) -> StudySummary | None:
+        """Give the sweep that chose a row."""
+        one = self.tuned.get(label)
+        return next((s for s in self.sweeps if one is not None and s.name == one.sweep), None)
+
+
+Found = TypeVar("Found")
+MOST_PROBLEMS = 3
+"""Runs that are named; of more there is a number."""
+
+
+def gather(
+    records: Sequence[RunRecord],
+    store: ResultStore,
+    *,
+    begun: Sequence[Unfinished] = (),
+    sweeps: Sequence[StudySummary] = (),
+    baseline: str | None = None,
+    how: Method | None = None,
+    on_read: Callable[[], None] = lambda: None,
+) -> list[Part]:
+    """Compare all runs, dataset by dataset; what cannot be tested says why.
+
+    Args:
+        records: Finished runs.
+        store: Where their predictions are.
+        begun: Runs without a record.
+        sweeps: All of the results folder.
+        baseline: Row to compare with; None for a usual one.
+        how: Margin and bootstrap draws; None for the usual.
+        on_read: Told of every run whose predictions are read.
+
+    Raises:
+        ConfigError: No comparison has the wanted baseline.
+    """
+    comparisons = compare(records, begun)
+    rows = choose_baselines(comparisons, baseline)
+    return [
+        _part(comparison, row, store, sweeps, how or Method(), on_read)
+        for comparison, row in zip(comparisons, rows, strict=True)
+    ]
+
+
+def with_curves(part: Part, store: ResultStore) -> Part:
+    """Read what only figures show; what cannot be read is said in `problems`."""
+    comparison, problems = part.comparison, list(part.problems)
+
+    def read(what: str, reader: Callable[[Comparison, ResultStore], list[Found]]) -> list[Found]:
+        try:
+            return reader(comparison, store)
+        except StoreError as problem:
+            problems.append(f"no {what} for {comparison.name}: {problem}")
+            return []
+
+    return replace(
+        part,
+        agreements=tuple(read("gradients", agreements)),
+        learnings=tuple(read("learning curves", learnings)),
+        calibrations=tuple(read("calibration", calibrations)),
+        problems=tuple(problems),
+    )
+
+
+def _part(
+    comparison: Comparison,
+    baseline: str | None,
+    store: ResultStore,
+    sweeps: Sequence[StudySummary],
+    how: Method,
+    on_read: Callable[[], None],
+) -> Part:
+    labels = {variant.label for variant in comparison.variants}
+    wanted = [row for row in (baseline, REFERENCE) if row is not None and row in labels]
+    problems: list[str] = []
+    found = against(
+        comparison,
+        list(dict.fromkeys(wanted)),
+        store,
+        how,
+        on_read=on_read,
+        on_problem=problems.append,
+    )
+    tested = any(any(one.verdicts.values()) for one in found.values())
+    problems = [f"left out of {comparison.name}'s differences: {one}" for one in sorted(problems)]
+    if len(problems) > MOST_PROBLEMS:
+        more = len(problems) - MOST_PROBLEMS
+        problems = [*problems[:MOST_PROBLEMS], f"and {more} more of {comparison.name}"]
+    return Part(
+        comparison=comparison,
+        differences=None if baseline is None else found.get(baseline),
+        transfer=transfer(comparison, found.get(REFERENCE)),
+        tuned=tuned(comparison, sweeps),
+        sweeps=tuple(sweeps),
+        untested=None if tested or not problems else "no predictions could be read",
+        problems=tuple(problems),
+    )
+
+
+def comparison_json(comparison: Comparison, found: Differences | None = None) -> dict[str, Any]:
+    """One dataset's comparison as plain values, with the differences where there are some."""
+    return {
+        "dataset": comparison.dataset,
+        "fingerprint": comparison.fingerprint,
+        "label_share": comparison.label_share,
+        "scarce_task": comparison.scarce_task,
+        "test": comparison.counts,
+        "baseline": found.baseline if found else None,
+        "margin": found.margin if found else None,
+        "strategies": [_variant_json(variant, found) for variant in comparison.variants],
+        "absent": [
+            {"strategy": one.label, "missing": [m._asdict() for m in one.missing]}
+            for one in comparison.absent
+        ],
+    }
+
+
+def _variant_json(variant: Variant, found: Differences | None) -> dict[str, Any]:
+    metrics = {}
+    for metric in variant.runs[0].metrics["test"]:
+        estimate = variant.estimate(metric)
+        metrics[metric] = None if estimate is None else estimate._asdict()
+    differences = {
+        metric: verdict_json(verdict)
+        for metric, by_label in (found.verdicts if found is not None else {}).items()
+        if (verdict := by_label.get(variant.label)) is not None
+    }
+    return {
+        "strategy": variant.label,
+        "settings": variant.settings,
+        "differences": differences,
+        "seeds": [run.seed for run in variant.runs],
+        "missing": [one._asdict() for one in variant.missing],
+        "metrics": metrics,
+        "parameters": variant.runs[0].parameters,
+        "multiply_adds": variant.runs[0].multiply_adds,
+        "seconds": variant.seconds,
+        "examples": variant.examples,
+        "examples_per_second": variant.rate,
+    }
+
+
+def transfer_json(found: Transfer) -> dict[str, Any]:
+    """Give the gains as plain values: `{"gain": {metric: {strategy: ...}}, ...}`."""
+    return {
+        "reference": REFERENCE,
+        "gain": {
+            metric: {label: verdict_json(verdict) for label, verdict in verdicts.items()}
+            for metric, verdicts in found.gains.verdicts.items()
+        },
+        "mean_relative_gain": {
+            label: estimate._asdict() for label, estimate in found.relative.items()
+        },
+    }
+
+
+def to_csv(compared: Sequence[tuple[Comparison, Differences | None]]) -> str:
+    """Write every metric of every row of every dataset, a line each; no name is a formula."""
+    lines = []
+    for comparison, found in compared:
+        for variant in comparison.variants:
+            for metric in variant.runs[0].metrics["test"]:
+                estimate = variant.estimate(metric)
+                verdict = found.of(metric, variant.label) if found is not None else None
+                difference = verdict.difference if verdict is not None else None
+                lines.append(
+                    {
+                        "dataset": comparison.dataset,
+                        "fingerprint": comparison.fingerprint,
+                        "label_share": comparison.label_share,
+                        "strategy": variant.label,
+                        "metric": metric,
+                        "mean": estimate.mean if estimate is not None else None,
+                        "half_width": estimate.half_width if estimate is not None else None,
+                        "seeds": estimate.n if estimate is not None else 0,
+                        "baseline": found.baseline if found is not None else None,
+                        "difference": difference.mean if difference is not None else None,
+                        "difference_half_width": difference.half_width if difference else None,
+                        "adjusted_p": verdict.adjusted_p if verdict is not None else None,
+                        "equivalence_p": verdict.equivalence_p if verdict is not None else None,
+                    }
+                )
+    frame = pl.DataFrame(lines, infer_schema_length=None)
+    names = [name for name, kind in frame.schema.items() if kind == pl.String]
+    return frame.with_columns(
+        pl.col(names).map_elements(lambda text: inert(harmless(text)), return_dtype=pl.String)
+    ).write_csv()

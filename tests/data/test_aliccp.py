@@ -17,6 +17,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.preprocessing import MinMaxScaler
 
 from cvrbench.config.compose import compose
 from cvrbench.data import staging
@@ -295,16 +296,36 @@ def test_aitm_counts_twelve(by_preset):
     assert table["count"].sum() == len(dataset.train)
 
 
-def test_rechub_scales_the_last_weight_over_all_rows(many, by_preset):
-    dataset = by_preset("rechub")
+def full_of_weights(half: Half) -> Half:
+    """The same half, but every context has a value of 109_14, and none of 110_14 but weight 3."""
+    for context in half.contexts:
+        others = [token for token in context.tokens if token[0] not in {"109_14", "110_14"}]
+        weight = repr(1.5 + 0.01 * len(others))
+        context.tokens = [*others, ("109_14", 446_200, weight), ("110_14", 1_000_000, "3.0")]
+    return half
+
+
+def test_rechub_scales_the_last_weight_as_scikit_learn_does(tmp_path):
+    """Over the kept rows of all splits, an absent field being 0: torch-rechub's own steps."""
+    train, test = (full_of_weights(draw(3, 40, 900, key)) for key in (0, 1000))
+    raw = Raw(train, test, write(tmp_path / "raw", train, test))
+    dataset = prepare(raw.folder, tmp_path, name="aliccp_rechub")
     names = [field.name for field in dataset.schema.numeric]
     assert names == [f"D{n}" for n in ("109_14", "110_14", "127_14", "150_14", *BAGS[5:])]
-    train, test = many.rows(keep_unclicked=True)
-    for column, name in enumerate(names):
-        weights = [(last(row, name[1:]) or (0, 0.0))[1] for row in [*train, *test]]
-        kept = [(last(row, name[1:]) or (0, 0.0))[1] for row in many.rows()[0]]
-        scaled = np.array(kept) / max(weights)
-        np.testing.assert_allclose(dataset.train.numeric[:, column], scaled, rtol=1e-6)
+    weights = [
+        [[(last(row, name[1:]) or (0, 0.0))[1] for name in names] for row in rows]
+        for rows in raw.rows()
+    ]
+    scaler = MinMaxScaler().fit([*weights[0], *weights[1]])
+    expected = scaler.transform(weights[0])
+    assert expected.min(axis=0).tolist() == [0.0] * len(names)
+    assert min(row[0] for row in weights[0]) > 1.0
+    np.testing.assert_allclose(dataset.train.numeric, expected, rtol=1e-5, atol=1e-7)
+    by_row = {tuple(np.float32(row).tolist()) for row in scaler.transform(weights[1])}
+    assert len(dataset.valid) + len(dataset.test) == len(weights[1])
+    for split in (dataset.valid, dataset.test):
+        gaps = [min(np.abs(np.array(r) - row).max() for r in by_row) for row in split.numeric[:20]]
+        assert max(gaps) < 1e-5
 
 
 FAULTS = {

@@ -206,8 +206,8 @@ def _schema(layout: Layout, book: Codebook, halves: Sequence[HalfRead], name: st
             for f in layout.multivalued
         ),
         numeric=tuple(
-            Numeric(name=f"D{f.name}", mean=0.0, std=book.largest[f.name] or 1.0)
-            for f in layout.numeric
+            Numeric(name=f"D{name}", mean=low, std=(high - low) or 1.0)
+            for name, (low, high) in book.spans.items()
         ),
         tasks=TASKS,
         group=USER,

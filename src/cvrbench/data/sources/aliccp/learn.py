@@ -1,5 +1,6 @@
 """Vocabularies from the training rows: ids are small integers, so a count is an array's element."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -139,13 +140,13 @@ class Codebook:
     Attributes:
         layout: Which fields are wanted, and how.
         fields: Codes by field.
-        largest: Largest weight by field that becomes a number.
+        spans: Least and largest weight by field that becomes a number.
         distinct: Distinct ids of the training file by field, of all 23.
     """
 
     layout: Layout
     fields: Mapping[str, FieldCodes]
-    largest: Mapping[str, float]
+    spans: Mapping[str, tuple[float, float]]
     distinct: Mapping[str, int]
 
     def ids(self, which: Field, part: Part, bags: Mapping[str, Bag]) -> npt.NDArray[np.int32]:
@@ -157,9 +158,10 @@ class Codebook:
         return self.fields[which.name].encode(column)
 
     def numbers(self, which: Field, bags: Mapping[str, Bag]) -> npt.NDArray[np.float32]:
-        """One number in `[0, 1]` per row of the part, 0 where the field is absent: `[rows]`."""
+        """One number in `[0, 1]` per row of the part; an absent field weighs 0: `[rows]`."""
         weights = _spread(bags[which.name], bags[which.name].weights)
-        return (weights / (self.largest[which.name] or 1.0)).astype(np.float32)
+        low, high = self.spans[which.name]
+        return ((weights - low) / ((high - low) or 1.0)).astype(np.float32)
 
     def bag(self, which: Field, bags: Mapping[str, Bag]) -> Bag:
         """The bag with ids of the prepared dataset."""
@@ -181,26 +183,31 @@ def learn(layout: Layout, halves: Sequence[HalfRead], on_rows: OnRows) -> Codebo
         DataError: An id stands in two fields.
     """
     counts, seen = Counts(layout), Seen()
-    largest = dict.fromkeys((field.name for field in layout.numeric), 0.0)
+    spans = dict.fromkeys((field.name for field in layout.numeric), (math.inf, -math.inf))
     for half in halves:
-        if half.half == "train" or largest:
-            _count(counts, seen, largest, half, on_rows)
+        if half.half == "train" or spans:
+            _count(counts, seen, spans, half, on_rows)
     seen.check_disjoint()
     codes = {field.name: counts.learn(field) for field in layout.fields}
-    return Codebook(layout, codes, largest, seen.distinct())
+    return Codebook(layout, codes, spans, seen.distinct())
 
 
 def _count(
-    counts: Counts, seen: Seen, largest: dict[str, float], read: HalfRead, on_rows: OnRows
+    counts: Counts,
+    seen: Seen,
+    spans: dict[str, tuple[float, float]],
+    read: HalfRead,
+    on_rows: OnRows,
 ) -> None:
     start, is_train = 0, read.half == "train"
+    is_used = read.used.sum(axis=0) > 0
     for part in read.common_parts:
         end = start + len(part.line)
         bags = read.layout.choose(part)
         counts.add(part, bags, read.used[TRAIN, start:end])
         if is_train:
             seen.add(part)
-        _grow(largest, bags)
+        _widen(spans, bags, is_used[start:end])
         start = end
     n_parts = len(read.skeleton_parts.paths)
     for number, part in enumerate(read.skeleton_parts):
@@ -209,11 +216,21 @@ def _count(
             seen.add(part)
         _, codes = read.place(part)
         counts.add(part, bags, (codes == TRAIN).astype(np.int64))
-        _grow(largest, bags)
+        _widen(spans, bags, codes >= 0)
         rows = int(part.line[-1]) if len(part.line) else 0
         on_rows(RowsProgress(f"counting values, {read.half}", rows, (number + 1) / n_parts))
 
 
-def _grow(largest: dict[str, float], bags: Mapping[str, Bag]) -> None:
-    for name in largest.keys() & bags.keys():
-        largest[name] = max(largest[name], float(bags[name].weights.max(initial=0.0)))
+def _widen(
+    spans: dict[str, tuple[float, float]],
+    bags: Mapping[str, Bag],
+    is_kept: npt.NDArray[np.bool_],
+) -> None:
+    """Widen the spans to the weights of kept rows; an absent field weighs 0, as in torch-rechub."""
+    for name in spans.keys() & bags.keys():
+        weights = _spread(bags[name], bags[name].weights)[is_kept]
+        low, high = spans[name]
+        spans[name] = (
+            min(low, float(weights.min(initial=math.inf))),
+            max(high, float(weights.max(initial=-math.inf))),
+        )

@@ -101,5 +101,5 @@ def remarks(config: AliCCPConfig, totals: Mapping[str, Mapping[str, Any]]) -> li
             "the test rows validate too: epochs are chosen on the test, so its scores flatter"
         )
     if config.weights == "numeric":
-        said.append("weights are scaled by their maximum over all splits, the test included")
+        said.append("weights are scaled to [0, 1] over all splits, the test included")
     return said

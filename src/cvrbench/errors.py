@@ -26,4 +26,4 @@ class CellBusy(StoreError):
 
 
 class RunInterrupted(CvrbenchError):
-    """The user stopped a run or a preparation; its folder holds what is needed to go on."""
+    """The user stopped a run; its folder holds what is needed to go on."""

@@ -27,7 +27,7 @@ from cvrbench.data.generator.options import GeneratorConfig
 from cvrbench.data.raw import STRICT, Tolerance
 from cvrbench.data.sources.aliccp import ingest
 from cvrbench.data.sources.aliccp.grammar import FIELDS
-from cvrbench.errors import DataError, RunInterrupted
+from cvrbench.errors import DataError
 from tests.data.aliccp_files import Half, Row, draw, write
 
 BAGS = ("109_14", "110_14", "127_14", "150_14", "210", "508", "509", "702", "853")
@@ -421,17 +421,17 @@ def test_a_disk_that_is_too_small_is_known_before_it_is_full(raw, tmp_path, monk
 KILLER = """
 import itertools, os, signal, sys
 from pathlib import Path
-from cvrbench.data import staging, dataset
-from cvrbench.data.sources.aliccp import ingest, parts
+from cvrbench.data.sources.aliccp import ingest
+from cvrbench.data.dataset import StoreWriter
 from cvrbench.config.compose import compose
 from cvrbench.data.raw import STRICT
 
 raw, target, where, at = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
-owner = {"save": parts.Part, "append": writer.StoreWriter, "replace": Path, "rename": Path}[where]
+owner = {"append": StoreWriter, "finish": StoreWriter, "rename": Path}[where]
 plain, numbers = getattr(owner, where), itertools.count(1)
 
 def counted(*args, **kwargs):
-    if next(numbers) == at:  # in one step: parts are saved by several threads
+    if next(numbers) == at:
         os.kill(os.getpid(), signal.SIGKILL)
     return plain(*args, **kwargs)
 
@@ -441,34 +441,24 @@ ingest.prepare(config, raw, target, name="aliccp", plain={}, tolerance=STRICT, b
 """
 
 
-def slow(*values):
-    return pytest.param(*values, marks=pytest.mark.slow)
-
-
-@pytest.mark.parametrize(
-    ("where", "at"),
-    [
-        slow("save", 1),
-        ("save", 30),
-        slow("replace", 12),
-        slow("append", 1),
-        ("append", 200),
-        ("rename", 1),
-    ],
-)
-def test_a_killed_preparation_goes_on_to_the_same_store(raw, whole, tmp_path, where, at):
+@pytest.mark.parametrize(("where", "at"), [("append", 200), ("finish", 1), ("rename", 1)])
+def test_a_killed_preparation_begins_anew_and_leaves_nothing_behind(
+    raw, whole, tmp_path, where, at
+):
+    """Even where what it left is damaged: nothing of it is read."""
     target = tmp_path / "killed" / "aliccp"
     command = [sys.executable, "-c", KILLER, str(raw.folder), str(target), where, str(at)]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
     assert not target.exists()
-    work = target.parent / ".preparing-aliccp"
-    made = {path: path.stat().st_mtime_ns for path in work.rglob("*.npz")}
-    resumed = prepare(raw.folder, target.parent)
-    assert resumed.manifest["files"] == whole.manifest["files"]
-    assert resumed.manifest["accounting"] == whole.manifest["accounting"]
+    left = [p for p in (target.parent / ".preparing-aliccp").rglob("*") if p.is_file()]
+    assert left
+    for path in left:
+        path.write_bytes(path.read_bytes()[:-7] + b"garbage")
+    again = prepare(raw.folder, target.parent)
+    assert again.manifest["files"] == whole.manifest["files"]
+    assert again.manifest["accounting"] == whole.manifest["accounting"]
     assert sorted(path.name for path in target.parent.iterdir()) == [".locks", "aliccp"]
     assert verify(target) == len(whole.manifest["files"])
-    assert len(made) >= min(at - 1, 1) if where == "save" else made
 
 
 def test_what_is_prepared_of_the_same_files_is_not_prepared_again(raw, tmp_path):
@@ -488,27 +478,22 @@ def test_what_is_prepared_of_the_same_files_is_not_prepared_again(raw, tmp_path)
         prepare(raw.folder, tmp_path)
 
 
-def test_a_stopped_preparation_says_so_and_goes_on(raw, tmp_path, monkeypatch):
-    def stop(*_args, **_kwargs):
+def test_a_stopped_preparation_leaves_nothing_behind(raw, tmp_path):
+    def stop(_progress):
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        patch.setattr(ingest, "learn", stop)
-        with pytest.raises(RunInterrupted, match=r"kept .*the same command goes on"):
-            prepare(raw.folder, tmp_path)
-    made = list((tmp_path / ".preparing-aliccp").rglob("*.npz"))
-    assert made
-    assert_lossless(prepare(raw.folder, tmp_path), raw)
-
-
-def test_parts_of_files_that_changed_are_not_used(raw, tmp_path):
-    target = tmp_path / "killed" / "aliccp"
-    command = [sys.executable, "-c", KILLER, str(raw.folder), str(target), "append", "1"]
-    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
-    other = make(tmp_path / "other", seed=99)
-    shutil.copytree(other.folder, raw.folder, dirs_exist_ok=True)
-    changed = prepare(raw.folder, target.parent)
-    assert changed.manifest["files"] == prepare(other.folder, tmp_path).manifest["files"]
+    config = compose(["dataset=aliccp"]).config.dataset
+    with pytest.raises(KeyboardInterrupt):
+        ingest.prepare(
+            config,
+            raw.folder,
+            tmp_path / "stopped" / "aliccp",
+            name="aliccp",
+            plain={},
+            tolerance=STRICT,
+            on_rows=stop,
+        )
+    assert [path.name for path in (tmp_path / "stopped").iterdir()] == [".locks"]
 
 
 def test_the_independent_fixture_is_read_with_its_totals(raw_data, tmp_path):

@@ -1,4 +1,4 @@
-"""What is left of a preparation that was killed at its end, and two that want the same dataset."""
+"""What killed preparations leave behind, and two processes that want the same dataset."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,6 @@ from filelock import FileLock
 
 from cvrbench.config.compose import compose
 from cvrbench.data.registry import ensure, prepared_folder
-from cvrbench.data.staging import INSTALLING, tidy
 
 CONFIG = compose(["experiment=quick_check"]).config.dataset
 
@@ -27,37 +26,37 @@ def prepared(quick_data, tmp_path) -> Path:
     return target
 
 
-def left_behind(target: Path, *names: str) -> Path:
+def left_behind(target: Path) -> Path:
+    """The folder of a preparation of `target` that was killed."""
     work = target.parent / f".preparing-{target.name}"
-    for name in names:
-        (work / name).parent.mkdir(parents=True, exist_ok=True)
-        (work / name).write_text("dataset")
+    (work / "dataset").mkdir(parents=True)
+    (work / "dataset" / "ids.npy").write_text("half of it")
     return work
 
 
-def test_what_is_left_of_a_finished_preparation_goes_when_the_dataset_is_opened(prepared, tmp_path):
-    work = left_behind(prepared, INSTALLING, "old/manifest.json")
-    half_gone = left_behind(prepared.with_name(f"{prepared.name}.gone"), "old/manifest.json")
-    assert half_gone.is_dir()
+def test_what_any_killed_preparation_left_goes_when_a_dataset_is_opened(prepared, tmp_path):
+    own, other = left_behind(prepared), left_behind(prepared.with_name("aliccp-0123456789"))
+    ensure(CONFIG, "synthetic", tmp_path)
+    assert not own.exists()
+    assert not other.exists()
+    assert prepared.is_dir()
+
+
+def test_what_another_process_works_in_stays(prepared, tmp_path):
+    work = left_behind(prepared)
+    with FileLock(prepared.parent / ".locks" / prepared.name):
+        ensure(CONFIG, "synthetic", tmp_path)
+        assert work.is_dir()
     ensure(CONFIG, "synthetic", tmp_path)
     assert not work.exists()
-    assert not half_gone.exists()
 
 
-def test_what_can_be_gone_on_with_stays(prepared):
-    for names in (["journal.json"], [INSTALLING, "dataset/manifest.json"]):
-        work = left_behind(prepared, *names)
-        tidy(prepared)
-        assert work.is_dir()
-
-
-def test_what_another_process_works_in_stays(prepared):
-    work = left_behind(prepared, INSTALLING)
-    with FileLock(prepared.parent / ".locks" / prepared.name):
-        tidy(prepared)
-        assert work.is_dir()
-    tidy(prepared)
-    assert not work.exists()
+def test_a_preparation_begins_anew_whatever_was_left(prepared, tmp_path):
+    before = {p.name for p in prepared.rglob("*.npy")}
+    left_behind(prepared)
+    ensure(CONFIG, "synthetic", tmp_path, force=True)
+    assert {p.name for p in prepared.rglob("*.npy")} == before
+    assert sorted(p.name for p in prepared.parent.iterdir()) == [".locks", prepared.name]
 
 
 def test_who_waited_for_a_dataset_takes_what_the_other_made(tmp_path, monkeypatch):

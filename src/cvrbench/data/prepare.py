@@ -3,7 +3,6 @@
 Memory is bounded by a chunk and by what is learned, whatever the number of rows.
 """
 
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -73,7 +72,6 @@ def prepare(
         if keep and target.is_dir():
             return open_dataset(target)
         folder = work / "dataset"
-        shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
         learned = _learn(stream, name, on_rows)
         _write(stream, learned, folder, name=name, config=config, on_rows=on_rows)
         install(folder, target, work)

@@ -49,7 +49,7 @@ def ensure(
         DataError: There is no prepared dataset and no raw files, or they fail a check.
     """
     folder = prepared_folder(config, name, data_dir)
-    tidy(folder)
+    tidy(folder.parent)
     missing = not folder.is_dir()
     if raw is None and not force and not missing and not is_outdated(config, folder):
         return open_dataset(folder)

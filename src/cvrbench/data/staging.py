@@ -1,7 +1,6 @@
 """A folder for what is being prepared: beside the target, with one owner, gone when it is done.
 
-prepared/.preparing-<name>/    whatever a preparation needs to go on after a kill
-prepared/.preparing-<name>.gone/    the same on its way out
+prepared/.preparing-<name>/    what a preparation needs while it runs
 prepared/<name>/               appears by one rename
 prepared/.locks/<name>         empty, held by the process that prepares; it stays, since a lock
 that is removed can be held by two
@@ -15,38 +14,33 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from cvrbench.errors import DataError, RunInterrupted
+from cvrbench.errors import DataError
 from cvrbench.files import NO_SPACE, system_number
 
-INSTALLING = "installing"
-"""Name of a file that says which folder is being put in the target's place."""
+PREFIX, LOCKS = ".preparing-", ".locks"
 
 
 @contextmanager
 def staging(target: Path) -> Iterator[Path]:
-    """Give the folder in which `target` is prepared, for this process alone.
+    """Give an empty folder in which `target` is prepared, for this process alone.
 
     Waits while another process prepares the same target. The folder is removed when the work
-    succeeds or fails; a killed process leaves it, as does `RunInterrupted`, and the next one finds
-    it as it was.
+    succeeds or fails; what a killed process leaves in it is never read, and removed by `tidy`.
 
     Raises:
         DataError: The disk is full or not writable.
     """
-    work, lock = _places(target)
+    work = target.with_name(PREFIX + target.name)
+    lock = target.parent / LOCKS / target.name
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(lock):
-            work.mkdir(exist_ok=True)
-            (work / INSTALLING).unlink(missing_ok=True)
+            shutil.rmtree(work, ignore_errors=True)
+            work.mkdir()
             try:
                 yield work
-            except RunInterrupted:
-                raise  # who says so can go on with what is there
-            except BaseException:
-                _remove(work)
-                raise
-            _remove(work)
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
     except Exception as error:
         if not isinstance(error, OSError) and system_number(error) is None:
             raise
@@ -55,45 +49,20 @@ def staging(target: Path) -> Iterator[Path]:
 
 def install(folder: Path, target: Path, work: Path) -> None:
     """Put a finished folder in the target's place, by renaming."""
-    old = work / "old"
-    shutil.rmtree(old, ignore_errors=True)
-    (work / INSTALLING).write_text(folder.name)
     if target.exists():
-        target.rename(old)
+        target.rename(work / "old")
     folder.rename(target)
 
 
-def tidy(target: Path) -> None:
-    """Remove what is left of a process that was killed when `target` was in its place already.
+def tidy(prepared: Path) -> None:
+    """Remove what killed preparations left in the folder of prepared datasets.
 
-    A preparation that is under way, or that can be gone on with, stays.
+    The folder of a preparation that is under way stays: its lock is held.
     """
-    work, lock = _places(target)
-    if not work.exists() and not _gone(work).exists():
-        return
-    with suppress(OSError), FileLock(lock, timeout=0):  # Timeout is an OSError, too
-        shutil.rmtree(_gone(work), ignore_errors=True)
-        installing = work / INSTALLING
-        if installing.is_file() and not (work / installing.read_text()).exists():
-            _remove(work)
-
-
-def _places(target: Path) -> tuple[Path, Path]:
-    """The folder to work in, and the lock on it."""
-    return target.parent / f".preparing-{target.name}", target.parent / ".locks" / target.name
-
-
-def _gone(work: Path) -> Path:
-    return work.with_name(f"{work.name}.gone")
-
-
-def _remove(work: Path) -> None:
-    """Take a folder away at once, so that a kill leaves no half of it that looks like a whole."""
-    gone = _gone(work)
-    shutil.rmtree(gone, ignore_errors=True)
-    if work.exists():
-        work.rename(gone)
-    shutil.rmtree(gone, ignore_errors=True)
+    for work in prepared.glob(f"{PREFIX}*"):
+        lock = prepared / LOCKS / work.name.removeprefix(PREFIX)
+        with suppress(OSError), FileLock(lock, timeout=0):  # Timeout is an OSError, too
+            shutil.rmtree(work, ignore_errors=True)
 
 
 def check_space(folder: Path, needed: int, what: str) -> None:

@@ -1,14 +1,7 @@
-"""Ali-CCP from raw files to a prepared dataset: read both halves into parts, learn, write.
+"""Ali-CCP from raw files to a prepared dataset: read both halves into parts, learn, write."""
 
-A killed preparation goes on where it was: parts that are whole are not made again, and the rest
-does not depend on who made them.
-"""
-
-import json
 import os
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +23,13 @@ from cvrbench.data.sources.aliccp.parts import BLOCK_BYTES, KINDS
 from cvrbench.data.sources.aliccp.totals import account, check_rows, compare, remarks
 from cvrbench.data.sources.aliccp.truth import TruthReader
 from cvrbench.data.staging import check_space, install, staging
-from cvrbench.errors import DataError, RunInterrupted
+from cvrbench.errors import DataError
 from cvrbench.memory import keep_freed_memory
 
 HALVES: tuple[Half, ...] = ("train", "test")
 TRUTH_FILES: dict[Half, str] = {half: f"truth_{half}.csv" for half in HALVES}
 SPACE_PER_RAW_BYTE = 1.1
 """Parts and arrays together, per byte of unpacked raw text; measured on generated files."""
-JOURNAL_VERSION = 1
 TASKS = (
     Task(name="ctr", label="click"),
     Task(name="cvr", label="conversion", parent="ctr", joint="ctcvr"),
@@ -73,41 +65,26 @@ def prepare(
 
     Raises:
         DataError: Files are missing, damaged or faulty, or the disk is too small.
-        RunInterrupted: The user stopped it; the same call goes on.
     """
     keep_freed_memory()
     wanted = [file_name(k, h) for h in HALVES for k in KINDS]
     files = locate(raw, wanted, dataset="aliccp", optional=list(TRUTH_FILES.values()))
     log, layout, snapshot = FaultLog(tolerance), Layout(config), _snapshot(files)
-    with staging(target) as work, _resumable(work):
+    with staging(target) as work:
         if not force and _is_made_of(target, snapshot, tolerance):
             return open_dataset(target)
-        _keep_or_clear(work, snapshot, block_bytes)
         size = sum(file.size for file in files.values())
-        check_space(work, int(size * SPACE_PER_RAW_BYTE) - _size_of(work), "preparing aliccp")
+        check_space(work, int(size * SPACE_PER_RAW_BYTE), "preparing aliccp")
         how = Reading(work, log, on_rows, threads or min(os.cpu_count() or 1, 4), block_bytes)
         halves = [read_half(half, layout, files, how) for half in HALVES]
         check_rows(halves, name)
         book = learn(layout, halves, on_rows)
         folder = work / "dataset"
-        shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
         with StoreWriter(folder) as writer:
             _write_arrays(writer, book, halves, files, on_rows)
             _write_manifest(writer, book, halves, log, name=name, config=plain, raw=snapshot)
         install(folder, target, work)
     return open_dataset(target)
-
-
-@contextmanager
-def _resumable(work: Path) -> Iterator[None]:
-    """Let Ctrl-C keep the parts that were read."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        gb = _size_of(work) / 1e9
-        raise RunInterrupted(
-            f"stopped; what was read is kept ({gb:.1f} GB in {work}), and the same command goes on"
-        ) from None
 
 
 def _write_arrays(
@@ -168,24 +145,6 @@ def _is_made_of(target: Path, snapshot: Mapping[str, Any], tolerance: Tolerance)
         return False
     strict = tolerance.on_error == "stop"
     return manifest.get("raw") == snapshot and not (strict and manifest["faults"])
-
-
-def _keep_or_clear(work: Path, snapshot: Mapping[str, Any], block_bytes: int) -> None:
-    """Keep parts of the same raw files, cut the same way; clear away any others."""
-    journal = work / "journal.json"
-    now = {"version": JOURNAL_VERSION, "block_bytes": block_bytes, "files": snapshot}
-    try:
-        same = json.loads(journal.read_text()) == now
-    except (OSError, ValueError):
-        same = False
-    if not same:
-        for path in work.iterdir():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        journal.write_text(json.dumps(now))
-
-
-def _size_of(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _schema(layout: Layout, book: Codebook, halves: Sequence[HalfRead], name: str) -> Schema:

@@ -1,12 +1,10 @@
 """A raw file as parts: one per block of its lines, as arrays, on disk.
 
-Parts are what a preparation that was killed need not do again. What is in a part depends on its
-block alone: not on the number of threads, nor on which parts were there before.
+What is in a part depends on its block alone, not on the number of threads.
 """
 
 import hashlib
 import json
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -66,7 +64,7 @@ class Part:
         return replace(self, bags={})
 
     def save(self, path: Path) -> None:
-        """Write it whole or not at all."""
+        """Write it."""
         arrays: dict[str, npt.NDArray[Any]] = {
             name: getattr(self, name)
             for name in ("line", "index", "sample_id", "labels", "singles")
@@ -75,12 +73,7 @@ class Part:
             arrays |= {f"{field}.{part}": array for part, array in bag._asdict().items()}
         about = json.dumps({"kind": self.kind, "n_lines": self.n_lines, "faults": self.faults})
         arrays["about"] = np.frombuffer(about.encode(), np.uint8)
-        temporary = path.with_suffix(".tmp")
-        with temporary.open("wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        np.savez(path, allow_pickle=False, **arrays)
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -128,12 +121,12 @@ def read_parts(
     block_bytes: int = BLOCK_BYTES,
     max_faults: int = NO_LIMIT,
 ) -> PartFile:
-    """Read a raw file into parts under `folder`; those that are there are not made again.
+    """Read a raw file into parts under `folder`.
 
     Args:
         raw: The file.
         kind: What it holds.
-        folder: Where its parts go; of this file and block size only.
+        folder: Where its parts go.
         on_part: Is shown every part, in order; may raise.
         on_rows: Told of progress.
         threads: Blocks parsed at a time; numpy lets go of the interpreter's lock.
@@ -188,8 +181,6 @@ def _finish(
 
 
 def _make(block: bytes, kind: Kind, first_line: int, path: Path, max_faults: int) -> Part:
-    if path.is_file():
-        return Part.load(path)
     part = to_part(block, kind, first_line, max_faults)
     if len(part.faults) < max_faults:
         part.save(path)

@@ -8,7 +8,7 @@ import pytest
 
 from cvrbench.report.comparison import compare
 from cvrbench.report.dataset_report import to_csv
-from cvrbench.report.escape import harmless, inert
+from cvrbench.report.escape import escape_control, escape_formula
 from cvrbench.report.tables import Cell, Grid, to_latex, to_markdown
 from tests.report.test_frames import run
 
@@ -51,8 +51,13 @@ def test_a_negative_number_stays_a_number():
 
 
 def test_only_what_looks_like_a_formula_gets_an_apostrophe():
-    assert [inert(text) for text in ("mmoe", "a=b", "0.5", "")] == ["mmoe", "a=b", "0.5", ""]
-    assert inert("-0.5 and more") == "'-0.5 and more"
+    assert [escape_formula(text) for text in ("mmoe", "a=b", "0.5", "")] == [
+        "mmoe",
+        "a=b",
+        "0.5",
+        "",
+    ]
+    assert escape_formula("-0.5 and more") == "'-0.5 and more"
 
 
 @pytest.mark.parametrize("write", [to_markdown, to_latex])
@@ -74,6 +79,6 @@ def test_no_command_is_left_in_latex(name):
 
 
 def test_commands_to_a_terminal_are_spelt_out():
-    shown = harmless(COMMANDS)
+    shown = escape_control(COMMANDS)
     assert shown.isprintable()
     assert "owned" in shown

@@ -9,7 +9,7 @@ import polars as pl
 from sklearn.metrics import roc_auc_score
 
 from cvrbench.record import RunRecord
-from cvrbench.report.dataset_report import Part, gather, with_curves
+from cvrbench.report.dataset_report import DatasetReport, build, with_curves
 from cvrbench.store import ResultStore
 from tests.report.test_frames import run
 
@@ -49,10 +49,10 @@ def keep(
     return records
 
 
-def part_of(folder: Path) -> Part:
+def part_of(folder: Path) -> DatasetReport:
     """Gather what was kept, which is one dataset."""
     store = ResultStore(folder)
-    (part,) = gather(store.records(), store)
+    (part,) = build(store.records(), store)
     part = with_curves(part, store)
     assert part.problems == ()
     return part

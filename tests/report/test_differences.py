@@ -13,8 +13,14 @@ from cvrbench.data.schema import Task
 from cvrbench.errors import ConfigError
 from cvrbench.metrics import gauc
 from cvrbench.report.comparison import Comparison, compare
-from cvrbench.report.dataset_report import comparison_json, gather
-from cvrbench.report.differences import Differences, Method, MovesReader, against, choose_baselines
+from cvrbench.report.dataset_report import build, comparison_json
+from cvrbench.report.differences import (
+    Differences,
+    InfluenceReader,
+    Method,
+    against,
+    choose_baselines,
+)
 from cvrbench.report.grids import difference_grid, over_seeds_grid, power_grid
 from cvrbench.stats.influence import auc_influence
 from cvrbench.store import ResultStore
@@ -159,7 +165,7 @@ def test_missing_predictions_and_other_rows_cost_only_their_run(store):
 def test_without_any_predictions_nothing_is_tested_and_it_is_said_why(store):
     for file in store.runs.glob("*/predictions.parquet"):
         file.unlink()
-    (part,) = gather(store.records(), store)
+    (part,) = build(store.records(), store)
     assert part.tested is None
     assert part.untested == "no predictions could be read"
     assert len(part.problems) == 4  # three by name
@@ -179,7 +185,7 @@ def test_each_space_has_its_rows_and_its_label():
         }
     )
     record = run("mmoe", 0, 0.7)
-    moves = MovesReader(tasks).read(record, frame)
+    moves = InfluenceReader(tasks).read(record, frame)
     of = {"ctr": [0, 1, 1, 0], "cvr": [1, 0], "ctcvr": [0, 1, 0, 0]}
     users = {"ctr": [7, 7, 8, 9], "cvr": [7, 8], "ctcvr": [7, 7, 8, 9]}
     scores = {"ctr": [0.1, 0.2, 0.3, 0.4], "cvr": [0.6, 0.7], "ctcvr": [0.0, 0.1, 0.2, 0.3]}

@@ -11,7 +11,7 @@ import pytest
 
 from cvrbench.record import RunRecord
 from cvrbench.report.comparison import compare
-from cvrbench.report.dataset_report import Part
+from cvrbench.report.dataset_report import DatasetReport
 from cvrbench.report.differences import Method, against, transfer
 from cvrbench.report.grids import rows_grid
 from cvrbench.report.html.fairness import warnings_between, warnings_of
@@ -90,9 +90,9 @@ class Page(HTMLParser):
         return "".join(data for name, data in self.texts if not names or name in names)
 
 
-def part_of(records: list[RunRecord], sweeps: tuple[StudySummary, ...] = ()) -> Part:
+def part_of(records: list[RunRecord], sweeps: tuple[StudySummary, ...] = ()) -> DatasetReport:
     (comparison,) = compare(records)
-    return Part(
+    return DatasetReport(
         comparison=comparison,
         differences=None,
         transfer=None,
@@ -122,7 +122,7 @@ def part(tmp_path_factory):
     store = ResultStore(folder)
     (comparison,) = compare(store.records())
     found = against(comparison, ["shared_bottom", "single_task"], store)
-    return Part(
+    return DatasetReport(
         comparison=comparison,
         differences=found["shared_bottom"],
         transfer=transfer(comparison, found["single_task"]),

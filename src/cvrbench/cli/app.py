@@ -10,7 +10,7 @@ from cvrbench import __version__
 from cvrbench.cli import browse, check, data, diff, export, report, reproduce, run, show, sweep
 from cvrbench.cli.console import errors
 from cvrbench.errors import ConfigError, CvrbenchError, RunInterrupted
-from cvrbench.report.escape import harmless
+from cvrbench.report.escape import escape_control
 
 DONE, FAILED, MISUSE, INTERRUPTED = 0, 1, 2, 130
 
@@ -63,7 +63,9 @@ def main() -> int:
         errors.print(str(stop), style="yellow", markup=False, soft_wrap=True)
         return INTERRUPTED
     except CvrbenchError as error:
-        errors.print(f"error: {harmless(str(error))}", style="red", markup=False, soft_wrap=True)
+        errors.print(
+            f"error: {escape_control(str(error))}", style="red", markup=False, soft_wrap=True
+        )
         return MISUSE if isinstance(error, ConfigError) else FAILED
     except KeyboardInterrupt:
         return INTERRUPTED

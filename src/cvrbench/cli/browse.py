@@ -10,7 +10,7 @@ from rich.table import Table
 from cvrbench.cli.console import out, print_json
 from cvrbench.cli.run import AsJson, Overrides
 from cvrbench.errors import ConfigError
-from cvrbench.report.escape import harmless
+from cvrbench.report.escape import escape_control
 
 ResultsDir = Annotated[Path, typer.Option(help="Folder of results")]
 
@@ -74,7 +74,7 @@ def list_runs(
         return
     table = Table("run", "state", "finished", box=None, pad_edge=False)
     for row in rows:
-        table.add_row(*(escape(harmless(cell)) for cell in row))
+        table.add_row(*(escape(escape_control(cell)) for cell in row))
     if rows:
         out.print(table)
     else:

@@ -7,7 +7,7 @@ import typer
 
 from cvrbench.cli.console import errors, out, print_json
 from cvrbench.cli.run import AsJson
-from cvrbench.report.escape import harmless
+from cvrbench.report.escape import escape_control
 
 
 def check(
@@ -40,7 +40,7 @@ def check(
     known = read_baseline(baseline)
     survey = ResultStore(results_dir).survey()
     for one in survey.unreadable:
-        errors.print(f"left out: {harmless(one.why)}", markup=False, soft_wrap=True)
+        errors.print(f"left out: {escape_control(one.why)}", markup=False, soft_wrap=True)
     found = worker(known, compare(survey.records), tolerance)
     if as_json:
         print_json(check_json(found))

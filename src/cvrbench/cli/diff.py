@@ -12,7 +12,7 @@ from rich.text import Text
 from cvrbench.cli.browse import ResultsDir
 from cvrbench.cli.console import out, print_json
 from cvrbench.cli.run import AsJson
-from cvrbench.report.escape import harmless
+from cvrbench.report.escape import escape_control
 
 if TYPE_CHECKING:
     from cvrbench.report.tables import Grid
@@ -43,7 +43,7 @@ def diff(
         print_json(pair_json(found))
         return
     for side, name in zip(("first ", "second"), found.names, strict=True):
-        out.print(f"{side}  [bold]{escape(harmless(name))}[/bold]", soft_wrap=True)
+        out.print(f"{side}  [bold]{escape(escape_control(name))}[/bold]", soft_wrap=True)
     for grid in making_grids(found):
         out.print()
         out.print(_words(grid) if grid.rows else f"{grid.title}: {grid.caption}")
@@ -57,7 +57,7 @@ def _words(grid: "Grid") -> Table:
     table = Table(
         title=grid.title,
         title_justify="left",
-        caption=escape(harmless(grid.caption)),
+        caption=escape(escape_control(grid.caption)),
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
@@ -67,6 +67,6 @@ def _words(grid: "Grid") -> Table:
         table.add_column(header, overflow="fold")
     for row in grid.rows:
         table.add_row(
-            *(Text(harmless(cell.text), style="bold" if cell.strong else "") for cell in row)
+            *(Text(escape_control(cell.text), style="bold" if cell.strong else "") for cell in row)
         )
     return table

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from cvrbench.record import RunRecord
     from cvrbench.report.comparison import Filters
-    from cvrbench.report.dataset_report import Part
+    from cvrbench.report.dataset_report import DatasetReport
     from cvrbench.report.differences import Method
     from cvrbench.report.tables import Grid
     from cvrbench.store import ResultStore
@@ -142,17 +142,17 @@ def _read(
     sweeps: "Sequence[StudySummary]",
     baseline: str | None,
     how: "Method",
-) -> "list[Part]":
+) -> "list[DatasetReport]":
     """Read and test what is asked for, and name what cannot be read."""
-    from cvrbench.report.dataset_report import gather
-    from cvrbench.report.escape import harmless
+    from cvrbench.report.dataset_report import build
+    from cvrbench.report.escape import escape_control
 
     survey = store.survey()
     for one in survey.unreadable:
-        errors.print(f"left out: {harmless(one.why)}", markup=False, soft_wrap=True)
+        errors.print(f"left out: {escape_control(one.why)}", markup=False, soft_wrap=True)
     records = filters.records(survey.records)
     with reading_bar(len(records)) as advance:
-        parts = gather(
+        parts = build(
             records,
             store,
             begun=filters.begun(store.begun()),
@@ -168,7 +168,7 @@ def _read(
 
 
 def _present(
-    parts: "Sequence[Part]",
+    parts: "Sequence[DatasetReport]",
     *,
     layout: Format = Format.terminal,
     full: bool = False,
@@ -199,9 +199,9 @@ def present_runs(
     records: "Sequence[RunRecord]", store: "ResultStore", *, figures: Path | None = None
 ) -> None:
     """Print, and draw where wanted, what some runs alone say against each other."""
-    from cvrbench.report.dataset_report import gather, with_curves
+    from cvrbench.report.dataset_report import build, with_curves
 
-    parts = gather(records, store)
+    parts = build(records, store)
     if figures is not None:
         parts = [with_curves(part, store) for part in parts]
     _present(parts, figures=figures)
@@ -226,7 +226,7 @@ def _refuse_html(html: Path | None, layout: Format, *, no_html: bool) -> None:
 
 
 def _write_page(
-    parts: "Sequence[Part]",
+    parts: "Sequence[DatasetReport]",
     sweeps: "Sequence[StudySummary]",
     wanted: Path | None,
     results_dir: Path,
@@ -247,7 +247,7 @@ def _write_page(
     errors.print(f"wrote {place}", soft_wrap=True, markup=False)
 
 
-def _draw(parts: "Sequence[Part]", folder: Path) -> None:
+def _draw(parts: "Sequence[DatasetReport]", folder: Path) -> None:
     from cvrbench.report.plots.across import across_figures
     from cvrbench.report.plots.compared import compared_figures
     from cvrbench.report.plots.style import save
@@ -266,13 +266,13 @@ def _draw(parts: "Sequence[Part]", folder: Path) -> None:
             errors.print(f"wrote {path}", soft_wrap=True, markup=False)
 
 
-def _print_csv(parts: "Sequence[Part]") -> None:
+def _print_csv(parts: "Sequence[DatasetReport]") -> None:
     from cvrbench.report.dataset_report import to_csv
 
     print(to_csv([(part.comparison, part.differences) for part in parts]), end="")
 
 
-def _print_json(part: "Part") -> None:
+def _print_json(part: "DatasetReport") -> None:
     from cvrbench.report.dataset_report import comparison_json, transfer_json
 
     print_json(

@@ -13,7 +13,7 @@ from cvrbench.cli.browse import ResultsDir
 from cvrbench.cli.console import errors, out, print_json, training_bar
 from cvrbench.cli.run import AsJson
 from cvrbench.errors import RunInterrupted
-from cvrbench.report.escape import harmless
+from cvrbench.report.escape import escape_control
 
 if TYPE_CHECKING:
     from cvrbench.reproduction import Reproduction
@@ -115,7 +115,7 @@ def _changes(changed: Mapping[str, tuple[str, str]]) -> str:
 
 def _say(console: Any, text: str) -> None:
 
-    console.print(harmless(text), markup=False, soft_wrap=True)
+    console.print(escape_control(text), markup=False, soft_wrap=True)
 
 
 def _json(found: "Reproduction", copy: Path | None) -> dict[str, Any]:

@@ -37,7 +37,7 @@ class Table(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Guarded:
+class CheckedAuc:
     """One AUC, then and now."""
 
     dataset: str
@@ -57,12 +57,12 @@ class Guarded:
 class Check:
     """All that was compared."""
 
-    compared: tuple[Guarded, ...]
+    compared: tuple[CheckedAuc, ...]
     new: tuple[str, ...]
     """Rows that the baseline has not."""
 
     @property
-    def failures(self) -> list[Guarded]:
+    def failures(self) -> list[CheckedAuc]:
         """Those for which the check fails."""
         return [one for one in self.compared if one.outcome in FAILURES]
 
@@ -188,12 +188,14 @@ def _estimate(value: Mapping[str, Any]) -> Estimate:
     return Estimate(mean, half, n)
 
 
-def _without(then: Table, others: Sequence[Table]) -> list[Guarded]:
+def _without(then: Table, others: Sequence[Table]) -> list[CheckedAuc]:
     """Say of every row of a dataset that it is gone, or that its data are others now."""
     outcome: Outcome = "other data" if others else "missing"
     words = f"{then.fingerprint}, now {others[0].fingerprint}" if others else ""
     return [
-        Guarded(dataset=then.dataset, strategy=one.label, metric="", outcome=outcome, basis=words)
+        CheckedAuc(
+            dataset=then.dataset, strategy=one.label, metric="", outcome=outcome, basis=words
+        )
         for one in then.rows
     ]
 
@@ -224,9 +226,9 @@ def _same_label(one: Strategy, other: Strategy) -> bool:
 
 def _guard(
     table: Table, then: Strategy, now: Strategy | None, tolerance: float | None
-) -> list[Guarded]:
+) -> list[CheckedAuc]:
     """Compare every AUC that a row had."""
-    gone = Guarded(dataset=table.dataset, strategy=then.label, metric="", outcome="missing")
+    gone = CheckedAuc(dataset=table.dataset, strategy=then.label, metric="", outcome="missing")
     if now is None:
         return [gone]
     found = []
@@ -262,7 +264,7 @@ def _allowed(then: Estimate, now: Estimate, count: Mapping[str, int]) -> tuple[f
     return NORMAL * auc_standard_error(then.mean, positives, negatives), "rows"
 
 
-def _cells(one: Guarded) -> tuple[Cell, ...]:
+def _cells(one: CheckedAuc) -> tuple[Cell, ...]:
     change, allowed = "-", "-"
     if one.then is not None and one.now is not None:
         change = f"{one.now.mean - one.then.mean:+.4f}"

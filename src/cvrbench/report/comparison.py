@@ -222,7 +222,7 @@ class Comparison:
     def slug(self) -> str:
         """The same for the name of a file: `kuairand-0a04eb` or `kuairand-0a04eb-cvr-0.03`."""
         scarce = "" if self.scarce_task is None else f"-{self.scarce_task}-{self.label_share!r}"
-        return fit_for_a_file(f"{self.dataset}-{self.fingerprint[:6]}{scarce}")
+        return file_name(f"{self.dataset}-{self.fingerprint[:6]}{scarce}")
 
     @property
     def auc_metrics(self) -> list[str]:
@@ -249,7 +249,7 @@ class Comparison:
         return describe_metric(metric, self.tasks).header
 
 
-def fit_for_a_file(name: str) -> str:
+def file_name(name: str) -> str:
     """Give a file's name, in the folder where it is put, whatever a record calls its data."""
     return re.sub(r"[^\w.-]", "_", name).lstrip(".") or "_"
 

@@ -20,7 +20,7 @@ from cvrbench.report.differences import (
     transfer,
     verdict_json,
 )
-from cvrbench.report.escape import harmless, inert
+from cvrbench.report.escape import escape_control, escape_formula
 from cvrbench.report.grids import (
     comparison_grid,
     cost_grid,
@@ -41,7 +41,7 @@ MOST_DRAWN = 40
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class DatasetReport:
     """One comparison and all that is known of it."""
 
     comparison: Comparison
@@ -144,7 +144,7 @@ MOST_PROBLEMS = 3
 """Runs that are named; of more there is a number."""
 
 
-def gather(
+def build(
     records: Sequence[RunRecord],
     store: ResultStore,
     *,
@@ -153,7 +153,7 @@ def gather(
     baseline: str | None = None,
     how: Method | None = None,
     on_read: Callable[[], None] = lambda: None,
-) -> list[Part]:
+) -> list[DatasetReport]:
     """Compare all runs, dataset by dataset; what cannot be tested says why.
 
     Args:
@@ -176,7 +176,7 @@ def gather(
     ]
 
 
-def with_curves(part: Part, store: ResultStore) -> Part:
+def with_curves(part: DatasetReport, store: ResultStore) -> DatasetReport:
     """Read what only figures show; what cannot be read is said in `problems`."""
     comparison, problems = part.comparison, list(part.problems)
 
@@ -203,7 +203,7 @@ def _part(
     sweeps: Sequence[StudySummary],
     how: Method,
     on_read: Callable[[], None],
-) -> Part:
+) -> DatasetReport:
     labels = {variant.label for variant in comparison.variants}
     wanted = [row for row in (baseline, REFERENCE) if row is not None and row in labels]
     problems: list[str] = []
@@ -220,7 +220,7 @@ def _part(
     if len(problems) > MOST_PROBLEMS:
         more = len(problems) - MOST_PROBLEMS
         problems = [*problems[:MOST_PROBLEMS], f"and {more} more of {comparison.name}"]
-    return Part(
+    return DatasetReport(
         comparison=comparison,
         differences=None if baseline is None else found.get(baseline),
         transfer=transfer(comparison, found.get(REFERENCE)),
@@ -317,5 +317,7 @@ def to_csv(compared: Sequence[tuple[Comparison, Differences | None]]) -> str:
     frame = pl.DataFrame(lines, infer_schema_length=None)
     names = [name for name, kind in frame.schema.items() if kind == pl.String]
     return frame.with_columns(
-        pl.col(names).map_elements(lambda text: inert(harmless(text)), return_dtype=pl.String)
+        pl.col(names).map_elements(
+            lambda text: escape_formula(escape_control(text)), return_dtype=pl.String
+        )
     ).write_csv()

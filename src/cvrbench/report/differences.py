@@ -85,7 +85,7 @@ class Rows(NamedTuple):
     """How they are redrawn; None where the variance is a formula's."""
 
 
-class Moves(NamedTuple):
+class Influence(NamedTuple):
     """One run's metric, and how far each test row moves it."""
 
     run_id: str
@@ -110,7 +110,7 @@ class Moves(NamedTuple):
 
 
 @dataclass
-class MovesReader:
+class InfluenceReader:
     """Reads runs that were tested on the same rows, each once; after the first, side by side."""
 
     tasks: Sequence[Task]
@@ -119,8 +119,8 @@ class MovesReader:
     known: dict[str, Rows] = field(default_factory=dict)
     """Space -> its rows, as the first run had them."""
 
-    def read(self, run: RunRecord, frame: pl.DataFrame) -> dict[str, Moves]:
-        """Give metric -> `Moves` of every tested metric that is defined.
+    def read(self, run: RunRecord, frame: pl.DataFrame) -> dict[str, Influence]:
+        """Give metric -> `Influence` of every tested metric that is defined.
 
         Args:
             run: A record.
@@ -142,7 +142,7 @@ class MovesReader:
                 if value is not None:
                     moved = _influence(kind, rows, predicted, order)
                     drawn = _draws(kind, rows, predicted)
-                    moves[metric] = Moves(run.run_id, kind, value, rows, moved, drawn)
+                    moves[metric] = Influence(run.run_id, kind, value, rows, moved, drawn)
         return moves
 
     def _rows(self, space: Space, groups: Labels | None, run: RunRecord) -> Rows:
@@ -166,7 +166,7 @@ class MovesReader:
         return known
 
 
-def doubt_of_rows(pairs: Sequence[tuple[Moves, Moves]]) -> float:
+def seeds_row_variance(pairs: Sequence[tuple[Influence, Influence]]) -> float:
     """Give the variance over redrawn test rows of what the seeds' differences have in common.
 
     What rows do to one seed alone is in the seeds' spread already.
@@ -339,9 +339,9 @@ def against(
             has no part in any difference.
     """
     how = how or Method()
-    reader = MovesReader(comparison.tasks, how.draws)
+    reader = InfluenceReader(comparison.tasks, how.draws)
 
-    def read(run: RunRecord) -> dict[str, Moves] | None:
+    def read(run: RunRecord) -> dict[str, Influence] | None:
         on_read()
         try:
             return reader.read(run, store.predictions(run.run_id))
@@ -399,18 +399,18 @@ def _pairs(comparison: Comparison, baselines: Sequence[str]) -> _Pairs:
 
 
 def _read_pairs(
-    pairs: _Pairs, read: Callable[[RunRecord], dict[str, Moves] | None], workers: int
-) -> Iterator[tuple[str, str, list[tuple[dict[str, Moves], dict[str, Moves]]]]]:
+    pairs: _Pairs, read: Callable[[RunRecord], dict[str, Influence] | None], workers: int
+) -> Iterator[tuple[str, str, list[tuple[dict[str, Influence], dict[str, Influence]]]]]:
     """Give variant, baseline and what both moved; the baselines and two variants are kept."""
     sides = [both for of in pairs.values() for both in of.values()]
     bases = {base.run_id: base for both in sides for _, base in both}
-    known: dict[str, dict[str, Moves] | None] = {}
+    known: dict[str, dict[str, Influence] | None] = {}
     while bases and not any(known.values()):  # all must have the rows of the first
         name, first = bases.popitem()
         known[name] = read(first)
     with ThreadPoolExecutor(workers) as pool:  # NumPy and polars let other threads run
 
-        def read_all(runs: Mapping[str, RunRecord]) -> dict[str, dict[str, Moves] | None]:
+        def read_all(runs: Mapping[str, RunRecord]) -> dict[str, dict[str, Influence] | None]:
             return dict(zip(runs, pool.map(read, runs.values()), strict=True))
 
         known |= read_all(bases)
@@ -423,7 +423,7 @@ def _read_pairs(
 
 
 def _test(
-    runs: Sequence[tuple[Mapping[str, Moves], Mapping[str, Moves]]], margin: float
+    runs: Sequence[tuple[Mapping[str, Influence], Mapping[str, Influence]]], margin: float
 ) -> dict[str, _Tested]:
     """Test every metric that two pairs or more have."""
     found = {}
@@ -434,7 +434,7 @@ def _test(
         if len(pairs) < 2:
             continue
         per_seed = [one.value - other.value for one, other in pairs]
-        result = difference(per_seed, doubt_of_rows(pairs))
+        result = difference(per_seed, seeds_row_variance(pairs))
         found[metric] = _Tested(
             result,
             equivalence(result, margin) if pairs[0][0].kind in ON_MARGIN else None,

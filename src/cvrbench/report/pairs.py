@@ -13,7 +13,7 @@ from cvrbench.data.schema import Task
 from cvrbench.errors import ConfigError, StoreError
 from cvrbench.evaluation import describe_metric
 from cvrbench.record import RunRecord
-from cvrbench.report.differences import Moves, MovesReader
+from cvrbench.report.differences import Influence, InfluenceReader
 from cvrbench.report.tables import Cell, Grid, number
 from cvrbench.run_files import read_predictions, read_record
 from cvrbench.stats.difference import RowDifference, row_difference
@@ -127,7 +127,7 @@ def _tests(
         frames = (read_predictions(first), read_predictions(second))
         if not _same_rows(*frames):
             return {}, OTHER_ROWS
-        reader = MovesReader(tuple(Task(**task) for task in one.tasks))
+        reader = InfluenceReader(tuple(Task(**task) for task in one.tasks))
         moves = (reader.read(one, frames[0]), reader.read(other, frames[1]))
         both = [name for name in moves[0] if name in moves[1]]
         return {name: _test(moves[0][name], moves[1][name]) for name in both}, None
@@ -141,7 +141,7 @@ def _same_rows(one: pl.DataFrame, other: pl.DataFrame) -> bool:
     return told[0] == told[1] and one.select(told[0]).equals(other.select(told[1]))
 
 
-def _test(one: Moves, other: Moves) -> tuple[RowDifference, bool]:
+def _test(one: Influence, other: Influence) -> tuple[RowDifference, bool]:
     variance = one.variance(other.influence - one.influence)
     return row_difference(other.value - one.value, variance), one.rows.users is not None
 

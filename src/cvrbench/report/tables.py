@@ -12,7 +12,7 @@ from rich.table import Table
 from cvrbench.data.schema import Task
 from cvrbench.evaluation import describe_metric
 from cvrbench.record import RunRecord
-from cvrbench.report.escape import harmless
+from cvrbench.report.escape import escape_control
 from cvrbench.stats.intervals import Estimate
 
 
@@ -151,7 +151,7 @@ def _marked(cell: Cell) -> str:
 
 
 def _shown(text: str) -> str:
-    return escape(harmless(text))
+    return escape(escape_control(text))
 
 
 LATEX_SPECIAL = str.maketrans(
@@ -183,7 +183,7 @@ def to_markdown(grid: Grid) -> str:
     """Write a grid as a heading, a table and its caption."""
 
     def plain(text: str) -> str:
-        return harmless(text).translate(MARKDOWN_SPECIAL)
+        return escape_control(text).translate(MARKDOWN_SPECIAL)
 
     def line(cells: Sequence[Cell]) -> str:
         texts = [plain(cell.text) for cell in cells]
@@ -209,7 +209,7 @@ def to_latex(grid: Grid) -> str:
     """Write a grid as a floating table; needs the package booktabs."""
 
     def plain(text: str) -> str:
-        return harmless(text).translate(LATEX_SPECIAL)
+        return escape_control(text).translate(LATEX_SPECIAL)
 
     def line(cells: Sequence[Cell]) -> str:
         texts = [MINUS.sub("$-$", plain(cell.text)) for cell in cells]

@@ -5,14 +5,14 @@ from functools import partial
 
 from cvrbench.record import RunRecord
 from cvrbench.report.comparison import Variant
-from cvrbench.report.dataset_report import Part
+from cvrbench.report.dataset_report import DatasetReport
 from cvrbench.studies import StudySummary
 
 MOST = 6
 """Names that a sentence gives in full; of more it gives the number."""
 
 
-def warnings_of(part: Part) -> list[str]:
+def warnings_of(part: DatasetReport) -> list[str]:
     """Give every reason to doubt that the rows of a comparison had equal chances."""
     return [
         *_seed_sets(part),
@@ -26,7 +26,7 @@ def warnings_of(part: Part) -> list[str]:
     ]
 
 
-def warnings_between(parts: Sequence[Part]) -> list[str]:
+def warnings_between(parts: Sequence[DatasetReport]) -> list[str]:
     """Give the datasets that appear in more than one state, whose tables are not comparable."""
     states: dict[str, dict[str, None]] = {}
     for part in parts:
@@ -39,7 +39,7 @@ def warnings_between(parts: Sequence[Part]) -> list[str]:
     ]
 
 
-def _seed_sets(part: Part) -> list[str]:
+def _seed_sets(part: DatasetReport) -> list[str]:
     sets: dict[str, list[str]] = {}
     for variant in part.comparison.variants:
         sets.setdefault(seeds_words(variant), []).append(variant.label)
@@ -51,14 +51,14 @@ def _seed_sets(part: Part) -> list[str]:
     ]
 
 
-def _single_seeds(part: Part) -> list[str]:
+def _single_seeds(part: DatasetReport) -> list[str]:
     rows = [v.label for v in part.comparison.variants if len({run.seed for run in v.runs}) == 1]
     if not rows:
         return []
     return [f"One seed only, and so no interval and no test: {_names(rows)}."]
 
 
-def _missing(part: Part) -> list[str]:
+def _missing(part: DatasetReport) -> list[str]:
     rows = [(row.label, row.missing) for row in part.comparison.variants]
     rows += [(row.label, row.missing) for row in part.comparison.absent]
     failed = [
@@ -75,7 +75,7 @@ def _missing(part: Part) -> list[str]:
     ]
 
 
-def _versions(part: Part) -> list[str]:
+def _versions(part: DatasetReport) -> list[str]:
     found = []
     for package in ("cvrbench", "torch"):
         groups = _by(part, partial(version_of, package))
@@ -94,7 +94,7 @@ def version_of(package: str, run: RunRecord) -> str | None:
     return None if told is None else str(told)
 
 
-def _looks_at_test(part: Part) -> list[str]:
+def _looks_at_test(part: DatasetReport) -> list[str]:
     most: dict[str, int] = {}
     for variant, run in part.runs():
         most[variant.label] = max(run.test_scored, most.get(variant.label, 0))
@@ -108,7 +108,7 @@ def _looks_at_test(part: Part) -> list[str]:
     ]
 
 
-def _tuned_and_presets(part: Part) -> list[str]:
+def _tuned_and_presets(part: DatasetReport) -> list[str]:
     tuned = [label for label, one in part.tuned.items() if one is not None]
     presets = [label for label, one in part.tuned.items() if one is None]
     if not tuned or not presets:
@@ -119,7 +119,7 @@ def _tuned_and_presets(part: Part) -> list[str]:
     ]
 
 
-def _budgets(part: Part) -> list[str]:
+def _budgets(part: DatasetReport) -> list[str]:
     budgets: dict[str, list[str]] = {}
     for variant in part.comparison.variants:
         if (sweep := part.sweep_of(variant.label)) is not None:
@@ -132,7 +132,7 @@ def _budgets(part: Part) -> list[str]:
     ]
 
 
-def _machines(part: Part) -> list[str]:
+def _machines(part: DatasetReport) -> list[str]:
     devices = _by(part, lambda run: _told(run, "device"))
     # Threads of the CPU say nothing of what ran on another device.
     threads = _by(
@@ -172,7 +172,7 @@ def seeds_words(variant: Variant) -> str:
     return ", ".join(map(str, seeds))
 
 
-def _by(part: Part, of: Callable[[RunRecord], str | None]) -> dict[str, list[str]]:
+def _by(part: DatasetReport, of: Callable[[RunRecord], str | None]) -> dict[str, list[str]]:
     """Group rows by what their runs tell; a run that tells nothing is left out."""
     groups: dict[str, list[str]] = {}
     for variant, run in part.runs():

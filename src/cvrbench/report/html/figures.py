@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from cvrbench.report.dataset_report import Part
+from cvrbench.report.dataset_report import DatasetReport
 from cvrbench.report.html.markup import Html, paragraph, tag, text
 from cvrbench.report.html.readings import ACROSS, COMPARED, SWEPT
 from cvrbench.report.plots import across, compared
@@ -22,12 +22,12 @@ DECIMALS = re.compile(r"(\.\d\d)\d+")
 """Hundredths of a point are finer than any screen; the rest is a third of the file."""
 
 
-def compared_figures(part: Part, ident: str) -> list[Html]:
+def compared_figures(part: DatasetReport, ident: str) -> list[Html]:
     """Draw what there is of one dataset, each figure with its reading."""
     return _shown(compared.compared_figures(part), COMPARED, ident)
 
 
-def across_figures(parts: Sequence[Part], ident: str) -> list[Html]:
+def across_figures(parts: Sequence[DatasetReport], ident: str) -> list[Html]:
     """Draw what only several comparisons together show."""
     # Numbered: names of datasets are no ids of a page.
     figures = {f"{f.kind}-{n}": f for n, f in enumerate(across.across_figures(parts), 1)}

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from html import escape
 from typing import NewType
 
-from cvrbench.report.escape import harmless
+from cvrbench.report.escape import escape_control
 from cvrbench.report.tables import Cell, Grid
 
 Html = NewType("Html", str)
@@ -25,7 +25,7 @@ def text(words: str) -> Html:
 
     What is no letter, as an escape sequence for terminals, is spelt out.
     """
-    return Html(escape(harmless(words)))
+    return Html(escape(escape_control(words)))
 
 
 def tag(name: str, /, *children: Html, **attributes: str) -> Html:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cvrbench.files import explain_write, write_text
-from cvrbench.report.dataset_report import Part
+from cvrbench.report.dataset_report import DatasetReport
 from cvrbench.report.grids import rows_grid
 from cvrbench.report.html.fairness import version_of, warnings_between, warnings_of
 from cvrbench.report.html.figures import across_figures, compared_figures
@@ -32,7 +32,7 @@ NO_SCRIPTS = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 """What a browser may do with the page, should anything hostile ever get past the escaping."""
 
 
-def render(parts: Sequence[Part], sweeps: Sequence[StudySummary]) -> str:
+def render(parts: Sequence[DatasetReport], sweeps: Sequence[StudySummary]) -> str:
     """Write the whole page, in ASCII: whatever reads it needs no encoding."""
     names = list(dict.fromkeys(part.comparison.dataset for part in parts))
     title = f"cvrbench report: {', '.join(names) if names else 'sweeps'}"
@@ -63,7 +63,7 @@ def render(parts: Sequence[Part], sweeps: Sequence[StudySummary]) -> str:
 
 
 def _header(
-    parts: Sequence[Part],
+    parts: Sequence[DatasetReport],
     sweeps: Sequence[StudySummary],
     idents: Sequence[str],
     warnings: Sequence[Sequence[str]],
@@ -95,14 +95,18 @@ def _header(
     return tag("header", tag("h1", text("cvrbench report")), facts(told), box)
 
 
-def _versions(parts: Sequence[Part], package: str) -> list[str]:
+def _versions(parts: Sequence[DatasetReport], package: str) -> list[str]:
     """Every version of a package that a run was made with."""
     found = {version_of(package, run) for part in parts for _, run in part.runs()}
     return sorted(version for version in found if version is not None) or ["(version unknown)"]
 
 
 def _contents(
-    parts: Sequence[Part], idents: Sequence[str], sweeps: Sequence[StudySummary], *, across: bool
+    parts: Sequence[DatasetReport],
+    idents: Sequence[str],
+    sweeps: Sequence[StudySummary],
+    *,
+    across: bool,
 ) -> Html:
     entries = []
     for part, ident in zip(parts, idents, strict=True):
@@ -119,7 +123,7 @@ def _contents(
     return tag("nav", tag("h2", text("Contents")), tag("ol", *entries), aria_label="Contents")
 
 
-def _name(part: Part) -> str:
+def _name(part: DatasetReport) -> str:
     """Name a dataset in the state that was tested."""
     return f"{part.comparison.name} ({part.comparison.fingerprint[:6]})"
 
@@ -142,7 +146,7 @@ TITLES = {
 """What there is of every dataset, in the order of reading."""
 
 
-def _dataset(part: Part, ident: str, warnings: Sequence[str]) -> Html:
+def _dataset(part: DatasetReport, ident: str, warnings: Sequence[str]) -> Html:
     comparison = part.comparison
     bodies = {
         "rows": table(rows_grid(comparison), f"{ident}-rows-table"),
@@ -171,7 +175,7 @@ def _aside(body: Html) -> Html:
     return tag("aside", tag("h3", text("Where the comparison is not fair")), body)
 
 
-def _differences(part: Part, ident: str) -> Html:
+def _differences(part: DatasetReport, ident: str) -> Html:
     grid, found = part.differences_grid, part.differences
     if grid is None or found is None:
         why = part.why_untested or ""
@@ -179,7 +183,7 @@ def _differences(part: Part, ident: str) -> Html:
     return join([paragraph(verdict_words(part.comparison, found)), table(grid, ident)])
 
 
-def _more(part: Part, ident: str) -> Html:
+def _more(part: DatasetReport, ident: str) -> Html:
     grids = [*part.beyond_auc, *part.more_differences]
     return join([table(grid, f"{ident}-{number}") for number, grid in enumerate(grids, 1)])
 
@@ -188,7 +192,7 @@ def _across(figures: Sequence[Html]) -> Html:
     return tag("section", tag("h2", text(ACROSS)), *figures, id="across")
 
 
-def _figures(part: Part, ident: str) -> Html:
+def _figures(part: DatasetReport, ident: str) -> Html:
     problems = [paragraph(f"Not all could be read: {problem}") for problem in part.problems]
     if not part.fits_a_page:
         n = len(part.comparison.variants)
@@ -197,7 +201,7 @@ def _figures(part: Part, ident: str) -> Html:
     return join([*compared_figures(part, ident), *problems])
 
 
-def _transfer(part: Part, ident: str) -> Html:
+def _transfer(part: DatasetReport, ident: str) -> Html:
     if part.transfer is not None and (grid := part.transfer_grid) is not None:
         words = verdict_words(part.comparison, part.transfer.gains)
         return join([paragraph(words), table(grid, ident)])
@@ -206,7 +210,7 @@ def _transfer(part: Part, ident: str) -> Html:
     return paragraph("No row single_task with two seeds in common to compare with.")
 
 
-def _undefined(part: Part) -> Iterator[Html]:
+def _undefined(part: DatasetReport) -> Iterator[Html]:
     """Say why a value is missing; once, where it is missing in every run."""
     runs = list(part.runs())
     missing: dict[tuple[str, str], list[tuple[str, int]]] = {}

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from cvrbench.record import NUMBER_FREE, RunRecord
 from cvrbench.report.comparison import IGNORED, Comparison, Variant, examples_of, flat_settings
-from cvrbench.report.dataset_report import Part
+from cvrbench.report.dataset_report import DatasetReport
 from cvrbench.report.html.fairness import seeds_words
 from cvrbench.report.html.markup import Html, bullets, code, fold, join, paragraph, table
 from cvrbench.report.tables import Cell, Grid
@@ -13,7 +13,7 @@ LEFT_OUT = ("seed", *NUMBER_FREE)
 """What a configuration shows of no run: the table of runs has it, or it changes no number."""
 
 
-def behind(part: Part, ident: str) -> Html:
+def behind(part: DatasetReport, ident: str) -> Html:
     """Give a fold per row."""
     differing = differing_settings(part.comparison)
     rows = []
@@ -102,7 +102,7 @@ def _commands(variant: Variant) -> Iterator[Html]:
             yield paragraph(f"The record{which} has no command.")
 
 
-def _chosen(part: Part, label: str) -> Iterator[Html]:
+def _chosen(part: DatasetReport, label: str) -> Iterator[Html]:
     """Give what a sweep chose for a row."""
     one, sweep = part.tuned.get(label), part.sweep_of(label)
     if one is None or sweep is None or sweep.chosen is None:

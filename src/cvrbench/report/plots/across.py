@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
-from cvrbench.report.comparison import fit_for_a_file
-from cvrbench.report.dataset_report import Part
+from cvrbench.report.comparison import file_name
+from cvrbench.report.dataset_report import DatasetReport
 from cvrbench.report.plots.compared import Drawer
 from cvrbench.report.plots.ranks import ranks_figure
 from cvrbench.report.plots.scarcity import scarcity_figure
@@ -21,21 +21,21 @@ class Across(NamedTuple):
     draw: Drawer
 
 
-def across_figures(parts: Sequence[Part]) -> list[Across]:
+def across_figures(parts: Sequence[DatasetReport]) -> list[Across]:
     """Give what may be drawn of several comparisons together, in the order of reading."""
     comparisons = [part.comparison for part in parts]
     figures = [Across("ranks", "ranks", partial(ranks_figure, comparisons))]
     for (dataset, fingerprint, task), same in _scarce(parts).items():
         gains = [None if part.transfer is None else part.transfer.gains for part in same]
         draw = partial(scarcity_figure, [part.comparison for part in same], gains)
-        name = fit_for_a_file(f"scarcity-{dataset}-{fingerprint[:6]}-{task}")
+        name = file_name(f"scarcity-{dataset}-{fingerprint[:6]}-{task}")
         figures.append(Across("scarcity", name, draw))
     return figures
 
 
-def _scarce(parts: Sequence[Part]) -> dict[tuple[str, str, str], list[Part]]:
+def _scarce(parts: Sequence[DatasetReport]) -> dict[tuple[str, str, str], list[DatasetReport]]:
     """Give each scarce task's parts, and with them that of all labels, on the same test rows."""
-    found: dict[tuple[str, str, str], list[Part]] = {}
+    found: dict[tuple[str, str, str], list[DatasetReport]] = {}
     for part in parts:
         one = part.comparison
         if one.scarce_task is not None:

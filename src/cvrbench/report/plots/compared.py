@@ -5,7 +5,7 @@ from functools import partial
 
 from matplotlib.figure import Figure
 
-from cvrbench.report.dataset_report import Part
+from cvrbench.report.dataset_report import DatasetReport
 from cvrbench.report.plots.calibration import calibration_figure
 from cvrbench.report.plots.comparison import comparison_figure
 from cvrbench.report.plots.forest import forest_figure
@@ -25,7 +25,7 @@ OF_A_SHARE = ("comparison", "forest", "transfer", "seesaw")
 """What is drawn of a comparison that learnt from a share of the labels."""
 
 
-def compared_figures(part: Part) -> Mapping[str, Drawer]:
+def compared_figures(part: DatasetReport) -> Mapping[str, Drawer]:
     """Give what may be drawn of one dataset, by kind, in the order of reading."""
     comparison, found, gain = part.comparison, part.differences, part.transfer
     is_same = gain is not None and gain.gains is found  # the baseline is the tasks alone

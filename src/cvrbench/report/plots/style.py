@@ -10,7 +10,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from cvrbench.files import explain_write
-from cvrbench.report.escape import harmless
+from cvrbench.report.escape import escape_control
 from cvrbench.report.studies import cut
 
 INK, GRID, POINT, TRUTH = "#1f2933", "#d9dee4", "#2563a8", "#c2410c"
@@ -119,7 +119,7 @@ def look(number: int) -> Look:
 
 def plain(text: str) -> str:
     """Keep a name from being read as a formula, and what is no character from being drawn."""
-    return harmless(text).replace("$", r"\$")
+    return escape_control(text).replace("$", r"\$")
 
 
 def save(figure: Figure, path: Path) -> Path:

@@ -32,10 +32,7 @@ settings.load_profile("cvrbench")
 
 @pytest.fixture(scope="session", autouse=True)
 def _files_are_merged_once() -> Iterator[None]:
-    """Hydra is asked once for each choice of files, as within a plan: conf/ stays as it is.
-
-    The tests of composing compose anew each time.
-    """
+    """Hydra is asked once for each choice of files, as within a plan: conf/ stays as it is."""
     conf = Path(__file__).parents[1] / "conf"
     kept = Nodes(conf)
     with pytest.MonkeyPatch.context() as patch:

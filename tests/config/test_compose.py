@@ -1,7 +1,6 @@
 """Configuration: every yaml composes, plans expand, errors name key and remedy."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import FrozenInstanceError, replace
 from itertools import product
 from pathlib import Path
@@ -27,14 +26,6 @@ OPTIONS = [
     for option in options
     if group != "experiment" and group not in ASIDE
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _files_are_merged_every_time(_files_are_merged_once) -> Iterator[None]:
-    """What composes is tested here as it is."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(composing, "Nodes", nodes.Nodes)
-        yield
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
@@ -108,6 +99,7 @@ def test_a_configuration_is_what_hydra_composes(words):
 
 def test_the_cells_of_a_plan_are_what_hydra_composes_one_by_one(monkeypatch):
     asked = []
+    monkeypatch.setattr(composing, "Nodes", nodes.Nodes)  # anew, not those of earlier tests
     monkeypatch.setattr(
         nodes, "compose", lambda *args, **kw: asked.append(args) or hydra_compose(*args, **kw)
     )

@@ -29,7 +29,7 @@ from hydra import initialize_config_dir
 
 from cvrbench import planning
 from cvrbench.config.compose import compose, plan, product
-from cvrbench.config.locate import find_conf
+from cvrbench.config.folder import find_conf
 
 COMMAND = (sys.executable, "-m", "cvrbench")
 RAW_DATA = os.environ.get("CVRBENCH_RAW_DATA")

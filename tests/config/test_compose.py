@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from cvrbench.config import compose as composing
 from cvrbench.config import nodes
 from cvrbench.config.compose import compose, origins, plan
-from cvrbench.config.locate import ASIDE, find_conf, groups
+from cvrbench.config.folder import ASIDE, find_conf, groups
 from cvrbench.config.suggest import did_you_mean
 from cvrbench.config.validate import config_from_dict, config_from_saved, config_to_dict
 from cvrbench.errors import ConfigError

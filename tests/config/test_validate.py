@@ -7,7 +7,7 @@ import pytest
 from annotated_types import Ge, Gt, Le
 
 from cvrbench.config.launcher import LauncherConfig
-from cvrbench.config.limits import Count
+from cvrbench.config.types import Count
 from cvrbench.config.validate import validated
 from cvrbench.errors import ConfigError
 

@@ -6,7 +6,7 @@ import pytest
 
 from cvrbench import footprint, machine
 from cvrbench.cli.memory import spans
-from cvrbench.config.aside import take_launcher
+from cvrbench.config.runtime_groups import take_launcher
 from cvrbench.errors import ConfigError
 from cvrbench.footprint import outlook
 from cvrbench.footprint.outlook import look_ahead

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cvrbench import experiment, planning
-from cvrbench.config.aside import take_launcher
+from cvrbench.config.runtime_groups import take_launcher
 from cvrbench.errors import ConfigError, RunInterrupted
 from cvrbench.launch.together import run_together
 from cvrbench.store import ResultStore

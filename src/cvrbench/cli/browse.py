@@ -17,7 +17,7 @@ ResultsDir = Annotated[Path, typer.Option(help="Folder of results")]
 
 def options() -> str:
     """Name every group and its options, for the end of a help text; nothing without a conf."""
-    from cvrbench.config.locate import find_conf, groups
+    from cvrbench.config.folder import find_conf, groups
 
     try:
         found = groups(find_conf())
@@ -35,7 +35,7 @@ def config(
 ) -> None:
     """Print the composed configuration and where each value comes from."""
     from cvrbench.config.compose import compose, origins
-    from cvrbench.config.locate import find_conf
+    from cvrbench.config.folder import find_conf
     from cvrbench.config.validate import config_to_dict
 
     if where:

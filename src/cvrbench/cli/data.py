@@ -43,7 +43,7 @@ Name = Annotated[
 @app.command(name="list")
 def list_datasets(overrides: Overrides = None, as_json: AsJson = False) -> None:
     """List datasets: what is prepared, and where raw files come from."""
-    from cvrbench.config.locate import find_conf, groups
+    from cvrbench.config.folder import find_conf, groups
 
     table = Table("dataset", "state", "rows", "licence of the data", box=None, pad_edge=False)
     for name in groups(find_conf())["dataset"]:

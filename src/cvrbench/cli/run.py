@@ -77,8 +77,8 @@ def run(
 
         cvrbench run -m model=ncs seed=range(0,8) launcher=processes workers=4
     """
-    from cvrbench.config.aside import take_launcher
     from cvrbench.config.compose import plan
+    from cvrbench.config.runtime_groups import take_launcher
 
     launcher, words = take_launcher(overrides or [])
     cells = plan(words, multirun=multirun)

@@ -68,7 +68,7 @@ def sweep(
 
 
 def _sweep(overrides: "Sequence[str]", *, multirun: bool, dry_run: bool, as_json: bool) -> None:
-    from cvrbench.config.aside import take_launcher
+    from cvrbench.config.runtime_groups import take_launcher
     from cvrbench.launch import check_installed
     from cvrbench.sweep.plan import check_studies, plan_studies
 

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, MinLen
 
-from cvrbench.config.limits import FORBID_EXTRA, Count, Fraction, Policy, Seed
+from cvrbench.config.types import FORBID_EXTRA, Count, Fraction, Policy, Seed
 
 FieldName = Literal[
     "101", "109_14", "110_14", "121", "122", "124", "125", "126", "127", "127_14", "128", "129",

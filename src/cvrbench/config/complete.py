@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from cvrbench.config.locate import find_conf, groups
+from cvrbench.config.folder import find_conf, groups
 from cvrbench.errors import ConfigError
 
 LEAF = re.compile(r"^(?P<key>[a-z_]+):\s*(?P<value>[^#]*?)\s*(#.*)?$")

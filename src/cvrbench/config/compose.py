@@ -17,8 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cvrbench.config import schema
+from cvrbench.config.folder import ASIDE, find_conf
 from cvrbench.config.leaves import leaves
-from cvrbench.config.locate import ASIDE, find_conf
 from cvrbench.config.nodes import Nodes
 from cvrbench.config.suggest import did_you_mean
 from cvrbench.config.validate import config_from_dict, config_to_dict

@@ -7,7 +7,6 @@ from typing import Annotated, ClassVar, Literal
 from annotated_types import MinLen
 
 from cvrbench.config.aliccp import AliCCPConfig
-from cvrbench.config.limits import FORBID_EXTRA, Count, Fraction, Policy, Seed
 from cvrbench.config.public import (
     AliExpressConfig,
     CriteoAttributionConfig,
@@ -16,6 +15,7 @@ from cvrbench.config.public import (
     TikTokConfig,
 )
 from cvrbench.config.synthetic import SyntheticConfig
+from cvrbench.config.types import FORBID_EXTRA, Count, Fraction, Policy, Seed
 
 
 @dataclass(frozen=True, kw_only=True)

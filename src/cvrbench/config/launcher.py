@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt
 
-from cvrbench.config.limits import FORBID_EXTRA, Count
+from cvrbench.config.types import FORBID_EXTRA, Count
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from cvrbench.config.limits import FORBID_EXTRA
+from cvrbench.config.types import FORBID_EXTRA
 
 PASSWORD = re.compile(r"://[^/?#]*:.*@|^https?://[^/?#]*@|[?&]\w*(pass|token|secret)\w*=")
 """How a URI looks that holds one; over HTTP a user alone may be a token."""

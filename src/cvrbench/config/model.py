@@ -10,8 +10,8 @@ from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge
 
-from cvrbench.config.limits import FORBID_EXTRA, Dropout, Layers, Width
 from cvrbench.config.ncs import NCSConfig
+from cvrbench.config.types import FORBID_EXTRA, Dropout, Layers, Width
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
-from cvrbench.config.limits import FORBID_EXTRA, Count, Dropout, Fraction, Layers, Width
+from cvrbench.config.types import FORBID_EXTRA, Count, Dropout, Fraction, Layers, Width
 
 Finder = Literal[
     "imp",

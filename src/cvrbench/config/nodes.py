@@ -14,7 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
-from cvrbench.config.locate import groups
+from cvrbench.config.folder import groups
 from cvrbench.errors import ConfigError
 
 

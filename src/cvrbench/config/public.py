@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt
 
-from cvrbench.config.limits import FORBID_EXTRA, Count, Fraction, Policy, Seed
+from cvrbench.config.types import FORBID_EXTRA, Count, Fraction, Policy, Seed
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,10 +9,10 @@ from typing import Annotated, ClassVar, Literal
 from annotated_types import Ge, Gt, Le, Lt
 
 from cvrbench.config.dataset import DatasetConfig
-from cvrbench.config.limits import FORBID_EXTRA
 from cvrbench.config.logger import LoggerConfig
 from cvrbench.config.model import ModelConfig
 from cvrbench.config.ncs import NCSConfig
+from cvrbench.config.types import FORBID_EXTRA
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,10 +7,10 @@ from typing import Any
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
-from cvrbench.config.aside import compose_group, split
 from cvrbench.config.compose import Composed, compose, load, parse, product
+from cvrbench.config.folder import find_conf, groups
 from cvrbench.config.leaves import leaves
-from cvrbench.config.locate import find_conf, groups
+from cvrbench.config.runtime_groups import compose_group, split
 from cvrbench.config.space import Dimension, Space, is_dimension, read_space
 from cvrbench.config.suggest import did_you_mean
 from cvrbench.config.sweep import SETTINGS, SweepConfig, Value

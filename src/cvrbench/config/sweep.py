@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Gt, MaxLen, MinLen
 
-from cvrbench.config.limits import FORBID_EXTRA, Count, Seed
+from cvrbench.config.types import FORBID_EXTRA, Count, Seed
 
 Value = float | int | bool | str | None
 """What a searched key may be, as a study keeps it."""

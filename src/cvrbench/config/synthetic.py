@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from cvrbench.config.limits import FORBID_EXTRA, Count
+from cvrbench.config.types import FORBID_EXTRA, Count
 
 Rate = Annotated[float, Gt(0), Lt(1)]
 

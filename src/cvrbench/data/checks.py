@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from cvrbench.config.limits import Policy
+from cvrbench.config.types import Policy
 from cvrbench.data.dataset import SPLITS
 from cvrbench.data.raw import RawStream
 from cvrbench.data.schema import Task, chain

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from cvrbench.config.limits import Policy
+from cvrbench.config.types import Policy
 from cvrbench.data.checks import apply_policy, check_labels
 from cvrbench.data.dataset import SPLITS
 from cvrbench.data.raw import Chunk

@@ -11,8 +11,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from cvrbench.config.compose import parse
+from cvrbench.config.folder import find_conf, groups
 from cvrbench.config.launcher import LauncherConfig, LocalConfig
-from cvrbench.config.locate import find_conf, groups
 from cvrbench.config.suggest import did_you_mean
 from cvrbench.config.validate import validated
 from cvrbench.errors import ConfigError

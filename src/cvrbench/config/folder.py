@@ -10,7 +10,7 @@ ASIDE = {
     "launcher": "how runs are started",
     "sweep": "how hyper-parameters are searched for",
 }
-"""Groups that are no part of a run's configuration (`config.aside`), and what they say."""
+"""Groups that are no part of a run's configuration (`config.runtime_groups`), and what they say."""
 
 
 def find_conf() -> Path:

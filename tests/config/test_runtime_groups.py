@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from cvrbench.config.aside import compose_group, split, take_launcher
 from cvrbench.config.complete import complete
 from cvrbench.config.compose import compose
+from cvrbench.config.folder import ASIDE
 from cvrbench.config.launcher import LocalConfig, ProcessesConfig, RayConfig, SubmititConfig
-from cvrbench.config.locate import ASIDE
+from cvrbench.config.runtime_groups import compose_group, split, take_launcher
 from cvrbench.errors import ConfigError
 
 CONF = Path(__file__).parents[2] / "conf"

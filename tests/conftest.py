@@ -14,8 +14,7 @@ from hypothesis import settings
 
 from cvrbench.cli.app import main
 from cvrbench.config import compose as composing
-from cvrbench.config.compose import Composed, compose
-from cvrbench.config.nodes import Nodes
+from cvrbench.config.compose import Composed, Nodes, compose
 from cvrbench.data.registry import ensure
 
 # No window opens, whatever the machine has.

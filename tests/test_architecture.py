@@ -69,7 +69,7 @@ HOMES = {
         metrics.on_tensors multiply_adds nn objectives serving strategies threads
         tracking.on_tensorboard trained training
     """,
-    "typer": "cli config.complete",
+    "typer": "cli",
     "wandb": "tracking.on_wandb",
     "yaml": "config",
 }

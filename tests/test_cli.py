@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cvrbench import machine
-from cvrbench.config.complete import complete, datasets
+from cvrbench.config.folder import complete, datasets
 
 SMALL = ("model.hidden=[8]", "model.tower=[]")
 QUICK = ("experiment=quick_check", *SMALL)

@@ -8,13 +8,12 @@ from typing import Literal
 
 from cvrbench.balancing import loss_weights
 from cvrbench.config.compose import Composed
-from cvrbench.config.suggest import did_you_mean
 from cvrbench.config.validate import config_to_dict
 from cvrbench.data.dataset import Dataset, open_dataset
 from cvrbench.data.label_subsampling import scarce_task
 from cvrbench.data.raw import OnRows, silent
 from cvrbench.data.registry import ensure, prepared_folder
-from cvrbench.errors import ConfigError
+from cvrbench.errors import ConfigError, did_you_mean
 from cvrbench.evaluation import selectable
 from cvrbench.files import check_writable
 from cvrbench.footprint import check_together

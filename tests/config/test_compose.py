@@ -11,12 +11,10 @@ from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
 from cvrbench.config import compose as composing
-from cvrbench.config import nodes
-from cvrbench.config.compose import compose, origins, plan
-from cvrbench.config.folder import ASIDE, find_conf, groups
-from cvrbench.config.suggest import did_you_mean
+from cvrbench.config.compose import Nodes, compose, origins, plan
+from cvrbench.config.folder import RUNTIME_GROUPS, find_conf, groups
 from cvrbench.config.validate import config_from_dict, config_from_saved, config_to_dict
-from cvrbench.errors import ConfigError
+from cvrbench.errors import ConfigError, did_you_mean
 
 CONF = Path(__file__).parents[2] / "conf"
 TABLE = ("dataset.path=log.csv", "dataset.ids=[user]")
@@ -24,7 +22,7 @@ OPTIONS = [
     (group, option)
     for group, options in groups(CONF).items()
     for option in options
-    if group != "experiment" and group not in ASIDE
+    if group != "experiment" and group not in RUNTIME_GROUPS
 ]
 
 
@@ -99,9 +97,11 @@ def test_a_configuration_is_what_hydra_composes(words):
 
 def test_the_cells_of_a_plan_are_what_hydra_composes_one_by_one(monkeypatch):
     asked = []
-    monkeypatch.setattr(composing, "Nodes", nodes.Nodes)  # anew, not those of earlier tests
+    monkeypatch.setattr(composing, "Nodes", Nodes)  # anew, not those of earlier tests
     monkeypatch.setattr(
-        nodes, "compose", lambda *args, **kw: asked.append(args) or hydra_compose(*args, **kw)
+        composing.hydra,
+        "compose",
+        lambda *args, **kw: asked.append(args) or hydra_compose(*args, **kw),
     )
     words = ["model=mmoe,ncs", "seed=range(3)", "balancing=weighted", "model.dropout=0.0,0.3"]
     cells = plan([*words, "balancing.weights={ctr:2}"], multirun=True)

@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from cvrbench.config.complete import complete
 from cvrbench.config.compose import compose
-from cvrbench.config.folder import ASIDE
+from cvrbench.config.folder import RUNTIME_GROUPS, complete
 from cvrbench.config.launcher import LocalConfig, ProcessesConfig, RayConfig, SubmititConfig
 from cvrbench.config.runtime_groups import compose_group, split, take_launcher
 from cvrbench.errors import ConfigError
@@ -68,9 +67,9 @@ def test_a_folder_of_yaml_files_without_the_group_is_named(tmp_path, monkeypatch
         compose_group("launcher", "local", [])
 
 
-@pytest.mark.parametrize("group", ASIDE)
+@pytest.mark.parametrize("group", RUNTIME_GROUPS)
 def test_no_run_is_composed_of_them(group):
-    with pytest.raises(ConfigError, match=rf"{group}=x says {ASIDE[group]}"):
+    with pytest.raises(ConfigError, match=rf"{group}=x says {RUNTIME_GROUPS[group]}"):
         compose([f"{group}=x"])
 
 

@@ -10,7 +10,7 @@ from rich.table import Table
 from cvrbench.cli.console import download_bar, out, preparing_bar, print_json, working
 from cvrbench.cli.generate import generate
 from cvrbench.cli.run import AsJson, Overrides
-from cvrbench.config.complete import datasets
+from cvrbench.config.folder import datasets
 from cvrbench.errors import ConfigError
 
 if TYPE_CHECKING:

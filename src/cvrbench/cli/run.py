@@ -17,7 +17,7 @@ from cvrbench.cli.console import (
 from cvrbench.cli.memory import print_outlook
 from cvrbench.cli.plan import run_plan, summary, workers_here
 from cvrbench.cli.report import present_runs
-from cvrbench.config.complete import complete
+from cvrbench.config.folder import complete
 from cvrbench.errors import RunInterrupted
 
 if TYPE_CHECKING:

@@ -1,15 +1,19 @@
 """From overrides on the command line to a validated, frozen `Config`.
 
-`config.nodes` has Hydra compose the yaml files and apply the overrides; `config.validate` checks
-the result.
+Hydra composes the yaml files and applies the overrides; `config.validate` checks the result. Hydra
+first merges the files that `group=option` choose and then writes `key=value` into the result, so
+the result before the writing is kept for all configurations of a plan with the same choices.
 """
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, OverrideParseException
@@ -17,12 +21,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cvrbench.config import schema
-from cvrbench.config.folder import ASIDE, find_conf
-from cvrbench.config.leaves import leaves
-from cvrbench.config.nodes import Nodes
-from cvrbench.config.suggest import did_you_mean
-from cvrbench.config.validate import config_from_dict, config_to_dict
-from cvrbench.errors import ConfigError
+from cvrbench.config.folder import RUNTIME_GROUPS, find_conf, groups
+from cvrbench.config.validate import config_from_dict, config_to_dict, leaves
+from cvrbench.errors import ConfigError, did_you_mean
 
 PLAN = "plan"
 """Key of an experiment's yaml with the lines that make it a plan of many runs."""
@@ -36,6 +37,77 @@ class Composed:
     choices: dict[str, str]
     """Group -> chosen option: `{"model": "ncs", ...}`."""
     overrides: tuple[str, ...]
+
+
+class Nodes:
+    """Compositions of one folder of yaml files; each choice of files is merged once."""
+
+    def __init__(self, conf: Path) -> None:
+        self.conf = conf
+        self.groups = groups(conf)
+        self._bases: dict[tuple[str, ...], tuple[DictConfig, dict[str, str]]] = {}
+
+    def compose(self, parsed: Sequence[Override]) -> tuple[DictConfig, dict[str, str]]:
+        """Return the configuration of some overrides, and the chosen option of every group.
+
+        Raises:
+            HydraException: A file, a group or an option is wrong.
+            OmegaConfBaseException: A key is.
+            ConfigError: A dict is given to a key that holds none.
+        """
+        # Hydra would merge a dict into the yaml's, whose keys are closed; ours replaces it.
+        whole = {o.key_or_group: value for o in parsed if isinstance(value := o.value(), dict)}
+        others = [override for override in parsed if override.key_or_group not in whole]
+        choosing = [override for override in others if self._chooses_files(override)]
+        node, choices = self._merged(tuple(o.input_line or "" for o in choosing))
+        for override in others:
+            if override not in choosing:
+                OmegaConf.update(node, override.key_or_group, override.value(), merge=True)
+        for key, value in whole.items():
+            plain = {str(name): item for name, item in value.items()}  # names may be quoted
+            if not isinstance(OmegaConf.select(node, key, throw_on_missing=True), DictConfig):
+                raise ConfigError(f"{key} is no dict; got {plain}")
+            OmegaConf.update(node, key, plain, merge=False)
+        return node, choices
+
+    def _chooses_files(self, override: Override) -> bool:
+        """Whether an override decides which files are merged, or one of Hydra's own settings."""
+        key = override.key_or_group
+        return (
+            key in self.groups or key.startswith("hydra.") or "/" in key or bool(override.package)
+        )
+
+    def _merged(self, choosing: tuple[str, ...]) -> tuple[DictConfig, dict[str, str]]:
+        if choosing not in self._bases:
+            node = self._merge(choosing)
+            choices = {
+                str(group): str(option)
+                for group, option in node.hydra.runtime.choices.items()
+                if not str(group).startswith("hydra/") and option not in {None, "null"}
+            }
+            own = OmegaConf.masked_copy(node, [str(key) for key in node if key != "hydra"])
+            OmegaConf.set_struct(own, True)  # as Hydra left it: an unknown key is an error
+            self._bases[choosing] = own, choices
+        node, choices = self._bases[choosing]
+        return copy.deepcopy(node), dict(choices)
+
+    def _merge(self, choosing: Sequence[str]) -> DictConfig:
+        main = self.conf / "config.yaml"
+        GlobalHydra.instance().clear()
+        try:
+            if "hydra" in OmegaConf.load(main):  # Hydra imports packages that it searches
+                raise ConfigError(
+                    f"{main} has a key `hydra`, by which it could name packages to import; leave "
+                    "it out"
+                )
+            with hydra.initialize_config_dir(str(self.conf), version_base="1.3"):
+                return hydra.compose("config", list(choosing), return_hydra_config=True)
+        except Exception as error:
+            # A tag that names a Python object, or no yaml at all; PyYAML is Hydra's own.
+            if not type(error).__module__.startswith("yaml."):
+                raise
+            said = " ".join(str(error).split())
+            raise ConfigError(f"a file in {self.conf} is not plain yaml: {said}") from None
 
 
 def compose(overrides: Sequence[str] = ()) -> Composed:
@@ -58,7 +130,15 @@ def _compose(overrides: Sequence[str], nodes: Nodes) -> Composed:
             raise ConfigError(
                 f"{override.input_line} gives several values; add -m to run all of them"
             )
-    _check_options(parsed, nodes.groups)
+    for override in parsed:
+        group, value = override.key_or_group, override.value()
+        if (runtime := group.split(".")[0]) in RUNTIME_GROUPS:
+            raise ConfigError(
+                f"{override.input_line} says {RUNTIME_GROUPS[runtime]}, not what a run is; leave "
+                "it out here"
+            )
+        if group in nodes.groups and value is not None:
+            check_option(group, value, nodes.groups[group])
     try:
         node, choices = nodes.compose(parsed)
     except (HydraException, OmegaConfBaseException) as error:
@@ -87,7 +167,7 @@ def plan(overrides: Sequence[str], *, multirun: bool) -> list[Composed]:
 
 
 def _planned_lines(overrides: Sequence[str], conf: Path) -> list[str]:
-    """Give the lines of the chosen experiment's `plan`, none without one."""
+    """Return the lines of the chosen experiment's `plan`; an empty list without one."""
     for override in parse(overrides):
         if override.key_or_group != "experiment":
             continue
@@ -107,7 +187,7 @@ def _planned_lines(overrides: Sequence[str], conf: Path) -> list[str]:
 def _planned_words(line: str, overrides: Sequence[str], conf: Path) -> list[list[str]]:
     """Expand one line of a plan with the user's overrides, which replace its keys.
 
-    A key of a group's option (`model.density`) is left out of cells whose option has none such.
+    A key of a group's option (`model.density`) is left out of cells whose option lacks it.
     """
     given = {override.key_or_group for override in parse(overrides)}
     kept = [o.input_line or "" for o in parse(line.split()) if o.key_or_group not in given]
@@ -124,7 +204,7 @@ def _planned_words(line: str, overrides: Sequence[str], conf: Path) -> list[list
 def _fits(
     word: str, options: Mapping[str, str], keys_of: Callable[[str], dict[str, set[str]]]
 ) -> bool:
-    """Whether the chosen option of a key's group has the key; True where none is chosen."""
+    """Whether the chosen option of a key's group has the key; True where no option is chosen."""
     group, _, key = word.partition("=")[0].partition(".")
     keys = keys_of(group)
     if not key or (option := options.get(group, "")) not in keys:
@@ -140,7 +220,7 @@ def _keys_of_options(conf: Path, group: str) -> dict[str, set[str]]:
 def product(
     overrides: Sequence[str], expands: Callable[[Override], bool] = Override.is_sweep_override
 ) -> list[list[str]]:
-    """Give every combination of the values of those overrides that `expands` says to expand."""
+    """Return every combination of the values of those overrides that `expands` accepts."""
     cells: list[list[str]] = [[]]
     for override in parse(overrides):
         values = [override.input_line or ""]
@@ -152,7 +232,7 @@ def product(
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
-    """Parse overrides, refusing what would add or delete keys.
+    """Parse overrides, refusing those that would add or delete keys.
 
     Raises:
         ConfigError: One is no `key=value`, or begins with `+` or `~`.
@@ -182,19 +262,18 @@ def _parsed(text: str) -> Override:
 
 
 def origins(overrides: Sequence[str]) -> list[tuple[str, str, str]]:
-    """Say where each value comes from: `(key, value, file or override)` in key order.
+    """Return `(key, value, file or override)` of every value, in key order.
 
     Raises:
         ConfigError: As `compose`.
     """
-    conf = find_conf()
     composed = compose(overrides)
     parsed = [o for o in parse(overrides) if o.key_or_group not in composed.choices]
     given = {override.key_or_group: override.input_line or "" for override in parsed}
     experiment = composed.choices.get("experiment")
     in_experiment: set[str] = set()
     if experiment is not None:
-        in_experiment = set(leaves(load(conf / "experiment" / f"{experiment}.yaml")))
+        in_experiment = set(leaves(load(find_conf() / "experiment" / f"{experiment}.yaml")))
     rows = []
     for key, value in leaves(config_to_dict(composed.config)).items():
         group = key.split(".")[0]
@@ -211,6 +290,24 @@ def origins(overrides: Sequence[str]) -> list[tuple[str, str, str]]:
     return rows
 
 
+def check_option(group: str, value: object, options: Sequence[str]) -> None:
+    """Refuse a value of a group that is not one of its options.
+
+    Raises:
+        ConfigError: Says which options there are, and which is near.
+    """
+    if value not in options:
+        raise ConfigError(
+            f"no {group} called {value!r}.{did_you_mean(str(value), options)} "
+            f"Choices: {', '.join(options)}"
+        )
+
+
+def load(file: Path) -> Any:
+    """Read a yaml file as plain values."""
+    return OmegaConf.to_container(OmegaConf.load(file))
+
+
 def _plain(node: DictConfig) -> dict[str, Any]:
     try:
         values = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
@@ -221,45 +318,24 @@ def _plain(node: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in values.items() if key != PLAN}
 
 
-def _check_options(parsed: Sequence[Override], available: Mapping[str, list[str]]) -> None:
-    for override in parsed:
-        group = override.key_or_group
-        aside = group.split(".")[0]
-        if aside in ASIDE:
-            raise ConfigError(
-                f"{override.input_line} says {ASIDE[aside]}, not what a run is; leave it out here"
-            )
-        value = override.value()
-        if group in available and value not in available[group] and value is not None:
-            raise ConfigError(
-                f"no {group} called {value!r}.{did_you_mean(str(value), available[group])} "
-                f"Choices: {', '.join(available[group])}"
-            )
-
-
 def _explain(error: Exception, parsed: Sequence[Override], nodes: Nodes) -> ConfigError:
     """Turn Hydra's message about an unknown key into one with the nearest right key."""
-    available, conf = nodes.groups, nodes.conf
+    options, conf = nodes.groups, nodes.conf
+    plain = ConfigError(str(error).splitlines()[0])
     try:
-        base, _ = nodes.compose([o for o in parsed if o.key_or_group in available])
+        base, _ = nodes.compose([o for o in parsed if o.key_or_group in options])
     except (HydraException, OmegaConfBaseException):
-        return ConfigError(str(error).splitlines()[0])
+        return plain
     known = leaves(OmegaConf.to_container(base))
     inner = {key.rsplit(".", n)[0] for key in known for n in range(1, key.count(".") + 1)}
     for override in parsed:
         key = override.key_or_group
-        if key in available or key in known or key in inner:
+        if key in options or key in known or key in inner:
             continue
         group, _, rest = key.partition(".")
-        for option in available.get(group, []):
+        for option in options.get(group, []):
             if rest in leaves(load(conf / group / f"{option}.yaml")):
                 chosen = base.get(group, {}).get("kind", "another")
                 return ConfigError(f"{key} belongs to {group}={option}; you have {group}={chosen}")
-        names = [*known, *available]
-        return ConfigError(f"unknown key {key!r}.{did_you_mean(key, names)}")
-    return ConfigError(str(error).splitlines()[0])
-
-
-def load(file: Path) -> Any:
-    """Read a yaml file as plain values."""
-    return OmegaConf.to_container(OmegaConf.load(file))
+        return ConfigError(f"unknown key {key!r}.{did_you_mean(key, [*known, *options])}")
+    return plain

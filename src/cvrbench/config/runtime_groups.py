@@ -1,25 +1,23 @@
-"""Groups aside of a run's configuration: they say how runs are started, not what they are.
+"""Runtime groups (`launcher=`, `sweep=`): how runs are started or searched, not what they are.
 
 Their words are split off the overrides before a run is composed, so that they can be no part of its
 identity, and are composed here: one yaml of the group, the words on top, one frozen dataclass.
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from cvrbench.config.compose import parse
+from cvrbench.config.compose import check_option, load, parse
 from cvrbench.config.folder import find_conf, groups
 from cvrbench.config.launcher import LauncherConfig, LocalConfig
-from cvrbench.config.suggest import did_you_mean
 from cvrbench.config.validate import validated
-from cvrbench.errors import ConfigError
+from cvrbench.errors import ConfigError, did_you_mean
 
 
 def take_launcher(overrides: Sequence[str]) -> tuple[LauncherConfig, list[str]]:
-    """Split what starts the runs off the overrides; give it, and the overrides that are left.
+    """Return the launcher that the overrides ask for, and the overrides that are left.
 
     `workers=N` is short for `launcher.workers=N` and means `launcher=processes` where no launcher
     is named; `workers=1` alone is one run after another, as without it.
@@ -45,7 +43,7 @@ def split(
 
     Args:
         overrides: `group=option` and `key=value`, in any order.
-        group: Whose words to take: `launcher=...` and `launcher.key=...`.
+        group: Group whose words to take: `launcher=...` and `launcher.key=...`.
         shorthand: Short key -> key of the group: `{"workers": "launcher.workers"}`.
 
     Returns:
@@ -63,13 +61,14 @@ def split(
 
 
 def compose_group(group: str, default_option: str, words: Sequence[str]) -> dict[str, Any]:
-    """Compose a group's values: its chosen or default option's yaml, the words on top.
+    """Compose a group's values: the yaml of its chosen or default option, the words on top.
 
     Raises:
         ConfigError: The option or a key is unknown, or a word gives several values.
     """
     conf = find_conf()
-    if group not in groups(conf):
+    options = groups(conf).get(group)
+    if options is None:
         raise ConfigError(
             f"{conf} has no folder {group}/; copy it there from the installed package's conf"
         )
@@ -78,42 +77,25 @@ def compose_group(group: str, default_option: str, words: Sequence[str]) -> dict
         if override.is_sweep_override():
             raise ConfigError(f"{override.input_line} gives several values; {group} takes one")
         if override.key_or_group == group:
-            option = _option(str(override.value()), group, conf)
+            option = str(override.value())
+            check_option(group, option, options)
         else:
             parsed.append(override)
+    keys = {o: [k for k in load(conf / group / f"{o}.yaml") if k != "kind"] for o in options}
+    known = [f"{group}.{key}" for key in keys[option]]
     node = OmegaConf.load(conf / group / f"{option}.yaml")
-    known = _keys(node, group)
     for override in parsed:
         key = override.key_or_group
-        if key not in known:
-            raise _unknown(key, group, option, known, conf)
-        OmegaConf.update(node, key.removeprefix(f"{group}."), override.value(), merge=False)
+        inner = key.removeprefix(f"{group}.")
+        if key in known:
+            OmegaConf.update(node, inner, override.value(), merge=False)
+            continue
+        if owners := [
+            o for o in options if inner in {*load(conf / group / f"{o}.yaml")} - {"kind"}
+        ]:
+            named = " or ".join(f"{group}={owner}" for owner in owners)
+            raise ConfigError(f"{key} belongs to {named}; you have {group}={option}")
+        raise ConfigError(f"unknown key {key!r}.{did_you_mean(key, known)}")
     values = OmegaConf.to_container(node, resolve=True)
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
-
-
-def _option(value: str, group: str, conf: Path) -> str:
-    options = groups(conf)[group]
-    if value not in options:
-        raise ConfigError(
-            f"no {group} called {value!r}.{did_you_mean(value, options)} "
-            f"Choices: {', '.join(options)}"
-        )
-    return value
-
-
-def _unknown(key: str, group: str, option: str, known: list[str], conf: Path) -> ConfigError:
-    others = [
-        other
-        for other in groups(conf)[group]
-        if key in _keys(OmegaConf.load(conf / group / f"{other}.yaml"), group)
-    ]
-    if others:
-        owners = " or ".join(f"{group}={other}" for other in others)
-        return ConfigError(f"{key} belongs to {owners}; you have {group}={option}")
-    return ConfigError(f"unknown key {key!r}.{did_you_mean(key, known)}")
-
-
-def _keys(node: Any, group: str) -> list[str]:
-    return [f"{group}.{key}" for key in node if key != "kind"]

@@ -9,13 +9,11 @@ from omegaconf import OmegaConf
 
 from cvrbench.config.compose import Composed, compose, load, parse, product
 from cvrbench.config.folder import find_conf, groups
-from cvrbench.config.leaves import leaves
 from cvrbench.config.runtime_groups import compose_group, split
 from cvrbench.config.space import Dimension, Space, is_dimension, read_space
-from cvrbench.config.suggest import did_you_mean
 from cvrbench.config.sweep import SETTINGS, SweepConfig, Value
-from cvrbench.config.validate import config_to_dict, validated
-from cvrbench.errors import ConfigError
+from cvrbench.config.validate import config_to_dict, leaves, validated
+from cvrbench.errors import ConfigError, did_you_mean
 
 DEFAULT = "ncs_sparsity"
 OWN = {"protocol.score_test": "a sweep's trials never see the test split"}

@@ -47,6 +47,16 @@ def config_to_dict(config: schema.Config) -> dict[str, Any]:
     return plain
 
 
+def leaves(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Return nested dicts as one level of dotted keys: `{"model.hidden": [128, 64], ...}`."""
+    if not isinstance(values, Mapping) or (not values and prefix):
+        return {prefix: values}
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= leaves(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
 def config_from_dict(values: Mapping[str, Any]) -> schema.Config:
     """Validate plain values into a config.
 

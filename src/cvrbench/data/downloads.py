@@ -15,8 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from cvrbench import __version__
-from cvrbench.config.suggest import did_you_mean
-from cvrbench.errors import DataError
+from cvrbench.errors import DataError, did_you_mean
 
 CHUNK = 1 << 18
 ATTEMPTS = 5

@@ -22,9 +22,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from cvrbench.config.suggest import did_you_mean
 from cvrbench.data.schema import Schema, Task
-from cvrbench.errors import ConfigError
+from cvrbench.errors import ConfigError, did_you_mean
 from cvrbench.rng import numpy_stream
 
 

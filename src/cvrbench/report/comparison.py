@@ -12,11 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cvrbench.config.leaves import leaves
-from cvrbench.config.suggest import did_you_mean
+from cvrbench.config.validate import leaves
 from cvrbench.data.label_subsampling import scarce_task
 from cvrbench.data.schema import Task
-from cvrbench.errors import ConfigError
+from cvrbench.errors import ConfigError, did_you_mean
 from cvrbench.evaluation import describe_metric
 from cvrbench.record import NUMBER_FREE, SCARCITY, RunRecord
 from cvrbench.stats.influence import Floats

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from cvrbench.config.leaves import leaves
+from cvrbench.config.validate import leaves
 from cvrbench.data.schema import Task
 from cvrbench.errors import ConfigError, StoreError
 from cvrbench.evaluation import describe_metric

@@ -24,9 +24,8 @@ from typing import Any, Literal
 from safetensors.torch import save
 
 from cvrbench import __version__
-from cvrbench.config.suggest import did_you_mean
 from cvrbench.data.schema import Schema
-from cvrbench.errors import ConfigError, StoreError
+from cvrbench.errors import ConfigError, StoreError, did_you_mean
 from cvrbench.files import explain_write, write_text
 from cvrbench.serving.compaction import (
     Compaction,

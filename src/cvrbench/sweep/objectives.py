@@ -5,10 +5,9 @@ from typing import Any
 
 from cvrbench.config.schema import Config, WeightedConfig
 from cvrbench.config.study import Study
-from cvrbench.config.suggest import did_you_mean
 from cvrbench.config.sweep import SIZES
 from cvrbench.data.schema import Task
-from cvrbench.errors import ConfigError, RunError
+from cvrbench.errors import ConfigError, RunError, did_you_mean
 from cvrbench.evaluation import describe_metric, selectable
 from cvrbench.record import RunRecord
 from cvrbench.studies import Direction

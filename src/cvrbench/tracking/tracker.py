@@ -17,9 +17,8 @@ from queue import SimpleQueue
 from threading import Thread
 
 from cvrbench.config.compose import Composed
-from cvrbench.config.leaves import leaves
 from cvrbench.config.logger import LoggerConfig
-from cvrbench.config.validate import config_to_dict
+from cvrbench.config.validate import config_to_dict, leaves
 from cvrbench.environment import versions, without_password
 from cvrbench.files import write_text
 from cvrbench.record import RunRecord

@@ -44,8 +44,6 @@ SMALL = (
 )
 """A run that has every phase and takes a second."""
 RUN = ("run", *SMALL)
-CREW = (*RUN, "model.search=random", "model.choice=joint", "model.rounds=3", "trainer.threads=2")
-"""A run of which two threads train candidates at the same time."""
 SWEEP = (
     "sweep",
     *SMALL,

@@ -5,7 +5,6 @@ import random
 import pytest
 
 from tests.resilience.harness import (
-    CREW,
     PHASES,
     RUN,
     SWEEP,
@@ -65,13 +64,6 @@ def test_a_run_that_is_killed_twice_ends_as_one_that_is_not(runs, phase):
 def test_a_run_that_is_killed_before_any_change_of_a_file_ends_the_same(runs, part):
     kill = runs.kill_at_write(part * runs.n_writes // 24)
     assert kill.problems == ()
-
-
-@pytest.mark.slow
-def test_trainings_that_are_one_program_are_killed_at_any_change_and_end_the_same(tmp_path):
-    crew = Harness(tmp_path, CREW)
-    for part in range(12):
-        assert crew.kill_at_write(part * crew.n_writes // 12).problems == ()
 
 
 @pytest.mark.slow

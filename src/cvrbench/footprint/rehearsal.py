@@ -28,8 +28,6 @@ from cvrbench.strategies.base import SharingStrategy, Training, Turn
 from cvrbench.training.observe import Probe, probe_rows
 from cvrbench.training.optimizers import Optimizers, build_optimizers
 from cvrbench.training.schedule import count_steps
-from cvrbench.training.together.crew import most_at_once
-from cvrbench.training.together.pays import COPIES
 from cvrbench.training.under_way import copy_weights
 
 WINDOWS = 2 * WINDOW_BLOCKS * BLOCK_BYTES
@@ -127,17 +125,10 @@ class _Lab:
     def losses(self, logits: Tensor, batch: Batch) -> Tensor:
         return alone(self.objective).losses(logits.float(), batch.labels, batch.weights)
 
-    def train(self, *trainings: Training) -> list[_Fitted]:
-        """Rehearse one after another, beside what the others hold beside their own networks."""
-        others = len(trainings) - 1
-        for one in trainings:
-            with self.live.beside("copies", others * (COPIES - 1) * state_bytes(one.network)):
-                self._fit(one.network, apart=one.apart, probe=None)
-        return [_Fitted(0.5, dict.fromkeys(self.tasks, 0.5))] * len(trainings)
-
-    def at_once(self, network: SharingStrategy, n: int) -> int:
-        """As `Stages`, of a run that trains in no company."""
-        return most_at_once(network, self.train_rows, self.config.trainer, n)
+    def train(self, training: Training) -> _Fitted:
+        """Rehearse a training of a mask search."""
+        self._fit(training.network, apart=training.apart, probe=None)
+        return _Fitted(0.5, dict.fromkeys(self.tasks, 0.5))
 
     def finish(self, network: SharingStrategy) -> None:
         """Rehearse the last training, which also observes how the tasks share."""

@@ -115,23 +115,8 @@ class Lab(Protocol):
         """The run's seed, for `cvrbench.rng.derive`."""
         ...
 
-    def train(self, *trainings: Training) -> Sequence[Fitted]:
-        """Train networks, early-stopped by validation, and leave each's best weights in it.
-
-        Several are trained as one program where they can; none may read what another learns.
-
-        Args:
-            trainings: In whose order the results are; as many as `at_once` says at most.
-        """
-        ...
-
-    def at_once(self, network: SharingStrategy, n: int) -> int:
-        """Say how many of n such networks to train at once, and so to hold; 1 where it is no gain.
-
-        Args:
-            network: One of them, or of their structure.
-            n: How many there are to train.
-        """
+    def train(self, training: Training) -> Fitted:
+        """Train a network, early-stopped by validation, and leave its best weights in it."""
         ...
 
     def steps(self, epochs: float) -> int:

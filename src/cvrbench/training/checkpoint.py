@@ -7,7 +7,6 @@ stage is answered from its file, and the one under way goes on from its own.
     stage-0.pt                   what a finished stage ended with
     stage-1-partial.pt           where the stage under way was when it was last saved
     stage-1-partial-before.pt    and the time before, should the last one be damaged
-    stage-2-crew-1-of-2.pt       what some of the stages from the third on ended with together
 
 Files hold tensors and plain values only and are read with `weights_only=True`. torch writes them as
 a zip archive with a CRC-32 of every entry, but does not look at it when it reads; we do. What is
@@ -44,8 +43,6 @@ class StageFiles:
 
     folder: Path
     number: int
-    crew: str = ""
-    """Of several stages that are trained as one: which of them are here, such as `1-of-2`."""
 
     @property
     def finished_file(self) -> Path:
@@ -115,8 +112,7 @@ class StageFiles:
         return CAUTION * (time.monotonic() - begun) * n_bytes / max(sample, 1)
 
     def _file(self, what: str) -> Path:
-        crew = f"-crew-{self.crew}" if self.crew else ""
-        return self.folder / f"stage-{self.number}{crew}{what}.pt"
+        return self.folder / f"stage-{self.number}{what}.pt"
 
     def _read(self, path: Path, otherwise: str) -> dict[str, Any] | None:
         """Read a file that may be there; put it aside where it is damaged."""

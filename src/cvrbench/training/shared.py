@@ -9,8 +9,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,26 +59,22 @@ class SharedStages:
                 raise RunInterrupted("stopped by the user while another run computes its search")
 
     @contextmanager
-    def among(
-        self, stages: Mapping[str, StageFiles], stop_requested: StopRequested
-    ) -> Iterator[None]:
-        """Answer stages that other runs have computed, and keep what is computed meanwhile.
+    def among(self, key: str, files: StageFiles, stop_requested: StopRequested) -> Iterator[None]:
+        """Answer a stage that another run has computed, or keep what is computed meanwhile.
 
         Args:
-            stages: What each computes, by `training_key` or `joint_key`, and its files.
+            key: Name of what the stage computes, by `training_key`.
+            files: Its files.
             stop_requested: Asked while another process computes the same.
 
         Raises:
             RunInterrupted: As `turn`.
         """
-        with ExitStack() as turns:
-            for key in sorted(stages):  # in one order everywhere, or two would wait for each other
-                turns.enter_context(self.turn(key, stop_requested))
-            lent = {key for key, files in stages.items() if self.lend(key, files)}
+        with self.turn(key, stop_requested):
+            lent = self.lend(key, files)
             yield
-            for key, files in stages.items():
-                if key not in lent:
-                    self.keep(key, files)
+            if not lent:
+                self.keep(key, files)
 
     def lend(self, key: str, files: StageFiles) -> bool:
         """Give a stage the result that another run computed.
@@ -143,11 +139,6 @@ def training_key(state: Mapping[str, Tensor], settings: Mapping[str, Any]) -> st
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:24]
-
-
-def joint_key(keys: Sequence[str]) -> str:
-    """Name trainings of one program, be it one in a thread: they end in other last bits."""
-    return hashlib.sha256(" ".join(["as one", *keys]).encode()).hexdigest()[:24]
 
 
 def _link(source: Path, target: Path) -> None:

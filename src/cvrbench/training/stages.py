@@ -4,9 +4,8 @@ Every one is checkpointed by its number, so that a resumed run answers the finis
 files, and every one counts in what the run cost.
 """
 
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import closing, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -31,9 +30,8 @@ from cvrbench.training.predict import Predicted
 from cvrbench.training.progress import Look, OnLook, OnProgress, Progress, StopRequested, ignore
 from cvrbench.training.rows import open_rows
 from cvrbench.training.schedule import count_steps
-from cvrbench.training.shared import SharedStages, conditions, joint_key, training_key
+from cvrbench.training.shared import SharedStages, conditions, training_key
 from cvrbench.training.together.company import Company
-from cvrbench.training.together.crew import Crew, crews_of, fit_crews, go_as_one, most_at_once
 from cvrbench.training.together.request import FitRequest
 from cvrbench.training.under_way import FitResult, Outside, Task
 from cvrbench.training.watch import Watch
@@ -69,10 +67,6 @@ class Stages:
     """Asked, before anything of a training is kept, whether the data are what they should be."""
     together: int = 1
     """Trainings that were one program with one of these at most."""
-    telling: threading.Lock = field(default_factory=threading.Lock)
-    """Held by the one of several trainings at the same time that looks at the run as a whole."""
-    under_way: list[int] = field(default_factory=list)
-    """Examples of each training under way, at its last look."""
 
     def __post_init__(self) -> None:
         """Load the rows that a run may train on and choose by."""
@@ -96,19 +90,9 @@ class Stages:
         """The run's seed."""
         return self.config.seed
 
-    def train(self, *trainings: Training) -> list[FitResult]:
+    def train(self, training: Training) -> FitResult:
         """Train, the trained tasks' mean AUC choosing (`strategies.base.Lab`)."""
-        if self.company is None and len(trainings) > 1:
-            requests = [self._request(one) for one in trainings]
-            if go_as_one(requests):
-                return self._fit(crews_of(requests), trainings)
-        return [self._fit([[self._request(one)]], [one])[0] for one in trainings]
-
-    def at_once(self, network: SharingStrategy, n: int) -> int:
-        """Say how many of n such networks to hand to `train` (`strategies.base.Lab`)."""
-        if self.company is not None:
-            return 1
-        return most_at_once(network, self.train_rows, self.config.trainer, n)
+        return self._fit(self._request(training), training)
 
     def _request(self, training: Training) -> FitRequest:
         """Bind a training to this run, as its next stage."""
@@ -150,14 +134,8 @@ class Stages:
         probe = Probe.draw(
             self.train_rows, self.objective, self.tasks, seed=self.seed, n_rows=n_rows
         )
-        before = self._examples()
-
-        def on_look(look: Look) -> None:
-            self.on_look(replace(look, examples=before + look.examples))
-
-        outside = Outside("train", *self._ties(), probe, on_look)
-        (result,) = self._fit([[self._bound(network, task, outside, self.config.trainer.epochs)]])
-        return result
+        outside = Outside("train", *self._ties(), probe, self.on_look)
+        return self._fit(self._bound(network, task, outside, self.config.trainer.epochs))
 
     def steps(self, epochs: float) -> int:
         """Count the steps of a training (`strategies.base.Lab`)."""
@@ -212,54 +190,33 @@ class Stages:
     def _bound(
         self, network: SharingStrategy, task: Task, outside: Outside, epochs: float
     ) -> FitRequest:
-        before, number = self._examples(), len(self.under_way)
-        self.under_way.append(0)
+        before = self._examples()
 
         def on_look(look: Look) -> None:
-            with self.telling:
-                self.verification.finish()
-                self.under_way[number] = look.examples
-                examples = before + sum(self.under_way)  # of whoever looks, it only grows
-                self.on_any_look(replace(look, examples=examples))
-                outside.on_look(look)
+            self.verification.finish()
+            self.on_any_look(replace(look, examples=before + look.examples))
+            outside.on_look(replace(look, examples=before + look.examples))
 
         trainer, seed = self.config.trainer, self.config.seed
         told = outside._replace(on_look=on_look)
         return FitRequest(network, self.train_rows, self.valid, task, trainer, epochs, seed, told)
 
-    def _fit(self, crews: Sequence[Crew], trainings: Sequence[Training] = ()) -> list[FitResult]:
-        """Train crews, or take what another run has trained alike."""
-        stages = self._keys(crews, trainings)
-        shared = (
-            nullcontext() if self.shared is None else self.shared.among(stages, self.stop_requested)
-        )
+    def _fit(self, request: FitRequest, training: Training | None = None) -> FitResult:
+        """Train, or take what another run has trained alike."""
+        files, n_together = request.outside.files, 1
+        shared: AbstractContextManager[None] = nullcontext()
+        if self.shared is not None and training is not None and training.depends is not None:
+            shared = self.shared.among(self._key(training), files, self.stop_requested)
         with shared:
             if self.company is not None:
-                ((request,),) = crews
                 result, n_together = self.company.fit(request)
-                results = [result]
             else:
-                results, n_together = fit_crews(crews), sum(map(len, crews))
+                result = request.alone()
         self.together = max(self.together, n_together)
-        for number, crew in enumerate(crews):
-            if crew[0].outside.files.lent_file.is_file():
-                self.reused += sum(r.state.examples for r in results[number :: len(crews)])
-        self.results += results
-        self.under_way.clear()
-        return results
-
-    def _keys(self, crews: Sequence[Crew], trainings: Sequence[Training]) -> dict[str, StageFiles]:
-        """Name what each crew computes, for runs that would compute the same; its stage's files."""
-        is_own = any(one.depends is None for one in trainings)
-        if self.shared is None or is_own or not trainings:
-            return {}
-        keys = [self._key(one) for one in trainings]
-        if not (files := crews[0][0].outside.files).crew:
-            return {keys[0]: files}
-        return {
-            joint_key(keys[number :: len(crews)]): crew[0].outside.files
-            for number, crew in enumerate(crews)
-        }
+        if files.lent_file.is_file():
+            self.reused += result.state.examples
+        self.results.append(result)
+        return result
 
     def _key(self, training: Training) -> str:
         chosen, weights = self._chosen(training), self._loss_weights(training).tolist()
@@ -277,10 +234,9 @@ class Stages:
 
         def stop_requested() -> bool:  # what asks saves next
             asked = self.stop_requested()
-            with self.telling:
-                self.verification.check(self.config.trainer.checkpoint_seconds)
-                if asked:
-                    self.verification.finish()
+            self.verification.check(self.config.trainer.checkpoint_seconds)
+            if asked:
+                self.verification.finish()
             return asked
 
         return StageFiles(self.checkpoints, len(self.results)), on_progress, stop_requested

@@ -1,6 +1,6 @@
 """Which candidate masks are taken: validation's choice, per task or jointly, or the last."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import mean
 
@@ -57,10 +57,11 @@ def _score(
             depends=settings_of(config),
         )
 
-    n = lab.at_once(ncs, len(candidates))
-    groups = (candidates[start : start + n] for start in range(0, len(candidates), n))
-    results = [result for group in groups for result in lab.train(*map(training, group))]
-    fitted = zip(candidates, results, strict=True)
     return [
-        replace(c, scores={name: found.scores[name] for name in ncs.tasks}) for c, found in fitted
+        replace(candidate, scores=_of_tasks(lab.train(training(candidate)).scores, ncs.tasks))
+        for candidate in candidates
     ]
+
+
+def _of_tasks(scores: Mapping[str, float], tasks: Sequence[str]) -> dict[str, float]:
+    return {name: scores[name] for name in tasks}

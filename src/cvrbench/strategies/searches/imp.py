@@ -9,9 +9,8 @@
 
 `together` trains all tasks in one pass over the data, each with trunk weights of its own and all
 with common embeddings, which is also how the masks will be used; otherwise each task trains alone,
-embeddings included, as published: then the same round of all tasks may be one program. A round
-ends early when the mask that would be cut has stopped changing (early-bird tickets: You et al.,
-ICLR 2020).
+embeddings included, as published. A round ends early when the mask that would be cut has stopped
+changing (early-bird tickets: You et al., ICLR 2020).
 """
 
 from collections.abc import Mapping, Sequence
@@ -50,19 +49,16 @@ def _rounds(
     ncs: NCS, lab: Lab, config: NCSConfig, densities: Sequence[float], epochs: float
 ) -> list[Candidate]:
     if config.together:
-        (found,) = _prune([_Search(ncs.apart(), None)], lab, config, densities, epochs)
-        return found
-    per_task: list[list[Candidate]] = []
-    n = lab.at_once(ncs, len(ncs.tasks))
-    while len(per_task) < len(ncs.tasks):
-        tasks = range(len(ncs.tasks))[len(per_task) :][:n]
-        searches = [_Search(ncs.copy(), task) for task in tasks]
-        per_task += _prune(searches, lab, config, densities, epochs)
+        return _prune(_Search(ncs.apart(), None), lab, config, densities, epochs)
+    per_task = [
+        _prune(_Search(ncs.copy(), task), lab, config, densities, epochs)
+        for task in range(len(ncs.tasks))
+    ]
     return [_merge(ncs.tasks, found) for found in zip(*per_task, strict=True)]
 
 
 class _Search:
-    """One of the searches that go on at the same time: of all tasks together, or of one."""
+    """A search for all tasks in one pass, or for one."""
 
     def __init__(self, network: NCS, task: int | None) -> None:
         self.network, self.task = network, task
@@ -92,31 +88,23 @@ class _Search:
 
 
 def _prune(
-    searches: Sequence[_Search],
-    lab: Lab,
-    config: NCSConfig,
-    densities: Sequence[float],
-    epochs: float,
-) -> list[list[Candidate]]:
-    """Train, prune, rewind; the same round of all searches at once."""
+    search: _Search, lab: Lab, config: NCSConfig, densities: Sequence[float], epochs: float
+) -> list[Candidate]:
+    """Train, prune, rewind, in rounds."""
     # A candidate scored by the network trained under it needs one training after the last cut.
     extra = config.take is None and config.choice == "validation" and config.scored == "under"
     rounds = [*densities, *([None] if extra and len(densities) > 1 else [])]
     for number, density in enumerate(rounds, start=1):
-        trainings = [
-            Training(
-                search.rewound(density, config),
-                label=f"search {' '.join(search.tasks)} {number}/{len(rounds)}",
-                epochs=epochs,
-                tasks=search.tasks,
-                apart=True,
-                depends=settings_of(config, **_settling(config, density)),
-            )
-            for search in searches
-        ]
-        for search, result in zip(searches, lab.train(*trainings), strict=True):
-            search.cut(density, result.scores, config)
-    return [search.candidates for search in searches]
+        training = Training(
+            search.rewound(density, config),
+            label=f"search {' '.join(search.tasks)} {number}/{len(rounds)}",
+            epochs=epochs,
+            tasks=search.tasks,
+            apart=True,
+            depends=settings_of(config, **_settling(config, density)),
+        )
+        search.cut(density, lab.train(training).scores, config)
+    return search.candidates
 
 
 def _settling(config: NCSConfig, density: float | None) -> dict[str, object]:

@@ -22,11 +22,12 @@ from cvrbench.data.dataset import Split
 from cvrbench.data.schema import Schema
 from cvrbench.training.progress import StopRequested
 from cvrbench.training.together.fit import Trained, fit_together
-from cvrbench.training.together.lane import POLL_SECONDS
 from cvrbench.training.together.request import FitRequest
 from cvrbench.training.under_way import FitResult
 
 Result = TypeVar("Result")
+POLL_SECONDS = 0.2
+"""How long a Ctrl-C may go unnoticed."""
 
 
 @dataclass

@@ -26,8 +26,6 @@ COPIES = 6
 best, and what an optimiser makes on the way."""
 SHARE = 0.5
 """Of the free memory that a group may take."""
-MOST_BYTES = 1_000_000_000
-"""Of trainings of one run that go together, for all of them."""
 
 
 def can_go_together(config: Config) -> bool:
@@ -54,16 +52,6 @@ def most_that_pay(config: Config, build: Callable[[], SharingStrategy]) -> int:
     if room is None:
         return MOST
     return max(1, min(MOST, int(SHARE * room.n_bytes / _n_bytes(network))))
-
-
-def most_of(network: SharingStrategy, trainer: TrainerConfig, device: torch.device, n: int) -> int:
-    """Say how many of n such networks of one run to train at once; 1 where it does not pay.
-
-    It does not ask what is free: what a run computes must not depend on that.
-    """
-    if device.type != "cpu" or not _is_light(network, trainer):
-        return 1
-    return max(1, min(n, MOST, MOST_BYTES // _n_bytes(network)))
 
 
 def _is_light(network: SharingStrategy, trainer: TrainerConfig) -> bool:

@@ -57,7 +57,7 @@ HOMES = {
     "onnx": "serving.to_onnx",
     "onnxruntime": "",
     "onnxscript": "",
-    "optuna": "sweep",
+    "optuna": "report.plots.sweep sweep",
     "pydantic": "config",
     "ray": "launch.on_ray",
     "rich": "cli report.tables",

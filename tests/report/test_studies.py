@@ -244,7 +244,7 @@ def test_report_draws_sweeps(results, cvrbench):
     said = cvrbench("report", "--no-html", "--figures", "figures")
     assert said.code == 0
     names = {path.name for path in Path("figures").glob("sweep-*")}
-    kinds = ("history", "slices", "contour", "parallel", "density")
+    kinds = ("history", "slices", "parallel", "density")
     assert names == {f"sweep-ncs-log-{kind}.png" for kind in kinds}
 
 

@@ -45,12 +45,17 @@ def print_sweeps_json(summaries: "Sequence[StudySummary]") -> None:
 
 def draw_sweeps(summaries: "Sequence[StudySummary]", folder: Path) -> None:
     """Write `sweep-NAME-KIND.png` of whatever can be drawn of each sweep."""
-    from cvrbench.report.plots.study import study_figures
     from cvrbench.report.plots.style import save
+    from cvrbench.report.plots.sweep import study_figures
 
     for summary in summaries:
         # A name is a folder's, but the file that tells it may have been edited.
         name = summary.name.replace(os.sep, "-")
-        for kind, figure in study_figures(summary).items():
+        try:
+            figures = study_figures(summary)
+        except ValueError as problem:  # a study.json that somebody edited
+            errors.print(f"no figures of {name}: {problem}", soft_wrap=True, markup=False)
+            continue
+        for kind, figure in figures.items():
             path = save(figure, folder / f"sweep-{name}-{kind}.png")
             errors.print(f"wrote {path}", soft_wrap=True, markup=False)

@@ -12,7 +12,6 @@ from cvrbench.report.dataset_report import DatasetReport
 from cvrbench.report.html.markup import Html, paragraph, tag, text
 from cvrbench.report.html.readings import ACROSS, COMPARED, SWEPT
 from cvrbench.report.plots import across, compared
-from cvrbench.report.plots.study import study_figures
 from cvrbench.report.plots.style import save
 from cvrbench.studies import StudySummary
 
@@ -37,12 +36,15 @@ def across_figures(parts: Sequence[DatasetReport], ident: str) -> list[Html]:
 
 def swept_figures(summary: StudySummary, ident: str) -> list[Html]:
     """Draw what there is of one sweep."""
+    from cvrbench.report.plots.sweep import study_figures  # loads Optuna
+
     try:
         figures = study_figures(summary)
     except ValueError as problem:
         return [_missing("The figures of this sweep", problem)]
     drawers = {kind: partial(figures.get, kind) for kind in figures}
-    return _shown(drawers, SWEPT, ident)
+    about = {kind: SWEPT[kind.partition("-")[0]] for kind in figures}
+    return _shown(drawers, about, ident)
 
 
 def _shown(

@@ -111,16 +111,17 @@ SWEPT = {
     ),
     "parallel": (
         "All parameters of every trial",
-        "Follow the dark lines, the good trials: where they meet, they agree on a value.",
+        "Follow the dark lines, the good trials: where they meet, they agree on a value; `None` "
+        "marks a parameter that a trial does not have.",
     ),
     "front": (
         "Objectives against each other",
-        "Nothing on the stairs can be bettered in one objective without a loss in the other.",
+        "None of the best trials can be bettered in one objective without a loss in the other.",
     ),
     "density": (
         "The objective over the density of the masks",
         "Trials differ in their other parameters too: what is smaller than the scatter of the "
-        "dots, or than the band of several seeds, tells nothing of density.",
+        "dots, the small ones of single seeds included, tells nothing of density.",
     ),
 }
 """Kind of a figure of a sweep -> what it shows, and how to read it."""

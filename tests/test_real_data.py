@@ -13,10 +13,9 @@ from cvrbench import experiment
 from cvrbench.config.compose import compose
 from cvrbench.data.dataset import verify
 from cvrbench.data.registry import ensure
+from tests.choices import MODELS
 
 pytestmark = pytest.mark.slow
-
-MODELS = ("single_task", "shared_embedding", "shared_bottom", "omoe", "mmoe", "cgc", "ple", "ncs")
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import shutil
 from dataclasses import fields
-from pathlib import Path
 
 import pytest
 import yaml
@@ -14,11 +13,7 @@ from cvrbench.config.space import Numbers, read_space
 from cvrbench.config.study import as_experiment, compose_studies
 from cvrbench.config.sweep import SweepConfig
 from cvrbench.errors import ConfigError
-
-CONF = Path(__file__).parents[2] / "conf"
-PRESETS = {"ncs_paper"}
-"""Options that are published settings of another's strategy, not to be tuned."""
-MODELS = sorted({file.stem for file in (CONF / "model").glob("*.yaml")} - PRESETS)
+from tests.choices import CONF, MODELS
 
 
 def one(text: str, key: str = "model.x"):

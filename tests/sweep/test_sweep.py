@@ -26,6 +26,8 @@ from cvrbench.training.stages import Stages
 
 ROOT = Path(__file__).parents[2]
 SMALL = ("experiment=quick_check", "trainer.threads=1", "final_seeds=[0,1]")
+UNSEARCHED = (*SMALL, "model.search=random")
+"""Trials that cost a training alone, without a search for masks before it."""
 
 
 @pytest.fixture
@@ -62,7 +64,7 @@ def essence(plan) -> list[tuple]:
 
 
 def test_a_sweep_tunes_on_validation_and_tests_the_best_on_fresh_seeds(cvrbench, tmp_path):
-    said = cvrbench("sweep", *SMALL, "trials=4", "--json")
+    said = cvrbench("sweep", *UNSEARCHED, "trials=4", "--json")
     assert said.code == 0, said.err
     *runs, found = said.json()
     assert len(runs) == 2
@@ -95,18 +97,18 @@ def test_a_sweep_tunes_on_validation_and_tests_the_best_on_fresh_seeds(cvrbench,
 
 
 def test_the_same_command_again_does_nothing_and_more_trials_go_on(cvrbench, tmp_path):
-    assert cvrbench("sweep", *SMALL, "trials=2").code == 0
+    assert cvrbench("sweep", *UNSEARCHED, "trials=2").code == 0
     files = sorted((tmp_path / "results" / "runs").glob("*/record.json"))
     before = {file: file.stat().st_mtime_ns for file in files}
-    assert cvrbench("sweep", *SMALL, "trials=2").code == 0
+    assert cvrbench("sweep", *UNSEARCHED, "trials=2").code == 0
     assert {file: file.stat().st_mtime_ns for file in before} == before
-    assert cvrbench("sweep", *SMALL, "trials=3").code == 0
+    assert cvrbench("sweep", *UNSEARCHED, "trials=3").code == 0
     (summary,) = summaries(tmp_path)
     assert len(summary.trials) == 3
 
 
 def test_best_prints_a_line_that_runs_as_it_stands(cvrbench, tmp_path):
-    cvrbench("sweep", *SMALL, "trials=3")
+    cvrbench("sweep", *UNSEARCHED, "trials=3")
     said = cvrbench("sweep", "--best", "ncs_sparsity")
     command = said.out.splitlines()[0].split()
     assert command[:2] == ["cvrbench", "run"]
@@ -259,7 +261,7 @@ def test_a_diverging_trial_fails_by_itself(study):
 
 def test_several_objectives_end_in_a_pareto_front(cvrbench, tmp_path):
     said = cvrbench(
-        "sweep", *SMALL, "objectives=[cvr_auc,density]", "sampler=nsga2", "startup_trials=4",
+        "sweep", *UNSEARCHED, "objectives=[cvr_auc,density]", "sampler=nsga2", "startup_trials=4",
         "trials=6", "trainer.epochs=1",
     )  # fmt: skip
     assert said.code == 0, said.err
@@ -275,9 +277,11 @@ def test_several_objectives_end_in_a_pareto_front(cvrbench, tmp_path):
 
 
 def test_another_search_under_the_same_name_is_refused_and_nothing_is_harmed(cvrbench, tmp_path):
-    assert cvrbench("sweep", *SMALL, "trials=2", "name=mine").code == 0
+    assert cvrbench("sweep", *UNSEARCHED, "trials=2", "name=mine").code == 0
     journal = (tmp_path / "results" / "sweeps" / "mine" / "journal.log").read_bytes()
-    said = cvrbench("sweep", *SMALL, "trials=2", "name=mine", "model.density=interval(0.1,0.9)")
+    said = cvrbench(
+        "sweep", *UNSEARCHED, "trials=2", "name=mine", "model.density=interval(0.1,0.9)"
+    )
     assert said.code == 2
     assert len(said.err.strip().splitlines()) == 1
     assert "a study 'mine' already" in said.err
@@ -385,9 +389,9 @@ def test_what_always_raises_ends_as_a_failed_trial(study, monkeypatch, budget):
 
 
 def test_a_lower_limit_leaves_what_was_tried_and_chosen(cvrbench, tmp_path):
-    assert cvrbench("sweep", *SMALL, "trials=4", "final_seeds=[]").code == 0
+    assert cvrbench("sweep", *UNSEARCHED, "trials=4", "final_seeds=[]").code == 0
     (before,) = summaries(tmp_path)
-    assert cvrbench("sweep", *SMALL, "trials=2", "final_seeds=[]").code == 0
+    assert cvrbench("sweep", *UNSEARCHED, "trials=2", "final_seeds=[]").code == 0
     (after,) = summaries(tmp_path)
     assert after.trials == before.trials
     assert after.best_words() == before.best_words() != []

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cvrbench.data.sources import census_income, kuairand
+from cvrbench.data.sources import census, kuairand
 from cvrbench.data.sources.hillstrom import FILE as HILLSTROM_FILE
 
 
@@ -48,7 +48,7 @@ def kuairand_files(rows: int = 600, seed: int = 0) -> dict[str, str]:
     video_lines = [",".join(videos)]
     for video in range(30):
         tags = '"1,2"' if video % 3 else ""
-        video_lines.append(",".join([str(video), *["a"] * len(kuairand.VIDEO_FIELDS), tags]))
+        video_lines.append(",".join([str(video), *["7"] * len(kuairand.VIDEO_FIELDS), tags]))
     return {
         "log_standard_4_25_to_5_08_pure.csv": "\n".join(lines) + "\n",
         kuairand.USERS: "\n".join(user_lines) + "\n",
@@ -59,18 +59,16 @@ def kuairand_files(rows: int = 600, seed: int = 0) -> dict[str, str]:
 def census_files(rows: int = 400, seed: int = 0) -> dict[str, str]:
     rng = np.random.default_rng(seed)
     files = {}
-    for file in census_income.FILES:
+    for file in census.CENSUS_FILES:
         lines = []
         for _ in range(rows):
-            values = dict.fromkeys(census_income.COLUMNS, "Not in universe")
-            values |= {column: str(int(rng.integers(60))) for column in census_income.NUMBERS}
-            values["education"] = str(
-                rng.choice([*census_income.COLLEGE, "Children", "10th grade"])
-            )
+            values = dict.fromkeys(census.CENSUS_COLUMNS, "Not in universe")
+            values |= {column: str(int(rng.integers(60))) for column in census.CENSUS_NUMBERS}
+            values["education"] = str(rng.choice([*census.COLLEGE, "Children", "10th grade"]))
             values["marital_stat"] = str(rng.choice(["Never married", "Divorced"]))
             values["instance_weight"] = "1700.09"
             values["income_50k"] = str(rng.choice(["- 50000.", "50000+."]))
-            lines.append(", ".join(values[column] for column in census_income.COLUMNS))
+            lines.append(", ".join(values[column] for column in census.CENSUS_COLUMNS))
         files[file] = "\n".join(lines) + "\n"
     return files
 

@@ -7,10 +7,10 @@ import polars as pl
 import pytest
 
 from cvrbench.data.checks import apply_policy
-from cvrbench.data.raw import RawField, RawSplits
+from cvrbench.data.raw import RawField
 from cvrbench.data.schema import Task
 from cvrbench.errors import DataError
-from tests.data.checks import check
+from tests.data.checks import Tables, check
 
 TASKS = (
     Task(name="ctr", label="click"),
@@ -32,8 +32,8 @@ def frame(rows: int = 1200, seed: int = 0) -> pl.DataFrame:
 
 
 @pytest.fixture
-def raw() -> RawSplits:
-    return RawSplits(
+def raw() -> Tables:
+    return Tables(
         train=frame(seed=0),
         valid=frame(seed=1),
         test=frame(seed=2),

@@ -16,9 +16,10 @@ from sklearn.preprocessing import StandardScaler
 from cvrbench.data.dataset import SPLITS, StoreWriter, open_dataset, verify
 from cvrbench.data.encode import VocabularyCounter
 from cvrbench.data.prepare import prepare
-from cvrbench.data.raw import Chunk, RawField, RawSplits
+from cvrbench.data.raw import Chunk, RawField, RawStream
 from cvrbench.data.schema import MISSING, N_RESERVED, OOV, Task
 from cvrbench.errors import DataError
+from tests.data.checks import Tables
 
 
 def frame(rows: int, seed: int) -> pl.DataFrame:
@@ -37,8 +38,8 @@ def frame(rows: int, seed: int) -> pl.DataFrame:
 
 
 @pytest.fixture
-def raw() -> RawSplits:
-    return RawSplits(
+def raw() -> Tables:
+    return Tables(
         train=frame(400, 0),
         valid=frame(100, 1),
         test=frame(100, 2),
@@ -55,7 +56,8 @@ def raw() -> RawSplits:
 
 
 def make(raw, folder, name="mine"):
-    return prepare(raw, name=name, target=folder / name, config={})
+    stream = raw if isinstance(raw, RawStream) else raw.stream()
+    return prepare(stream, name=name, target=folder / name, config={})
 
 
 def test_ids_lead_back_to_the_values(raw, tmp_path):

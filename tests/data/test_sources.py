@@ -6,14 +6,13 @@ import pytest
 from cvrbench.config.compose import compose
 from cvrbench.data.sources import load_raw
 from cvrbench.errors import DataError
-from tests.data.checks import check
+from tests.data.checks import Tables, check
 from tests.data.raw_files import FILES, write
 
 
 def load(name: str, raw, *overrides: str):
-    return load_raw(
-        compose([f"dataset={name}", "dataset.min_count=1", *overrides]).config.dataset, raw
-    )
+    config = compose([f"dataset={name}", "dataset.min_count=1", *overrides]).config.dataset
+    return Tables.of(load_raw(config, raw))
 
 
 @pytest.mark.parametrize("kind", ["plain", "gz", "zip", "tar"])

@@ -8,13 +8,13 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from cvrbench.config.compose import compose
 from cvrbench.data.sources.synthetic import load
-from tests.data.checks import check
+from tests.data.checks import Tables, check
 
 SMALL = ("dataset.rows=40000", "dataset.users=500", "dataset.items=300")
 
 
 def draw(*overrides: str):
-    return load(compose([*SMALL, *(f"dataset.{o}" for o in overrides)]).config.dataset)
+    return Tables.of(load(compose([*SMALL, *(f"dataset.{o}" for o in overrides)]).config.dataset))
 
 
 def everything(raw):

@@ -8,9 +8,9 @@ import pytest
 
 from cvrbench.config.dataset import TableConfig, TableTask
 from cvrbench.data.registry import ensure
-from cvrbench.data.sources.table import load
+from cvrbench.data.sources import table
 from cvrbench.errors import DataError
-from tests.data.checks import check
+from tests.data.checks import Tables, check
 
 
 def log(rows: int = 900) -> pl.DataFrame:
@@ -52,6 +52,10 @@ def described(path, **changes) -> TableConfig:
         "unclicked_conversions": "refuse",
     }
     return TableConfig(**{**values, **changes})
+
+
+def load(config: TableConfig) -> Tables:
+    return Tables.of(table.load(config))
 
 
 @pytest.fixture

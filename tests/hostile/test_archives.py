@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from cvrbench.data import archives
-from cvrbench.data.archives import find_files, locate
+from cvrbench.data.archives import locate
 from cvrbench.errors import DataError
 
 GOOD = b"a,b\n1,2\n"
@@ -43,6 +43,10 @@ def zip_of(**files: bytes) -> bytes:
     return out.getvalue()
 
 
+def content(place: Path) -> bytes:
+    return locate(place, ["log.csv"], dataset="mine")["log.csv"].read()
+
+
 def everything(folder: Path) -> set[Path]:
     return {path for path in folder.rglob("*") if path.is_file()}
 
@@ -65,7 +69,7 @@ def test_a_path_that_leads_out_is_read_by_its_last_part_and_written_nowhere(
     file = place / ("x.tar.gz" if kind == "tar" else "x.zip")
     file.write_bytes(whole)
     before = everything(tmp_path)
-    assert find_files(place, ["log.csv"], dataset="mine")["log.csv"] == GOOD
+    assert content(place) == GOOD
     assert everything(tmp_path) == before
     assert not Path("/tmp/cvrbench-canary").exists()
 
@@ -93,7 +97,7 @@ def test_a_link_in_a_zip_is_the_path_that_it_holds_and_is_not_followed(place):
     link.external_attr = 0o120777 << 16
     with zipfile.ZipFile(place / "x.zip", "w") as archive:
         archive.writestr(link, "/etc/passwd")
-    assert find_files(place, ["log.csv"], dataset="mine")["log.csv"] == b"/etc/passwd"
+    assert content(place) == b"/etc/passwd"
 
 
 @pytest.fixture
@@ -108,7 +112,7 @@ def bomb(size: int = 16 << 20) -> bytes:
 def test_a_gzip_bomb_is_stopped_before_it_is_whole(place, small_limits):
     (place / "log.csv.gz").write_bytes(gzip.compress(bomb()))
     with pytest.raises(DataError, match=r"log\.csv\.gz unpacks to .* as no log does"):
-        find_files(place, ["log.csv"], dataset="mine")
+        content(place)
     with pytest.raises(DataError, match="unpacks to"):
         list(locate(place, ["log.csv"], dataset="mine")["log.csv"].blocks(1 << 16))
 
@@ -133,10 +137,19 @@ def test_archives_within_archives_end_somewhere(place):
     for depth in range(archives.DEEPEST - 1):
         whole = zip_of(**{f"{depth}.zip": whole})
     (place / "x.zip").write_bytes(whole)
-    assert find_files(place, ["log.csv"], dataset="mine")["log.csv"] == GOOD
+    assert content(place) == GOOD
     (place / "x.zip").write_bytes(zip_of(**{"more.zip": whole}))
     with pytest.raises(DataError, match="archives in archives"):
         locate(place, ["log.csv"], dataset="mine")
+
+
+def test_a_file_beside_its_archive_is_taken_once_and_another_of_its_name_is_refused(place):
+    (place / "x.zip").write_bytes(zip_of(**{"log.csv": GOOD}))
+    (place / "log.csv").write_bytes(GOOD)
+    assert content(place) == GOOD
+    (place / "log.csv").write_bytes(GOOD + GOOD)
+    with pytest.raises(DataError, match=r"are both log\.csv, with different contents"):
+        content(place)
 
 
 def test_too_many_members_are_refused(place, monkeypatch):
@@ -204,7 +217,7 @@ def test_an_encrypted_member_is_told(place):
         whole[whole.index(signature) + offset] |= 1
     (place / "x.zip").write_bytes(whole)
     with pytest.raises(DataError, match="encrypted"):
-        find_files(place, ["log.csv"], dataset="mine")
+        content(place)
 
 
 @pytest.mark.parametrize("whole", [b"PK\x05\x06", b"\x1f\x8b" + bytes(40), lzma.compress(GOOD)])
@@ -212,9 +225,9 @@ def test_an_encrypted_member_is_told(place):
 def test_garbage_is_told_as_such(whole, name, place):
     (place / name).write_bytes(whole)
     with pytest.raises(DataError):
-        find_files(place, ["log.csv"], dataset="mine")
+        content(place)
 
 
 def test_an_honest_log_of_few_words_is_no_bomb(place):
     (place / "log.csv.gz").write_bytes(gzip.compress(b"1,0,0\n" * 1_000_000))
-    assert len(find_files(place, ["log.csv"], dataset="mine")["log.csv"]) == 6_000_000
+    assert len(content(place)) == 6_000_000

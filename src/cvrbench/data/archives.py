@@ -6,6 +6,7 @@ holds archives in archives without end, was made to exhaust whoever opens it, an
 """
 
 import gzip
+import hashlib
 import lzma
 import tarfile
 import zipfile
@@ -88,6 +89,17 @@ class RawFile:
         if last := b"".join(rest):
             yield last
 
+    def sha256(self) -> str:
+        """Hash the unpacked content.
+
+        Raises:
+            DataError: It is damaged.
+        """
+        digest = hashlib.sha256()
+        for piece in self._pieces(PIECE):
+            digest.update(piece)
+        return digest.hexdigest()
+
     def _pieces(self, size: int) -> Iterator[bytes]:
         """The stream in pieces of `size` bytes; only reading is guarded, not what others do."""
         with ExitStack() as stack:
@@ -110,26 +122,10 @@ class RawFile:
                 yield piece
 
 
-def find_files(raw: Path, wanted: Sequence[str], *, dataset: str) -> dict[str, bytes]:
-    """Read the wanted files of a dataset; see `locate`, which finds them.
-
-    Returns:
-        Content by base name without `.gz`.
-    """
-    files: dict[str, bytes] = {}
-    for found in _matching(raw, wanted, dataset):
-        content = found.read()
-        if files.setdefault(found.name, content) != content:
-            raise DataError(
-                f"{found.where}: there is another {found.name} with other content; keep one"
-            )
-    return files
-
-
 def locate(
     raw: Path, wanted: Sequence[str], *, dataset: str, optional: Sequence[str] = ()
 ) -> dict[str, RawFile]:
-    """Find the wanted files of a dataset, to be read as streams.
+    """Find the wanted files of a dataset.
 
     Args:
         raw: A folder (searched with all below it), an archive, or the file itself.
@@ -138,33 +134,35 @@ def locate(
         optional: The same, of files that need not be there.
 
     Returns:
-        Files by base name without `.gz`, in the order of `wanted`; a pattern's files by name.
+        Files by base name without `.gz`, in the order of `wanted`; a pattern's files by name. A
+        file that is there twice, packed and unpacked, is taken once.
 
     Raises:
-        DataError: Something is missing, damaged, or there twice.
+        DataError: Something is missing, damaged, or there twice with different contents.
     """
-    files: dict[str, RawFile] = {}
-    for found in _matching(raw, wanted, dataset, optional):
-        if (other := files.setdefault(found.name, found)) is not found:
-            raise DataError(f"{found.where} and {other.where} are both {found.name}; keep one")
-    return files
-
-
-def _matching(
-    raw: Path, wanted: Sequence[str], dataset: str, optional: Sequence[str] = ()
-) -> list[RawFile]:
     if not raw.exists():
         raise DataError(f"{raw} does not exist; give the folder or archive of {dataset}'s files")
-    there = list(_walk(raw))
-    patterns = (*wanted, *optional)
-    matches = {p: [found for found in there if fnmatch(found.name, p)] for p in patterns}
-    if missing := [pattern for pattern in wanted if not matches[pattern]]:
+    there = sorted(_walk(raw), key=lambda found: found.name)
+    files: dict[str, RawFile] = {}
+    missing = []
+    for pattern in (*wanted, *optional):
+        matches = [found for found in there if fnmatch(found.name, pattern)]
+        if not matches and pattern in wanted:
+            missing.append(pattern)
+        for found in matches:
+            other = files.setdefault(found.name, found)
+            if other is not found and other.sha256() != found.sha256():
+                raise DataError(
+                    f"{found.where} and {other.where} are both {found.name}, with different "
+                    "contents; keep one"
+                )
+    if missing:
         names = ", ".join(sorted({found.name for found in there})[:8]) or "nothing"
         raise DataError(
             f"{raw} has no file {' and no file '.join(missing)}, which {dataset} needs; found "
             f"there: {names}. Is it the right folder or archive?"
         )
-    return [f for files in matches.values() for f in sorted(files, key=lambda found: found.name)]
+    return files
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from cvrbench.data.encode import (
     VocabularyCounter,
     encode_bags,
 )
-from cvrbench.data.raw import Chunk, OnRows, RawField, RawSplits, RawStream, RowsProgress, silent
+from cvrbench.data.raw import Chunk, OnRows, RawField, RawStream, RowsProgress, silent
 from cvrbench.data.schema import Categorical, MultiValued, Numeric, Schema
 from cvrbench.data.staging import install, staging
 from cvrbench.errors import DataError
@@ -44,7 +44,7 @@ class _Learned:
 
 
 def prepare(
-    raw: RawSplits | RawStream,
+    raw: RawStream,
     *,
     name: str,
     target: Path,
@@ -67,13 +67,12 @@ def prepare(
     Raises:
         DataError: The rows fail a check, or the disk is full or not writable.
     """
-    stream = raw.stream() if isinstance(raw, RawSplits) else raw
     with staging(target) as work:
         if keep and target.is_dir():
             return open_dataset(target)
         folder = work / "dataset"
-        learned = _learn(stream, name, on_rows)
-        _write(stream, learned, folder, name=name, config=config, on_rows=on_rows)
+        learned = _learn(raw, name, on_rows)
+        _write(raw, learned, folder, name=name, config=config, on_rows=on_rows)
         install(folder, target, work)
     return open_dataset(target)
 

@@ -1,17 +1,48 @@
-"""What a source hands to `prepare`: tables and what their columns mean.
-
-A log that fits in memory comes as `RawSplits`, three tables; a larger one as `RawStream`, which
-can be read through twice, piece by piece.
-"""
+"""What a source hands to `prepare`: rows in chunks, and what their columns mean."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import polars as pl
 
 from cvrbench.data.schema import Task
+
+DEFAULT_MOST = 1000
+
+
+class RowsProgress(NamedTuple):
+    """How far one stage of a preparation is."""
+
+    stage: str
+    rows: int
+    """Rows the stage has dealt with."""
+    done: float
+    """Share of the stage that is done, in `[0, 1]`; 0 where the total is unknown."""
+
+
+OnRows = Callable[[RowsProgress], None]
+
+
+def silent(_: RowsProgress) -> None:
+    """Report no progress."""
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """`stop` at the first faulty line of a raw file, or `skip` up to `most` and count each."""
+
+    on_error: Literal["stop", "skip"] = "stop"
+    most: int = DEFAULT_MOST
+
+    @property
+    def limit(self) -> int:
+        """Number of faulty lines at which a preparation stops."""
+        return 1 if self.on_error == "stop" else self.most + 1
+
+
+STRICT = Tolerance()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +61,25 @@ class RawField:
     min_count: int = 1
 
 
+def feature_fields(
+    ids: Sequence[str], *, lists: Sequence[str] = (), numbers: Sequence[str] = (), min_count: int
+) -> tuple[RawField, ...]:
+    """Return the fields of id columns, list columns and numeric columns, in this order."""
+    return (
+        *(RawField(name=name, kind="categorical", min_count=min_count) for name in ids),
+        *(RawField(name=name, kind="multivalued", min_count=min_count) for name in lists),
+        *(RawField(name=name, kind="numeric") for name in numbers),
+    )
+
+
+def click_conversion(click: str, conversion: str) -> tuple[Task, Task]:
+    """Return the tasks `ctr` and, given a click, `cvr` of two label columns."""
+    return (
+        Task(name="ctr", label=click),
+        Task(name="cvr", label=conversion, parent="ctr", joint="ctcvr"),
+    )
+
+
 class Chunk(NamedTuple):
     """Some rows of one split, at most a few hundred thousand; labels are integers 0 or 1."""
 
@@ -38,11 +88,17 @@ class Chunk(NamedTuple):
     frame: pl.DataFrame
 
 
+Chunks = Callable[[Counter[str]], Iterator[Chunk]]
+
+
 @dataclass(frozen=True, kw_only=True)
-class Meaning:
-    """What the columns of a dataset's tables mean.
+class RawStream:
+    """The rows of one dataset, split and cleaned, not yet encoded, a chunk at a time.
 
     Attributes:
+        chunks: Reads the rows from the first to the last, the same at every call; counts into its
+            argument rows read, changed, and dropped by reason, so that in the end
+            `read` = kept + sum of `dropped: *`.
         fields: The feature columns, in the order in which the model sees them.
         tasks: The tasks; `task.label` is a column.
         group: The column by which rows belong together (a user), if the data have one.
@@ -52,6 +108,7 @@ class Meaning:
         sources: Raw files read: name -> sha256.
     """
 
+    chunks: Chunks
     fields: tuple[RawField, ...]
     tasks: tuple[Task, ...]
     group: str | None = None
@@ -59,81 +116,3 @@ class Meaning:
     unnested: bool = False
     truth: tuple[str, ...] | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RawStream(Meaning):
-    """The rows of one dataset, split and cleaned, not yet encoded, a chunk at a time.
-
-    Attributes:
-        chunks: Reads the rows from the first to the last, as often as it is called the same; counts
-            into its argument rows read, changed, and dropped by reason, so that in the end
-            `read` = kept + sum of `dropped: *`.
-    """
-
-    chunks: Callable[[Counter[str]], Iterator[Chunk]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RawSplits(Meaning):
-    """The rows of one dataset, split, cleaned and accounted for, not yet encoded.
-
-    Attributes:
-        train, valid, test: Tables with the same columns; labels are integers 0 or 1.
-        accounting: Rows read, changed, and dropped by reason; `read` = kept + sum of `dropped: *`.
-    """
-
-    train: pl.DataFrame
-    valid: pl.DataFrame
-    test: pl.DataFrame
-    accounting: Mapping[str, int] = field(default_factory=dict)
-
-    def splits(self) -> dict[str, pl.DataFrame]:
-        """Give the three tables by name."""
-        return {"train": self.train, "valid": self.valid, "test": self.test}
-
-    def stream(self) -> RawStream:
-        """Give the three tables as a stream of three chunks."""
-
-        def chunks(account: Counter[str]) -> Iterator[Chunk]:
-            account.update(self.accounting)
-            return (Chunk(name, frame) for name, frame in self.splits().items())
-
-        meaning = {part.name: getattr(self, part.name) for part in fields(Meaning)}
-        return RawStream(chunks=chunks, **meaning)
-
-
-class RowsProgress(NamedTuple):
-    """How far a stage is."""
-
-    stage: str
-    rows: int
-    """Rows the stage has dealt with."""
-    done: float
-    """Share of the stage that is done, in `[0, 1]`; 0 where it cannot be told."""
-
-
-OnRows = Callable[[RowsProgress], None]
-
-
-def silent(_: RowsProgress) -> None:
-    """Tell nobody."""
-
-
-DEFAULT_MOST = 1000
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """`stop` at the first faulty line, or `skip` up to `most` of them and account for each."""
-
-    on_error: Literal["stop", "skip"] = "stop"
-    most: int = DEFAULT_MOST
-
-    @property
-    def limit(self) -> int:
-        """So many faults are too many."""
-        return 1 if self.on_error == "stop" else self.most + 1
-
-
-STRICT = Tolerance()

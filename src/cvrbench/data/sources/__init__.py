@@ -20,11 +20,10 @@ from cvrbench.config.public import (
     TikTokConfig,
 )
 from cvrbench.config.synthetic import SyntheticConfig
-from cvrbench.data.raw import RawSplits, RawStream
+from cvrbench.data.raw import RawStream
 from cvrbench.data.sources import (
-    adult,
     aliexpress,
-    census_income,
+    census,
     criteo_attribution,
     hillstrom,
     kuairand,
@@ -37,7 +36,7 @@ from cvrbench.data.sources import (
 
 
 def raw_folders(config: DatasetConfig) -> tuple[str, ...]:
-    """Give names under which a source's raw files may lie, the usual one first; maybe none."""
+    """Return the folders in which a source's raw files may lie, the usual one first."""
     match config:
         case KuaiRandConfig():
             if config.variant == "pure":
@@ -49,7 +48,7 @@ def raw_folders(config: DatasetConfig) -> tuple[str, ...]:
             return (config.kind,)
 
 
-def load_raw(config: TabularConfig, raw: Path) -> RawSplits | RawStream:
+def load_raw(config: TabularConfig, raw: Path) -> RawStream:
     """Read, clean and split the raw rows of a dataset.
 
     Args:
@@ -65,9 +64,9 @@ def load_raw(config: TabularConfig, raw: Path) -> RawSplits | RawStream:
         case KuaiRandConfig():
             return kuairand.load(config, raw)
         case CensusIncomeConfig():
-            return census_income.load(config, raw)
+            return census.load_census_income(config, raw)
         case AdultConfig():
-            return adult.load(config, raw)
+            return census.load_adult(config, raw)
         case HillstromConfig():
             return hillstrom.load(config, raw)
         case AliExpressConfig():

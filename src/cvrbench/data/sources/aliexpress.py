@@ -18,10 +18,9 @@ import polars as pl
 
 from cvrbench.config.public import AliExpressConfig
 from cvrbench.data.archives import RawFile, locate
-from cvrbench.data.raw import RawField, RawStream
-from cvrbench.data.schema import Task
-from cvrbench.data.sources.delimited import Layout, frames, sha256
-from cvrbench.data.splits import SPLIT, Fractions, chunks, cut_by_key
+from cvrbench.data.raw import RawStream, click_conversion, feature_fields
+from cvrbench.data.sources.delimited import Layout, counted, read
+from cvrbench.data.splits import SPLIT, Fractions, by_key, stream_chunks
 from cvrbench.errors import DataError
 
 SEARCH = "search_id"
@@ -33,10 +32,7 @@ ITEM_IDS = ("item_19", "item_34", "item_35", "item_36", "item_40", "item_41", "i
 USER_NUMBERS = tuple(f"user_{k}" for k in range(9, 32))
 ITEM_NUMBERS = tuple(f"item_{k}" for k in range(2, 49) if f"item_{k}" not in ITEM_IDS)
 BROWSED, CLICKED, BOUGHT = range(3)
-TASKS = (
-    Task(name="ctr", label="click"),
-    Task(name="cvr", label="conversion", parent="ctr", joint="ctcvr"),
-)
+TASKS = click_conversion("click", "conversion")
 Half = Literal["train", "test"]
 HALVES: tuple[Half, ...] = ("train", "test")
 
@@ -51,18 +47,17 @@ def load(config: AliExpressConfig, raw: Path) -> RawStream:
         for half in HALVES
         for of in ("user", "item")
     }
-    # Two halves are never split: test pages would validate.
+    # The provider's halves are never split: test pages would validate.
     fractions = Fractions(config.valid_fraction, 0.0, config.split_seed)
 
     def tables(account: Counter[str]) -> Iterator[pl.DataFrame]:
         for half in HALVES:
-            pages = _pages(files["user", half])
-            for table in frames(files["item", half], _layout(ITEM_COLUMNS, ITEM_IDS)):
-                account["read"] += len(table)
+            items, pages = files["item", half], _pages(files["user", half])
+            for table in counted([items], _layout(ITEM_COLUMNS, ITEM_IDS), account):
                 joined = table.join(pages, on=SEARCH, how="inner", maintain_order="left")
                 account["dropped: search id has no page"] += len(table) - len(joined)
-                _check_label(joined, files["item", half])
-                split = pl.lit(2) if half == "test" else cut_by_key(joined[SEARCH], fractions)
+                _check_label(joined, items)
+                split = pl.lit(2) if half == "test" else by_key(joined[SEARCH], fractions)
                 yield joined.with_columns(
                     split.alias(SPLIT),
                     (pl.col(LABEL) >= CLICKED).cast(pl.UInt8).alias("click"),
@@ -70,17 +65,15 @@ def load(config: AliExpressConfig, raw: Path) -> RawStream:
                 ).drop(LABEL)
 
     return RawStream(
-        chunks=chunks(tables, where="aliexpress", tasks=TASKS, policy="refuse"),
-        fields=(
-            *(
-                RawField(name=name, kind="categorical", min_count=config.min_count)
-                for name in (*USER_IDS, *ITEM_IDS)
-            ),
-            *(RawField(name=name, kind="numeric") for name in (*USER_NUMBERS, *ITEM_NUMBERS)),
+        chunks=stream_chunks(tables, name="aliexpress", tasks=TASKS, policy="refuse"),
+        fields=feature_fields(
+            (*USER_IDS, *ITEM_IDS),
+            numbers=(*USER_NUMBERS, *ITEM_NUMBERS),
+            min_count=config.min_count,
         ),
         tasks=TASKS,
         group=SEARCH,
-        sources={name: sha256(file) for name, file in found.items()},
+        sources={name: file.sha256() for name, file in found.items()},
     )
 
 
@@ -94,7 +87,7 @@ def _layout(columns: tuple[str, ...], ids: tuple[str, ...]) -> Layout:
 
 
 def _pages(file: RawFile) -> pl.DataFrame:
-    pages = pl.concat(frames(file, _layout(USER_COLUMNS, USER_IDS)))
+    pages = read(file, _layout(USER_COLUMNS, USER_IDS))
     twice = pages.filter(pages[SEARCH].is_duplicated())
     if len(twice):
         raise DataError(

@@ -18,10 +18,9 @@ import polars as pl
 
 from cvrbench.config.public import CriteoAttributionConfig
 from cvrbench.data.archives import locate
-from cvrbench.data.raw import RawField, RawStream
-from cvrbench.data.schema import Task
-from cvrbench.data.sources.delimited import Layout, frames, sha256
-from cvrbench.data.splits import SPLIT, chunks, cut_by_time
+from cvrbench.data.raw import RawStream, click_conversion, feature_fields
+from cvrbench.data.sources.delimited import Layout, counted
+from cvrbench.data.splits import cut, stream_chunks
 
 PATTERN = "criteo_attribution_dataset*.tsv"
 DAY = 86_400
@@ -29,45 +28,39 @@ IDS = ("campaign", *(f"cat{k}" for k in range(1, 10)))
 NONE = -1
 READ = ("timestamp", "uid", "click", "conversion", "attribution", "time_since_last_click", *IDS)
 LAYOUT = Layout(types=dict.fromkeys(READ, pl.Int64), separator="\t")
-TASKS = (
-    Task(name="ctr", label="click"),
-    Task(name="cvr", label="sale", parent="ctr", joint="ctcvr"),
-)
+TASKS = click_conversion("click", "sale")
 
 
 def load(config: CriteoAttributionConfig, raw: Path) -> RawStream:
     """Prepare to read the log."""
     files = locate(raw, [PATTERN], dataset="criteo_attribution")
     valid_from, test_from = config.valid_from_day * DAY, config.test_from_day * DAY
+    until = (config.last_day + 1) * DAY
 
     def tables(account: Counter[str]) -> Iterator[pl.DataFrame]:
-        for file in files.values():
-            for table in frames(file, LAYOUT):
-                account["read"] += len(table)
-                kept = table.filter(pl.col("timestamp") < (config.last_day + 1) * DAY)
-                account["dropped: after the last day"] += len(table) - len(kept)
-                if config.conversion == "conversion_and_click":
-                    alone = (kept["conversion"] == 1) & (kept["click"] == 0)
-                    account["counted as no sale: conversion = 1 with click = 0"] += int(alone.sum())
-                split = cut_by_time(kept["timestamp"], valid_from, test_from)
-                yield kept.with_columns(split.alias(SPLIT), *_columns(config))
+        for table in counted(files.values(), LAYOUT, account):
+            kept = table.filter(pl.col("timestamp") < until)
+            account["dropped: after the last day"] += len(table) - len(kept)
+            if config.conversion == "conversion_and_click":
+                alone = (kept["conversion"] == 1) & (kept["click"] == 0)
+                account["counted as no sale: conversion = 1 with click = 0"] += int(alone.sum())
+            split = cut(kept["timestamp"], valid_from, test_from)
+            yield kept.with_columns(split, *_columns(config))
 
     return RawStream(
-        chunks=chunks(
+        chunks=stream_chunks(
             tables,
-            where="criteo_attribution",
+            name="criteo_attribution",
             tasks=TASKS,
             policy=config.unclicked_conversions,
         ),
-        fields=(
-            *(RawField(name=name, kind="categorical", min_count=config.min_count) for name in IDS),
-            RawField(name="hour", kind="categorical", min_count=config.min_count),
-            RawField(name="since_click_log", kind="numeric"),
+        fields=feature_fields(
+            (*IDS, "hour"), numbers=["since_click_log"], min_count=config.min_count
         ),
         tasks=TASKS,
         group="uid",
         unnested=config.unclicked_conversions == "keep",
-        sources={name: sha256(file) for name, file in files.items()},
+        sources={name: file.sha256() for name, file in files.items()},
     )
 
 

@@ -10,47 +10,36 @@ from pathlib import Path
 import polars as pl
 
 from cvrbench.config.dataset import HillstromConfig
-from cvrbench.data.archives import find_files
+from cvrbench.data.archives import locate
 from cvrbench.data.checks import check_labels
-from cvrbench.data.raw import RawField, RawSplits
-from cvrbench.data.schema import Task
-from cvrbench.data.sources.delimited import read_csv, sha256s
-from cvrbench.data.splits import by_row
+from cvrbench.data.raw import RawStream, click_conversion, feature_fields
+from cvrbench.data.sources.delimited import Layout, read
+from cvrbench.data.splits import Fractions, by_row, table_chunks
 
 FILE = "Kevin_Hillstrom_MineThatData_E-MailAnalytics_DataMiningChallenge_2008.03.20.csv"
 CATEGORICAL = (
     "recency", "history_segment", "mens", "womens", "zip_code", "newbie", "channel", "segment",
 )  # fmt: skip
 LABELS = ("visit", "conversion")
-TASKS = (
-    Task(name="ctr", label="visit"),
-    Task(name="cvr", label="conversion", parent="ctr", joint="ctcvr"),
+LAYOUT = Layout(
+    types=dict.fromkeys(CATEGORICAL, pl.String)
+    | {"history": pl.Float64}
+    | dict.fromkeys(LABELS, pl.Int64),
+    is_quoted=True,
 )
 
 
-def load(config: HillstromConfig, raw: Path) -> RawSplits:
+def load(config: HillstromConfig, raw: Path) -> RawStream:
     """Read the one file and split it by row: there is one row per customer, and no time."""
-    files = find_files(raw, [FILE], dataset="hillstrom")
-    frame = read_csv(
-        files[FILE],
-        FILE,
-        needed=[*CATEGORICAL, "history", *LABELS],
-        dtypes={"history": pl.Float64} | dict.fromkeys(LABELS, pl.Int64),
-    )
+    file = locate(raw, [FILE], dataset="hillstrom")[FILE]
+    frame = read(file, LAYOUT)
     check_labels(frame, LABELS, FILE)
-    cut = by_row(
-        frame,
-        valid_fraction=config.valid_fraction,
-        test_fraction=config.test_fraction,
-        seed=config.split_seed,
-    )
-    fields = [RawField(name=f, kind="categorical", min_count=config.min_count) for f in CATEGORICAL]
-    return RawSplits(
-        train=cut.train,
-        valid=cut.valid,
-        test=cut.test,
-        fields=(*fields, RawField(name="history", kind="numeric")),
-        tasks=TASKS,
-        accounting={"read": len(frame)},
-        sources=sha256s(files),
+    fractions = Fractions(config.valid_fraction, config.test_fraction, config.split_seed)
+    return RawStream(
+        chunks=table_chunks(
+            frame.with_columns(by_row(len(frame), fractions)), {"read": len(frame)}
+        ),
+        fields=feature_fields(CATEGORICAL, numbers=["history"], min_count=config.min_count),
+        tasks=click_conversion(*LABELS),
+        sources={FILE: file.sha256()},
     )

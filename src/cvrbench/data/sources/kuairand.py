@@ -13,19 +13,27 @@ from collections import Counter
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import NamedTuple
 
 import polars as pl
 
 from cvrbench.config.dataset import KuaiRandConfig
-from cvrbench.data.archives import find_files, locate
+from cvrbench.data.archives import RawFile, locate
 from cvrbench.data.checks import apply_policy, check_labels
-from cvrbench.data.raw import RawField, RawSplits, RawStream
+from cvrbench.data.raw import Chunks, RawStream, click_conversion, feature_fields
 from cvrbench.data.schema import Task
-from cvrbench.data.sources.delimited import Layout, frames, read_csv, sha256, sha256s
-from cvrbench.data.splits import SPLIT, Cut, Fractions, by_day, by_group, by_row, chunks, cut_by_key
+from cvrbench.data.sources.delimited import Layout, counted, frames, read
+from cvrbench.data.splits import (
+    Fractions,
+    by_day,
+    by_group,
+    by_key,
+    by_row,
+    stream_chunks,
+    table_chunks,
+)
 from cvrbench.errors import DataError
 
-LOG = "log_standard_*_pure.csv"
 USERS = "user_features_pure.csv"
 VIDEOS = "video_features_basic_pure.csv"
 LOG_COLUMNS = (
@@ -49,6 +57,13 @@ COUNTS = {
     "register_days": "register",
 }
 LOG_LAYOUT = Layout(types=dict.fromkeys(LOG_COLUMNS, pl.Int64))
+USER_LAYOUT = Layout(
+    types={"user_id": pl.Int64}
+    | dict.fromkeys(USER_FIELDS, pl.String)
+    | dict.fromkeys(COUNTS, pl.Float64),
+    is_quoted=True,
+    nullable={*USER_FIELDS, *COUNTS},
+)
 VIDEO_LAYOUT = Layout(
     types={"video_id": pl.Int64, "author_id": pl.Int64, "music_id": pl.Int64}
     | dict.fromkeys(("video_type", "upload_dt", "upload_type", "music_type", "tag"), pl.String),
@@ -62,173 +77,128 @@ SHORT_NAMES = {
     "is_profile_enter": "profile_enter",
     "long_view": "long_view",
 }
+IDS = ("user_id", "video_id", "tab", "hour", "duration_bin", *USER_FIELDS, *VIDEO_FIELDS)
 
 
-def load(config: KuaiRandConfig, raw: Path) -> RawSplits | RawStream:
-    """Read, join, clean and split the log."""
-    return _load_pure(config, raw) if config.variant == "pure" else _load_large(config, raw)
-
-
-def _load_pure(config: KuaiRandConfig, raw: Path) -> RawSplits:
-    files = find_files(raw, [LOG, USERS, VIDEOS], dataset="kuairand")
-    log = _read_log(files)
-    accounting = {"read": len(log)}
-    log = log.unique(maintain_order=True)
-    accounting["dropped: exact duplicate"] = accounting["read"] - len(log)
-    log, changed = apply_policy(log, _tasks(config), config.unclicked_conversions)
-    frame = _join(log, files)
-    cut = _split(frame, config)
-    return RawSplits(
-        train=cut.train,
-        valid=cut.valid,
-        test=cut.test,
-        fields=_fields(config),
+def load(config: KuaiRandConfig, raw: Path) -> RawStream:
+    """Read the users and videos, and prepare to read the log; Pure's log is read at once."""
+    variant = config.variant
+    name = "kuairand" if variant == "pure" else f"kuairand_{variant}"
+    log, users, videos = (
+        f"log_standard_*_{variant}*.csv",
+        f"user_features_{variant}.csv",
+        f"video_features_basic_{variant}*.csv",
+    )
+    files = locate(raw, [log, users, videos], dataset=name)
+    logs = [file for found, file in files.items() if fnmatch(found, log)]
+    features = _Features(
+        read(files[users], USER_LAYOUT),
+        pl.concat(
+            frame.with_columns(pl.col("tag").str.split(","))
+            for found, file in files.items()
+            if fnmatch(found, videos)
+            for frame in frames(file, VIDEO_LAYOUT)
+        ),
+    )
+    chunks = _in_memory if variant == "pure" else _streamed
+    return RawStream(
+        chunks=chunks(config, logs, features),
+        fields=feature_fields(IDS, lists=["tag"], numbers=NUMBERS, min_count=config.min_count),
         tasks=_tasks(config),
         group="user_id",
         group_disjoint=config.split == "user",
         unnested=config.unclicked_conversions == "keep",
-        accounting=accounting | changed,
-        sources=sha256s(files),
+        sources={found: file.sha256() for found, file in files.items()},
     )
 
 
-def _load_large(config: KuaiRandConfig, raw: Path) -> RawStream:
-    log, users_name, videos_name = (
-        f"log_standard_*_{config.variant}*.csv",
-        f"user_features_{config.variant}.csv",
-        f"video_features_basic_{config.variant}*.csv",
+class _Features(NamedTuple):
+    """The features that rows of the log are joined with."""
+
+    users: pl.DataFrame
+    videos: pl.DataFrame
+
+    def join(self, log: pl.DataFrame) -> pl.DataFrame:
+        frame = log.join(self.users, on="user_id", how="left", maintain_order="left")
+        frame = frame.join(self.videos, on="video_id", how="left", maintain_order="left")
+        return frame.with_columns(
+            pl.col("date").cast(pl.String).str.to_date("%Y%m%d"),
+            (pl.col("hourmin") // 100).alias("hour"),
+            *durations(pl.col("duration_ms")),
+            *(pl.col(count).clip(0).log1p().alias(f"{n}_log") for count, n in COUNTS.items()),
+        )
+
+
+def durations(milliseconds: pl.Expr) -> tuple[pl.Expr, pl.Expr]:
+    """Return a video's duration in bins, and as the logarithm of seconds.
+
+    Bins of a quarter octave: 18 s, where the rule for a long view changes, is one edge of many.
+    """
+    seconds = milliseconds / 1000
+    return (
+        (seconds.clip(0.1).log(2) * 4).floor().cast(pl.Int64).alias("duration_bin"),
+        seconds.clip(0).log1p().alias("duration_log"),
     )
-    files = locate(raw, [log, users_name, videos_name], dataset=f"kuairand_{config.variant}")
-    users = _read_users(files[users_name].read(), files[users_name].where)
-    videos = pl.concat(
-        frame.with_columns(pl.col("tag").str.split(","))
-        for name, file in files.items()
-        if fnmatch(name, videos_name)
-        for frame in frames(file, VIDEO_LAYOUT)
-    )
+
+
+def _in_memory(config: KuaiRandConfig, logs: list[RawFile], features: _Features) -> Chunks:
+    parts = []
+    for file in logs:
+        part = read(file, LOG_LAYOUT)
+        check_labels(part, ["is_click", *SHORT_NAMES], file.name)
+        parts.append(part)
+    log = pl.concat(parts)
+    rows = log.unique(maintain_order=True)
+    accounting = {"read": len(log), "dropped: exact duplicate": len(log) - len(rows)}
+    rows, changed = apply_policy(rows, _tasks(config), config.unclicked_conversions)
+    table = features.join(rows)
+    fractions = Fractions(config.valid_fraction, config.test_fraction, config.split_seed)
+    if config.split == "time":
+        split = _by_day(table["date"], config)
+    elif config.split == "user":
+        split = by_group(table["user_id"], fractions)
+    else:
+        split = by_row(len(table), fractions)
+    return table_chunks(table.with_columns(split), accounting | changed)
+
+
+def _streamed(config: KuaiRandConfig, logs: list[RawFile], features: _Features) -> Chunks:
     fractions = Fractions(config.valid_fraction, config.test_fraction, config.split_seed)
 
     def tables(account: Counter[str]) -> Iterator[pl.DataFrame]:
         row = 0
-        for file in (files[name] for name in files if fnmatch(name, log)):
-            for frame in frames(file, LOG_LAYOUT):
-                account["read"] += len(frame)
-                table = _features(frame, users, videos)
-                yield table.with_columns(_codes(table, row, config, fractions).alias(SPLIT))
-                row += len(frame)
+        for frame in counted(logs, LOG_LAYOUT, account):
+            table = features.join(frame)
+            if config.split == "time":
+                split = _by_day(table["date"], config)
+            elif config.split == "user":
+                split = by_key(table["user_id"], fractions)
+            else:
+                split = by_key(pl.int_range(row, row + len(frame), eager=True), fractions)
+            row += len(frame)
+            yield table.with_columns(split)
 
-    return RawStream(
-        chunks=chunks(
-            tables,
-            where=f"kuairand {config.variant}",
-            tasks=_tasks(config),
-            policy=config.unclicked_conversions,
-        ),
-        fields=_fields(config),
+    return stream_chunks(
+        tables,
+        name=f"kuairand {config.variant}",
         tasks=_tasks(config),
-        group="user_id",
-        group_disjoint=config.split == "user",
-        unnested=config.unclicked_conversions == "keep",
-        sources={name: sha256(file) for name, file in files.items()},
+        policy=config.unclicked_conversions,
     )
 
 
-def _codes(
-    table: pl.DataFrame, first_row: int, config: KuaiRandConfig, fractions: Fractions
-) -> pl.Series:
-    """The split of each row of a stream."""
-    if config.split == "time":
-        day = table["date"]
-        return (day >= config.valid_from).cast(pl.Int8) + (day >= config.test_from).cast(pl.Int8)
-    if config.split == "user":
-        return cut_by_key(table["user_id"], fractions)
-    return cut_by_key(pl.int_range(first_row, first_row + len(table), eager=True), fractions)
-
-
-def _fields(config: KuaiRandConfig) -> tuple[RawField, ...]:
-    ids = ("user_id", "video_id", "tab", "hour", "duration_bin", *USER_FIELDS, *VIDEO_FIELDS)
-    return (
-        *(RawField(name=f, kind="categorical", min_count=config.min_count) for f in ids),
-        RawField(name="tag", kind="multivalued", min_count=config.min_count),
-        *(RawField(name=f, kind="numeric") for f in NUMBERS),
-    )
+def _by_day(days: pl.Series, config: KuaiRandConfig) -> pl.Series:
+    try:
+        return by_day(days, valid_from=config.valid_from, test_from=config.test_from)
+    except DataError as error:
+        raise DataError(f"dataset kuairand: {error}") from None
 
 
 def _tasks(config: KuaiRandConfig) -> tuple[Task, ...]:
     first, *others = config.conversions
     return (
-        Task(name="ctr", label="is_click"),
-        Task(name="cvr", label=first, parent="ctr", joint="ctcvr"),
+        *click_conversion("is_click", first),
         *(
             Task(name=SHORT_NAMES[c], label=c, parent="ctr", joint=f"ct_{SHORT_NAMES[c]}")
             for c in others
         ),
-    )
-
-
-def _read_log(files: dict[str, bytes]) -> pl.DataFrame:
-    labels = ["is_click", *SHORT_NAMES]
-    parts = []
-    for file in sorted(f for f in files if f.startswith("log_standard_")):
-        part = read_csv(
-            files[file], file, needed=LOG_COLUMNS, dtypes=dict.fromkeys(LOG_COLUMNS, pl.Int64)
-        )
-        check_labels(part, labels, file)
-        parts.append(part)
-    return pl.concat(parts)
-
-
-def _join(log: pl.DataFrame, files: dict[str, bytes]) -> pl.DataFrame:
-    videos = read_csv(
-        files[VIDEOS],
-        VIDEOS,
-        needed=["video_id", *VIDEO_FIELDS, "tag"],
-        dtypes={"video_id": pl.Int64},
-    )
-    videos = videos.with_columns(pl.col("tag").str.split(","))
-    return _features(log, _read_users(files[USERS], USERS), videos)
-
-
-def _read_users(content: bytes, where: str) -> pl.DataFrame:
-    return read_csv(
-        content,
-        where,
-        needed=["user_id", *USER_FIELDS, *COUNTS],
-        dtypes={"user_id": pl.Int64} | dict.fromkeys(COUNTS, pl.Float64),
-    )
-
-
-def _features(log: pl.DataFrame, users: pl.DataFrame, videos: pl.DataFrame) -> pl.DataFrame:
-    frame = log.join(users, on="user_id", how="left", maintain_order="left")
-    frame = frame.join(videos, on="video_id", how="left", maintain_order="left")
-    seconds = pl.col("duration_ms") / 1000
-    return frame.with_columns(
-        pl.col("date").cast(pl.String).str.to_date("%Y%m%d"),
-        (pl.col("hourmin") // 100).alias("hour"),
-        # Bins of a quarter octave: 18 s, where the rule for a long view changes, is one of many.
-        (seconds.clip(0.1).log(2) * 4).floor().cast(pl.Int64).alias("duration_bin"),
-        seconds.clip(0).log1p().alias("duration_log"),
-        *(pl.col(column).clip(0).log1p().alias(f"{name}_log") for column, name in COUNTS.items()),
-    )
-
-
-def _split(frame: pl.DataFrame, config: KuaiRandConfig) -> Cut:
-    if config.split == "time":
-        try:
-            return by_day(frame, "date", valid_from=config.valid_from, test_from=config.test_from)
-        except DataError as error:
-            raise DataError(f"dataset kuairand: {error}") from None
-    if config.split == "user":
-        return by_group(
-            frame,
-            "user_id",
-            valid_fraction=config.valid_fraction,
-            test_fraction=config.test_fraction,
-            seed=config.split_seed,
-        )
-    return by_row(
-        frame,
-        valid_fraction=config.valid_fraction,
-        test_fraction=config.test_fraction,
-        seed=config.split_seed,
     )

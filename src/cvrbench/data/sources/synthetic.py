@@ -19,23 +19,19 @@ import numpy.typing as npt
 import polars as pl
 
 from cvrbench.config.synthetic import SyntheticConfig
-from cvrbench.data.raw import RawField, RawSplits
-from cvrbench.data.schema import Task
-from cvrbench.data.splits import Cut, by_group, by_time
+from cvrbench.data.raw import RawStream, click_conversion, feature_fields
+from cvrbench.data.splits import Fractions, by_group, by_time, table_chunks
 from cvrbench.rng import numpy_stream
 
 N_FACTORS = 4
 MAIN_SHARE = 0.6
-TASKS = (
-    Task(name="ctr", label="click"),
-    Task(name="cvr", label="conversion", parent="ctr", joint="ctcvr"),
-)
+TASKS = click_conversion("click", "conversion")
 TRUTH = ("p_click", "p_conversion")
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 
-def load(config: SyntheticConfig) -> RawSplits:
+def load(config: SyntheticConfig) -> RawStream:
     """Draw the log and split it."""
     from scipy.special import expit  # half a second that only who draws a log pays
 
@@ -51,27 +47,28 @@ def load(config: SyntheticConfig) -> RawSplits:
     p_conversion = expit(logits[1] + b)
     draw = numpy_stream(config.data_seed, "labels").random((2, config.rows))
     click = draw[0] < p_click
-    columns = {
-        **ids,
-        "time": np.arange(config.rows),
-        "click": click.astype(np.uint8),
-        "conversion": (click & (draw[1] < p_conversion)).astype(np.uint8),
-        TRUTH[0]: p_click,
-        TRUTH[1]: p_conversion,
-    }
-    cut = _split(pl.DataFrame(columns), config)
-    return RawSplits(
-        train=cut.train,
-        valid=cut.valid,
-        test=cut.test,
-        fields=tuple(
-            RawField(name=name, kind="categorical", min_count=config.min_count) for name in ids
-        ),
+    table = pl.DataFrame(
+        {
+            **ids,
+            "time": np.arange(config.rows),
+            "click": click.astype(np.uint8),
+            "conversion": (click & (draw[1] < p_conversion)).astype(np.uint8),
+            TRUTH[0]: p_click,
+            TRUTH[1]: p_conversion,
+        }
+    )
+    fractions = Fractions(config.valid_fraction, config.test_fraction, config.data_seed)
+    if config.split == "time":
+        split = by_time(table["time"], fractions)
+    else:
+        split = by_group(table["user_id"], fractions)
+    return RawStream(
+        chunks=table_chunks(table.with_columns(split), {"read": config.rows}),
+        fields=feature_fields(list(ids), min_count=config.min_count),
         tasks=TASKS,
         group="user_id",
         group_disjoint=config.split == "user",
         truth=TRUTH,
-        accounting={"read": config.rows},
     )
 
 
@@ -128,13 +125,3 @@ def _intercept(logit: Floats, weight: Floats, rate: float) -> float:
         return float(np.average(expit(logit + intercept), weights=weight)) - rate
 
     return float(brentq(excess, -60.0, 60.0))
-
-
-def _split(frame: pl.DataFrame, config: SyntheticConfig) -> Cut:
-    fractions = {
-        "valid_fraction": config.valid_fraction,
-        "test_fraction": config.test_fraction,
-    }
-    if config.split == "time":
-        return by_time(frame, "time", **fractions)
-    return by_group(frame, "user_id", **fractions, seed=config.data_seed)

@@ -6,19 +6,17 @@ from pathlib import Path
 import polars as pl
 
 from cvrbench.config.dataset import TableConfig
-from cvrbench.data.archives import find_files
+from cvrbench.data.archives import locate
 from cvrbench.data.checks import apply_policy, check_labels
-from cvrbench.data.dataset import sha256_of
-from cvrbench.data.raw import RawField, RawSplits
+from cvrbench.data.dataset import SPLITS, sha256_of
+from cvrbench.data.raw import RawStream, feature_fields
 from cvrbench.data.schema import Task
 from cvrbench.data.sources.delimited import check_columns
-from cvrbench.data.splits import Cut, by_group, by_row, by_time
+from cvrbench.data.splits import SPLIT, Fractions, by_group, by_row, by_time, table_chunks
 from cvrbench.errors import DataError
 
-SPLIT_NAMES = ("train", "valid", "test")
 
-
-def load(config: TableConfig) -> RawSplits:
+def load(config: TableConfig) -> RawStream:
     """Read the file, apply the label policy and split.
 
     Raises:
@@ -32,24 +30,17 @@ def load(config: TableConfig) -> RawSplits:
     tasks = tuple(_task(config, position) for position in range(len(config.tasks)))
     accounting = {"read": len(frame)}
     frame, changed = apply_policy(frame, tasks, config.unclicked_conversions)
-    cut = _split(frame, config, path)
-    return RawSplits(
-        train=cut.train,
-        valid=cut.valid,
-        test=cut.test,
-        fields=(
-            *(RawField(name=f, kind="categorical", min_count=config.min_count) for f in config.ids),
-            *(
-                RawField(name=f, kind="multivalued", min_count=config.min_count)
-                for f in config.lists
-            ),
-            *(RawField(name=f, kind="numeric") for f in config.numbers),
+    return RawStream(
+        chunks=table_chunks(
+            frame.with_columns(_split(frame, config, path).alias(SPLIT)), accounting | changed
+        ),
+        fields=feature_fields(
+            config.ids, lists=config.lists, numbers=config.numbers, min_count=config.min_count
         ),
         tasks=tasks,
         group=config.group,
         group_disjoint=config.split == "group",
         unnested=config.unclicked_conversions == "keep",
-        accounting=accounting | changed,
         sources={path.name: sha256_of(path)},
     )
 
@@ -91,7 +82,8 @@ def _read(path: Path, config: TableConfig) -> pl.DataFrame:
 
 
 def _read_csv(path: Path, columns: list[str], config: TableConfig) -> pl.DataFrame:
-    (content,) = find_files(path, [path.name.removesuffix(".gz")], dataset="table").values()
+    (file,) = locate(path, [path.name.removesuffix(".gz")], dataset="table").values()
+    content = file.read()
     header = pl.read_csv(io.BytesIO(content), n_rows=0).columns
     check_columns(header, columns, str(path))
     types: dict[str, type[pl.DataType]] = dict.fromkeys(columns, pl.String)
@@ -107,28 +99,28 @@ def _read_csv(path: Path, columns: list[str], config: TableConfig) -> pl.DataFra
     )
 
 
-def _split(frame: pl.DataFrame, config: TableConfig, path: Path) -> Cut:
-    fractions = {"valid_fraction": config.valid_fraction, "test_fraction": config.test_fraction}
+def _split(frame: pl.DataFrame, config: TableConfig, path: Path) -> pl.Series:
+    fractions = Fractions(config.valid_fraction, config.test_fraction, config.split_seed)
     match config.split:
         case "time":
             assert config.split_column is not None
-            return by_time(frame, config.split_column, **fractions)
+            return by_time(frame[config.split_column], fractions)
         case "group":
             assert config.group is not None
-            return by_group(frame, config.group, **fractions, seed=config.split_seed)
+            return by_group(frame[config.group], fractions)
         case "random":
-            return by_row(frame, **fractions, seed=config.split_seed)
+            return by_row(len(frame), fractions)
         case "column":
             assert config.split_column is not None
-            return _by_column(frame, config.split_column, path)
+            return _by_column(frame[config.split_column], path)
 
 
-def _by_column(frame: pl.DataFrame, column: str, path: Path) -> Cut:
-    part = frame[column].cast(pl.String)
-    unknown = frame.filter(part.is_null() | ~part.is_in(SPLIT_NAMES))
+def _by_column(column: pl.Series, path: Path) -> pl.Series:
+    part = column.cast(pl.String)
+    unknown = column.filter(part.is_null() | ~part.is_in(SPLITS))
     if len(unknown):
         raise DataError(
-            f"{path}: split column {column!r} holds {unknown[column][0]!r}; expected train, valid "
-            "or test in every row"
+            f"{path}: split column {column.name!r} holds {unknown[0]!r}; expected train, valid or "
+            "test in every row"
         )
-    return Cut(*(frame.filter(part == name) for name in SPLIT_NAMES))
+    return part.replace_strict(SPLITS, range(len(SPLITS)), return_dtype=pl.Int8)

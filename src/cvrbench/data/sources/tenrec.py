@@ -14,10 +14,9 @@ import polars as pl
 
 from cvrbench.config.public import TenrecConfig
 from cvrbench.data.archives import RawFile, locate
-from cvrbench.data.raw import RawField, RawStream
-from cvrbench.data.schema import Task
-from cvrbench.data.sources.delimited import Layout, frames, sha256
-from cvrbench.data.splits import SPLIT, Fractions, chunks, cut_by_key, row_uniforms
+from cvrbench.data.raw import RawStream, click_conversion, feature_fields
+from cvrbench.data.sources.delimited import Layout, counted, frames
+from cvrbench.data.splits import Fractions, by_key, row_uniforms, stream_chunks
 
 IDS = ("user_id", "item_id", "video_category", "gender", "age")
 HISTORY = tuple(f"hist_{k}" for k in range(1, 11))
@@ -30,39 +29,33 @@ def load(config: TenrecConfig, raw: Path) -> RawStream:
     names = (*IDS, *HISTORY, "click", config.conversion)
     layout = Layout(types=dict.fromkeys(names, pl.Int64), nullable={*IDS[2:], *HISTORY})
     fractions = Fractions(config.valid_fraction, config.test_fraction, config.split_seed)
-    tasks = (
-        Task(name="ctr", label="click"),
-        Task(name="cvr", label=config.conversion, parent="ctr", joint="ctcvr"),
-    )
-
-    keep = _share_of_negatives(config, file)
+    tasks = click_conversion("click", config.conversion)
+    kept_share = _kept_share(config, file)
 
     def tables(account: Counter[str]) -> Iterator[pl.DataFrame]:
         row = 0
-        for table in frames(file, layout):
-            numbers = pl.Series(np.arange(row, row + len(table)))
+        for table in counted([file], layout, account):
+            rows = pl.Series(np.arange(row, row + len(table)))
             row += len(table)
-            account["read"] += len(table)
-            key = table["user_id"] if config.split == "user" else numbers
-            table = table.with_columns(cut_by_key(key, fractions).alias(SPLIT), _history())
-            if keep is not None:
-                drawn = pl.Series(row_uniforms(config.split_seed + 1, numbers.to_numpy()) < keep)
-                kept = table.filter((pl.col("click") == 1) | drawn)
+            key = table["user_id"] if config.split == "user" else rows
+            table = table.with_columns(by_key(key, fractions), _history())
+            if kept_share is not None:
+                uniforms = row_uniforms(config.split_seed + 1, rows.to_numpy())
+                kept = table.filter((pl.col("click") == 1) | pl.Series(uniforms < kept_share))
                 account["dropped: sampled out, click = 0"] += len(table) - len(kept)
                 table = kept
             yield table
 
     return RawStream(
-        chunks=chunks(tables, where="tenrec", tasks=tasks, policy=config.unclicked_conversions),
-        fields=(
-            *(RawField(name=name, kind="categorical", min_count=config.min_count) for name in IDS),
-            RawField(name="history", kind="multivalued", min_count=config.min_count),
+        chunks=stream_chunks(
+            tables, name="tenrec", tasks=tasks, policy=config.unclicked_conversions
         ),
+        fields=feature_fields(IDS, lists=["history"], min_count=config.min_count),
         tasks=tasks,
         group="user_id",
         group_disjoint=config.split == "user",
         unnested=config.unclicked_conversions == "keep",
-        sources={file.name: sha256(file)},
+        sources={file.name: file.sha256()},
     )
 
 
@@ -71,8 +64,8 @@ def _history() -> pl.Expr:
     return items.list.drop_nulls().alias("history")
 
 
-def _share_of_negatives(config: TenrecConfig, file: RawFile) -> float | None:
-    """The share of unclicked rows to keep, so that they are so many times the clicked ones."""
+def _kept_share(config: TenrecConfig, file: RawFile) -> float | None:
+    """Return the share of unclicked rows to keep; None if all are kept."""
     if config.negatives_per_positive is None:
         return None
     rows = clicks = 0

@@ -13,17 +13,10 @@ import polars as pl
 
 from cvrbench.config.public import TikTokConfig
 from cvrbench.data.archives import locate
-from cvrbench.data.raw import RawField, RawStream
+from cvrbench.data.raw import RawStream, feature_fields
 from cvrbench.data.schema import Task
-from cvrbench.data.sources.delimited import Layout, frames, sha256
-from cvrbench.data.splits import (
-    SPLIT,
-    Fractions,
-    chunks,
-    cut_by_key,
-    cut_by_time,
-    time_cuts,
-)
+from cvrbench.data.sources.delimited import Layout, counted
+from cvrbench.data.splits import Fractions, by_key, cut, stream_chunks, time_cuts
 
 PATTERN = "final_track*_train.txt"
 COLUMNS = (
@@ -34,45 +27,39 @@ IDS = ("uid", "user_city", "item_id", "author_id", "item_city", "channel", "musi
 UNKNOWN = -1
 TASKS = (Task(name="finish", label="finish"), Task(name="like", label="like"))
 LAYOUT = Layout(types=dict.fromkeys(COLUMNS, pl.Int64), names=COLUMNS, separator="\t")
+ONLY_TIME = Layout(types={"create_time": pl.Int64}, names=COLUMNS, separator="\t")
 
 
 def load(config: TikTokConfig, raw: Path) -> RawStream:
     """Prepare to read the log."""
     files = locate(raw, [PATTERN], dataset="tiktok")
+    fractions = Fractions(config.valid_fraction, config.test_fraction, config.split_seed)
     cuts: tuple[float, float] | None = None
     if config.split == "time":
-        only_time = Layout(types={"create_time": pl.Int64}, names=COLUMNS, separator="\t")
         cuts = time_cuts(
-            (table["create_time"] for file in files.values() for table in frames(file, only_time)),
+            (table["create_time"] for table in counted(files.values(), ONLY_TIME, Counter())),
             valid_fraction=config.valid_fraction,
             test_fraction=config.test_fraction,
         )
-    fractions = Fractions(config.valid_fraction, config.test_fraction, config.split_seed)
 
     def tables(account: Counter[str]) -> Iterator[pl.DataFrame]:
-        for file in files.values():
-            for table in frames(file, LAYOUT):
-                account["read"] += len(table)
-                if cuts is not None:
-                    split = cut_by_time(table["create_time"], *cuts)
-                else:
-                    split = cut_by_key(table["uid"], fractions)
-                yield table.with_columns(
-                    split.alias(SPLIT),
-                    *(pl.when(pl.col(c) != UNKNOWN).then(pl.col(c)).alias(c) for c in IDS),
-                    pl.when(pl.col("video_duration") >= 0)
-                    .then(pl.col("video_duration").clip(0).log1p())
-                    .alias("duration_log"),
-                )
+        seconds = pl.col("video_duration")
+        for table in counted(files.values(), LAYOUT, account):
+            if cuts is None:
+                split = by_key(table["uid"], fractions)
+            else:
+                split = cut(table["create_time"], *cuts)
+            yield table.with_columns(
+                split,
+                *(pl.when(pl.col(c) != UNKNOWN).then(pl.col(c)).alias(c) for c in IDS),
+                pl.when(seconds >= 0).then(seconds.clip(0).log1p()).alias("duration_log"),
+            )
 
     return RawStream(
-        chunks=chunks(tables, where="tiktok", tasks=TASKS, policy="refuse"),
-        fields=(
-            *(RawField(name=name, kind="categorical", min_count=config.min_count) for name in IDS),
-            RawField(name="duration_log", kind="numeric"),
-        ),
+        chunks=stream_chunks(tables, name="tiktok", tasks=TASKS, policy="refuse"),
+        fields=feature_fields(IDS, numbers=["duration_log"], min_count=config.min_count),
         tasks=TASKS,
         group="uid",
         group_disjoint=config.split == "user",
-        sources={name: sha256(file) for name, file in files.items()},
+        sources={name: file.sha256() for name, file in files.items()},
     )

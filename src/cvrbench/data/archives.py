@@ -13,8 +13,9 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import IO, Self, cast
 
@@ -60,8 +61,8 @@ class RawFile:
     size: int
     is_gzipped: bool
     changed: int
-    opener: Opener
     packed: int
+    opener: Opener
 
     def read(self) -> bytes:
         """Read it whole.
@@ -180,29 +181,45 @@ def _walk(path: Path) -> Iterator[RawFile]:
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     for file in files:
         with explain_damage(str(file)):
-            about = file.stat()
-            outer = _Outer(about.st_size)
-            for found in _look_inside(file.name, str(file), about.st_size, _on_disk(file), outer):
-                yield replace(found, changed=about.st_mtime_ns)
+            yield from _OnDisk(file).files()
 
 
-def _on_disk(file: Path) -> Opener:
-    return lambda stack: stack.enter_context(file.open("rb"))
+class _OnDisk:
+    """A file on disk, and how much was found in it so far if it is an archive."""
 
+    def __init__(self, file: Path) -> None:
+        about = file.stat()
+        self.file, self.packed, self.changed = file, about.st_size, about.st_mtime_ns
+        self.n_files = self.unpacked = 0
 
-@dataclass
-class _Outer:
-    """A file on disk, and what was found in it so far."""
+    def files(self) -> Iterator[RawFile]:
+        """Return the file itself, or the files in it."""
 
-    packed: int
-    files: int = 0
-    unpacked: int = 0
+        def opener(stack: ExitStack) -> IO[bytes]:
+            return stack.enter_context(self.file.open("rb"))
 
-    def note(self, where: str, size: int) -> None:
-        """Count a member."""
-        self.files += 1
+        return self._look_inside(self.file.name, str(self.file), self.packed, opener)
+
+    def _look_inside(
+        self, name: str, where: str, size: int, opener: Opener, depth: int = 0
+    ) -> Iterator[RawFile]:
+        if not name.endswith((*TAR, *ZIP)):
+            base, is_gzipped = name.removesuffix(".gz"), name.endswith(".gz")
+            yield RawFile(base, where, size, is_gzipped, self.changed, self.packed, opener)
+            return
+        if depth == DEEPEST:
+            raise DataError(f"{where}: archives in archives, more than {DEEPEST} deep; unpack it")
+        members = _tar_members if name.endswith(TAR) else _zip_members
+        with ExitStack() as stack:
+            for path, length, inner in members(stack, opener):
+                inside = f"{where}: {path}"
+                self._count(inside, length)
+                yield from self._look_inside(Path(path).name, inside, length, inner, depth + 1)
+
+    def _count(self, where: str, size: int) -> None:
+        self.n_files += 1
         self.unpacked += size
-        if self.files > MOST_FILES:
+        if self.n_files > MOST_FILES:
             raise DataError(f"{where}: more than {MOST_FILES:,} files in one archive; unpack it")
         _refuse_bomb(where, self.unpacked, self.packed)
 
@@ -218,38 +235,32 @@ class _Member(tarfile.TarInfo):
         return found
 
 
-def _look_inside(
-    name: str, where: str, size: int, opener: Opener, outer: _Outer, depth: int = 0
-) -> Iterator[RawFile]:
-    """The file itself, or what is in it if it is an archive; archives may lie in archives."""
-    if not name.endswith((*TAR, *ZIP)):
-        base, is_gzipped = name.removesuffix(".gz"), name.endswith(".gz")
-        yield RawFile(base, where, size, is_gzipped, 0, opener, outer.packed)
-        return
-    if depth == DEEPEST:
-        raise DataError(f"{where}: archives in archives, more than {DEEPEST} deep; unpack it")
-    with ExitStack() as stack:
-        stream = opener(stack)
-        for path, length, inner in (_tar if name.endswith(TAR) else _zip)(stack, stream, opener):
-            inside = f"{where}: {path}"
-            outer.note(inside, length)
-            yield from _look_inside(Path(path).name, inside, length, inner, outer, depth + 1)
-
-
-def _tar(stack: ExitStack, stream: IO[bytes], outer: Opener) -> Iterator[tuple[str, int, Opener]]:
+def _tar_members(stack: ExitStack, outer: Opener) -> Iterator[tuple[str, int, Opener]]:
     """Path, size and opener of every regular file."""
-    archive = stack.enter_context(tarfile.open(fileobj=stream, tarinfo=_Member))  # noqa: SIM115
-    for member in archive:
+    archive = tarfile.open(fileobj=outer(stack), tarinfo=_Member)  # noqa: SIM115 - the stack does
+    for member in stack.enter_context(archive):
         if member.isfile():
-            yield member.name, member.size, _in_tar(outer, member)
+            yield member.name, member.size, partial(_open_tar_member, outer, member)
 
 
-def _zip(stack: ExitStack, stream: IO[bytes], outer: Opener) -> Iterator[tuple[str, int, Opener]]:
+def _zip_members(stack: ExitStack, outer: Opener) -> Iterator[tuple[str, int, Opener]]:
     """The same; a link in a zip archive is a file that holds a path, and read as that."""
-    archive = stack.enter_context(zipfile.ZipFile(stream))
+    archive = stack.enter_context(zipfile.ZipFile(outer(stack)))
     for info in archive.infolist():
         if not info.is_dir():
-            yield info.filename, info.file_size, _in_zip(outer, info.filename)
+            yield info.filename, info.file_size, partial(_open_zip_member, outer, info.filename)
+
+
+def _open_tar_member(outer: Opener, member: tarfile.TarInfo, stack: ExitStack) -> IO[bytes]:
+    archive = stack.enter_context(tarfile.open(fileobj=outer(stack)))  # noqa: SIM115
+    stream = archive.extractfile(member)
+    assert stream is not None  # only regular files come here
+    return stack.enter_context(stream)
+
+
+def _open_zip_member(outer: Opener, name: str, stack: ExitStack) -> IO[bytes]:
+    archive = stack.enter_context(zipfile.ZipFile(outer(stack)))
+    return stack.enter_context(archive.open(name))
 
 
 def _refuse_bomb(where: str, unpacked: int, packed: int) -> None:
@@ -258,22 +269,3 @@ def _refuse_bomb(where: str, unpacked: int, packed: int) -> None:
             f"{where} unpacks to {unpacked / 1e9:.1f} GB or more from {packed:,} bytes, as no log "
             "does; if you trust it, unpack it yourself"
         )
-
-
-def _in_tar(outer: Opener, member: tarfile.TarInfo) -> Opener:
-    def opener(stack: ExitStack) -> IO[bytes]:
-        source = outer(stack)
-        archive = stack.enter_context(tarfile.open(fileobj=source))  # noqa: SIM115 - the stack does
-        stream = archive.extractfile(member)
-        assert stream is not None  # only regular files come here
-        return stack.enter_context(stream)
-
-    return opener
-
-
-def _in_zip(outer: Opener, name: str) -> Opener:
-    def opener(stack: ExitStack) -> IO[bytes]:
-        archive = stack.enter_context(zipfile.ZipFile(outer(stack)))
-        return stack.enter_context(archive.open(name))
-
-    return opener

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, failed writes explained, and locks between processes."""
+"""Atomic writes, explained failures of writing, and locks between processes."""
 
 import errno
 import hashlib
@@ -20,17 +20,17 @@ from filelock import FileLock, Timeout
 from cvrbench.errors import CvrbenchError, StoreError
 
 LOOK_SECONDS = 0.2
-"""How long to try for a lock at least: `is_locked` of another process has it for an instant."""
+"""Shortest wait for a lock: `is_locked` of another process holds it for an instant."""
 FORGOTTEN_SECONDS = 86_400.0
-"""Age at which a temporary file of a process that cannot be asked is taken for a dead one's."""
+"""Age of a temporary file at which its process, on another machine, counts as dead."""
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 def check_writable(results_dir: Path) -> None:
-    """Make the results folder, and try to write into it.
+    """Create the results folder, and try to write into it before hours of training.
 
     Raises:
-        StoreError: It is not writable; better known before hours of training than after.
+        StoreError: The folder is not writable.
     """
     with explain_write(results_dir):
         results_dir.mkdir(parents=True, exist_ok=True)
@@ -50,12 +50,12 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Let a file be written whole or not at all.
+    """Write a file whole or not at all.
 
     Yields:
-        Where to write it. When the block ends well, that file is on the disk and takes the place of
-        `path`; otherwise it is gone, and `path` as it was. What a process leaves that is killed in
-        the block, the next one removes that writes the same file.
+        A temporary path to write to. After the block that file is synced and renamed to `path`;
+        after an exception it is removed. The temporary file of a killed process is removed by the
+        next process that writes `path`.
 
     Raises:
         StoreError: The disk is full or the folder not writable.
@@ -76,7 +76,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def forget_temporaries(folder: Path) -> None:
-    """Remove what killed processes left half written in a folder that is now this process's own."""
+    """Remove temporary files of killed processes from a folder that only this process writes."""
     # safetensors names its own `.tmp` and six letters.
     for left in (*folder.glob("*.tmp"), *folder.glob(".tmp??????")):
         if left.is_dir():
@@ -87,10 +87,7 @@ def forget_temporaries(folder: Path) -> None:
 
 @cache
 def process_room() -> str:
-    """Name the room in which a process number is one process: a machine since it started.
-
-    Machines may bear one name, and containers have process numbers of their own.
-    """
+    """Return a name of the scope in which process numbers are unique: machine, boot, container."""
     name = socket.gethostname()
     try:
         name += Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -101,7 +98,7 @@ def process_room() -> str:
 
 
 def _forget_dead(path: Path) -> None:
-    """Remove temporaries of a file whose process is gone."""
+    """Remove temporary files of `path` whose process is gone."""
     for left in path.parent.glob(f".{escape(path.name)}.*.tmp"):
         room, _, rest = left.name.removeprefix(f".{path.name}.").partition("-")
         pid = rest.partition("-")[0]
@@ -115,7 +112,7 @@ def _forget_dead(path: Path) -> None:
 
 
 def is_running(pid: int) -> bool:
-    """Whether this machine has a process of that number."""
+    """Whether this machine has a process of this number."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -145,7 +142,7 @@ def explain_write(path: Path) -> Iterator[None]:
 
 
 def system_number(error: BaseException) -> int | None:
-    """Give the system's number of an error, whichever library passed it on; None without one."""
+    """Return the system's number of an error, whichever library raised it; None without one."""
     if isinstance(error, CvrbenchError):
         return None  # it is explained already
     # Libraries in Rust tell it in words alone; torch raises its own while it handles the system's.
@@ -159,12 +156,12 @@ def system_number(error: BaseException) -> int | None:
 def lock(file: Path, *, seconds: float = LOOK_SECONDS) -> Iterator[bool]:
     """Hold a lock while the block runs, against all processes that see the file.
 
-    The system lets go of it when its process dies. The file stays: one who waits for a lock whose
-    file is removed would hold it beside the next, who makes a new file.
+    The system releases it when its process dies. The file stays: a process that waits for a lock
+    whose file is removed would hold it beside the next one, which creates a new file.
 
     Args:
-        file: Made where it is not there.
-        seconds: How long to try.
+        file: Created if it is missing.
+        seconds: Longest wait.
 
     Yields:
         Whether the lock is held.
@@ -186,7 +183,7 @@ def lock(file: Path, *, seconds: float = LOOK_SECONDS) -> Iterator[bool]:
 
 
 def is_locked(file: Path) -> bool:
-    """Say whether some process holds a lock."""
+    """Whether some process holds a lock."""
     if not file.is_file():
         return False
     try:

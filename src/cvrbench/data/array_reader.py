@@ -31,14 +31,14 @@ PAGE_BYTES = mmap.PAGESIZE
 
 
 class ArrayReader:
-    """Gives rows of one array of a dataset; safe to be used by several threads."""
+    """Reader of the rows of one array of a dataset; safe to be used by several threads."""
 
     def __init__(self, array: Array, dataset: str) -> None:
-        """Open the array's file, if it is a whole mapped one; else rows are taken from memory.
+        """Open the array's file if it is a whole mapped one; otherwise rows come from memory.
 
         Args:
-            array: As `open_dataset` gives it, or any other.
-            dataset: Its name, for messages.
+            array: An array of a `Split`, or any other.
+            dataset: The dataset's name, for messages.
 
         Raises:
             DataError: The file is gone.
@@ -54,7 +54,7 @@ class ArrayReader:
             self._file = self._open()
 
     def read(self, start: int, stop: int) -> Array:
-        """Give the rows `[start, stop)`.
+        """Return the rows `[start, stop)`.
 
         Raises:
             DataError: The file ended before them, or the disk failed.
@@ -77,21 +77,21 @@ class ArrayReader:
             left, at = left[n_read:], at + n_read
         return rows
 
-    def is_damaged(self) -> DataError:
-        """Give the error that says so."""
+    def damage(self) -> DataError:
+        """Return the error of a file whose content makes no sense."""
         return DataError(f"{self._path} was changed after it was prepared; {mend(self.dataset)}")
 
     def read_exactly(self) -> None:
-        """Tell the system to read what is asked for and no more behind it."""
+        """Switch off the system's reading ahead, for rows in no order."""
         if self._file is not None and EXACTLY is not None:
             os.posix_fadvise(self._file, 0, 0, EXACTLY)
 
     def expect(self, spans: Iterable[Span]) -> None:
-        """Tell the system that these rows are read soon."""
+        """Let the system begin to read rows that are needed soon."""
         self._advise(spans, READ_AHEAD)
 
     def forget(self, spans: Iterable[Span]) -> None:
-        """Tell the system to keep its memory for better things than these rows."""
+        """Drop rows from the system's cache of files."""
         self._advise(spans, FORGET)
 
     def _advise(self, spans: Iterable[Span], advice: int | None) -> None:
@@ -115,7 +115,7 @@ class ArrayReader:
 
 
 def load_labels(split: Split, dataset: str) -> Split:
-    """Give a split whose labels, groups and truth are in memory: what predictions are scored by.
+    """Return the split with labels, groups and truth, which predictions are scored by, in memory.
 
     Raises:
         DataError: A file is gone or was cut short.
@@ -129,7 +129,7 @@ def load_labels(split: Split, dataset: str) -> Split:
 
 
 def spans_of(rows: npt.NDArray[np.int64]) -> list[Span]:
-    """Give ascending row numbers as spans, neighbours joined."""
+    """Return ascending row numbers as spans, neighbours joined."""
     if len(rows) == 0:
         return []
     breaks = np.flatnonzero(np.diff(rows) != 1) + 1

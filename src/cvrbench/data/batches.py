@@ -17,7 +17,7 @@ from cvrbench.data.schema import Schema
 
 
 class Features(NamedTuple):
-    """What a model reads of a batch.
+    """The inputs of a model for one batch.
 
     Ids are rows of the one embedding table that serves all fields: the fields' vocabularies
     follow each other, categorical fields first.
@@ -49,24 +49,24 @@ class Rows(Protocol):
     """The rows of a split, wherever they lie."""
 
     def __len__(self) -> int:
-        """How many."""
+        """Return the number of rows."""
         ...
 
     @property
     def device(self) -> torch.device:
-        """Where batches are."""
+        """Device of the batches."""
         ...
 
     def gather(self, index: Tensor) -> Batch:
-        """Take the rows `index` (int64, on the device), in that order."""
+        """Return the rows `index` (int64, on the device), in that order."""
         ...
 
     def batches(self, size: int, seed: int, *, epoch: int = 0, step: int = 0) -> Generator[Batch]:
-        """Give the batches of a training, from a step of an epoch on, without end (`order`)."""
+        """Yield the batches of a training, from a step of an epoch on, without end (`sampler`)."""
         ...
 
     def in_order(self, size: int) -> Generator[Batch]:
-        """Give every row once, as it lies, `size` at a time."""
+        """Yield every row once, in the order of the split, `size` at a time."""
         ...
 
 
@@ -79,7 +79,7 @@ class BagTensors(NamedTuple):
     shared: bool
 
     def take(self, index: Tensor) -> Self:
-        """Give the bags `index`, in that order; shared ones as they are."""
+        """Return the bags `index`, in that order; shared ones as they are."""
         if self.shared:
             return self
         rows, weights, segment = _bag_values(self, index)
@@ -115,7 +115,7 @@ class SplitTensors(NamedTuple):
 
     @classmethod
     def join(cls, parts: Sequence[Self]) -> Self:
-        """Put the rows of several after each other; they have their shared bags in common."""
+        """Return the rows of several, one after the other; shared bags are those of the first."""
         first = parts[0]
 
         def joined(tensors: Sequence[Tensor | None]) -> Tensor | None:
@@ -137,19 +137,19 @@ class SplitTensors(NamedTuple):
 
     @property
     def device(self) -> torch.device:
-        """Where the rows are."""
+        """Device of the rows."""
         return self.labels.device
 
     @property
     def shape(self) -> Shape:
-        """How large the rows are on disk."""
+        """Sizes of the rows on disk."""
         own = [bag for bag in self.bags if not bag.shared]
         columns = self.rows.shape[1] + self.numeric.shape[1] + (self.contexts is not None)
         n_values = sum(len(bag.weights) for bag in own)
         return Shape(len(self), columns, self.labels.shape[1], len(own), n_values)
 
     def gather(self, index: Tensor) -> Batch:
-        """Take the rows `index` (int64, on the split's device), in that order."""
+        """Return the rows `index` (int64, on the split's device), in that order."""
         context = index if self.contexts is None else self.contexts[index].long()
         values = [_bag_values(bag, context if bag.shared else index) for bag in self.bags]
         segments = [segment + field * len(index) for field, (_, _, segment) in enumerate(values)]
@@ -176,23 +176,23 @@ class SplitTensors(NamedTuple):
         )
 
     def batches(self, size: int, seed: int, *, epoch: int = 0, step: int = 0) -> Generator[Batch]:
-        """Give the batches of a training, from a step of an epoch on, without end (`order`)."""
+        """Yield the batches of a training, from a step of an epoch on, without end (`sampler`)."""
         with closing(self.indices(size, seed, epoch=epoch, step=step)) as indices:
             for index in indices:
                 yield self.gather(index)
 
     def indices(self, size: int, seed: int, *, epoch: int = 0, step: int = 0) -> Generator[Tensor]:
-        """Give the row numbers of those batches, for `gather`."""
+        """Yield the row numbers of the batches of `batches`, for `gather`."""
         return sampler.batches(self.shape, size, seed, self.device, epoch=epoch, step=step)
 
     def in_order(self, size: int) -> Generator[Batch]:
-        """Give every row once, as it lies, `size` at a time."""
+        """Yield every row once, in the order of the split, `size` at a time."""
         for start in range(0, len(self), size):
             yield self.gather(torch.arange(start, min(start + size, len(self)), device=self.device))
 
 
 def offsets_of(counts: Tensor) -> Tensor:
-    """Where bags of these sizes begin, and where the last one ends."""
+    """Return where bags of these sizes begin, and where the last one ends."""
     return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
 
 
@@ -222,7 +222,7 @@ PIECE_ROWS = 2**14
 
 
 class SplitReader:
-    """Reads rows of a split from disk into tensors, as much memory as they take and little more.
+    """Reader of rows of a split from disk into tensors, with little memory beside their own.
 
     Bags that many rows share are read once, whole.
     """
@@ -236,13 +236,13 @@ class SplitReader:
         *,
         forget: bool = False,
     ) -> None:
-        """Open the files of a split; see `SplitTensors` for the weights.
+        """Open the files of a split.
 
         Args:
             split: As `open_dataset` gives it.
-            schema: Of the dataset.
-            device: Where the rows are wanted.
-            weights: As of `SplitTensors`.
+            schema: The dataset's.
+            device: Device of the rows.
+            weights: See `SplitTensors`.
             forget: Whether to drop what was read from the system's cache of files.
 
         Raises:
@@ -275,7 +275,7 @@ class SplitReader:
         }
 
     def read(self, spans: Sequence[Span]) -> SplitTensors:
-        """Give the rows of some spans, one after the other, on the device.
+        """Return the rows of some spans, one after the other, on the device.
 
         Raises:
             DataError: A file was cut short or changed, or the disk failed.
@@ -290,7 +290,7 @@ class SplitReader:
         )
 
     def expect(self, spans: Sequence[Span]) -> None:
-        """Have the disk begin to read the rows of some spans."""
+        """Let the system begin to read the rows of some spans."""
         for reader in (self.ids, self.numeric, self.labels, self.contexts):
             if reader is not None:
                 reader.expect(spans)
@@ -303,7 +303,7 @@ class SplitReader:
         counts = np.concatenate([np.diff(part) for part in ends] or [np.empty(0, np.int64)])
         values = [(int(part[0]), int(part[-1])) for part in ends]
         if (counts < 0).any() or any(a < 0 or b > len(ids.array) for a, b in values):
-            raise offsets.is_damaged()
+            raise offsets.damage()
         return BagTensors(
             offsets_of(torch.from_numpy(counts)).to(self.device),
             self._fill(ids, values, self.bag_starts[k]),
@@ -340,12 +340,12 @@ class SplitReader:
 
 
 def index_type(schema: Schema) -> type[np.signedinteger]:
-    """Give the type of ids in memory, which are rows of the one table of all fields."""
+    """Return the type of ids in memory, which are rows of the one table of all fields."""
     return np.int32 if schema.vocabulary_size < 2**31 else np.int64
 
 
 def torch_type(dtype: npt.DTypeLike) -> torch.dtype:
-    """Give torch's name of a type of numpy's."""
+    """Return torch's name of a type of numpy's."""
     return torch.from_numpy(np.empty(0, dtype)).dtype
 
 

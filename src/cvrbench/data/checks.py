@@ -1,4 +1,4 @@
-"""Checks between a source and `prepare`: what would make every number of a run worthless.
+"""Checks of raw rows for what would make every number of a run worthless.
 
 Each raises a `DataError` that says what was found and what to change.
 """
@@ -25,7 +25,7 @@ MANY_PIECES = 64
 def apply_policy(
     frame: pl.DataFrame, tasks: Sequence[Task], policy: Policy
 ) -> tuple[pl.DataFrame, dict[str, int]]:
-    """Treat rows whose label is 1 while their parent's is 0 (a conversion without a click).
+    """Apply the policy for rows whose label is 1 while their parent's is 0: unclicked conversions.
 
     Returns:
         The rows, and how many were dropped, changed or kept so, by label.
@@ -65,7 +65,7 @@ def check_labels(frame: pl.DataFrame, labels: Sequence[str], file: str) -> None:
     """Check that label columns hold 0 and 1 and nothing else.
 
     Raises:
-        DataError: One does not; names the file, the column, the value and a row.
+        DataError: A column holds something else.
     """
     for label in labels:
         column = frame[label]
@@ -80,9 +80,10 @@ def check_labels(frame: pl.DataFrame, labels: Sequence[str], file: str) -> None:
 
 
 class Inspection:
-    """Looks at every row before anything is written, chunk after chunk.
+    """Checks of all rows before anything is written, chunk after chunk.
 
-    Stops where a label is a feature, is constant, contradicts its parent, or groups leak.
+    Refused are labels that are features, are constant or contradict their parent, and groups that
+    leak.
     """
 
     def __init__(self, raw: RawStream, name: str) -> None:
@@ -96,7 +97,7 @@ class Inspection:
         self._by_value: dict[str, pl.DataFrame] = {}
 
     def see(self, split: str, frame: pl.DataFrame) -> None:
-        """Look at some rows of a split.
+        """Check some rows of a split, and count what `finish` needs.
 
         Raises:
             DataError: A label is neither 0 nor 1, or 1 where its parent's is 0.
@@ -119,7 +120,7 @@ class Inspection:
                 self._groups[split] = [pl.concat(pieces).unique()]
 
     def finish(self) -> None:
-        """Judge the whole.
+        """Check what only all rows together show.
 
         Raises:
             DataError: A split is empty, a label constant or given away by a feature, or a group is
@@ -148,7 +149,7 @@ class Inspection:
         return chain(self._raw.tasks, index)[:-1]
 
     def _watch_values(self, frame: pl.DataFrame) -> None:
-        """Sum up rows and labels by value of each field that has few values."""
+        """Count rows and labels by value of each field that has few values."""
         sums = (pl.len().alias("rows"), *(pl.col(label).sum() for label in self._labels))
         for field in tuple(self._suspects):
             seen = frame.group_by(pl.col(field).alias("value")).agg(*sums)

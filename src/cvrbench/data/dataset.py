@@ -79,7 +79,7 @@ class Dataset:
     test: Split
 
     def split(self, name: str) -> Split:
-        """Give the split called `name`."""
+        """Return the split called `name`."""
         return {"train": self.train, "valid": self.valid, "test": self.test}[name]
 
 
@@ -111,7 +111,7 @@ def open_dataset(path: Path) -> Dataset:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """Read a dataset's manifest.
+    """Return a dataset's manifest.
 
     Raises:
         DataError: There is none, it is no JSON, or another format version wrote it.
@@ -150,13 +150,13 @@ def verify(path: Path) -> int:
 
 
 def sha256_of(path: Path) -> str:
-    """Hash a file's content."""
+    """Return the hash of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def mend(name: str) -> str:
-    """Say what makes a damaged dataset of that name whole."""
+    """Return the advice for a damaged dataset of that name."""
     return f"run `cvrbench data prepare {name} --force`"
 
 
@@ -231,11 +231,11 @@ class StoreWriter:
         self._values: dict[tuple[str, int], int] = {}
 
     def __enter__(self) -> Self:
-        """Give itself."""
+        """Return the writer."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close what is open; all of it, though a disk be full that one is still to go to."""
+        """Close every file, also when closing one of them fails on a full disk."""
         with ExitStack() as closing:
             for file in self._files.values():
                 closing.callback(file.file.close)
@@ -257,7 +257,7 @@ class StoreWriter:
         self._values[split, k] = int(shifted[-1])
 
     def copy_split(self, source: str, target: str) -> None:
-        """Let another split have the same rows, without writing them again where that can be."""
+        """Give another split the same rows, as links to the files where the system has links."""
         (self.folder / target).mkdir()
         for (split, name), file in self._files.items():
             if split == source:
@@ -303,7 +303,7 @@ class StoreWriter:
 
 
 def _fingerprint(schema: Schema, files: Mapping[str, Mapping[str, Any]]) -> str:
-    """What a result depends on: every byte of the arrays, and what they mean."""
+    """Return a digest of all that a result depends on: every array's bytes, and their meaning."""
     parts = [f"{name} {entry['sha256']}" for name, entry in files.items()]
     parts += [repr(field) for field in (*schema.id_fields, *schema.numeric)]
     parts += [repr(task) for task in schema.tasks]

@@ -1,4 +1,4 @@
-"""What is in a prepared dataset: fields, sizes, gaps, label rates per split and space."""
+"""A prepared dataset in numbers: fields, sizes, gaps, label rates per split and space."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -42,11 +42,11 @@ class Description:
 
 
 def describe(dataset: Dataset, counts: dict[str, dict[str, dict[str, int]]]) -> Description:
-    """Describe a prepared dataset.
+    """Return a description of a prepared dataset.
 
     Args:
         dataset: The dataset.
-        counts: Split -> space -> rows and positives, as `evaluation.counts` gives them.
+        counts: Split -> space -> rows and positives, of `evaluation.counts`.
     """
     schema = dataset.schema
     tables = {
@@ -82,7 +82,7 @@ def describe(dataset: Dataset, counts: dict[str, dict[str, dict[str, int]]]) -> 
 
 
 def to_json(description: Description) -> dict[str, Any]:
-    """Give the plain form, without the frequency of every id."""
+    """Return the plain form, without the frequency of every id."""
     return {
         "name": description.name,
         "fingerprint": description.fingerprint,

@@ -30,7 +30,7 @@ class Vocabulary:
         return len(self.table)
 
     def encode(self, values: pl.Series) -> npt.NDArray[np.int32]:
-        """Give each value's id; absent ones are MISSING, unknown ones OOV."""
+        """Return each value's id; absent ones are MISSING, unknown ones OOV."""
         text = as_text(values)
         known = self.table.filter(pl.col("id") >= N_RESERVED)
         ids = text.replace_strict(known["value"], known["id"], default=OOV, return_dtype=pl.Int32)
@@ -43,7 +43,7 @@ class Vocabulary:
 def vocabulary_table(
     *, values: pl.Series, counts: pl.Series, missing: int, rare: int
 ) -> Vocabulary:
-    """Make a vocabulary.
+    """Return a vocabulary.
 
     Args:
         values: Known values as text, in the order of their ids.
@@ -60,14 +60,16 @@ def vocabulary_table(
 
 
 class VocabularyCounter:
-    """Counts a field's training values, chunk after chunk; memory grows with the values only."""
+    """Counts of a field's training values, chunk after chunk; memory grows with the values only."""
 
     def __init__(self) -> None:
         self._counts: list[pl.DataFrame] = []
         self._missing = 0
 
     def add(self, values: pl.Series) -> None:
-        """Count some rows' values, of any type."""
+        """Count some rows' values, of any type; of a list column, the values in its lists."""
+        if values.dtype == pl.List:
+            values = values.explode()
         text = as_text(values).rename("value")
         self._missing += text.null_count()
         counts = text.drop_nulls().value_counts(name="count")
@@ -77,7 +79,7 @@ class VocabularyCounter:
             self._counts = [self._merged()]
 
     def learn(self, min_count: int) -> Vocabulary:
-        """Make the vocabulary; values seen fewer times than `min_count` become OOV."""
+        """Return the vocabulary; values seen fewer times than `min_count` become OOV."""
         counts = self._merged()
         often = counts.filter(pl.col("count") >= min_count).sort(
             ["count", "value"], descending=[True, False]
@@ -92,7 +94,7 @@ class VocabularyCounter:
 
 
 def as_text(values: pl.Series) -> pl.Series:
-    """Write values as text, whole floats without `.0`; empty text and NaN are absent."""
+    """Return values as text, whole floats without `.0`; empty text and NaN are absent."""
     if values.dtype.is_float():
         values = values.fill_nan(None)
         present = values.drop_nulls()
@@ -104,16 +106,16 @@ def as_text(values: pl.Series) -> pl.Series:
 
 @dataclass(frozen=True)
 class Scale:
-    """How a numeric column is standardised, and whether its gaps get a column of their own."""
+    """Mean and deviation of a numeric column, and whether its gaps get a column of their own."""
 
     mean: float
     std: float
     has_gaps: bool
 
     def encode(self, values: pl.Series) -> npt.NDArray[np.float32]:
-        """Standardise: `[rows, 1]`, or `[rows, 2]` with 1 where the value is absent.
+        """Return standardised values `[rows, 1]`, absent ones as the mean, 0.
 
-        Absent values become the training mean, 0.
+        With gaps `[rows, 2]`: the second column is 1 where the value is absent.
         """
         numbers = _numbers(values)
         absent = numbers.is_null().to_numpy()
@@ -125,17 +127,17 @@ class Scale:
 
 
 class ScaleCounter:
-    """Sums up a numeric column's training values, chunk after chunk (Chan et al. 1979)."""
+    """Moments of a numeric column's training values, chunk after chunk (Chan et al. 1979)."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._n, self._mean, self._squares, self._has_gaps = 0, 0.0, 0.0, False
 
     def add(self, values: pl.Series) -> None:
-        """Take some rows' values.
+        """Add some rows' values.
 
         Raises:
-            DataError: They are text or infinite.
+            DataError: A value is text or infinite.
         """
         numbers = _numbers(values)
         present = numbers.drop_nulls().to_numpy()
@@ -151,10 +153,10 @@ class ScaleCounter:
         self._n = total
 
     def learn(self) -> Scale:
-        """Make the scale; a constant column keeps deviation 1.
+        """Return the scale; a constant column keeps deviation 1.
 
         Raises:
-            DataError: There was no value.
+            DataError: No training row has a value.
         """
         if not self._n:
             raise DataError(f"numeric column {self._name!r} has no value in the training rows")
@@ -163,7 +165,7 @@ class ScaleCounter:
 
 
 def encode_bags(vocabulary: Vocabulary, values: pl.Series, weights: pl.Series | None) -> Bag:
-    """Encode a list column: an absent list holds one MISSING, an empty one nothing.
+    """Return the bags of a list column: an absent list holds one MISSING, an empty one nothing.
 
     Raises:
         DataError: A list and its weights differ in length, or a weight is negative or no number.
@@ -186,19 +188,19 @@ def encode_bags(vocabulary: Vocabulary, values: pl.Series, weights: pl.Series | 
 
 
 class GroupCodes:
-    """Numbers the groups of all splits together, in the order of their values as text."""
+    """Codes of the groups of all splits together, in the order of their values as text."""
 
     def __init__(self) -> None:
         self._values: list[pl.Series] = []
 
     def add(self, groups: pl.Series) -> None:
-        """Take some rows' groups."""
+        """Add some rows' groups."""
         self._values.append(_group_text(groups).unique())
         if len(self._values) > MANY_PIECES:
             self._values = [pl.concat(self._values).unique()]
 
     def encode(self, groups: pl.Series) -> npt.NDArray[np.int64]:
-        """Give the rows' codes; every group must have been added before."""
+        """Return the rows' codes; every group must have been added before."""
         if len(self._values) != 1 or not self._values[0].is_sorted():
             self._values = [pl.concat(self._values).unique().sort()]
         return self._values[0].search_sorted(_group_text(groups)).to_numpy().astype(np.int64)

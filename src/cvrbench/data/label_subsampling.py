@@ -1,4 +1,4 @@
-"""Which training labels of one task a run may learn from, if not all.
+"""Hiding of training labels of one task: which ones a run may learn from.
 
 Rows stay; labels are hidden. What a task's label says without being looked at cannot be hidden: a
 row outside the task's space (no click) has the label 0. All other labels are drawn in strata, of
@@ -28,11 +28,11 @@ from cvrbench.rng import numpy_stream
 
 
 def scarce_task(tasks: Sequence[Task], name: str | None) -> int:
-    """Give the index of the task whose labels are hidden.
+    """Return the index of the task whose labels are hidden.
 
     Args:
-        tasks: Those of the dataset.
-        name: Of one of them; None for the last that has a parent, else the last.
+        tasks: The dataset's tasks.
+        name: A task's name; None for the last task that has a parent, else the last.
 
     Raises:
         ConfigError: No task has this name.
@@ -53,14 +53,14 @@ def scarce_task(tasks: Sequence[Task], name: str | None) -> int:
 def label_weights(
     schema: Schema, labels: npt.NDArray[np.uint8], task: int, *, share: float, seed: int
 ) -> npt.NDArray[np.float32] | None:
-    """Say how much each label of the training rows counts.
+    """Return the weight of each label of the training rows.
 
     Args:
-        schema: Of the dataset.
+        schema: The dataset's.
         labels: `[rows, tasks]`, 0 or 1.
         task: Index of the task whose labels are hidden.
-        share: Of its labels that are kept, in `(0, 1]`.
-        seed: The run's.
+        share: Share of the task's labels that is kept, in `(0, 1]`.
+        seed: The run's seed.
 
     Returns:
         `[rows, tasks]`: 0 for a hidden label, above 1 for one that stands for others, 1 for all

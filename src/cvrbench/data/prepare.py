@@ -5,9 +5,8 @@ Memory is bounded by a chunk and by what is learned, whatever the number of rows
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +22,7 @@ from cvrbench.data.encode import (
     VocabularyCounter,
     encode_bags,
 )
-from cvrbench.data.raw import Chunk, OnRows, RawField, RawStream, RowsProgress, silent
+from cvrbench.data.raw import Chunk, OnRows, RawStream, RowsProgress, silent
 from cvrbench.data.schema import Categorical, MultiValued, Numeric, Schema
 from cvrbench.data.staging import install, staging
 from cvrbench.errors import DataError
@@ -31,9 +30,8 @@ from cvrbench.errors import DataError
 Array = npt.NDArray[Any]
 
 
-@dataclass(frozen=True)
-class _Learned:
-    """What the first pass taught: a vocabulary or a scale per field, in the model's order."""
+class _Learned(NamedTuple):
+    """What the first pass found: a vocabulary or a scale per field, groups, and rows per split."""
 
     categorical: dict[str, Vocabulary]
     multivalued: dict[str, Vocabulary]
@@ -61,8 +59,8 @@ def prepare(
         name: What the user calls the dataset.
         target: Folder to write.
         config: The dataset's configuration, kept in the manifest.
-        keep: Take what another process puts there while this one waits for its turn.
-        on_rows: Told of progress.
+        keep: Whether to take a dataset that another process wrote while this one waited.
+        on_rows: Called with the progress after every chunk.
 
     Raises:
         DataError: The rows fail a check, or the disk is full or not writable.
@@ -70,8 +68,8 @@ def prepare(
     with staging(target) as work:
         if keep and target.is_dir():
             return open_dataset(target)
-        folder = work / "dataset"
         learned = _learn(raw, name, on_rows)
+        folder = work / "dataset"
         _write(raw, learned, folder, name=name, config=config, on_rows=on_rows)
         install(folder, target, work)
     return open_dataset(target)
@@ -81,16 +79,15 @@ def _learn(raw: RawStream, name: str, on_rows: OnRows) -> _Learned:
     inspection = Inspection(raw, name)
     vocabularies = {f.name: VocabularyCounter() for f in raw.fields if f.kind != "numeric"}
     scales = {f.name: ScaleCounter(f.name) for f in raw.fields if f.kind == "numeric"}
-    groups, rows = GroupCodes(), Counter[str]()
-    account = Counter[str]()
+    groups, rows, account = GroupCodes(), Counter[str](), Counter[str]()
     for split, frame in raw.chunks(account):
         rows[split] += len(frame)
         inspection.see(split, frame)
         if raw.group is not None:
             groups.add(frame[raw.group])
         if split == "train":
-            for field in raw.fields:
-                _count(field, frame[field.name], vocabularies, scales)
+            for field, counter in (vocabularies | scales).items():
+                counter.add(frame[field])
         on_rows(RowsProgress("counting values", rows.total(), 0.0))
     inspection.finish()
 
@@ -106,18 +103,6 @@ def _learn(raw: RawStream, name: str, on_rows: OnRows) -> _Learned:
         {split: rows[split] for split in SPLITS},
         dict(account),
     )
-
-
-def _count(
-    field: RawField,
-    values: pl.Series,
-    vocabularies: Mapping[str, VocabularyCounter],
-    scales: Mapping[str, ScaleCounter],
-) -> None:
-    if field.kind == "numeric":
-        scales[field.name].add(values)
-    else:
-        vocabularies[field.name].add(values.explode() if field.kind == "multivalued" else values)
 
 
 def _write(
@@ -151,10 +136,10 @@ def _write(
 
 
 def _again(chunks: Iterator[Chunk], learned: _Learned, name: str) -> Iterator[Chunk]:
-    """The second reading; it must give as many rows as the first.
+    """Return the chunks of the second reading.
 
     Raises:
-        DataError: It does not: somebody changed the raw files in between.
+        DataError: It has other rows than the first: the raw files changed in between.
     """
     rows = Counter[str]()
     for chunk in chunks:
@@ -165,7 +150,7 @@ def _again(chunks: Iterator[Chunk], learned: _Learned, name: str) -> Iterator[Ch
 
 
 def _arrays(raw: RawStream, learned: _Learned, frame: pl.DataFrame) -> dict[str, Array]:
-    """The arrays of some rows, bags apart: name -> array."""
+    """Return the arrays of some rows, without bags: name -> array."""
     n = len(frame)
     ids = [vocabulary.encode(frame[f]) for f, vocabulary in learned.categorical.items()]
     numbers = [scale.encode(frame[f]) for f, scale in learned.numeric.items()]

@@ -1,4 +1,4 @@
-"""The prepared datasets under `data_dir`: where they are, and making one when it is not there.
+"""The prepared datasets under `data_dir`: where they are, and preparing one that is missing.
 
 data_dir/raw/<source>/             raw files, put there by `fetch` or by the user
 data_dir/prepared/<name>-<key>/    one per dataset and configuration
@@ -42,8 +42,8 @@ def ensure(
         data_dir: Folder of datasets.
         raw: Folder or archive with the raw files, if not in the usual places.
         force: Prepare again what is prepared.
-        tolerance: What to do about lines that are none, where the source can leave them out.
-        on_rows: Told how far a preparation is.
+        tolerance: How many faulty lines to skip, where the source can leave them out.
+        on_rows: Called with a preparation's progress.
 
     Raises:
         DataError: There is no prepared dataset and no raw files, or they fail a check.
@@ -74,14 +74,14 @@ def ensure(
 
 
 def prepared_folder(config: DatasetConfig, name: str, data_dir: Path) -> Path:
-    """Say where a dataset of this configuration is, or would be."""
+    """Return the folder of a dataset of this configuration, prepared or not."""
     text = json.dumps([FORMAT_VERSION, _plain(config)], sort_keys=True)
     key = hashlib.sha256(text.encode()).hexdigest()[:10]
     return data_dir / "prepared" / f"{name}-{key}"
 
 
 def status(config: DatasetConfig, name: str, data_dir: Path) -> tuple[str, int | None]:
-    """Say how far a dataset is, and how many rows it has if it is prepared."""
+    """Return the state of a dataset, and its number of rows if it is prepared."""
     folder = prepared_folder(config, name, data_dir)
     if folder.is_dir():
         return "prepared", sum(read_manifest(folder)["schema"]["rows"].values())
@@ -95,10 +95,10 @@ def status(config: DatasetConfig, name: str, data_dir: Path) -> tuple[str, int |
 
 
 def find_raw(config: DatasetConfig, name: str, data_dir: Path) -> Path:
-    """Find the folder of a source's raw files: under `data_dir/raw`, or $CVRBENCH_RAW_DATA.
+    """Return the folder of a source's raw files: under `data_dir/raw`, or $CVRBENCH_RAW_DATA.
 
     Raises:
-        DataError: There is none; says how to get it.
+        DataError: There is no such folder.
     """
     names = raw_folders(config)
     if not names:
@@ -117,7 +117,7 @@ def find_raw(config: DatasetConfig, name: str, data_dir: Path) -> Path:
 
 
 def is_outdated(config: DatasetConfig, folder: Path) -> bool:
-    """Say whether the user's own table changed since it was prepared."""
+    """Whether the user's own table changed since it was prepared."""
     if not isinstance(config, TableConfig):
         return False
     table = Path(config.path).expanduser()

@@ -1,4 +1,4 @@
-"""In which order a training takes its rows: a function of seed, epoch and the split alone.
+"""The order of a training's rows: a function of seed, epoch and the split's sizes alone.
 
 A split of up to `BLOCK_BYTES * WINDOW_BLOCKS` is permuted as a whole. A larger one is shuffled
 blockwise: blocks of neighbouring rows are put in random order, and the rows of every
@@ -32,11 +32,11 @@ WINDOW_BLOCKS = 64
 
 
 class Shape(NamedTuple):
-    """How large a split is on disk, shared bags apart."""
+    """Sizes of a split on disk, without shared bags."""
 
     rows: int
     columns: int
-    """Of four bytes: categorical and numeric fields, and the context if there are any."""
+    """Columns of four bytes: categorical and numeric fields, and the context if there is one."""
     tasks: int
     bags: int = 0
     """Multi-valued fields whose bags are not shared."""
@@ -45,7 +45,7 @@ class Shape(NamedTuple):
 
     @classmethod
     def of(cls, split: Split, schema: Schema) -> Self:
-        """Give that of a prepared split."""
+        """Return the sizes of a prepared split."""
         bags = zip(split.bags, schema.multivalued, strict=True)
         own = [bag for bag, field in bags if not field.shared]
         columns = split.ids.shape[1] + split.numeric.shape[1] + (split.contexts is not None)
@@ -78,7 +78,7 @@ class Window(NamedTuple):
     order: Tensor
     """`[rows]`: position of each row among the rows of the blocks in ascending order."""
     is_last: bool
-    """Whether the epoch ends with it."""
+    """Whether the epoch ends with this window."""
     block: int
     """Rows of a block; the split's last may have fewer."""
 
@@ -91,19 +91,19 @@ class Window(NamedTuple):
         return self.blocks[block] * self.block + self.order % self.block
 
     def spans(self, n_rows: int) -> list[Span]:
-        """Where its rows lie in a split of `n_rows`, ascending."""
+        """Return the spans of the window's rows in a split of `n_rows`, ascending."""
         spans = spans_of(self.blocks.numpy())
         return [(start * self.block, min(stop * self.block, n_rows)) for start, stop in spans]
 
 
 def windows(shape: Shape, seed: int, *, epoch: int = 0, skip: int = 0) -> Iterator[Window]:
-    """Give the windows of a training, epoch after epoch without end.
+    """Yield the windows of a training, epoch after epoch without end.
 
     Args:
-        shape: Of the split.
+        shape: The split's sizes.
         seed: The run's; strategies compared under one seed see the same order.
-        epoch: The first.
-        skip: Rows of that epoch that were taken already.
+        epoch: The first epoch.
+        skip: Rows of the first epoch that were taken already.
     """
     for number in count(epoch):
         yield from _epoch(shape, seed, number, skip)
@@ -113,17 +113,17 @@ def windows(shape: Shape, seed: int, *, epoch: int = 0, skip: int = 0) -> Iterat
 def batches(
     shape: Shape, size: int, seed: int, device: torch.device, *, epoch: int = 0, step: int = 0
 ) -> Generator[Tensor]:
-    """Give the row numbers of each batch, epoch after epoch without end.
+    """Yield the row numbers of each batch, epoch after epoch without end.
 
-    The last batch of an epoch is the shorter one.
+    The last batch of an epoch may be shorter.
 
     Args:
-        shape: Of the split.
+        shape: The split's sizes.
         size: Rows of a batch.
         seed: The run's.
-        device: Where they are wanted.
-        epoch: The first.
-        step: Batches of that epoch that were taken already.
+        device: Device of the row numbers.
+        epoch: The first epoch.
+        step: Batches of the first epoch that were taken already.
     """
     rest = torch.empty(0, dtype=torch.int64, device=device)
     # A permutation of millions takes a tenth of a second, in which training need not stand still.
@@ -163,15 +163,14 @@ Item = TypeVar("Item")
 
 
 def prefetch(items: Iterator[Item]) -> Generator[Item]:
-    """Give what an iterator gives, the next one made by a thread while this one is used.
+    """Yield an iterator's items, the next one made by a thread while this one is used.
 
-    What the iterator raises is raised where its item was due. Close the generator to end the
-    thread, which computes with no others: were there more threads than processors, OpenMP would
-    let all of them sleep between two operations, and a step of a small network would take twice
-    as long.
+    An exception of the iterator is raised in place of its item. Closing the generator ends the
+    thread, which computes alone: with more threads than processors OpenMP lets all of them sleep
+    between two operations, and a step of a small network takes twice as long.
     """
     over = object()
-    with ThreadPoolExecutor(1, thread_name_prefix="ahead", initializer=compute_alone) as pool:
+    with ThreadPoolExecutor(1, thread_name_prefix="prefetch", initializer=compute_alone) as pool:
         coming = pool.submit(next, items, over)
         while (item := coming.result()) is not over:
             coming = pool.submit(next, items, over)

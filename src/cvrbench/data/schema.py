@@ -1,6 +1,6 @@
-"""What a dataset is: its fields, its tasks and the spaces in which the tasks are defined.
+"""A dataset's fields, its tasks and the spaces in which the tasks are defined.
 
-This is all that a strategy, an objective or a metric may know of a dataset.
+Strategies, objectives and metrics know nothing else of a dataset.
 """
 
 from collections.abc import Sequence
@@ -104,12 +104,12 @@ class Schema:
         return chain(self.tasks, task)
 
     def to_json(self) -> dict[str, Any]:
-        """Give the plain form that `from_json` reads back."""
+        """Return the plain form that `from_json` reads back."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
-        """Rebuild a schema from its plain form."""
+        """Return the schema of a plain form."""
         return cls(
             name=data["name"],
             categorical=tuple(Categorical(**f) for f in data["categorical"]),

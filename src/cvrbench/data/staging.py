@@ -22,7 +22,7 @@ PREFIX, LOCKS = ".preparing-", ".locks"
 
 @contextmanager
 def staging(target: Path) -> Iterator[Path]:
-    """Give an empty folder in which `target` is prepared, for this process alone.
+    """Yield an empty folder in which `target` is prepared, for this process alone.
 
     Waits while another process prepares the same target. The folder is removed when the work
     succeeds or fails; what a killed process leaves in it is never read, and removed by `tidy`.
@@ -81,7 +81,7 @@ def check_space(folder: Path, needed: int, what: str) -> None:
 
 
 def disk_error(error: Exception, target: Path) -> DataError:
-    """Say why `target` cannot be written."""
+    """Return an error that says why `target` cannot be written."""
     number = system_number(error)
     if number in NO_SPACE:
         free = shutil.disk_usage(target.parent).free

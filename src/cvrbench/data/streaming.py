@@ -1,7 +1,7 @@
 """A split left on disk: windows of it are read ahead of training by a thread, and forgotten after.
 
 Batches are those that the split in memory would give, bit for bit. Two windows are in memory at a
-time (`order`), one trained on and one being read. What has been read is not left in the system's
+time (`sampler`), one trained on and one being read. What has been read is not left in the system's
 cache of files: the whole does not fit there, and each part would push out the next.
 """
 
@@ -25,7 +25,7 @@ from cvrbench.machine import UNLIMITED, room
 SEQUENTIAL_BLOCKS = 8
 """Blocks that are read at a time where rows are taken as they lie."""
 SHARE = 0.5
-"""Of the free memory that data may take; the rest is for tables, their optimisers and the steps."""
+"""Share of the free memory for data; the rest is for tables, their optimisers and the steps."""
 
 
 class DiskRows:
@@ -43,10 +43,10 @@ class DiskRows:
         """Open a split.
 
         Args:
-            split: As `open_dataset` gives it.
-            schema: Of the dataset.
-            device: Where batches are wanted.
-            weights: `[rows, tasks]`, as of `Batch`; they stay in memory.
+            split: A split of an open dataset.
+            schema: The dataset's.
+            device: Device of the batches.
+            weights: `[rows, tasks]`, see `Batch`; they stay in memory.
             forget: Whether to drop what was read from the system's cache of files.
         """
         self.reader = SplitReader(split, schema, device, weights, forget=forget)
@@ -59,17 +59,17 @@ class DiskRows:
 
     @property
     def device(self) -> torch.device:
-        """Where batches are."""
+        """Device of the batches."""
         return self.reader.device
 
     def gather(self, index: Tensor) -> Batch:
-        """Take the rows `index`, in that order; each is read by itself."""
+        """Return the rows `index`, in that order; each is read by itself."""
         rows, position = index.cpu().unique(return_inverse=True)
         found = self._read(spans_of(rows.numpy()))
         return self._received(found).gather(position.to(self.device))
 
     def batches(self, size: int, seed: int, *, epoch: int = 0, step: int = 0) -> Generator[Batch]:
-        """Give the batches of a training, from a step of an epoch on, without end (`order`)."""
+        """Yield the batches of a training, from a step of an epoch on, without end (`sampler`)."""
         coming = windows(self.reader.shape, seed, epoch=epoch, skip=step * size)
         rest: SplitTensors | None = None
         with closing(prefetch(map(self._load, coming))) as loaded:
@@ -88,7 +88,7 @@ class DiskRows:
                 rest = rows.take(order[end:]) if end < len(order) else None
 
     def in_order(self, size: int) -> Generator[Batch]:
-        """Give every row once, as it lies, `size` at a time."""
+        """Yield every row once, in the order of the split, `size` at a time."""
         step = size * max(1, SEQUENTIAL_BLOCKS * self.reader.shape.block // size)
         spans = ((at, min(at + step, len(self))) for at in range(0, len(self), step))
         with closing(prefetch(self._read([span]) for span in spans)) as parts:
@@ -122,19 +122,19 @@ class Placement:
 
     where: Literal["memory", "disk"]
     free: int
-    """Bytes that the process could still get; a split that takes more than its share of them would
-    push out everything else from the system's cache of files, and is not left there."""
+    """Bytes of memory that the process could still get. A split larger than `SHARE` of them would
+    push everything else out of the system's cache of files, and is not left there."""
 
     @classmethod
     def choose(
         cls, asked: Literal["auto", "memory", "disk"], splits: Sequence[Split], device: torch.device
     ) -> Self:
-        """Choose for all splits that a run needs at the same time.
+        """Return the placement of all splits that a run needs at the same time.
 
         Args:
-            asked: `auto` takes memory where the splits take no more than `SHARE` of what is free.
-            splits: Those.
-            device: Whose memory; the machine's, for a GPU that is not here.
+            asked: `auto` means memory if the splits take at most `SHARE` of what is free.
+            splits: The splits.
+            device: Device of the memory; the machine's, for a GPU that is not here.
         """
         if device.type == "cuda" and torch.cuda.is_available():
             free = torch.cuda.mem_get_info(device)[0]
@@ -151,7 +151,7 @@ class Placement:
         device: torch.device,
         weights: npt.NDArray[np.float32] | None = None,
     ) -> Rows:
-        """Open a split; see `SplitTensors` for the weights."""
+        """Return the rows of a split; see `SplitTensors` for the weights."""
         if self.where == "memory":
             return SplitTensors.load(split, schema, device, weights)
         forget = rows_bytes(split) > SHARE * self.free
@@ -159,9 +159,9 @@ class Placement:
 
 
 def rows_bytes(split: Split) -> int:
-    """Count the bytes of a split's rows, in files as in memory; answers to score by are apart.
+    """Return the bytes of a split's rows, in files as in memory, without groups and truth.
 
-    Ids take four bytes in memory, too, but for vocabularies too large for that (`index_type`).
+    Ids take four bytes in memory, too, except with vocabularies too large for that (`index_type`).
     """
     arrays = [split.ids, split.numeric, split.labels, *(a for bag in split.bags for a in bag)]
     return sum(a.nbytes for a in arrays) + (0 if split.contexts is None else split.contexts.nbytes)

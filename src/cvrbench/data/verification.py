@@ -1,9 +1,9 @@
 """The arrays of a dataset, compared with their checksums while a run already trains on them.
 
 Hashing takes a second per gigabyte, too long to wait for and short beside a training. A thread does
-it; a run looks at what the thread found before it keeps anything: a checkpoint, a shared training,
-a record. After that, files are looked at for as long as the run lasts, and one whose size or time
-changed is hashed again.
+it; a run asks for the thread's findings before it keeps anything: a checkpoint, a shared training,
+a record. Afterwards the files' sizes and times are compared for as long as the run lasts, and a
+file that changed is hashed again.
 """
 
 import hashlib
@@ -25,14 +25,14 @@ LOOK_SECONDS = 1.0
 """Least time between two looks at the files' sizes and times."""
 
 Signature = tuple[int, int, int, int]
-"""Device, number, size and time of change: of one content, short of ill will."""
+"""Device, number, size and time of change of a file; equal ones mean equal contents."""
 
 
 class Verification:
-    """Hashes the arrays of a dataset in a thread; a context, so that the thread ends."""
+    """Comparison of a dataset's arrays with their checksums in a thread; a context manager."""
 
     def __init__(self, dataset: Dataset) -> None:
-        """Begin. Vocabularies were compared when the dataset was opened."""
+        """Begin to hash the arrays; the vocabularies were compared when the dataset was opened."""
         files = dataset.manifest["files"].items()
         self._wanted: dict[Path, str] = {
             dataset.path / name: entry["sha256"]
@@ -51,14 +51,14 @@ class Verification:
         self._begun = self._looked = time.monotonic()
 
     def __enter__(self) -> Self:
-        """Give itself."""
+        """Return the verification."""
         return self
 
     def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
-        """End the thread; not before it has said whether damaged data explain an error.
+        """End the thread; after an error of the run, wait whether damaged data explain it.
 
         Raises:
-            DataError: They do.
+            DataError: A file was changed, cut short or removed, which explains the error.
         """
         try:
             if isinstance(error, Exception) and not isinstance(error, DataError | RunInterrupted):
@@ -68,10 +68,10 @@ class Verification:
             self._pool.shutdown(cancel_futures=True)
 
     def check(self, patience: float = math.inf) -> None:
-        """Say what is known by now; cheap enough for every step.
+        """Raise what was found so far; cheap enough for every step.
 
         Args:
-            patience: Seconds since the beginning after which to wait for all that is to be known.
+            patience: Seconds since the beginning after which to wait for the rest of the files.
 
         Raises:
             DataError: A file was changed, cut short or removed.
@@ -83,7 +83,7 @@ class Verification:
             self.finish()
 
     def finish(self) -> None:
-        """Wait until every file was compared, and see that none has changed since.
+        """Wait until every file was compared, and compare those that changed since.
 
         Raises:
             DataError: A file was changed, cut short or removed.
@@ -102,7 +102,7 @@ class Verification:
                 raise DataError(f"{path} was changed after it was prepared; {self._mend}")
 
     def _digest(self, path: Path) -> str:
-        """Hash a file, unless one with its signature was."""
+        """Return a file's hash, a known one if its signature did not change."""
         known = self._digests.get(_signature(path.stat()))
         if known is not None:
             return known
@@ -119,13 +119,13 @@ class Verification:
 
 
 class Trust:
-    """Takes data for what they should be, where nothing that follows from them is kept."""
+    """No verification, for runs that keep nothing."""
 
     def check(self, patience: float = math.inf) -> None:
-        """Say nothing."""
+        """Compare no file."""
 
     def finish(self) -> None:
-        """Say nothing."""
+        """Compare no file."""
 
 
 def _signature(status: os.stat_result) -> Signature:

@@ -19,7 +19,7 @@ from optuna.trial import TrialState
 from sqlalchemy.pool import NullPool
 
 from cvrbench.store import ResultStore
-from cvrbench.sweep.claims import ATTEMPTS, WORKER
+from cvrbench.sweep.leases import ATTEMPTS, WORKER
 from tests.sweep.postgres import IN_URL, postgres
 
 CONF = Path(__file__).parents[2] / "conf"

@@ -23,8 +23,8 @@ from sqlalchemy.exc import IntegrityError, OperationalError, PendingRollbackErro
 
 from cvrbench.environment import without_password
 from cvrbench.errors import ConfigError, StoreError
-from cvrbench.sweep import patience, storage
-from cvrbench.sweep.patience import Patient
+from cvrbench.sweep import retrying, storage
+from cvrbench.sweep.retrying import Retrying
 from cvrbench.sweep.storage import open_storage
 from tests.sweep.postgres import IN_URL, PASSWORD, free_port, postgres
 
@@ -290,9 +290,9 @@ def asked_on() -> Exception:
 
 
 def test_a_storage_that_is_away_is_asked_again(monkeypatch):
-    monkeypatch.setattr(patience, "PAUSE", 0.01)
+    monkeypatch.setattr(retrying, "PAUSE", 0.01)
     inner = Flaky(refused(), internal(refused()), asked_on())
-    assert Patient(inner, "x").get_all_studies() == []
+    assert Retrying(inner, "x").get_all_studies() == []
     assert inner.asked == 4
 
 
@@ -309,20 +309,20 @@ def test_a_storage_that_is_away_is_asked_again(monkeypatch):
 def test_an_answer_that_one_does_not_like_is_an_answer(error):
     inner = Flaky(error)
     with pytest.raises(type(error)):
-        Patient(inner, "x").get_all_studies()
+        Retrying(inner, "x").get_all_studies()
     assert inner.asked == 1
 
 
 def test_patience_ends(monkeypatch):
-    monkeypatch.setattr(patience, "PAUSE", 0.01)
+    monkeypatch.setattr(retrying, "PAUSE", 0.01)
     inner = Flaky(*[refused() for _ in range(1000)])
     with pytest.raises(StoreError, match=r"storage=x has not .* \(connection refused\); start it"):
-        Patient(inner, "x", patience=0.1).get_all_studies()
+        Retrying(inner, "x", patience=0.1).get_all_studies()
 
 
 def test_every_question_is_asked_patiently():
     questions = BaseStorage.__abstractmethods__ | {"remove_session"}
-    assert [name for name in questions if name not in vars(Patient)] == []
+    assert [name for name in questions if name not in vars(Retrying)] == []
 
 
 WORK = """
@@ -398,7 +398,7 @@ def test_a_server_that_restarts_under_a_pooled_connection_is_waited_for(server, 
     server.stop(mode)
     with pytest.raises(Exception) as lost:  # noqa: PT011 -- which one is the question
         opened.inner.get_all_studies()
-    assert patience._is_away(lost.value)
+    assert retrying._is_away(lost.value)
     timer = threading.Timer(2, server.start)
     timer.start()
     begun = time.monotonic()
@@ -455,7 +455,7 @@ def test_a_grpc_proxy_may_go_and_come_back(tmp_path):
         proxy.wait()
         with pytest.raises(Exception) as lost:  # noqa: PT011 -- which one is the question
             opened.inner.get_all_studies()
-        assert patience._is_away(lost.value)
+        assert retrying._is_away(lost.value)
         proxy = subprocess.Popen(command)
         opened.set_trial_user_attr(trial, "after", True)
         assert opened.set_trial_state_values(trial, TrialState.COMPLETE, [0.5])

@@ -45,7 +45,7 @@ def study(quick_data, tmp_path):
 
 def trials(plan) -> list[optuna.trial.FrozenTrial]:
     quiet()
-    from cvrbench.sweep.opening import open_study
+    from cvrbench.sweep.study import open_study
 
     return open_study(plan).study.get_trials(deepcopy=False)
 

@@ -100,7 +100,7 @@ def _run_studies(
         CvrbenchError: The only study failed.
         RunInterrupted: The user stopped it.
     """
-    from cvrbench.sweep.conduct import finish
+    from cvrbench.sweep.run_study import finish
 
     summaries: list[StudySummary] = []
     failed: list[str] = []
@@ -132,7 +132,7 @@ def _run_studies(
 
 def _tune(plan: "Plan", launcher: "LauncherConfig", title: str) -> None:
     from cvrbench.launch import Failed, Outcome
-    from cvrbench.sweep.conduct import tune
+    from cvrbench.sweep.run_study import tune
 
     def on_done(index: int, outcome: Outcome) -> None:
         if isinstance(outcome, Failed):

@@ -28,7 +28,7 @@ from cvrbench.environment import without_password
 from cvrbench.errors import ConfigError, StoreError
 from cvrbench.files import explain_write, lock
 from cvrbench.record import is_intact, sealed
-from cvrbench.sweep.patience import Patient, reason
+from cvrbench.sweep.retrying import Retrying, reason
 
 DRIVERS = {"postgresql": "psycopg", "mysql": "pymysql"}
 """Scheme of a URL -> package that speaks with such a database, as SQLAlchemy calls it."""
@@ -174,7 +174,7 @@ def _database(url: str, scheme: str) -> BaseStorage:
         ImportError,
     ) as error:
         raise StoreError(f"cannot open storage={shown}: {reason(error)}") from None
-    return Patient(get_storage(inner), shown)
+    return Retrying(get_storage(inner), shown)
 
 
 def _connect(url: str, scheme: str) -> RDBStorage:
@@ -245,7 +245,7 @@ def _proxy(url: str) -> BaseStorage:
         if not callable(getattr(error, "code", None)):  # no error of gRPC's
             raise
         raise StoreError(f"cannot open storage={url}: {reason(error)}") from None
-    return Patient(inner, url)
+    return Retrying(inner, url)
 
 
 def _need(package: str, extra: str) -> None:

@@ -13,9 +13,9 @@ from cvrbench.config.space import Space
 from cvrbench.environment import without_password
 from cvrbench.studies import STUDY_VERSION, Direction, StudySummary, TrialSummary
 from cvrbench.studies import TrialState as State
-from cvrbench.sweep.claims import ATTEMPTS, REASON
-from cvrbench.sweep.opening import Opened
+from cvrbench.sweep.leases import ATTEMPTS, REASON
 from cvrbench.sweep.plan import Plan
+from cvrbench.sweep.study import Opened
 from cvrbench.sweep.suggest import axes, words_of
 
 STATES: dict[TrialState, State] = {

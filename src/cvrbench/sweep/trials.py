@@ -12,7 +12,7 @@ from cvrbench.config.compose import Composed
 from cvrbench.errors import CellBusy, ConfigError, RunError
 from cvrbench.record import RunRecord
 from cvrbench.store import ResultStore
-from cvrbench.sweep.claims import ATTEMPTS, FURTHER
+from cvrbench.sweep.leases import ATTEMPTS, FURTHER
 from cvrbench.sweep.objectives import WATCHED, measure, of_record, trained
 from cvrbench.sweep.plan import Plan
 from cvrbench.sweep.suggest import suggest

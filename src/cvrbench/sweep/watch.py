@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 from cvrbench.errors import CvrbenchError, StoreError
 from cvrbench.studies import StudySummary
-from cvrbench.sweep.opening import open_study
 from cvrbench.sweep.plan import Plan
+from cvrbench.sweep.study import open_study
 from cvrbench.sweep.summary import summarize
 
 EVERY = 1.0

@@ -8,10 +8,10 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from cvrbench.errors import CvrbenchError, RunError
 from cvrbench.files import explain_write
-from cvrbench.sweep.claims import REASON, Claims
-from cvrbench.sweep.opening import Opened, open_study
+from cvrbench.sweep.leases import REASON, Leases
 from cvrbench.sweep.plan import Plan, plan_studies
 from cvrbench.sweep.samplers import build_pruner, build_sampler
+from cvrbench.sweep.study import Opened, open_study
 from cvrbench.sweep.suggest import fixed_trials
 from cvrbench.sweep.trials import Ended, failed, looks_per_run, run_trial
 from cvrbench.training.progress import Progress
@@ -55,19 +55,19 @@ class _Worker:
         self.fixed = fixed_trials(plan.study)
         steps = looks_per_run(plan.study.base) * len(settings.seeds)
         self.study.pruner = build_pruner(settings, steps)
-        self.claims = Claims(
+        self.leases = Leases(
             self.storage, self.study._study_id, self.budget.trials, settings.heartbeat_seconds
         )
 
     def run(self) -> None:
         """Take trials until there are none."""
         while True:
-            trials = self.claims.trials()
+            trials = self.leases.trials()
             self._refuse_hopeless(trials)
             spent = self.budget.is_spent(trials)
-            if (claimed := self.claims.next(spent=spent)) is not None:
+            if (claimed := self.leases.next(spent=spent)) is not None:
                 self._do(claimed)
-            elif self.claims.is_over(spent=spent):
+            elif self.leases.is_over(spent=spent):
                 return
             else:
                 time.sleep(IDLE)
@@ -90,7 +90,7 @@ class _Worker:
                 self.on_trial(claimed.number, now)
 
         try:
-            with self.claims.alive(claimed):  # sampling included, which may be slow
+            with self.leases.alive(claimed):  # sampling included, which may be slow
                 trial = self._open(claimed)
                 ended = run_trial(self.plan, trial, self.tasks, on_progress)
             self._tell(trial, ended)
@@ -98,7 +98,7 @@ class _Worker:
             return  # taken for dead: another has ended it, with the same result
         except (CvrbenchError, OSError, KeyboardInterrupt, SystemExit):
             # Stopped, or something that is no fault of this configuration: it can go on.
-            self.claims.release(claimed)
+            self.leases.release(claimed)
             raise
         except Exception as error:
             # Not given back: with the same configuration it would happen again, and for ever.

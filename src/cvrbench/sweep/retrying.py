@@ -28,14 +28,14 @@ AWAY = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "UNKNOWN")
 
 
 def _patiently(name: str) -> Callable[..., Any]:
-    def method(self: "Patient", *arguments: Any, **named: Any) -> Any:
+    def method(self: "Retrying", *arguments: Any, **named: Any) -> Any:
         return self.call(getattr(self.inner, name), *arguments, **named)
 
     method.__name__ = name
     return method
 
 
-class Patient(BaseStorage):
+class Retrying(BaseStorage):
     """Another storage, asked again where it does not answer."""
 
     def __init__(self, inner: BaseStorage, shown: str, patience: float = PATIENCE) -> None:

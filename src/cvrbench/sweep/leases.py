@@ -34,7 +34,7 @@ TRIES = 2
 
 
 @dataclass
-class Claims:
+class Leases:
     """The trials of one study, as one worker sees them."""
 
     storage: BaseStorage

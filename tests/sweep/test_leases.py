@@ -17,8 +17,8 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from cvrbench.errors import StoreError
-from cvrbench.sweep import claims as module
-from cvrbench.sweep.claims import ATTEMPTS, MISSED, REASON, TRIES, WORKER, Claims
+from cvrbench.sweep import leases as module
+from cvrbench.sweep.leases import ATTEMPTS, MISSED, REASON, TRIES, WORKER, Leases
 from cvrbench.sweep.storage import open_storage
 
 HEARTBEAT = 0.05
@@ -49,22 +49,22 @@ def clock(monkeypatch):
 
 
 @pytest.fixture
-def one() -> Claims:
+def one() -> Leases:
     """A worker of a study of two trials."""
     storage = InMemoryStorage()
     study = storage.create_new_study([StudyDirection.MAXIMIZE], "s")
-    return Claims(storage, study, limit=2, heartbeat=HEARTBEAT)
+    return Leases(storage, study, limit=2, heartbeat=HEARTBEAT)
 
 
-def another(claims: Claims, **signed) -> Claims:
+def another(leases: Leases, **signed) -> Leases:
     """A second worker of the same study."""
-    other = replace(claims, seen={})
+    other = replace(leases, seen={})
     other.me |= {"pid": os.getppid(), "started": module._started(os.getppid())} | signed
     return other
 
 
-def finish(claims: Claims, trial) -> None:
-    claims.storage.set_trial_state_values(trial._trial_id, TrialState.COMPLETE, [1.0])
+def finish(leases: Leases, trial) -> None:
+    leases.storage.set_trial_state_values(trial._trial_id, TrialState.COMPLETE, [1.0])
 
 
 def dead() -> int:
@@ -78,20 +78,20 @@ WORK = """
 import os, sys, time
 from pathlib import Path
 from optuna.trial import TrialState
-from cvrbench.sweep.claims import Claims
+from cvrbench.sweep.leases import Leases
 from cvrbench.sweep.storage import open_storage
 url, journal, limit, log = sys.argv[1] or None, Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 storage = open_storage(url, journal)
-claims = Claims(storage, storage.get_study_id_from_name("s"), limit, heartbeat=30)
+leases = Leases(storage, storage.get_study_id_from_name("s"), limit, heartbeat=30)
 print("ready", flush=True)
 sys.stdin.readline()
-while not claims.is_over(spent=False):
-    if (trial := claims.next(spent=False)) is None:
+while not leases.is_over(spent=False):
+    if (trial := leases.next(spent=False)) is None:
         time.sleep(0.01)
         continue
     with open(log, "a") as file:
         file.write(f"{trial.number} {os.getpid()}\\n")
-    with claims.alive(trial):
+    with leases.alive(trial):
         time.sleep(0.002)
     storage.set_trial_state_values(trial._trial_id, TrialState.COMPLETE, [1.0])
 """

@@ -12,8 +12,8 @@ from cvrbench.files import write_text
 from cvrbench.launch import Failed, OnDone, launch
 from cvrbench.record import RunRecord
 from cvrbench.studies import StudySummary
-from cvrbench.sweep.opening import open_study
 from cvrbench.sweep.plan import Plan
+from cvrbench.sweep.study import open_study
 from cvrbench.sweep.summary import chosen_words, final_cells, summarize
 from cvrbench.sweep.watch import OnSummary, watching
 from cvrbench.sweep.worker import OnTrial, work, work_on

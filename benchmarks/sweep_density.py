@@ -20,8 +20,8 @@ from pathlib import Path
 from cvrbench import experiment
 from cvrbench.config.compose import compose
 from cvrbench.config.launcher import LocalConfig
-from cvrbench.sweep.plan import check_studies, plan_studies
 from cvrbench.sweep.run_study import tune
+from cvrbench.sweep.study import check_studies, plan_studies
 
 GRID = (0.05, 0.1, 0.2, 0.35, 0.6, 1.0)
 INTERVAL = "tag(log,interval(0.05,1))"

@@ -58,7 +58,7 @@ HOMES = {
     "onnxruntime": "",
     "onnxscript": "",
     "optuna": "report.plots.sweep sweep",
-    "pydantic": "config",
+    "pydantic": "config studies",
     "ray": "launch.on_ray",
     "rich": "cli report.tables",
     "sqlalchemy": "sweep",

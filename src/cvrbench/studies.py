@@ -9,16 +9,18 @@ results_dir/sweeps/<name>/
 
 import json
 import shutil
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
+
+from pydantic import TypeAdapter, ValidationError
 
 from cvrbench.config.sweep import Value
+from cvrbench.config.types import FORBID_EXTRA
 from cvrbench.errors import StoreError
 from cvrbench.files import explain_write, write_text
 
-STUDY_VERSION = 1
+STUDY_VERSION: Literal[1] = 1
 TrialState = Literal["waiting", "running", "complete", "pruned", "failed"]
 Direction = Literal["maximize", "minimize"]
 
@@ -27,6 +29,7 @@ Direction = Literal["maximize", "minimize"]
 class Axis:
     """One dimension of a search space, as a figure needs it."""
 
+    __pydantic_config__: ClassVar = FORBID_EXTRA
     kind: Literal["float", "int", "choice"]
     low: float | None = None
     high: float | None = None
@@ -38,6 +41,7 @@ class Axis:
 class TrialSummary:
     """One configuration that was tried."""
 
+    __pydantic_config__: ClassVar = FORBID_EXTRA
     number: int
     state: TrialState
     params: dict[str, Value]
@@ -68,7 +72,8 @@ class TrialSummary:
 class StudySummary:
     """A whole study."""
 
-    version: int
+    __pydantic_config__: ClassVar = FORBID_EXTRA
+    version: Literal[1]
     name: str
     sweep: str
     """The option of `sweep=`."""
@@ -111,34 +116,8 @@ class StudySummary:
         best = max(front, key=lambda t: (sign * t.values[0] if t.values else 0.0, -t.number))
         return [*self.overrides, *best.words]
 
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "StudySummary":
-        """Rebuild a summary from its plain form.
 
-        Raises:
-            KeyError, TypeError: It is of another version.
-        """
-        if data["version"] != STUDY_VERSION:
-            raise TypeError(f"version {data['version']}, not {STUDY_VERSION}")
-        values = dict(data)
-        values["axes"] = {
-            key: Axis(**{**axis, "choices": tuple(axis["choices"])})
-            for key, axis in data["axes"].items()
-        }
-        values["trials"] = tuple(_trial(trial) for trial in data["trials"])
-        for name in ("overrides", "objectives", "directions", "seeds", "best"):
-            values[name] = tuple(data[name])
-        return cls(**values)
-
-
-def _trial(data: Mapping[str, Any]) -> TrialSummary:
-    values = dict(data)
-    values["values"] = None if data["values"] is None else tuple(data["values"])
-    values["by_seed"] = tuple(tuple(seed) for seed in data["by_seed"])
-    values["looks"] = tuple((int(step), float(value)) for step, value in data["looks"])
-    values["runs"] = tuple(data["runs"])
-    values["words"] = tuple(data.get("words", ()))
-    return TrialSummary(**values)
+SUMMARY = TypeAdapter(StudySummary)
 
 
 @dataclass(frozen=True)
@@ -181,10 +160,15 @@ class StudyFolder:
         """
         file = self.path / "study.json"
         try:
-            return StudySummary.from_json(json.loads(file.read_text()))
+            return SUMMARY.validate_json(file.read_text())
         except FileNotFoundError:
             raise StoreError(f"{self.path} holds no study.json; no trial has ended yet") from None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"])) or "it"
+            why = f"{place}: {first['msg']}"
+            raise StoreError(f"{file} cannot be read: {why}; run the sweep again") from None
+        except (OSError, ValueError) as error:
             raise StoreError(f"{file} cannot be read: {error}; run the sweep again") from None
 
 

@@ -5,8 +5,7 @@ import pytest
 from cvrbench import footprint, machine
 from cvrbench.errors import RunError
 from cvrbench.footprint import estimate
-from cvrbench.sweep.largest import largest_cells
-from cvrbench.sweep.plan import check_studies, dataset_of, plan_studies
+from cvrbench.sweep.study import check_studies, dataset_of, plan_studies
 from cvrbench.training.device import resolve_device
 
 COMMON = ("experiment=quick_check", "sweep=equal_budget", "preset=false")
@@ -33,38 +32,20 @@ def plan(quick_data, tmp_path):
 def need(plan) -> int:
     """What the largest trial needs, in a process of its own."""
     device, dataset = resolve_device("cpu"), dataset_of(plan.study)
-    cells = largest_cells(plan.study, dataset)
+    cells = plan.study.borders()
     found = max(estimate(cell.config, dataset, device).needed for cell in cells)
     return footprint.PROCESS + found
 
 
-def test_the_largest_trial_has_the_largest_widths_and_batch_that_are_searched(plan):
-    study = plan(*SPACE).study
-    cells = largest_cells(study, dataset_of(study))
-    (config,) = (cell.config for cell in cells)
-    assert config.model.hidden == (512, 64)
-    assert config.model.n_experts == 6
-    assert config.trainer.batch_size == 4000
-    assert config.model.dropout == 0.5
-
-
-def test_what_a_bound_does_not_see_is_tried_in_every_way(plan):
-    optimisers = "trainer.embedding_optimizer=choice(rowwise_adagrad,adam,lazy_adam)"
-    study = plan(*SPACE, optimisers).study
-    cells = largest_cells(study, dataset_of(study))
-    tried = [cell.config.trainer.embedding_optimizer for cell in cells]
-    assert tried == ["rowwise_adagrad", "adam", "lazy_adam"]
-    study = plan("model=ncs").study
-    searches = {cell.config.model.search for cell in largest_cells(study, dataset_of(study))}
+def test_the_borders_of_a_space_hold_its_ends_and_every_choice(plan):
+    study = plan(*SPACE, "trainer.embedding_optimizer=choice(rowwise_adagrad,adam)").study
+    configs = [cell.config for cell in study.borders()]
+    assert {config.model.hidden for config in configs} == {(8,), (512, 64), (16,)}
+    assert {config.trainer.batch_size for config in configs} == {500, 4000, 100}
+    assert {config.trainer.embedding_optimizer for config in configs} == {"rowwise_adagrad", "adam"}
+    assert {config.model.n_experts for config in configs} == {2, 6}
+    searches = {cell.config.model.search for cell in plan("model=ncs").study.borders()}
     assert searches == {"gradient_conflict", "learned", "one_shot", "random"}
-
-
-def test_a_value_that_cannot_be_together_with_the_others_is_passed_over(plan):
-    words = ("model=ple", "model.n_shared_experts=range(0,3)", "model.levels=choice(1,2)")
-    study = plan(*words).study
-    assert study.base.config.model.levels == 2
-    cells = largest_cells(study, dataset_of(study))
-    assert {(c.config.model.n_shared_experts, c.config.model.levels) for c in cells} == {(2, 2)}
 
 
 def test_workers_that_do_not_fit_beside_each_other_start_no_trial(plan, monkeypatch):

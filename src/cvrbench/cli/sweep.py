@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from cvrbench.config.launcher import LauncherConfig
     from cvrbench.record import RunRecord
     from cvrbench.studies import StudySummary
-    from cvrbench.sweep.plan import Plan
+    from cvrbench.sweep.study import Plan
 
 ROWS = 10
 """Trials that are printed of a study that is over; `--status` prints all."""
@@ -70,7 +70,7 @@ def sweep(
 def _sweep(overrides: "Sequence[str]", *, multirun: bool, dry_run: bool, as_json: bool) -> None:
     from cvrbench.config.runtime_groups import take_launcher
     from cvrbench.launch import check_installed
-    from cvrbench.sweep.plan import check_studies, plan_studies
+    from cvrbench.sweep.study import check_studies, plan_studies
 
     launcher, words = take_launcher(overrides)
     check_installed(launcher)

@@ -57,8 +57,29 @@ class Study:
         own = [f"seed={seed}", f"protocol.score_test={str(test).lower()}"]
         return compose([*self.words, *words, *own])
 
+    def borders(self) -> list[Composed]:
+        """Compose the borders of the space, where a wrong key or value shows.
+
+        Raises:
+            ConfigError: A border cannot be composed.
+        """
+        cells = []
+        for condition in (None, *self.space.when):
+            dimensions = [*self.space.always, *(condition.dimensions if condition else ())]
+            ends = {d.key: d.ends() for d in dimensions}
+            if condition is not None:
+                ends[condition.key] = [condition.word]
+            for number in range(max(map(len, ends.values()))):
+                words = [end[min(number, len(end) - 1)] for end in ends.values()]
+                try:
+                    cells.append(compose([*self.words, *words]))
+                except ConfigError as error:
+                    where = f"sweep={self.sweep}, at a border of its space"
+                    raise ConfigError(f"{where}: {error}") from None
+        return cells
+
     def preset(self) -> dict[str, Value]:
-        """Give what the searched keys are before tuning.
+        """Return the values of the searched keys before tuning.
 
         Raises:
             ConfigError: One of them lies outside the space.
@@ -166,7 +187,9 @@ def _study(
         base=base,
         space=_settled(space, base, f"sweep={option}"),
     )
-    _check(study)
+    study.borders()
+    if settings.preset:
+        study.preset()
     return study
 
 
@@ -222,24 +245,6 @@ def _is_key_of_an_option(key: str) -> bool:
     """Whether any option of the key's group has it, be it another than the chosen one."""
     group, _, rest = key.partition(".")
     return any(rest in leaves(load(file)) for file in (find_conf() / group).glob("*.yaml"))
-
-
-def _check(study: Study) -> None:
-    """Compose the space's borders, so that a wrong key or value shows before the first trial."""
-    for condition in (None, *study.space.when):
-        dimensions = [*study.space.always, *(condition.dimensions if condition else ())]
-        ends = {d.key: d.ends() for d in dimensions}
-        if condition is not None:
-            ends[condition.key] = [condition.word]
-        for number in range(max(map(len, ends.values()))):
-            words = [end[min(number, len(end) - 1)] for end in ends.values()]
-            try:
-                compose([*study.words, *words])
-            except ConfigError as error:
-                where = f"sweep={study.sweep}, at a border of its space"
-                raise ConfigError(f"{where}: {error}") from None
-    if study.settings.preset:
-        study.preset()
 
 
 def _values(composed: Composed) -> dict[str, Any]:

@@ -1,10 +1,14 @@
-"""Which trial a worker does next, so that none is lost and none is done twice.
+"""Leases of trials: which trial a worker does next, so that none is lost and none is done twice.
 
 A trial's number is given out once, by the storage. A worker takes a waiting trial, or a new one
-while trials and budget last, and signs it with signs of life; a trial whose worker is gone is taken
+while trials and budget last, and signs it with a heartbeat; a trial whose worker is gone is taken
 over under its number and with what was suggested for it, once. Two workers that should take over
 the same trial would compute the same run, which its folder's lock and the storage, in which a trial
 ends once, reduce to one.
+
+Optuna's own heartbeat and `RetryHeartbeatStaleTrialCallback` are not used: a journal and a gRPC
+proxy have neither, and a retried trial gets a new number, after which a resumed study would not
+propose what an uninterrupted one had proposed.
 """
 
 import os
@@ -25,10 +29,9 @@ from cvrbench.files import is_running, process_room
 
 WORKER, ATTEMPTS, REASON = "worker", "attempts", "reason"
 FURTHER = "further"
-"""Names of a trial's user attributes; `further` is the last attempt that got further than before.
-"""
+"""Names of a trial's user attributes; `further`: the last attempt that got further than before."""
 MISSED = 5
-"""Signs of life in a row that a worker may miss."""
+"""Heartbeats in a row that a worker may miss."""
 TRIES = 2
 """A trial whose worker dies is tried once more from where it last got further."""
 
@@ -40,22 +43,23 @@ class Leases:
     storage: BaseStorage
     study_id: int
     limit: int | None
-    """Trials that there may be; None: as many as the budget lets."""
+    """Number of trials that there may be; None: as many as the budget lets."""
     heartbeat: float
+    """Seconds between two heartbeats."""
     seen: dict[int, tuple[Any, float]] = field(default_factory=dict)
-    """Trial -> the last sign of life of its worker, and when it was first seen, by our clock."""
+    """Trial -> the last heartbeat of its worker, and when it was first seen, by our clock."""
 
     def __post_init__(self) -> None:
         """Sign as this process."""
         self.me = {"host": process_room(), "pid": os.getpid(), "started": _started(os.getpid())}
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
-        """Give the trials that count, by number."""
+        """Return the trials that count, by number."""
         found = self.storage.get_all_trials(self.study_id, deepcopy=False, states=states or None)
         return [t for t in found if self.limit is None or t.number < self.limit]
 
     def next(self, *, spent: bool) -> FrozenTrial | None:
-        """Claim a trial; None where there is nothing to do now.
+        """Lease a trial; None where there is nothing to do now.
 
         Args:
             spent: Whether the budget is spent, so that no trial may begin.
@@ -86,7 +90,7 @@ class Leases:
 
     @contextmanager
     def alive(self, trial: FrozenTrial) -> Iterator[None]:
-        """Give signs of life while a trial is computed, unless another has taken it over."""
+        """Sign a trial while it is computed, unless another worker has taken it over."""
         done = threading.Event()
 
         def beat() -> None:
@@ -172,7 +176,7 @@ class Leases:
 
 
 def _started(pid: int) -> str | None:
-    """When a process began, in the kernel's ticks; None where that cannot be told."""
+    """Return when a process began, in the kernel's ticks; None where that is not known."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:

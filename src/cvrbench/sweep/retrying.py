@@ -2,21 +2,17 @@
 
 Every call is tried again until the storage is back or patience ends. Where the answer was lost and
 not the question, a thing is done twice; nothing here minds: a trial too many waits for ever, one
-claimed without our knowing is taken over as a dead worker's is, and a trial ends only once.
+leased without our knowing is taken over as a dead worker's is, and a trial ends only once.
 """
 
 import time
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage
-from sqlalchemy.exc import (
-    DBAPIError,
-    InterfaceError,
-    OperationalError,
-    PendingRollbackError,
-)
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, PendingRollbackError
 
 from cvrbench.errors import StoreError
 
@@ -27,26 +23,17 @@ AWAY = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "UNKNOWN")
 """Answers of a gRPC proxy that is away, or whose own storage is; it knows all wrong questions."""
 
 
-def _patiently(name: str) -> Callable[..., Any]:
-    def method(self: "Retrying", *arguments: Any, **named: Any) -> Any:
-        return self.call(getattr(self.inner, name), *arguments, **named)
-
-    method.__name__ = name
-    return method
-
-
-class Retrying(BaseStorage):
+class Retrying:
     """Another storage, asked again where it does not answer."""
 
     def __init__(self, inner: BaseStorage, shown: str, patience: float = PATIENCE) -> None:
         self.inner, self.shown, self.patience = inner, shown, patience
 
-    def call(self, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-        """Call until there is an answer.
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        """Return a method of the storage that tries until there is an answer."""
+        return partial(self._call, getattr(self.inner, name))
 
-        Raises:
-            StoreError: The storage has been away for too long.
-        """
+    def _call(self, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
         begun = time.monotonic()
         while True:
             try:
@@ -61,32 +48,20 @@ class Retrying(BaseStorage):
                     ) from None
                 time.sleep(PAUSE)
 
-    create_new_study = _patiently("create_new_study")
-    delete_study = _patiently("delete_study")
-    set_study_user_attr = _patiently("set_study_user_attr")
-    set_study_system_attr = _patiently("set_study_system_attr")
-    get_study_id_from_name = _patiently("get_study_id_from_name")
-    get_study_name_from_id = _patiently("get_study_name_from_id")
-    get_study_directions = _patiently("get_study_directions")
-    get_study_user_attrs = _patiently("get_study_user_attrs")
-    get_study_system_attrs = _patiently("get_study_system_attrs")
-    get_all_studies = _patiently("get_all_studies")
-    create_new_trial = _patiently("create_new_trial")
-    set_trial_param = _patiently("set_trial_param")
-    get_trial_id_from_study_id_trial_number = _patiently("get_trial_id_from_study_id_trial_number")
-    set_trial_state_values = _patiently("set_trial_state_values")
-    set_trial_intermediate_value = _patiently("set_trial_intermediate_value")
-    set_trial_user_attr = _patiently("set_trial_user_attr")
-    set_trial_system_attr = _patiently("set_trial_system_attr")
-    get_trial = _patiently("get_trial")
-    get_all_trials = _patiently("get_all_trials")
-    remove_session = _patiently("remove_session")
+
+def retrying(inner: BaseStorage, shown: str) -> BaseStorage:
+    """Return a storage whose every call is tried again while `inner` is away.
+
+    Raises, from each of its methods:
+        StoreError: `inner` has been away for too long; names it as `shown`.
+    """
+    return cast("BaseStorage", Retrying(inner, shown))
 
 
 def reason(error: BaseException) -> str:
-    """Say in the storage's own words what is wrong, in one line."""
+    """Return in the storage's own words what is wrong, in one line."""
     error = _behind(error)
-    details = getattr(error, "details", None)  # of gRPC's errors, a method
+    details = getattr(error, "details", None)  # a method of gRPC's errors
     cause = details() if callable(details) else getattr(error, "orig", None) or error
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     return lines[0] if lines else type(cause).__name__
@@ -97,12 +72,12 @@ def _is_away(error: BaseException) -> bool:
     error = _behind(error)
     if isinstance(error, DBAPIError):
         return error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)
-    code = getattr(error, "code", None)  # of gRPC's errors, a method
+    code = getattr(error, "code", None)  # a method of gRPC's errors
     return callable(code) and getattr(code(), "name", "") in AWAY
 
 
 def _behind(error: BaseException) -> BaseException:
-    """Find the database's error behind that of Optuna, and of a second question after it."""
+    """Return the database's error behind that of Optuna, and of a second question after it."""
     if isinstance(error, StorageInternalError) and error.__cause__ is not None:
         error = error.__cause__
     if isinstance(error, PendingRollbackError) and error.__context__ is not None:

@@ -4,32 +4,24 @@ Every trial is sampled by a sampler of its own, seeded by the study's seed and t
 so that a resumed study proposes what an uninterrupted one would have proposed.
 """
 
+import math
 import warnings
 from importlib.util import find_spec
-from typing import assert_never
+from itertools import product
+from typing import Any, assert_never
 
 import optuna
+from optuna import pruners, samplers
 from optuna.exceptions import ExperimentalWarning
-from optuna.pruners import (
-    BasePruner,
-    HyperbandPruner,
-    MedianPruner,
-    NopPruner,
-    WilcoxonPruner,
-)
-from optuna.samplers import (
-    BaseSampler,
-    CmaEsSampler,
-    GPSampler,
-    NSGAIISampler,
-    QMCSampler,
-    RandomSampler,
-    TPESampler,
-)
+from optuna.trial import Trial
 
-from cvrbench.config.sweep import SweepConfig
+from cvrbench.config.space import Choice, Dimension, Space
+from cvrbench.config.study import Study
+from cvrbench.config.sweep import SweepConfig, Value
 from cvrbench.errors import ConfigError
 from cvrbench.rng import derive
+
+LARGEST_GRID = 100_000
 
 
 def check_sampler(settings: SweepConfig) -> None:
@@ -42,22 +34,15 @@ def check_sampler(settings: SweepConfig) -> None:
         raise ConfigError("sampler=cmaes needs the package cmaes: pip install 'cvrbench[cmaes]'")
 
 
-def build_sampler(settings: SweepConfig, seed: int, number: int) -> BaseSampler:
-    """Give the sampler of one trial.
-
-    Args:
-        settings: Of the sweep.
-        seed: Of the study.
-        number: Of the trial.
-    """
+def build_sampler(settings: SweepConfig, seed: int, number: int) -> samplers.BaseSampler:
+    """Return the sampler of trial `number` of a study with a seed."""
     own = derive(seed, "sampler", number) % 2**32
-    common = derive(seed, "sampler") % 2**32
     startup = settings.startup_trials
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         match settings.sampler:
             case "tpe":
-                return TPESampler(
+                return samplers.TPESampler(
                     seed=own,
                     n_startup_trials=startup,
                     multivariate=True,
@@ -65,45 +50,42 @@ def build_sampler(settings: SweepConfig, seed: int, number: int) -> BaseSampler:
                     constant_liar=True,
                 )
             case "gp":
-                return GPSampler(seed=own, n_startup_trials=startup)
+                return samplers.GPSampler(seed=own, n_startup_trials=startup)
             case "cmaes":
-                return CmaEsSampler(seed=own, n_startup_trials=startup)
+                return samplers.CmaEsSampler(seed=own, n_startup_trials=startup)
             case "nsga2":
-                return NSGAIISampler(seed=own, population_size=startup)
+                return samplers.NSGAIISampler(seed=own, population_size=startup)
             case "qmc":
                 # One sequence runs through all trials: its scrambling must not change.
-                return QMCSampler(
-                    seed=common,
-                    scramble=True,
-                    warn_asynchronous_seeding=False,
+                common = derive(seed, "sampler") % 2**32
+                return samplers.QMCSampler(
+                    seed=common, scramble=True, warn_asynchronous_seeding=False
                 )
             case "grid" | "random":
-                return RandomSampler(seed=own)
+                return samplers.RandomSampler(seed=own)
             case _:
                 assert_never(settings.sampler)
 
 
-def build_pruner(settings: SweepConfig, n_steps: int) -> BasePruner:
-    """Give what ends trials early.
+def build_pruner(settings: SweepConfig, n_steps: int) -> pruners.BasePruner:
+    """Return what ends trials early.
 
     Args:
-        settings: Of the sweep.
-        n_steps: Looks at validation that a whole trial takes, all its seeds together.
+        settings: Settings of the sweep.
+        n_steps: Evaluations that a whole trial takes, all its seeds together.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         match settings.pruner:
             case "none":
-                return NopPruner()
+                return pruners.NopPruner()
             case "hyperband":
                 lowest = max(1, n_steps // 9)
-                return HyperbandPruner(min_resource=lowest, max_resource=max(1, n_steps))
+                return pruners.HyperbandPruner(lowest, max_resource=max(1, n_steps))
             case "median":
-                return MedianPruner(
-                    n_startup_trials=settings.startup_trials, n_warmup_steps=max(1, n_steps // 8)
-                )
+                return pruners.MedianPruner(settings.startup_trials, max(1, n_steps // 8))
             case "wilcoxon":
-                return WilcoxonPruner(p_threshold=0.1)
+                return pruners.WilcoxonPruner(p_threshold=0.1)
             case _:
                 assert_never(settings.pruner)
 
@@ -111,3 +93,72 @@ def build_pruner(settings: SweepConfig, n_steps: int) -> BasePruner:
 def quiet() -> None:
     """Keep Optuna's own log lines off the terminal; what they say stands in our tables."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+def suggest(trial: Trial, space: Space) -> list[str]:
+    """Return overrides with a value of every dimension that this trial's configuration has."""
+    words: list[str] = []
+
+    def take(dimension: Dimension) -> Any:
+        value = _ask(trial, dimension)
+        words.append(dimension.word(value))
+        return dimension.plain_of(value)
+
+    space.walk(take)
+    return words
+
+
+def _ask(trial: Trial, dimension: Dimension) -> Value:
+    key = dimension.key
+    if isinstance(dimension, Choice):
+        value: Value = trial.suggest_categorical(key, dimension.values)
+        return value
+    low, high, log, step = dimension.low, dimension.high, dimension.log, dimension.step
+    if dimension.integer:
+        whole = 1 if log else int(step or 1)
+        return trial.suggest_int(key, int(low), int(high), step=whole, log=log)
+    return trial.suggest_float(key, low, high, step=step, log=log)
+
+
+def words_of(params: dict[str, Value], space: Space) -> list[str]:
+    """Return the overrides of what was suggested before."""
+    by_key = {dimension.key: dimension for dimension in space.dimensions()}
+    return [by_key[key].word(value) for key, value in params.items()]
+
+
+def fixed_trials(study: Study) -> list[dict[str, Value]]:
+    """Return the configurations that a study begins with: the preset, then those of a grid.
+
+    Raises:
+        ConfigError: The grid cannot be counted, or is too large.
+    """
+    preset = [study.preset()] if study.settings.preset else []
+    cells = grid(study.space) if study.settings.sampler == "grid" else []
+    return preset + [cell for cell in cells if cell not in preset]
+
+
+def grid(space: Space) -> list[dict[str, Value]]:
+    """Return every configuration of a space of which each dimension has an end.
+
+    Raises:
+        ConfigError: A dimension is continuous, or hangs on a condition.
+    """
+    if space.when:
+        raise ConfigError(
+            f"sampler=grid takes no conditions, and {space.when[0].word} is one; use random or tpe"
+        )
+    values = []
+    for dimension in space.always:
+        try:
+            values.append(dimension.grid())
+        except ValueError:
+            raise ConfigError(
+                f"sampler=grid needs values it can count; {dimension.key}={dimension.text} is "
+                "continuous; write range(a,b,step) or choice(a,b)"
+            ) from None
+    if (n := math.prod(map(len, values))) > LARGEST_GRID:
+        raise ConfigError(
+            f"sampler=grid would try {n:,} configurations; make the steps larger, or use random"
+        )
+    keys = [dimension.key for dimension in space.always]
+    return [dict(zip(keys, cell, strict=True)) for cell in product(*values)]

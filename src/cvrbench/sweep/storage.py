@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Generator
 from contextlib import suppress
 from importlib import import_module
+from io import FileIO
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,9 +27,9 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from cvrbench.environment import without_password
 from cvrbench.errors import ConfigError, StoreError
-from cvrbench.files import explain_write, lock
+from cvrbench.files import explain_write
 from cvrbench.record import is_intact, sealed
-from cvrbench.sweep.retrying import Retrying, reason
+from cvrbench.sweep.retrying import reason, retrying
 
 DRIVERS = {"postgresql": "psycopg", "mysql": "pymysql"}
 """Scheme of a URL -> package that speaks with such a database, as SQLAlchemy calls it."""
@@ -36,10 +37,8 @@ KINDS = (
     "sqlite:///FILE, postgresql://USER@HOST/DB, mysql://USER@HOST/DB or grpc://HOST:PORT; null is "
     "a file in the study's folder"
 )
-GRACE = 10
-"""Seconds after which Optuna's lock is taken from a process that died with it."""
-WAIT = 120.0
-"""Seconds to wait for our own lock, which the system takes from a process that dies."""
+GRACE = 30
+"""Seconds after which the journal's lock is taken from a process that died with it."""
 ANSWER = 10
 """Seconds in which a server must take a connection."""
 SILENCE = 60
@@ -82,16 +81,13 @@ def open_storage(url: str | None, journal: Path) -> BaseStorage:
 class WholeLines(JournalFileBackend):
     """A journal whose last line may be torn, as a process leaves it that is killed writing.
 
-    Optuna would append to the torn line and then could read neither. Its lock is a link, left
-    behind by whoever is killed and taken away after a while from whoever is slow; so workers first
-    take turns by a lock of the system. The link is for others who write, as optuna-dashboard does.
-
-    Each of our lines has a checksum, which Optuna does not mind and others need not write.
+    Optuna would append to the torn line and then could read neither. Each of our lines has a
+    checksum, which Optuna ignores and other writers, such as optuna-dashboard, need not add.
     """
 
     def __init__(self, path: Path) -> None:
-        # The link's target is read for its age: from another folder a relative one leads nowhere,
-        # and Optuna would wait for a dead process for ever.
+        # The target of the lock's link is read for its age: from another folder a relative one
+        # leads nowhere, and Optuna would wait for a dead process for ever.
         self.path = path.absolute()
         self.link = JournalFileSymlinkLock(str(self.path), grace_period=GRACE)
         super().__init__(str(self.path), self.link)
@@ -99,21 +95,21 @@ class WholeLines(JournalFileBackend):
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Append in one write, after dropping a torn line, which nobody was told of."""
         lines = (json.dumps(sealed(log), separators=(",", ":")) + "\n" for log in logs)
-        text = "".join(lines)
-        guard = self.path.with_name(f"{self.path.name}.turn")
-        with lock(guard, seconds=WAIT) as held:
-            if not held:
-                raise StoreError(f"{guard} is locked by another process for {WAIT:.0f} s")
-            with explain_write(self.path):
-                self.link.acquire()
-                try:
-                    _append(self.path, text.encode())
-                finally:
-                    with suppress(RuntimeError):  # taken from us, for we were slow
-                        self.link.release()
+        data = "".join(lines).encode()
+        with explain_write(self.path):
+            self.link.acquire()
+            try:
+                with self.path.open("a+b", buffering=0) as file:
+                    _drop_torn_line(file)
+                    while data:
+                        data = data[file.write(data) :]
+                    os.fsync(file.fileno())
+            finally:
+                with suppress(RuntimeError):  # taken from us, for we were slow
+                    self.link.release()
 
     def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
-        """Give the lines from one on, each as it was written.
+        """Yield the lines from one on, each as it was written.
 
         Raises:
             StoreError: One was changed since.
@@ -127,21 +123,13 @@ class WholeLines(JournalFileBackend):
             yield log
 
 
-def _append(path: Path, data: bytes) -> None:
-    with path.open("a+b", buffering=0) as file:
-        size = file.seek(0, os.SEEK_END)
-        if size and not _ends_whole(path):
-            file.seek(0)
-            file.truncate(file.read().rfind(b"\n") + 1)
-        while data:
-            data = data[file.write(data) :]
-        os.fsync(file.fileno())
-
-
-def _ends_whole(path: Path) -> bool:
-    with path.open("rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read() == b"\n"
+def _drop_torn_line(file: FileIO) -> None:
+    if not file.seek(0, os.SEEK_END):
+        return
+    file.seek(-1, os.SEEK_END)
+    if file.read() != b"\n":
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
 
 
 def _file(journal: Path) -> BaseStorage:
@@ -174,29 +162,26 @@ def _database(url: str, scheme: str) -> BaseStorage:
         ImportError,
     ) as error:
         raise StoreError(f"cannot open storage={shown}: {reason(error)}") from None
-    return Retrying(get_storage(inner), shown)
+    return retrying(get_storage(inner), shown)
 
 
 def _connect(url: str, scheme: str) -> RDBStorage:
     """Open a database, waiting for one whose tables are just being made."""
     # A pooled connection may be one of before the server's restart.
     options = {"pool_pre_ping": True, "connect_args": CONNECT[scheme]}
-    for _ in range(BIRTHS - 1):
+    attempt = 0
+    while True:
+        attempt += 1
         try:
-            return _opened(url, options)
+            inner = RDBStorage(url, engine_kwargs=dict(options))
+            if inner.engine.name == "sqlite":
+                _take_turns(inner.engine)
+            inner.get_all_studies()
+            return inner
         except (DBAPIError, StorageInternalError) as error:
-            if not _is_birth(error):
+            if attempt == BIRTHS or not _is_birth(error):
                 raise
             time.sleep(1)
-    return _opened(url, options)
-
-
-def _opened(url: str, options: dict[str, Any]) -> RDBStorage:
-    inner = RDBStorage(url, engine_kwargs=dict(options))
-    if inner.engine.name == "sqlite":
-        _take_turns(inner.engine)
-    inner.get_all_studies()
-    return inner
 
 
 def _is_birth(error: Exception) -> bool:
@@ -245,7 +230,7 @@ def _proxy(url: str) -> BaseStorage:
         if not callable(getattr(error, "code", None)):  # no error of gRPC's
             raise
         raise StoreError(f"cannot open storage={url}: {reason(error)}") from None
-    return Retrying(inner, url)
+    return retrying(inner, url)
 
 
 def _need(package: str, extra: str) -> None:

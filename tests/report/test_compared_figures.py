@@ -11,9 +11,9 @@ from matplotlib.colors import to_rgb
 
 from cvrbench.report.comparison import compare
 from cvrbench.report.differences import Differences, Method, Verdict
-from cvrbench.report.html.figures import across_figures as across_html
-from cvrbench.report.html.figures import compared_figures as compared_html
-from cvrbench.report.html.readings import ACROSS, COMPARED
+from cvrbench.report.page.captions import ACROSS, COMPARED
+from cvrbench.report.page.figures import across_figures as across_html
+from cvrbench.report.page.figures import compared_figures as compared_html
 from cvrbench.report.plots.across import across_figures
 from cvrbench.report.plots.compared import compared_figures
 from cvrbench.report.plots.forest import forest_figure

@@ -14,12 +14,12 @@ from cvrbench.report.comparison import compare
 from cvrbench.report.dataset_report import DatasetReport
 from cvrbench.report.differences import Method, against, transfer
 from cvrbench.report.grids import rows_grid
-from cvrbench.report.html.fairness import warnings_between, warnings_of
-from cvrbench.report.html.figures import inline
-from cvrbench.report.html.markup import table, tag, text
-from cvrbench.report.html.page import render, write
-from cvrbench.report.html.readings import verdict_words
-from cvrbench.report.html.runs import differing_settings, runs_grid
+from cvrbench.report.page.captions import verdict_words
+from cvrbench.report.page.figures import inline
+from cvrbench.report.page.markup import table, tag, text
+from cvrbench.report.page.render import render, write
+from cvrbench.report.page.runs import differing_settings, runs_grid
+from cvrbench.report.page.warnings import warnings_between, warnings_of
 from cvrbench.report.studies import budgets_grid, trials_grid, tuned
 from cvrbench.report.tables import Grid
 from cvrbench.store import ResultStore
@@ -280,7 +280,7 @@ def test_the_command_that_a_sweep_chose_is_told():
 @pytest.fixture
 def without_figures(monkeypatch):
     """Pages of words and tables: where only they are looked at."""
-    monkeypatch.setattr("cvrbench.report.html.figures._shown", lambda *_: [])
+    monkeypatch.setattr("cvrbench.report.page.figures._shown", lambda *_: [])
 
 
 def planted(**changes) -> list[RunRecord]:

@@ -232,7 +232,7 @@ def _write_page(
     results_dir: Path,
 ) -> None:
     """Write the page and say where it is; results that cannot be written to are no failure."""
-    from cvrbench.report.html.page import render, write
+    from cvrbench.report.page.render import render, write
 
     place = wanted or results_dir / "report" / "index.html"
     try:

@@ -9,10 +9,10 @@ from pathlib import Path
 from cvrbench.files import explain_write, write_text
 from cvrbench.report.dataset_report import DatasetReport
 from cvrbench.report.grids import rows_grid
-from cvrbench.report.html.fairness import version_of, warnings_between, warnings_of
-from cvrbench.report.html.figures import across_figures, compared_figures
-from cvrbench.report.html.look import CSS
-from cvrbench.report.html.markup import (
+from cvrbench.report.page.captions import verdict_words
+from cvrbench.report.page.figures import across_figures, compared_figures
+from cvrbench.report.page.look import CSS
+from cvrbench.report.page.markup import (
     NOTHING,
     Html,
     bullets,
@@ -23,9 +23,9 @@ from cvrbench.report.html.markup import (
     tag,
     text,
 )
-from cvrbench.report.html.readings import verdict_words
-from cvrbench.report.html.runs import behind
-from cvrbench.report.html.sweeps import sweeps_section
+from cvrbench.report.page.runs import behind
+from cvrbench.report.page.sweeps import sweeps_section
+from cvrbench.report.page.warnings import version_of, warnings_between, warnings_of
 from cvrbench.studies import StudySummary
 
 NO_SCRIPTS = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"

@@ -9,8 +9,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from cvrbench.report.dataset_report import DatasetReport
-from cvrbench.report.html.markup import Html, paragraph, tag, text
-from cvrbench.report.html.readings import ACROSS, COMPARED, SWEPT
+from cvrbench.report.page.captions import ACROSS, COMPARED, SWEPT
+from cvrbench.report.page.markup import Html, paragraph, tag, text
 from cvrbench.report.plots import across, compared
 from cvrbench.report.plots.style import save
 from cvrbench.studies import StudySummary

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from cvrbench.record import NUMBER_FREE, RunRecord
 from cvrbench.report.comparison import IGNORED, Comparison, Variant, examples_of, flat_settings
 from cvrbench.report.dataset_report import DatasetReport
-from cvrbench.report.html.fairness import seeds_words
-from cvrbench.report.html.markup import Html, bullets, code, fold, join, paragraph, table
+from cvrbench.report.page.markup import Html, bullets, code, fold, join, paragraph, table
+from cvrbench.report.page.warnings import seeds_words
 from cvrbench.report.tables import Cell, Grid
 
 LEFT_OUT = ("seed", *NUMBER_FREE)

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from cvrbench.report.html.fairness import budget_words
-from cvrbench.report.html.figures import swept_figures
-from cvrbench.report.html.markup import Html, code, facts, fold, join, paragraph, table, tag, text
+from cvrbench.report.page.figures import swept_figures
+from cvrbench.report.page.markup import Html, code, facts, fold, join, paragraph, table, tag, text
+from cvrbench.report.page.warnings import budget_words
 from cvrbench.report.studies import budgets_grid, trials_grid
 from cvrbench.studies import StudySummary
 

@@ -51,6 +51,8 @@ HOMES = {
     "annotated_types": "config",
     "filelock": "data files",
     "hydra": "config",
+    "jinja2": "report.page",
+    "markupsafe": "report.page",
     "matplotlib": "report.plots",
     "mlflow": "tracking.on_mlflow",
     "omegaconf": "config",

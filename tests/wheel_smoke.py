@@ -26,7 +26,7 @@ def cvrbench(folder: str, *arguments: str) -> str:
 
 
 def main() -> None:
-    """Check help, configuration and one small run."""
+    """Check help, configuration, one small run and the page of its report."""
     import cvrbench as package
 
     if Path(package.__file__).is_relative_to(CHECKOUT / "src"):
@@ -37,6 +37,8 @@ def main() -> None:
         first = json.loads(cvrbench(folder, "run", "experiment=quick_check", "--json"))
         assert 0 < first["metrics"]["test"]["ctr_auc"] < 1, first
         assert Path(folder, first["run_dir"], "record.json").is_file(), first
+        cvrbench(folder, "report")
+        assert "</html>" in Path(folder, "results", "report", "index.html").read_text()
     print("the wheel works outside the checkout")  # noqa: T201 -- a script
 
 

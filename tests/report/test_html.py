@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from jinja2 import UndefinedError
 
 from cvrbench.record import RunRecord
 from cvrbench.report.comparison import compare
@@ -16,12 +17,10 @@ from cvrbench.report.differences import Method, against, transfer
 from cvrbench.report.grids import rows_grid
 from cvrbench.report.page.captions import verdict_words
 from cvrbench.report.page.figures import inline
-from cvrbench.report.page.markup import table, tag, text
-from cvrbench.report.page.render import render, write
-from cvrbench.report.page.runs import differing_settings, runs_grid
+from cvrbench.report.page.render import differing_settings, render, runs_grid, templates, write
 from cvrbench.report.page.warnings import warnings_between, warnings_of
 from cvrbench.report.studies import budgets_grid, trials_grid, tuned
-from cvrbench.report.tables import Grid
+from cvrbench.report.tables import Cell, Grid
 from cvrbench.store import ResultStore
 from cvrbench.studies import StudySummary
 from tests.report.made_up_studies import params, searched, study, trial
@@ -280,7 +279,7 @@ def test_the_command_that_a_sweep_chose_is_told():
 @pytest.fixture
 def without_figures(monkeypatch):
     """Pages of words and tables: where only they are looked at."""
-    monkeypatch.setattr("cvrbench.report.page.figures._shown", lambda *_: [])
+    monkeypatch.setattr("cvrbench.report.page.figures._drawn", lambda *_: [])
 
 
 def planted(**changes) -> list[RunRecord]:
@@ -403,11 +402,28 @@ def test_hostile_names_are_text_and_nothing_else():
 
 
 def test_attributes_and_text_are_escaped():
-    assert tag("p", text('<b> & "'), title='"><b>') == (
-        '<p title="&quot;&gt;&lt;b&gt;">&lt;b&gt; &amp; &quot;</p>\n'
-    )
-    grid = Grid(title="<t>", headers=("<h>",), rows=(), caption="<c>")
-    assert [name for name in ("<t>", "<h>", "<c>") if name in table(grid, "x")] == []
+    grid = Grid(title='"><t>', headers=("<h>",), rows=cells_of("<b> & \x1b"), caption="<c>")
+    drawn = str(templates().get_template("macros.html.j2").module.table(grid, "x"))
+    assert [name for name in ("<t>", "<h>", "<b>", "<c>", "\x1b") if name in drawn] == []
+    assert 'aria-label="&#34;&gt;&lt;t&gt;"' in drawn
+    assert r"&lt;b&gt; &amp; \x1b" in drawn
+
+
+def cells_of(*texts: str) -> tuple[tuple[Cell, ...], ...]:
+    return tuple((Cell(text),) for text in texts)
+
+
+def test_a_name_that_the_context_lacks_is_an_error():
+    with pytest.raises(UndefinedError, match="sweeps"):
+        templates().get_template("page.html.j2").render(css="", chapters=[])
+
+
+def test_cells_keep_their_lines_and_get_no_white_space():
+    rows = ((Cell("x\ny"), Cell("1\n2", strong=True)),)
+    grid = Grid(title="t", headers=("a", "b"), rows=rows, caption="")
+    drawn = str(templates().get_template("macros.html.j2").module.table(grid, "x"))
+    assert "<td><strong>1\n2</strong></td></tr>" in drawn
+    assert '<th scope="row">x\ny</th><td>' in drawn
 
 
 def test_a_figure_that_cannot_be_drawn_costs_only_itself(monkeypatch):

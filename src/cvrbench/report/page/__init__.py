@@ -1,1 +1,1 @@
-"""A report as one HTML file: the terminal's tables, figures, warnings, and what is behind them."""
+"""The report as one HTML file: tables, figures, warnings, and what is behind each row."""

@@ -128,7 +128,7 @@ SWEPT = {
 
 
 def verdict_words(comparison: Comparison, found: Differences) -> str:
-    """Say in a sentence which differences are real."""
+    """Return a sentence on which differences are real."""
     verdicts = [
         (comparison.header(metric), label, one)
         for metric in comparison.auc_metrics

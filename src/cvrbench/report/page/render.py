@@ -1,138 +1,37 @@
-"""The page: head, contents, a section per dataset, sweeps.
+"""The report as one HTML file: what the templates beside this module are filled with.
 
-The same records give the same bytes: nothing in it is of the time or the place it was made at.
+Names in a report are other people's. The templates escape every value; the only values that they
+take as markup are `page.css` and the drawings that `figures` wrote. The same records give the same
+bytes: nothing on the page depends on the time or the place it was made at.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from cvrbench.files import explain_write, write_text
+from cvrbench.record import NUMBER_FREE, RunRecord
+from cvrbench.report.comparison import IGNORED, Comparison, Variant, examples_of, flat_settings
 from cvrbench.report.dataset_report import DatasetReport
+from cvrbench.report.escape import escape_control
 from cvrbench.report.grids import rows_grid
 from cvrbench.report.page.captions import verdict_words
-from cvrbench.report.page.figures import across_figures, compared_figures
-from cvrbench.report.page.look import CSS
-from cvrbench.report.page.markup import (
-    NOTHING,
-    Html,
-    bullets,
-    facts,
-    join,
-    paragraph,
-    table,
-    tag,
-    text,
+from cvrbench.report.page.figures import across_figures, compared_figures, swept_figures
+from cvrbench.report.page.warnings import (
+    budget_words,
+    seeds_words,
+    version_of,
+    warnings_between,
+    warnings_of,
 )
-from cvrbench.report.page.runs import behind
-from cvrbench.report.page.sweeps import sweeps_section
-from cvrbench.report.page.warnings import version_of, warnings_between, warnings_of
+from cvrbench.report.studies import budgets_grid, trials_grid
+from cvrbench.report.tables import Grid, cells
 from cvrbench.studies import StudySummary
 
-NO_SCRIPTS = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-"""What a browser may do with the page, should anything hostile ever get past the escaping."""
-
-
-def render(parts: Sequence[DatasetReport], sweeps: Sequence[StudySummary]) -> str:
-    """Write the whole page, in ASCII: whatever reads it needs no encoding."""
-    names = list(dict.fromkeys(part.comparison.dataset for part in parts))
-    title = f"cvrbench report: {', '.join(names) if names else 'sweeps'}"
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name="color-scheme", content="light dark"),
-        tag("meta", http_equiv="Content-Security-Policy", content=NO_SCRIPTS),
-        tag("title", text(title)),
-        tag("style", Html(CSS)),
-    )
-    idents = [f"data-{number}" for number in range(1, len(parts) + 1)]
-    warnings = [warnings_of(part) for part in parts]
-    between = warnings_between(parts)
-    together = across_figures(parts, "across")
-    main = tag(
-        "main",
-        *(_dataset(*one) for one in zip(parts, idents, warnings, strict=True)),
-        *([_across(together)] if together else []),
-        sweeps_section(sweeps) if sweeps else NOTHING,
-    )
-    header = _header(parts, sweeps, idents, warnings, between)
-    contents = _contents(parts, idents, sweeps, across=bool(together))
-    body = tag("body", header, contents, main)
-    page = f"<!DOCTYPE html>\n{tag('html', head, body, lang='en')}\n"
-    return page.encode("ascii", "xmlcharrefreplace").decode("ascii")
-
-
-def _header(
-    parts: Sequence[DatasetReport],
-    sweeps: Sequence[StudySummary],
-    idents: Sequence[str],
-    warnings: Sequence[Sequence[str]],
-    between: Sequence[str],
-) -> Html:
-    """Say what was compared, with what versions, and where to be careful."""
-    careful = [
-        _link(ident, f"{_name(part)}: {_count(len(found), 'warning')}")
-        for part, ident, found in zip(parts, idents, warnings, strict=True)
-        if found
-    ]
-    compared = [
-        f"{_count(len(part.comparison.variants), 'row')} on {_name(part)}, "
-        f"{_count(sum(1 for _ in part.runs()), 'run')}"
-        for part in parts
-    ]
-    versions = [f"{name} {' and '.join(_versions(parts, name))}" for name in ("cvrbench", "torch")]
-    told = [
-        *([("compared", "; ".join(compared))] if compared else []),
-        *([("made with", ", ".join(versions))] if parts else []),
-        *([("tuning", _count(len(sweeps), "sweep"))] if sweeps else []),
-    ]
-    box = NOTHING
-    if careful or between:
-        links = tag("ul", *(tag("li", link) for link in careful))
-        box = _aside(
-            join([bullets(between) if between else NOTHING, links if careful else NOTHING])
-        )
-    return tag("header", tag("h1", text("cvrbench report")), facts(told), box)
-
-
-def _versions(parts: Sequence[DatasetReport], package: str) -> list[str]:
-    """Every version of a package that a run was made with."""
-    found = {version_of(package, run) for part in parts for _, run in part.runs()}
-    return sorted(version for version in found if version is not None) or ["(version unknown)"]
-
-
-def _contents(
-    parts: Sequence[DatasetReport],
-    idents: Sequence[str],
-    sweeps: Sequence[StudySummary],
-    *,
-    across: bool,
-) -> Html:
-    entries = []
-    for part, ident in zip(parts, idents, strict=True):
-        below = [_link(f"{ident}-{key}", title) for key, title in TITLES.items()]
-        entries.append(
-            tag("li", _link(ident, _name(part)), tag("ul", *(tag("li", one) for one in below)))
-        )
-    if across:
-        entries.append(tag("li", _link("across", ACROSS)))
-    if sweeps:
-        below = [_link(f"sweep-{n}", one.name) for n, one in enumerate(sweeps, 1)]
-        rest = tag("ul", *(tag("li", one) for one in below))
-        entries.append(tag("li", _link("sweeps", "Sweeps"), rest))
-    return tag("nav", tag("h2", text("Contents")), tag("ol", *entries), aria_label="Contents")
-
-
-def _name(part: DatasetReport) -> str:
-    """Name a dataset in the state that was tested."""
-    return f"{part.comparison.name} ({part.comparison.fingerprint[:6]})"
-
-
-def _link(ident: str, words: str) -> Html:
-    return tag("a", text(words), href=f"#{ident}")
-
-
-ACROSS = "Several tables together"
 TITLES = {
     "rows": "Test rows",
     "values": "Values",
@@ -143,75 +42,160 @@ TITLES = {
     "figures": "Figures",
     "runs": "Runs behind each row",
 }
-"""What there is of every dataset, in the order of reading."""
+"""Sections of every dataset, in reading order."""
+LEFT_OUT = ("seed", *NUMBER_FREE)
+"""Keys that a row's configuration leaves out: the table of runs has them, or no number does."""
 
 
-def _dataset(part: DatasetReport, ident: str, warnings: Sequence[str]) -> Html:
-    comparison = part.comparison
-    bodies = {
-        "rows": table(rows_grid(comparison), f"{ident}-rows-table"),
-        "values": join([table(part.values, f"{ident}-values-table"), *_undefined(part)]),
-        "differences": _differences(part, f"{ident}-differences-table"),
-        "transfer": _transfer(part, f"{ident}-transfer-table"),
-        "costs": table(part.costs, f"{ident}-costs-table"),
-        "more": _more(part, f"{ident}-more"),
-        "figures": _figures(part, f"{ident}-figure"),
-        "runs": behind(part, f"{ident}-runs-table"),
+def render(parts: Sequence[DatasetReport], sweeps: Sequence[StudySummary]) -> str:
+    """Return the whole page in ASCII, so that no reader needs to know an encoding."""
+    made_with = [f"{name} {_versions(parts, name)}" for name in ("cvrbench", "torch")]
+    page = (
+        templates()
+        .get_template("page.html.j2")
+        .render(
+            css=Markup(Path(__file__).with_name("page.css").read_text(encoding="utf-8")),
+            chapters=[_chapter(part, f"data-{n}") for n, part in enumerate(parts, 1)],
+            made_with=", ".join(made_with),
+            between=warnings_between(parts),
+            titles=TITLES,
+            across=across_figures(parts, "across"),
+            sweeps=[_sweep(summary, f"sweep-{n}") for n, summary in enumerate(sweeps, 1)],
+            n_sweeps=_count(len(sweeps), "sweep"),
+            budgets=budgets_grid(sweeps),
+        )
+    )
+    return page.encode("ascii", "xmlcharrefreplace").decode("ascii")
+
+
+def write(page: str, place: Path) -> None:
+    """Write a page, whole or not at all.
+
+    Raises:
+        StoreError: The folder is not writable.
+    """
+    with explain_write(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+    write_text(place, page)
+
+
+@cache
+def templates() -> Environment:
+    """Return the templates; they escape markup and control characters in every value."""
+    return Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_spell_out,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+
+
+def _spell_out(value: object) -> object:
+    """Spell out control characters of a plain text; markup was made of such texts."""
+    is_plain = isinstance(value, str) and not isinstance(value, Markup)
+    return escape_control(str(value)) if is_plain else value
+
+
+def _chapter(part: DatasetReport, ident: str) -> dict[str, Any]:
+    """Return what the template shows of one dataset."""
+    comparison, found = part.comparison, warnings_of(part)
+    differing = differing_settings(comparison)
+    return {
+        "part": part,
+        "ident": ident,
+        "dataset": comparison.dataset,
+        "name": f"{comparison.name} ({comparison.fingerprint[:6]})",
+        "n_rows": _count(len(comparison.variants), "row"),
+        "n_runs": _count(sum(1 for _ in part.runs()), "run"),
+        "warnings": found,
+        "n_warnings": _count(len(found), "warning"),
+        "rows_grid": rows_grid(comparison),
+        "undefined": list(_undefined(part)),
+        "verdict": part.tested and verdict_words(comparison, part.tested),
+        "transfer_verdict": part.transfer and verdict_words(comparison, part.transfer.gains),
+        "figures": compared_figures(part, f"{ident}-figure") if part.fits_a_page else [],
+        "rows": [_row(part, variant, differing[variant.label]) for variant in comparison.variants],
     }
-    sections = (
-        tag("section", tag("h3", text(TITLES[key])), body, id=f"{ident}-{key}")
-        for key, body in bodies.items()
+
+
+def _row(part: DatasetReport, variant: Variant, differing: list[str]) -> dict[str, Any]:
+    """Return what is behind one row: its runs, their commands, and what sets it apart."""
+    by_command: dict[str, list[int]] = {}
+    for run in variant.runs:
+        by_command.setdefault(str(run.environment.get("command") or ""), []).append(run.seed)
+    n, sweep = len(variant.runs), part.sweep_of(variant.label)
+    seeds = f"seed{'' if n == 1 else 's'} {seeds_words(variant)}"
+    return {
+        "summary": f"{variant.label}: {_count(n, 'run')}, {seeds}",
+        "grid": runs_grid(variant),
+        "commands": [{"command": one, "seeds": seeds} for one, seeds in by_command.items()],
+        "tuned": part.tuned.get(variant.label),
+        "overrides": ((sweep and sweep.chosen) or {}).get("overrides", []),
+        "differing": differing,
+        "configuration": "\n".join(_lines(variant.runs[0])),
+        "environment": _environment(variant.runs),
+    }
+
+
+def _sweep(summary: StudySummary, ident: str) -> dict[str, Any]:
+    """Return what the template shows of one sweep."""
+    chosen = summary.chosen
+    return {
+        "summary": summary,
+        "ident": ident,
+        "budget": budget_words(summary),
+        "overrides": summary.best_words() if chosen is None else chosen.get("overrides", []),
+        "figures": swept_figures(summary, ident),
+        "trials": trials_grid(summary),
+    }
+
+
+def runs_grid(variant: Variant) -> Grid:
+    """Return a row per run: how often it was tested and what it cost."""
+    headers = ("run", "seed", "test scored", "best epoch", "search (s)", "train (s)")
+    return Grid(
+        title=f"{variant.label}: runs",
+        headers=(*headers, "examples, searches included", "device", "threads"),
+        rows=tuple(
+            cells(
+                run.run_id,
+                str(run.seed),
+                str(run.test_scored),
+                f"{run.best_epoch:.2f}",
+                f"{run.seconds.get('search', 0):.1f}",
+                f"{run.seconds.get('train', 0):.1f}",
+                f"{examples_of(run):,}",
+                str(run.environment.get("device", "-")),
+                str(run.environment.get("threads", "-")),
+            )
+            for run in variant.runs
+        ),
+        caption="Examples: rows that gradients were computed on.",
     )
-    return tag(
-        "section",
-        tag("h2", text(f"{comparison.name} "), tag("small", text(comparison.fingerprint[:6]))),
-        _aside(bullets(warnings)) if warnings else NOTHING,
-        *sections,
-        id=ident,
-    )
 
 
-def _aside(body: Html) -> Html:
-    return tag("aside", tag("h3", text("Where the comparison is not fair")), body)
+def differing_settings(comparison: Comparison) -> dict[str, list[str]]:
+    """Return, per row, the settings in which it differs from another row that has them."""
+    settings = {v.label: dict(flat_settings(v.runs[0].config)) for v in comparison.variants}
+    values: dict[str, set[str]] = {}
+    for one in settings.values():
+        for key, value in one.items():
+            values.setdefault(key, set()).add(value)
+    return {
+        label: [
+            f"{key}={value}"
+            for key, value in one.items()
+            if len(values[key]) > 1 and key not in IGNORED and key != "model.kind"
+        ]
+        for label, one in settings.items()
+    }
 
 
-def _differences(part: DatasetReport, ident: str) -> Html:
-    grid, found = part.differences_grid, part.differences
-    if grid is None or found is None:
-        why = part.why_untested or ""
-        return paragraph(f"{why[:1].upper()}{why[1:]}.")
-    return join([paragraph(verdict_words(part.comparison, found)), table(grid, ident)])
-
-
-def _more(part: DatasetReport, ident: str) -> Html:
-    grids = [*part.beyond_auc, *part.more_differences]
-    return join([table(grid, f"{ident}-{number}") for number, grid in enumerate(grids, 1)])
-
-
-def _across(figures: Sequence[Html]) -> Html:
-    return tag("section", tag("h2", text(ACROSS)), *figures, id="across")
-
-
-def _figures(part: DatasetReport, ident: str) -> Html:
-    problems = [paragraph(f"Not all could be read: {problem}") for problem in part.problems]
-    if not part.fits_a_page:
-        n = len(part.comparison.variants)
-        words = f"No figures of {n} rows: choose some, as in cvrbench report model=mmoe,ncs."
-        return join([paragraph(words), *problems])
-    return join([*compared_figures(part, ident), *problems])
-
-
-def _transfer(part: DatasetReport, ident: str) -> Html:
-    if part.transfer is not None and (grid := part.transfer_grid) is not None:
-        words = verdict_words(part.comparison, part.transfer.gains)
-        return join([paragraph(words), table(grid, ident)])
-    if part.transfer is not None:
-        return paragraph("The baseline is the tasks alone: the differences above are the gains.")
-    return paragraph("No row single_task with two seeds in common to compare with.")
-
-
-def _undefined(part: DatasetReport) -> Iterator[Html]:
-    """Say why a value is missing; once, where it is missing in every run."""
+def _undefined(part: DatasetReport) -> Iterator[str]:
+    """Yield why values are missing; once, where a value is missing in every run."""
     runs = list(part.runs())
     missing: dict[tuple[str, str], list[tuple[str, int]]] = {}
     for variant, run in runs:
@@ -225,22 +209,41 @@ def _undefined(part: DatasetReport) -> Iterator[Html]:
             continue
         for label, seed in where:
             seeds.setdefault(f"{label}: no {metric} ({reason})", []).append(str(seed))
-    words = [f"No {', '.join(metrics)} ({reason})." for reason, metrics in everywhere.items()]
-    words += [f"{of}, seed {', '.join(found)}" for of, found in seeds.items()]
-    if words:
-        yield bullets(words)
+    for reason, metrics in everywhere.items():
+        yield f"No {', '.join(metrics)} ({reason})."
+    for of, found in seeds.items():
+        yield f"{of}, seed {', '.join(found)}"
+
+
+def _lines(run: RunRecord) -> Iterator[str]:
+    """Yield the configuration of a run as overrides."""
+    for group, option in sorted(run.choices.items()):
+        yield f"{group}={option}"
+    for key, value in flat_settings(run.config):
+        if key not in LEFT_OUT:
+            yield f"{key}={value}"
+
+
+def _environment(runs: Sequence[RunRecord]) -> str:
+    """Return every version and commit that the runs were made with."""
+    versions: dict[str, dict[str, None]] = {}
+    commits: dict[str, None] = {}
+    for run in runs:
+        found, git = run.environment.get("versions"), run.environment.get("git")
+        for package, version in (found if isinstance(found, Mapping) else {}).items():
+            versions.setdefault(str(package), {})[str(version)] = None
+        if isinstance(git, Mapping) and "commit" in git:
+            changed = " with changed files" if git.get("dirty") else ""
+            commits[f"source at commit {str(git['commit'])[:10]}{changed}"] = None
+    words = [f"{package} {' and '.join(found)}" for package, found in versions.items()]
+    return "; ".join([", ".join(words) or "The records tell no versions", *commits]) + "."
+
+
+def _versions(parts: Sequence[DatasetReport], package: str) -> str:
+    """Return every version of a package that a run was made with."""
+    found = {version_of(package, run) for part in parts for _, run in part.runs()}
+    return " and ".join(sorted(one for one in found if one is not None)) or "(version unknown)"
 
 
 def _count(n: int, thing: str) -> str:
     return f"{n} {thing}{'' if n == 1 else 's'}"
-
-
-def write(page: str, place: Path) -> None:
-    """Write a page, whole or not at all.
-
-    Raises:
-        StoreError: The folder is not writable.
-    """
-    with explain_write(place):
-        place.parent.mkdir(parents=True, exist_ok=True)
-    write_text(place, page)

@@ -46,8 +46,7 @@ def test_a_run_among_others_has_the_record_that_it_would_have_alone(quick, tmp_p
     for one, other in zip(alone, together, strict=True):
         assert not isinstance(other, BaseException), other
         assert one.run_id == other.run_id
-        # Alone it still trains both tasks' searches as one program.
-        assert one.environment["together"] == (2 if "model.together=false" in options else 1)
+        assert one.environment["together"] == 1
         assert other.environment["together"] == 3
         assert one.examples == other.examples
         assert one.best_step == other.best_step

@@ -118,7 +118,7 @@ def _tell(board: Path) -> None:
 
     say(now)
     watch(registry, "prepare", "data preparation")
-    watch(stages.Stages, "_fit", lambda *given: _stage(given[1][0][0].outside.stage))
+    watch(stages.Stages, "_fit", lambda *given: _stage(given[1].outside.stage))
     watch(under_way.UnderWay, "evaluate", "evaluation")
     watch(experiment._Cell, "_score", "evaluation")
     watch(experiment._Cell, "_save_weights", "record writing")

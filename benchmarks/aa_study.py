@@ -51,7 +51,7 @@ from cvrbench.evaluation import score, selection_score
 from cvrbench.objectives import build_objective
 from cvrbench.rng import derive, numpy_stream
 from cvrbench.spaces import spaces
-from cvrbench.stats.bootstrap import Resampling, auc_draws, percentile_interval
+from cvrbench.stats.bootstrap import Resampling, auc_draws
 from cvrbench.stats.difference import difference, paired_t, row_difference, wilcoxon
 from cvrbench.stats.influence import (
     Floats,
@@ -207,9 +207,11 @@ def verdicts(
     """Every test's finding, and every interval, of some seeds' differences `[seeds]`."""
     mean, spread, _ = t_interval(gains.tolist())
     one = row_difference(gains[0], row_variance(moves[0], labels))
-    both = difference(gains.tolist(), row_variance(moves.mean(axis=0), labels, groups))
-    once = difference(gains.tolist(), common_row_variance(moves, labels, groups))
-    low, high = percentile_interval(redrawn.mean(axis=0))
+    codes = np.unique(groups, return_inverse=True)[1]
+    of_users = np.array([np.bincount(codes, weights=seed) for seed in moves])
+    both = difference(gains.tolist(), row_variance(of_users.mean(axis=0)))
+    once = difference(gains.tolist(), common_row_variance(of_users))
+    low, high = np.nanquantile(redrawn.mean(axis=0), (0.025, 0.975))
     return {
         "mean": mean,
         "of_seeds": both.of_seeds,

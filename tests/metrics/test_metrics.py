@@ -233,12 +233,3 @@ def test_bad_input_is_refused() -> None:
             metric(labels, np.array([0.1, 0.2]))
     with pytest.raises(ValueError, match=r"outside \[0, 1\]"):
         metrics.log_loss(labels, np.array([0.1, 1.2, 0.3]))
-
-
-def test_hanley_mcneil_matches_the_spread_of_repeated_draws() -> None:
-    # Exponential scores, the model that its Q1 and Q2 are exact for.
-    rng = np.random.default_rng(5)
-    labels = np.repeat([1, 0], [60, 300]).astype(np.uint8)
-    draws = [metrics.auc(labels, rng.exponential(1 + 2 * labels)) for _ in range(3000)]
-    assert np.mean(draws) == pytest.approx(0.75, abs=0.003)
-    assert metrics.hanley_mcneil(0.75, 60, 300) == pytest.approx(np.std(draws), rel=0.06)

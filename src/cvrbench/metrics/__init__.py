@@ -205,18 +205,6 @@ def ece(labels: Labels, probabilities: Floats, bins: int = 15) -> float:
     return Classes.of(labels, probabilities).ece(bins)
 
 
-def hanley_mcneil(value: float, positives: int, negatives: int) -> float:
-    """Standard error of an AUC from the sampling of rows alone (Hanley and McNeil 1982).
-
-    It takes rows as independent and the scores as given, so it says nothing of the seed.
-    """
-    q1, q2 = value / (2 - value), 2 * value**2 / (1 + value)
-    variance = (
-        value * (1 - value) + (positives - 1) * (q1 - value**2) + (negatives - 1) * (q2 - value**2)
-    ) / (positives * negatives)
-    return math.sqrt(max(variance, 0.0))
-
-
 def _twice_above(values: Floats, others: Floats) -> int:
     """Twice the pairs in which the value is above the other, plus those that tie; both sorted.
 

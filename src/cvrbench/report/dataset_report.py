@@ -1,4 +1,4 @@
-"""What a report tells of one dataset: grouped, tested, tuned rows named, for every medium."""
+"""What a report tells of one dataset: values, differences, gains and costs, for every medium."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,10 +15,10 @@ from cvrbench.report.differences import (
     Differences,
     Method,
     Transfer,
+    Verdict,
     against,
     choose_baselines,
     transfer,
-    verdict_json,
 )
 from cvrbench.report.escape import escape_control, escape_formula
 from cvrbench.report.grids import (
@@ -38,6 +38,9 @@ from cvrbench.studies import StudySummary
 
 MOST_DRAWN = 40
 """Rows that figures on a page can show; of more a reader sees nothing, and waits for it."""
+MOST_PROBLEMS = 3
+"""Runs that are named; the rest is a number."""
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +53,7 @@ class DatasetReport:
     tuned: Mapping[str, Tuned | None]
     """Row -> the sweep that chose it."""
     sweeps: tuple[StudySummary, ...] = ()
-    """All of the results folder."""
+    """All sweeps of the results folder."""
     agreements: tuple[Agreement, ...] = ()
     learnings: tuple[Learning, ...] = ()
     calibrations: tuple[Calibration, ...] = ()
@@ -61,7 +64,7 @@ class DatasetReport:
 
     @property
     def fits_a_page(self) -> bool:
-        """Whether its figures do."""
+        """Whether a page can show its figures."""
         return len(self.comparison.variants) <= MOST_DRAWN
 
     @property
@@ -87,17 +90,17 @@ class DatasetReport:
     @property
     def more_differences(self) -> list[Grid]:
         """Log loss and GAUC against the baseline's, tests over seeds alone, and power."""
-        if self.tested is None:
+        tested = self.tested
+        if tested is None:
             return []
-        kinds = [
-            kind
-            for kind in ("logloss", "gauc")
-            if any(metric.endswith(f"_{kind}") for metric in self.tested.verdicts)
-        ]
         return [
-            *(difference_grid(self.comparison, self.tested, kind) for kind in kinds),
-            over_seeds_grid(self.comparison, self.tested),
-            power_grid(self.comparison, self.tested),
+            *(
+                difference_grid(self.comparison, tested, kind)
+                for kind in ("logloss", "gauc")
+                if any(metric.endswith(f"_{kind}") for metric in tested.verdicts)
+            ),
+            over_seeds_grid(self.comparison, tested),
+            power_grid(self.comparison, tested),
         ]
 
     @property
@@ -108,7 +111,7 @@ class DatasetReport:
 
     @property
     def why_untested(self) -> str | None:
-        """Say why there is no difference; None where there is one."""
+        """Why there is no difference; None where there is one."""
         if self.tested is not None:
             return None
         reason = self.untested or "no baseline, or no row with two of its seeds"
@@ -122,26 +125,19 @@ class DatasetReport:
         return transfer_grid(self.comparison, self.transfer)
 
     def grids(self, *, full: bool) -> list[Grid]:
-        """Values, differences, gains and costs, those that there are; `full`: the rest too."""
+        """Return values, differences, gains and costs, as far as they exist; `full`: the rest."""
         found = (self.values, self.differences_grid, self.transfer_grid, self.costs)
         main = [grid for grid in found if grid is not None]
         return [*main, *self.beyond_auc, *self.more_differences] if full else main
 
     def runs(self) -> Iterator[tuple[Variant, RunRecord]]:
-        """Give every run with its row."""
-        for variant in self.comparison.variants:
-            for run in variant.runs:
-                yield variant, run
+        """Yield every run with its row."""
+        return ((variant, run) for variant in self.comparison.variants for run in variant.runs)
 
     def sweep_of(self, label: str) -> StudySummary | None:
-        """Give the sweep that chose a row."""
+        """Return the sweep that chose a row."""
         one = self.tuned.get(label)
         return next((s for s in self.sweeps if one is not None and s.name == one.sweep), None)
-
-
-Found = TypeVar("Found")
-MOST_PROBLEMS = 3
-"""Runs that are named; of more there is a number."""
 
 
 def build(
@@ -160,10 +156,10 @@ def build(
         records: Finished runs.
         store: Where their predictions are.
         begun: Runs without a record.
-        sweeps: All of the results folder.
+        sweeps: All sweeps of the results folder.
         baseline: Row to compare with; None for a usual one.
         how: Margin and bootstrap draws; None for the usual.
-        on_read: Told of every run whose predictions are read.
+        on_read: Called for every run whose predictions are read.
 
     Raises:
         ConfigError: No comparison has the wanted baseline.
@@ -171,32 +167,12 @@ def build(
     comparisons = compare(records, begun)
     rows = choose_baselines(comparisons, baseline)
     return [
-        _part(comparison, row, store, sweeps, how or Method(), on_read)
+        _build(comparison, row, store, sweeps, how or Method(), on_read)
         for comparison, row in zip(comparisons, rows, strict=True)
     ]
 
 
-def with_curves(part: DatasetReport, store: ResultStore) -> DatasetReport:
-    """Read what only figures show; what cannot be read is said in `problems`."""
-    comparison, problems = part.comparison, list(part.problems)
-
-    def read(what: str, reader: Callable[[Comparison, ResultStore], list[Found]]) -> list[Found]:
-        try:
-            return reader(comparison, store)
-        except StoreError as problem:
-            problems.append(f"no {what} for {comparison.name}: {problem}")
-            return []
-
-    return replace(
-        part,
-        agreements=tuple(read("gradients", agreements)),
-        learnings=tuple(read("learning curves", learnings)),
-        calibrations=tuple(read("calibration", calibrations)),
-        problems=tuple(problems),
-    )
-
-
-def _part(
+def _build(
     comparison: Comparison,
     baseline: str | None,
     store: ResultStore,
@@ -205,21 +181,21 @@ def _part(
     on_read: Callable[[], None],
 ) -> DatasetReport:
     labels = {variant.label for variant in comparison.variants}
-    wanted = [row for row in (baseline, REFERENCE) if row is not None and row in labels]
-    problems: list[str] = []
+    wanted = dict.fromkeys(row for row in (baseline, REFERENCE) if row in labels)
+    unread: list[str] = []
     found = against(
         comparison,
-        list(dict.fromkeys(wanted)),
+        [*wanted],
         store,
         how,
         on_read=on_read,
-        on_problem=problems.append,
+        on_problem=unread.append,
     )
-    tested = any(any(one.verdicts.values()) for one in found.values())
-    problems = [f"left out of {comparison.name}'s differences: {one}" for one in sorted(problems)]
+    problems = [f"left out of {comparison.name}'s differences: {one}" for one in sorted(unread)]
     if len(problems) > MOST_PROBLEMS:
         more = len(problems) - MOST_PROBLEMS
         problems = [*problems[:MOST_PROBLEMS], f"and {more} more of {comparison.name}"]
+    tested = any(any(one.verdicts.values()) for one in found.values())
     return DatasetReport(
         comparison=comparison,
         differences=None if baseline is None else found.get(baseline),
@@ -231,8 +207,37 @@ def _part(
     )
 
 
+def with_curves(report: DatasetReport, store: ResultStore) -> DatasetReport:
+    """Read what only figures show; what cannot be read is named in `problems`."""
+    comparison, problems = report.comparison, list(report.problems)
+
+    def read(what: str, reader: Callable[[Comparison, ResultStore], list[Found]]) -> list[Found]:
+        try:
+            return reader(comparison, store)
+        except StoreError as problem:
+            problems.append(f"no {what} for {comparison.name}: {problem}")
+            return []
+
+    return replace(
+        report,
+        agreements=tuple(read("gradients", agreements)),
+        learnings=tuple(read("learning curves", learnings)),
+        calibrations=tuple(read("calibration", calibrations)),
+        problems=tuple(problems),
+    )
+
+
+def report_json(report: DatasetReport) -> dict[str, Any]:
+    """Return the plain form of all tables."""
+    return {
+        **comparison_json(report.comparison, report.differences),
+        "transfer": None if report.transfer is None else transfer_json(report.transfer),
+        "tuned": {label: one and one._asdict() for label, one in report.tuned.items()},
+    }
+
+
 def comparison_json(comparison: Comparison, found: Differences | None = None) -> dict[str, Any]:
-    """One dataset's comparison as plain values, with the differences where there are some."""
+    """Return one dataset's comparison as plain values, with the differences if there are some."""
     return {
         "dataset": comparison.dataset,
         "fingerprint": comparison.fingerprint,
@@ -250,22 +255,19 @@ def comparison_json(comparison: Comparison, found: Differences | None = None) ->
 
 
 def _variant_json(variant: Variant, found: Differences | None) -> dict[str, Any]:
-    metrics = {}
-    for metric in variant.runs[0].metrics["test"]:
-        estimate = variant.estimate(metric)
-        metrics[metric] = None if estimate is None else estimate._asdict()
-    differences = {
-        metric: verdict_json(verdict)
-        for metric, by_label in (found.verdicts if found is not None else {}).items()
-        if (verdict := by_label.get(variant.label)) is not None
-    }
+    estimates = {name: variant.estimate(name) for name in variant.runs[0].metrics["test"]}
+    verdicts = found.verdicts if found is not None else {}
     return {
         "strategy": variant.label,
         "settings": variant.settings,
-        "differences": differences,
+        "differences": {
+            metric: _verdict_json(by_label[variant.label])
+            for metric, by_label in verdicts.items()
+            if variant.label in by_label
+        },
         "seeds": [run.seed for run in variant.runs],
         "missing": [one._asdict() for one in variant.missing],
-        "metrics": metrics,
+        "metrics": {name: one and one._asdict() for name, one in estimates.items()},
         "parameters": variant.runs[0].parameters,
         "multiply_adds": variant.runs[0].multiply_adds,
         "seconds": variant.seconds,
@@ -274,12 +276,29 @@ def _variant_json(variant: Variant, found: Differences | None) -> dict[str, Any]
     }
 
 
+def _verdict_json(verdict: Verdict) -> dict[str, Any]:
+    """Return the plain form; the last two p are over seeds alone, the others with both doubts."""
+    d = verdict.difference
+    return {
+        "mean": d.mean,
+        "half_width": d.half_width,
+        "p": d.p,
+        "seeds": d.seeds,
+        "adjusted_p": verdict.adjusted_p,
+        "equivalence_p": verdict.equivalence_p,
+        "seed_variance": d.of_seeds,
+        "row_variance": d.of_rows,
+        "t_p": verdict.t_p,
+        "wilcoxon_p": verdict.wilcoxon_p,
+    }
+
+
 def transfer_json(found: Transfer) -> dict[str, Any]:
-    """Give the gains as plain values: `{"gain": {metric: {strategy: ...}}, ...}`."""
+    """Return the gains as plain values: `{"gain": {metric: {strategy: ...}}, ...}`."""
     return {
         "reference": REFERENCE,
         "gain": {
-            metric: {label: verdict_json(verdict) for label, verdict in verdicts.items()}
+            metric: {label: _verdict_json(verdict) for label, verdict in verdicts.items()}
             for metric, verdicts in found.gains.verdicts.items()
         },
         "mean_relative_gain": {
@@ -289,7 +308,7 @@ def transfer_json(found: Transfer) -> dict[str, Any]:
 
 
 def to_csv(compared: Sequence[tuple[Comparison, Differences | None]]) -> str:
-    """Write every metric of every row of every dataset, a line each; no name is a formula."""
+    """Return every metric of every row of every dataset, a line each; no name is a formula."""
     lines = []
     for comparison, found in compared:
         for variant in comparison.variants:
@@ -316,8 +335,10 @@ def to_csv(compared: Sequence[tuple[Comparison, Differences | None]]) -> str:
                 )
     frame = pl.DataFrame(lines, infer_schema_length=None)
     names = [name for name, kind in frame.schema.items() if kind == pl.String]
+
+    def escaped(text: str) -> str:
+        return escape_formula(escape_control(text))
+
     return frame.with_columns(
-        pl.col(names).map_elements(
-            lambda text: escape_formula(escape_control(text)), return_dtype=pl.String
-        )
+        pl.col(names).map_elements(escaped, return_dtype=pl.String)
     ).write_csv()

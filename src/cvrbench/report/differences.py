@@ -1,10 +1,21 @@
-"""Which differences to the baseline are real: paired over seeds, and over the same test rows."""
+"""Which differences to the baseline are real: paired over seeds, and over the same test rows.
+
+The tests are made from the predictions that every run keeps of its test rows. Gains over the tasks
+trained each by itself (`single_task`) are such differences too; a gain below 0 is negative
+transfer. Over the tasks they come together in
+
+    delta_m = 1/T sum over tasks t of  (AUC_t - AUC_t alone) / AUC_t alone
+
+(Maninis et al., CVPR 2019, eq. 4; the measure of LibMTL, Lin and Zhang, JMLR 2023), each task in
+its own space, with equal weight.
+"""
 
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,31 +35,49 @@ from cvrbench.stats.bootstrap import (
     gauc_draws,
     log_loss_draws,
 )
-from cvrbench.stats.difference import Difference, difference, equivalence, holm, paired_t, wilcoxon
+from cvrbench.stats.difference import (
+    Difference,
+    difference,
+    equivalence,
+    holm,
+    paired_t,
+    wilcoxon,
+)
 from cvrbench.stats.influence import (
     Floats,
     Labels,
     auc_influence,
     common_row_variance,
-    gauc_influence_of_groups,
+    gauc_influence,
     log_loss_influence,
     row_variance,
 )
 from cvrbench.stats.intervals import Estimate, t_interval
 from cvrbench.store import ResultStore
 
+KINDS = ("auc", "logloss", "gauc")
+"""Metrics whose differences are tested; what calibration loses, log loss shows."""
+ON_MARGIN = ("auc", "gauc")
+"""Kinds of metric that a margin of AUC is a margin of."""
+ROWS_AT_ONCE = 20_000_000
+"""Test rows that may be in memory together, some 100 bytes each; larger runs are read in turn."""
+USUAL_BASELINES = ("shared_bottom", "shared_embedding", "single_task")
+"""Baselines where the user names none, the first that is there."""
+REFERENCE = "single_task"
+"""The row that gains are taken over."""
+
 
 def predicted_spaces(run_id: str, tasks: Sequence[Task], frame: pl.DataFrame) -> list[Space]:
-    """Give every space of a run's predictions.
+    """Return every space of a run's predictions, checked.
 
     Args:
-        run_id: What an error names.
-        tasks: Of the run.
-        frame: As `ResultStore.predictions` reads it.
+        run_id: Named in errors.
+        tasks: Tasks of the run.
+        frame: Predictions as `ResultStore.predictions` reads them.
 
     Raises:
-        StoreError: A column is missing or holds what is no label or no probability, or there are
-            no rows.
+        StoreError: A column is missing or holds no labels or no probabilities, or there are no
+            rows.
     """
     labels = [f"label_{task.name}" for task in tasks]
     conditional = [f"p_{task.name}" for task in tasks]
@@ -68,21 +97,16 @@ def predicted_spaces(run_id: str, tasks: Sequence[Task], frame: pl.DataFrame) ->
     return list(spaces(tasks, arrays[0].astype(np.uint8, copy=False), *arrays[1:]))
 
 
-Codes = npt.NDArray[Any]
-KINDS = ("auc", "logloss", "gauc")
-"""Metrics whose differences are tested; what calibration loses, log loss shows."""
-
-
 class Rows(NamedTuple):
     """The test rows of one space."""
 
     digest: bytes
-    """Of labels and users: what two runs must have in common."""
+    """Hash of labels and users, which two runs must have in common."""
     labels: Labels
-    users: Codes | None
+    users: npt.NDArray[Any] | None
     """`[rows]`, numbered from 0; None where the data have no users."""
     redrawn: Resampling | None
-    """How they are redrawn; None where the variance is a formula's."""
+    """How the rows are redrawn; None where the variance is a formula's."""
 
 
 class Influence(NamedTuple):
@@ -95,23 +119,22 @@ class Influence(NamedTuple):
     rows: Rows
     influence: Floats
     """`[rows]`, or `[users]` where rows are drawn user by user."""
-
     draws: Floats
     """`[draws]`: the metric on redrawn rows; empty where the variance is a formula's."""
-
-    def variance(self, influence: Floats) -> float:
-        """Variance over redrawn rows or users of what is moved so, a mean of such as this."""
-        return row_variance(influence, self.strata)
 
     @property
     def strata(self) -> Labels | None:
         """Labels, where rows of either class are redrawn in their given number (DeLong)."""
         return self.rows.labels if self.kind == "auc" and self.rows.users is None else None
 
+    def gain_variance(self, other: "Influence") -> float:
+        """Variance, over redrawn rows or users, of this metric less another run's."""
+        return row_variance(self.influence - other.influence, self.strata)
+
 
 @dataclass
 class InfluenceReader:
-    """Reads runs that were tested on the same rows, each once; after the first, side by side."""
+    """Reads runs that were tested on the same rows; after the first, side by side."""
 
     tasks: Sequence[Task]
     draws: int = 0
@@ -120,54 +143,75 @@ class InfluenceReader:
     """Space -> its rows, as the first run had them."""
 
     def read(self, run: RunRecord, frame: pl.DataFrame) -> dict[str, Influence]:
-        """Give metric -> `Influence` of every tested metric that is defined.
+        """Return metric -> `Influence` for every tested metric that is defined.
 
         Args:
             run: A record.
-            frame: Its predictions on the test rows.
+            frame: The run's predictions on the test rows.
 
         Raises:
             StoreError: The predictions are not of the rows of the record, or of other rows than
                 those of the runs before.
         """
         groups = frame["group"].to_numpy() if "group" in frame.columns else None
-        moves = {}
+        found = {}
         for space in predicted_spaces(run.run_id, self.tasks, frame):
             rows = self._rows(space, groups, run)
             predicted = space.take(space.predicted).astype(np.float64)
-            order = np.argsort(predicted)  # once: AUC and GAUC both rank by it
             for kind in KINDS:
                 metric = f"{space.name}_{kind}"
                 value = run.metrics["test"].get(metric)
                 if value is not None:
-                    moved = _influence(kind, rows, predicted, order)
-                    drawn = _draws(kind, rows, predicted)
-                    moves[metric] = Influence(run.run_id, kind, value, rows, moved, drawn)
-        return moves
+                    moved = _influence(kind, rows, predicted)
+                    found[metric] = Influence(run.run_id, kind, value, rows, *moved)
+        return found
 
     def _rows(self, space: Space, groups: Labels | None, run: RunRecord) -> Rows:
-        """Give a space's rows; those of the run before where they are the same."""
+        """Return a space's rows: those of the run before where they are the same."""
         labels = space.take(space.label)
-        drawn = None if groups is None else space.take(groups)
+        own = None if groups is None else space.take(groups)
         digest = hashlib.blake2b(np.ascontiguousarray(labels).tobytes())
-        digest.update(b"" if drawn is None else np.ascontiguousarray(drawn).tobytes())
+        digest.update(b"" if own is None else np.ascontiguousarray(own).tobytes())
         known = self.known.get(space.name)
         if known is None:
-            users = None if drawn is None else _numbered(drawn)
+            users = None if own is None else _numbered(own)
             redrawn = None
             if self.draws:
                 redrawn = Resampling(rows=len(labels), groups=users, draws=self.draws)
             known = self.known[space.name] = Rows(digest.digest(), labels, users, redrawn)
-        elif known.digest != digest.digest():
-            raise StoreError(f"{run.run_id}: its predictions are not of the same test rows")
         defined = run.metrics["test"].get(f"{space.name}_auc") is not None
-        if defined and not 0 < known.labels.sum() < len(known.labels):
+        one_class = not 0 < known.labels.sum() < len(known.labels)
+        if known.digest != digest.digest() or (defined and one_class):
             raise StoreError(f"{run.run_id}: its predictions are not of the same test rows")
         return known
 
 
+def _numbered(users: Labels) -> npt.NDArray[Any]:
+    """Number users from 0, in 16 bits where they fit: these sort by counting."""
+    found, codes = np.unique(users, return_inverse=True)
+    return codes.astype(np.uint16 if len(found) <= 2**16 else np.int64)
+
+
+def _influence(kind: str, rows: Rows, predicted: Floats) -> tuple[Floats, Floats]:
+    """Return the influence of each row, or user, on one kind of metric, and its draws if wanted."""
+    labels, users = rows.labels, rows.users
+    draw: Callable[[Resampling], Floats]
+    if kind == "gauc":
+        if users is None:
+            raise StoreError("a record tells a GAUC, and its predictions have no users")
+        influence = gauc_influence(labels, predicted, users)
+        draw = partial(gauc_draws, labels, predicted, users)
+    else:
+        is_auc = kind == "auc"
+        influence = (auc_influence if is_auc else log_loss_influence)(labels, predicted)
+        if users is not None:
+            influence = np.bincount(users, weights=influence).astype(np.float64, copy=False)
+        draw = partial(auc_draws if is_auc else log_loss_draws, labels, predicted)
+    return influence, np.empty(0) if rows.redrawn is None else draw(rows.redrawn)
+
+
 def seeds_row_variance(pairs: Sequence[tuple[Influence, Influence]]) -> float:
-    """Give the variance over redrawn test rows of what the seeds' differences have in common.
+    """Variance over redrawn test rows of what the seeds' differences have in common.
 
     What rows do to one seed alone is in the seeds' spread already.
     """
@@ -179,53 +223,6 @@ def seeds_row_variance(pairs: Sequence[tuple[Influence, Influence]]) -> float:
         return common_draw_variance(drawn)
     gains = np.array([one.influence - other.influence for one, other in pairs])
     return common_row_variance(gains, first.strata)
-
-
-def _numbered(users: Labels) -> Codes:
-    """Number users from 0, in 16 bits where they fit: these sort by counting."""
-    found, codes = np.unique(users, return_inverse=True)
-    return codes.astype(np.uint16 if len(found) <= 2**16 else np.int64)
-
-
-def _influence(kind: str, rows: Rows, predicted: Floats, order: Codes) -> Floats:
-    """Give what each row moves, or each user's rows together where there are users."""
-    match kind:
-        case "auc":
-            moved = auc_influence(rows.labels, predicted, order)
-        case "logloss":
-            moved = log_loss_influence(rows.labels, predicted)
-        case _:
-            return gauc_influence_of_groups(rows.labels, predicted, _users(rows), order)
-    if rows.users is None:
-        return moved
-    return np.bincount(rows.users, weights=moved).astype(np.float64, copy=False)
-
-
-def _draws(kind: str, rows: Rows, predicted: Floats) -> Floats:
-    if rows.redrawn is None:
-        return np.empty(0)
-    match kind:
-        case "auc":
-            return auc_draws(rows.labels, predicted, rows.redrawn)
-        case "logloss":
-            return log_loss_draws(rows.labels, predicted, rows.redrawn)
-        case _:
-            return gauc_draws(rows.labels, predicted, _users(rows), rows.redrawn)
-
-
-def _users(rows: Rows) -> Codes:
-    """Give the users that a GAUC was computed by."""
-    if rows.users is None:
-        raise StoreError("a record tells a GAUC, and its predictions have no users")
-    return rows.users
-
-
-ON_MARGIN = ("auc", "gauc")
-"""Kinds of metric that a margin of AUC is a margin of."""
-ROWS_AT_ONCE = 20_000_000
-"""Test rows that may be in memory together, some 100 bytes each; larger runs are read in turn."""
-USUAL_BASELINES = ("shared_bottom", "shared_embedding", "single_task")
-"""What a table is held against where the user names nothing, the first that is there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,13 +241,13 @@ class Verdict:
 
     difference: Difference
     adjusted_p: float
-    """After Holm, over all variants of one metric."""
+    """p after Holm, over all variants of one metric."""
     equivalence_p: float | None
-    """Of a difference as large as the margin, after Holm; None where a margin says nothing."""
+    """p of a difference as large as the margin, after Holm; None of a metric without a margin."""
     t_p: float
-    """Of Student's paired test over seeds, which knows nothing of the test rows; not adjusted."""
+    """p of Student's paired test over seeds, which ignores the test rows; not adjusted."""
     wilcoxon_p: float
-    """Of the signed-rank test over seeds, likewise."""
+    """p of the signed-rank test over seeds, likewise."""
 
     @property
     def is_real(self) -> bool:
@@ -280,29 +277,12 @@ class Differences:
         return self.how.margin
 
     def of(self, metric: str, label: str) -> Verdict | None:
-        """Give a variant's verdict in one metric, if it has one."""
+        """Return a variant's verdict in one metric, if it has one."""
         return self.verdicts.get(metric, {}).get(label)
 
 
-def verdict_json(verdict: Verdict) -> dict[str, Any]:
-    """Give the plain form; `p` and `adjusted_p` are with both doubts, the last two with seeds'."""
-    d = verdict.difference
-    return {
-        "mean": d.mean,
-        "half_width": d.half_width,
-        "p": d.p,
-        "seeds": d.seeds,
-        "adjusted_p": verdict.adjusted_p,
-        "equivalence_p": verdict.equivalence_p,
-        "seed_variance": d.of_seeds,
-        "row_variance": d.of_rows,
-        "t_p": verdict.t_p,
-        "wilcoxon_p": verdict.wilcoxon_p,
-    }
-
-
 def choose_baselines(comparisons: Sequence[Comparison], wanted: str | None) -> list[str | None]:
-    """Give each comparison's baseline: the wanted row, else a usual one; None where it has none.
+    """Return each comparison's baseline: the wanted row, else a usual one; None where it has none.
 
     Raises:
         ConfigError: The wanted row is in no comparison.
@@ -334,14 +314,14 @@ def against(
         baselines: Labels of some of them.
         store: Where the predictions are.
         how: Margin and bootstrap draws; None for the usual.
-        on_read: Told of every run whose predictions are read.
-        on_problem: Told of every run whose predictions are missing, damaged, or of other rows; it
-            has no part in any difference.
+        on_read: Called for every run whose predictions are read.
+        on_problem: Called for every run whose predictions are missing, damaged, or of other rows;
+            it has no part in any difference.
     """
     how = how or Method()
     reader = InfluenceReader(comparison.tasks, how.draws)
 
-    def read(run: RunRecord) -> dict[str, Influence] | None:
+    def read(run: RunRecord) -> _Influences | None:
         on_read()
         try:
             return reader.read(run, store.predictions(run.run_id))
@@ -349,17 +329,17 @@ def against(
             on_problem(str(problem))
             return None
 
-    tested: dict[str, dict[tuple[str, str], _Tested]] = {label: {} for label in baselines}
+    tested: dict[str, _Verdicts] = {label: {} for label in baselines}
     n_rows = max(count["rows"] for count in comparison.counts.values())
     workers = max(1, min(os.cpu_count() or 1, ROWS_AT_ONCE // max(n_rows, 1)))
     for label, baseline, runs in _read_pairs(_pairs(comparison, baselines), read, workers):
-        found = _test(runs, how.margin)
-        tested[baseline] |= {(metric, label): one for metric, one in found.items()}
+        for metric, verdict in _test(runs, how.margin).items():
+            tested[baseline].setdefault(metric, {})[label] = verdict
     clustered = any(rows.users is not None for rows in reader.known.values())
     return {
         label: Differences(
             baseline=label,
-            verdicts=_verdicts(comparison, tested[label]),
+            verdicts=_adjusted(comparison, tested[label]),
             clustered=clustered,
             how=how,
         )
@@ -367,22 +347,12 @@ def against(
     }
 
 
+_Influences = dict[str, Influence]
+"""Metric -> influence."""
+_Verdicts = dict[str, dict[str, Verdict]]
+"""Metric -> variant -> verdict."""
 _Pairs = dict[str, dict[str, list[tuple[RunRecord, RunRecord]]]]
 """Variant -> baseline -> runs of one seed each."""
-
-
-class _Tested(NamedTuple):
-    """A difference before its neighbours are known."""
-
-    difference: Difference
-    equivalence_p: float | None
-    t_p: float
-    wilcoxon_p: float
-
-
-def tested_metrics(comparison: Comparison, kind: str) -> list[str]:
-    """Name the metrics of one kind that are tested, in the order of the spaces."""
-    return [f"{name}_{kind}" for name in comparison.counts]
 
 
 def _pairs(comparison: Comparison, baselines: Sequence[str]) -> _Pairs:
@@ -399,33 +369,31 @@ def _pairs(comparison: Comparison, baselines: Sequence[str]) -> _Pairs:
 
 
 def _read_pairs(
-    pairs: _Pairs, read: Callable[[RunRecord], dict[str, Influence] | None], workers: int
-) -> Iterator[tuple[str, str, list[tuple[dict[str, Influence], dict[str, Influence]]]]]:
-    """Give variant, baseline and what both moved; the baselines and two variants are kept."""
+    pairs: _Pairs, read: Callable[[RunRecord], _Influences | None], workers: int
+) -> Iterator[tuple[str, str, list[tuple[_Influences, _Influences]]]]:
+    """Yield variant, baseline and both influences; the baselines and two variants are kept."""
     sides = [both for of in pairs.values() for both in of.values()]
     bases = {base.run_id: base for both in sides for _, base in both}
-    known: dict[str, dict[str, Influence] | None] = {}
+    known: dict[str, _Influences | None] = {}
     while bases and not any(known.values()):  # all must have the rows of the first
         name, first = bases.popitem()
         known[name] = read(first)
     with ThreadPoolExecutor(workers) as pool:  # NumPy and polars let other threads run
 
-        def read_all(runs: Mapping[str, RunRecord]) -> dict[str, dict[str, Influence] | None]:
+        def read_all(runs: Mapping[str, RunRecord]) -> dict[str, _Influences | None]:
             return dict(zip(runs, pool.map(read, runs.values()), strict=True))
 
         known |= read_all(bases)
         for label, of in pairs.items():
             own = {run.run_id: run for both in of.values() for run, _ in both}
-            moves = known | read_all({name: own[name] for name in own if name not in known})
+            everything = known | read_all({name: own[name] for name in own if name not in known})
             for baseline, both in of.items():
-                found = [(moves[a.run_id], moves[b.run_id]) for a, b in both]
+                found = [(everything[a.run_id], everything[b.run_id]) for a, b in both]
                 yield label, baseline, [(a, b) for a, b in found if a is not None and b is not None]
 
 
-def _test(
-    runs: Sequence[tuple[Mapping[str, Influence], Mapping[str, Influence]]], margin: float
-) -> dict[str, _Tested]:
-    """Test every metric that two pairs or more have."""
+def _test(runs: Sequence[tuple[_Influences, _Influences]], margin: float) -> dict[str, Verdict]:
+    """Test every metric that two pairs or more have; no p is adjusted yet."""
     found = {}
     for metric in dict.fromkeys(metric for own, _ in runs for metric in own):
         pairs = [
@@ -435,40 +403,30 @@ def _test(
             continue
         per_seed = [one.value - other.value for one, other in pairs]
         result = difference(per_seed, seeds_row_variance(pairs))
-        found[metric] = _Tested(
-            result,
-            equivalence(result, margin) if pairs[0][0].kind in ON_MARGIN else None,
-            paired_t(per_seed),
-            wilcoxon(per_seed),
+        found[metric] = Verdict(
+            difference=result,
+            adjusted_p=result.p,
+            equivalence_p=equivalence(result, margin) if pairs[0][0].kind in ON_MARGIN else None,
+            t_p=paired_t(per_seed),
+            wilcoxon_p=wilcoxon(per_seed),
         )
     return found
 
 
-def _verdicts(
-    comparison: Comparison, tested: Mapping[tuple[str, str], _Tested]
-) -> dict[str, dict[str, Verdict]]:
-    """Adjust what was tested, metric by metric."""
+def _adjusted(comparison: Comparison, tested: _Verdicts) -> _Verdicts:
+    """Adjust the verdicts metric by metric (Holm); AUCs come first and are there if untested."""
     found = {}
-    for metric in (name for kind in KINDS for name in tested_metrics(comparison, kind)):
-        of = {label: one for (name, label), one in tested.items() if name == metric}
-        adjusted = holm([one.difference.p for one in of.values()])
+    for metric in (f"{name}_{kind}" for kind in KINDS for name in comparison.counts):
+        of = tested.get(metric, {})
+        adjusted = holm([one.adjusted_p for one in of.values()])
         margins = [one.equivalence_p for one in of.values() if one.equivalence_p is not None]
         within = holm(margins) if margins else [None] * len(of)
         if of or metric in comparison.auc_metrics:
             found[metric] = {
-                label: Verdict(
-                    difference=one.difference,
-                    adjusted_p=p,
-                    equivalence_p=equal,
-                    t_p=one.t_p,
-                    wilcoxon_p=one.wilcoxon_p,
-                )
+                label: replace(one, adjusted_p=p, equivalence_p=equal)
                 for (label, one), p, equal in zip(of.items(), adjusted, within, strict=True)
             }
     return found
-
-
-REFERENCE = "single_task"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -476,20 +434,17 @@ class Transfer:
     """The gains of a comparison's strategies over `REFERENCE`."""
 
     gains: Differences
-    """In the AUC of every space, with verdicts."""
+    """Gains in every space, with verdicts."""
     relative: Mapping[str, Estimate]
     """Variant -> delta_m over the seeds that it has in common with the reference."""
 
 
 def transfer(comparison: Comparison, gains: Differences | None) -> Transfer | None:
-    """Tell what sharing is worth.
+    """Return what sharing is worth; None where nothing could be tested.
 
     Args:
         comparison: All variants on one dataset.
         gains: Their differences to `REFERENCE`; None where there is no such row.
-
-    Returns:
-        None where nothing could be tested.
     """
     by_label = {variant.label: variant for variant in comparison.variants}
     alone = by_label.pop(REFERENCE, None)
@@ -509,11 +464,9 @@ def _relative_gains(comparison: Comparison, variant: Variant, alone: Variant) ->
     of_alone = {run.seed: run.metrics["test"] for run in alone.runs}
     found = []
     for run in variant.runs:
-        pairs = [
-            (run.metrics["test"].get(metric), of_alone.get(run.seed, {}).get(metric))
-            for metric in metrics
-        ]
-        gains = [(own - base) / base for own, base in pairs if own is not None and base]
+        base = of_alone.get(run.seed, {})
+        pairs = [(run.metrics["test"].get(metric), base.get(metric)) for metric in metrics]
+        gains = [(own - other) / other for own, other in pairs if own is not None and other]
         if len(gains) == len(metrics):
             found.append(sum(gains) / len(gains))
     return found

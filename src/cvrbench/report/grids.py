@@ -7,26 +7,27 @@ from scipy.stats import rankdata
 
 from cvrbench.evaluation import METRICS_INFO, describe_metric
 from cvrbench.report.comparison import Comparison, Missing, Variant
-from cvrbench.report.differences import REFERENCE, Differences, Transfer, Verdict, tested_metrics
+from cvrbench.report.differences import REFERENCE, Differences, Transfer, Verdict
 from cvrbench.report.studies import Tuned, tuned_words
-from cvrbench.report.tables import Cell, Grid, cells, interval, number
+from cvrbench.report.tables import Cell, Grid, cells, interval, number, p_value
 from cvrbench.stats.difference import smallest_wilcoxon_p
-from cvrbench.stats.intervals import Estimate
 from cvrbench.stats.power import detectable, rows_factor_needed, seeds_needed
 
 BEYOND_AUC = ("logloss", "gauc", "pcoc", "ece")
 """What else a space is judged by: kinds of `cvrbench.evaluation`."""
 REASON = 90
 """Letters of a reason that a caption shows."""
+OF_KIND = {"auc": "", "logloss": " in log loss", "gauc": " in GAUC"}
+MOST_SEEDS = 1000
+"""More are as good as no number."""
 
 
 def comparison_grid(comparison: Comparison) -> Grid:
     """All variants on one dataset: AUC of every space, mean over seeds and its interval."""
     metrics = comparison.auc_metrics
-    ranks = mean_ranks(comparison)
     usual = max(len(variant.runs) + len(variant.missing) for variant in comparison.variants)
     rows = []
-    for variant, rank in zip(comparison.variants, ranks, strict=True):
+    for variant, rank in zip(comparison.variants, mean_ranks(comparison), strict=True):
         values = [interval(variant.estimate(metric)) for metric in metrics]
         n = str(len(variant.runs))
         seeds = f"{n} of {len(variant.runs) + len(variant.missing)}" if variant.missing else n
@@ -36,33 +37,69 @@ def comparison_grid(comparison: Comparison) -> Grid:
     reachable = [comparison.best_reachable(metric) for metric in metrics]
     planted = any(value is not None for value in reachable)
     n_rows = max(count["rows"] for count in comparison.counts.values())
+    errors = [(metric, comparison.row_error(metric)) for metric in metrics]
+    blur = [f"{metric} ±{error:.4f}" for metric, error in errors if error is not None]
     return Grid(
         title=f"{comparison.name}: {n_rows:,} test rows",
         headers=("strategy", "seeds", *map(comparison.header, metrics), "rank"),
         rows=tuple(rows),
         last=cells("best reachable", "", *map(number, reachable), "") if planted else None,
-        caption=f"{_blur(comparison)}{_missing_words(comparison)}",
+        caption=(
+            "± is the 95 % interval of the mean over seeds (one seed has none). The test rows "
+            f"alone blur each value by {', '.join(blur)}. Rank: by AUC, mean over the tasks' "
+            f"own spaces.{_missing_words(comparison)}"
+        ),
     )
 
 
+def mean_ranks(comparison: Comparison) -> list[str]:
+    """Return every variant's place by AUC, 1 the best, as a mean over the tasks' own spaces."""
+    columns = []
+    for task in comparison.tasks:
+        estimates = [variant.estimate(f"{task.name}_auc") for variant in comparison.variants]
+        means = [-one.mean for one in estimates if one is not None]
+        if len(means) < len(estimates):
+            return ["-"] * len(comparison.variants)
+        columns.append(rankdata(means))
+    return [f"{sum(places) / len(places):.1f}" for places in zip(*columns, strict=True)]
+
+
+def _missing_words(comparison: Comparison) -> str:
+    """Name the missing runs and why they are missing; nothing where none is."""
+    missing = [(variant.label, variant.missing) for variant in comparison.variants]
+    missing += [(one.label, one.missing) for one in comparison.absent]
+    found = [words for row in missing for words in _reasons(*row)]
+    return f" Missing: {'; '.join(found)}." if found else ""
+
+
+def _reasons(label: str, missing: Sequence[Missing]) -> Iterator[str]:
+    """Yield `ncs seeds 3, 4 (not run)`, once per reason."""
+    seeds: dict[str, list[str]] = {}
+    for one in missing:
+        seeds.setdefault(one.reason, []).append(str(one.seed))
+    for reason, of in seeds.items():
+        cut = reason if len(reason) <= REASON else f"{reason[: REASON - 3]}..."
+        yield f"{label} seed{'' if len(of) == 1 else 's'} {', '.join(of)} ({cut})"
+
+
 def space_grids(comparison: Comparison) -> list[Grid]:
-    """Give a table per space of what else it is judged by, those metrics that any row has."""
+    """Return a table per space of what else it is judged by, those metrics that any row has."""
     found = []
     for name in comparison.counts:
-        kinds = [
-            kind
+        metrics = {
+            f"{name}_{kind}": METRICS_INFO[kind].label
             for kind in BEYOND_AUC
             if any(variant.estimate(f"{name}_{kind}") for variant in comparison.variants)
-        ]
-        if not kinds:
+        }
+        if not metrics:
             continue
-        described = [describe_metric(f"{name}_{kind}", comparison.tasks) for kind in kinds]
+        space = describe_metric(next(iter(metrics)), comparison.tasks).space
         found.append(
             Grid(
-                title=f"{comparison.name}: {name.upper()} beyond AUC ({described[0].space})",
-                headers=("strategy", *(METRICS_INFO[kind].label for kind in kinds)),
+                title=f"{comparison.name}: {name.upper()} beyond AUC ({space})",
+                headers=("strategy", *metrics.values()),
                 rows=tuple(
-                    cells(v.label, *(interval(v.estimate(f"{name}_{kind}")) for kind in kinds))
+                    cells(v.label, *(interval(v.estimate(metric)) for metric in metrics))
                     for v in comparison.variants
                 ),
                 caption=(
@@ -75,21 +112,17 @@ def space_grids(comparison: Comparison) -> list[Grid]:
 
 
 def rows_grid(comparison: Comparison) -> Grid:
-    """Give the test rows and positives of every space, the population in its header."""
-    names = list(comparison.counts)
-    spaces = [describe_metric(f"{name}_auc", comparison.tasks).space for name in names]
-    counts = [comparison.counts[name] for name in names]
-    errors = [comparison.row_error(f"{name}_auc") for name in names]
-    shares = [100 * c["positives"] / c["rows"] if c["rows"] else None for c in counts]
+    """Return the test rows and positives of every space, the population in its header."""
+    counts = comparison.counts
+    spaces = {n: describe_metric(f"{n}_auc", comparison.tasks).space for n in counts}
+    errors = [comparison.row_error(f"{name}_auc") for name in counts]
+    shares = [100 * c["positives"] / c["rows"] if c["rows"] else None for c in counts.values()]
     return Grid(
         title=f"{comparison.name}: what was tested",
-        headers=(
-            "in the test split",
-            *(f"{name.upper()} ({space})" for name, space in zip(names, spaces, strict=True)),
-        ),
+        headers=("in the test split", *(f"{n.upper()} ({space})" for n, space in spaces.items())),
         rows=(
-            cells("test rows", *(f"{count['rows']:,}" for count in counts)),
-            cells("positives", *(f"{count['positives']:,}" for count in counts)),
+            cells("test rows", *(f"{count['rows']:,}" for count in counts.values())),
+            cells("positives", *(f"{count['positives']:,}" for count in counts.values())),
             cells("positives (%)", *("-" if s is None else f"{s:.2f}" for s in shares)),
             cells("blur of an AUC", *("-" if e is None else f"±{e:.4f}" for e in errors)),
         ),
@@ -98,56 +131,12 @@ def rows_grid(comparison: Comparison) -> Grid:
     )
 
 
-def mean_ranks(comparison: Comparison) -> list[str]:
-    """Give every variant's place by AUC, 1 the best, as a mean over the tasks' own spaces."""
-    columns = []
-    for task in comparison.tasks:
-        estimates = [variant.estimate(f"{task.name}_auc") for variant in comparison.variants]
-        means = [None if one is None else -one.mean for one in estimates]
-        if any(mean is None for mean in means):
-            return ["-"] * len(comparison.variants)
-        columns.append(rankdata(means))
-    return [f"{sum(places) / len(places):.1f}" for places in zip(*columns, strict=True)]
-
-
-def _blur(comparison: Comparison) -> str:
-    """Say what the numbers after ± mean, and how far the test rows alone blur an AUC."""
-    errors = [
-        f"{metric} ±{error:.4f}"
-        for metric in comparison.auc_metrics
-        if (error := comparison.row_error(metric)) is not None
-    ]
-    return (
-        "± is the 95 % interval of the mean over seeds (one seed has none). The test rows alone "
-        f"blur each value by {', '.join(errors)}. Rank: by AUC, mean over the tasks' own spaces."
-    )
-
-
-def _missing_words(comparison: Comparison) -> str:
-    """Say which runs are missing and why; nothing where none is."""
-    told = [
-        *(words for v in comparison.variants for words in _reasons(v.label, v.missing)),
-        *(words for one in comparison.absent for words in _reasons(one.label, one.missing)),
-    ]
-    return f" Missing: {'; '.join(told)}." if told else ""
-
-
-def _reasons(label: str, missing: Sequence[Missing]) -> Iterator[str]:
-    """Say `ncs seeds 3, 4 (not run)`, once per reason."""
-    seeds: dict[str, list[str]] = {}
-    for one in missing:
-        seeds.setdefault(one.reason, []).append(str(one.seed))
-    for reason, of in seeds.items():
-        cut = reason if len(reason) <= REASON else f"{reason[: REASON - 3]}..."
-        yield f"{label} seed{'' if len(of) == 1 else 's'} {', '.join(of)} ({cut})"
-
-
 def cost_grid(comparison: Comparison, tuned: Mapping[str, Tuned | None]) -> Grid:
     """All variants: size, speed, and everything that was computed to get them.
 
     Args:
         comparison: The variants.
-        tuned: Row -> the sweep that chose it; None of a preset.
+        tuned: Row -> the sweep that chose it; None for a preset.
     """
     return Grid(
         title=f"{comparison.name}: what each row cost",
@@ -185,25 +174,14 @@ def _cost_row(variant: Variant, tuned: Tuned | None) -> tuple[Cell, ...]:
     )
 
 
-OF_KIND = {"auc": "", "logloss": " in log loss", "gauc": " in GAUC"}
-MOST_SEEDS = 1000
-"""More are as good as no number."""
-
-
 def difference_grid(comparison: Comparison, found: Differences, kind: str = "auc") -> Grid:
     """All variants less the baseline, in one kind of metric."""
-    metrics = [metric for metric in tested_metrics(comparison, kind) if metric in found.verdicts]
-    rows = []
-    for variant in comparison.variants:
-        if variant.label != found.baseline:
-            verdicts = [found.of(metric, variant.label) for metric in metrics]
-            rows.append((Cell(variant.label), *(verdict(v, found.margin) for v in verdicts)))
+    metrics = [f"{n}_{kind}" for n in comparison.counts if f"{n}_{kind}" in found.verdicts]
     drawn = "users, each with all of its rows" if found.clustered else "test rows"
     if found.how.draws:
         drawn += f" ({found.how.draws:,} bootstrap draws)"
-    better = " Less is better." if kind == "logloss" else ""
     within = (
-        ""
+        " Less is better."
         if kind == "logloss"
         else f" ={found.margin:g}: equivalent, shown at 5 % to be smaller than that either way "
         "(two one-sided tests, Holm)."
@@ -211,10 +189,17 @@ def difference_grid(comparison: Comparison, found: Differences, kind: str = "auc
     return Grid(
         title=f"{comparison.name}: difference to {found.baseline}{OF_KIND[kind]}",
         headers=("strategy", *map(comparison.header, metrics)),
-        rows=tuple(rows),
+        rows=tuple(
+            (
+                Cell(variant.label),
+                *(verdict(found.of(metric, variant.label), found.margin) for metric in metrics),
+            )
+            for variant in comparison.variants
+            if variant.label != found.baseline
+        ),
         caption=(
             f"± is the 95 % interval over seeds and over redrawn {drawn}; p is two-sided, adjusted "
-            f"(Holm) over the rows of its column. Bold: p below 0.05.{better}{within} A dash: "
+            f"(Holm) over the rows of its column. Bold: p below 0.05.{within} A dash: "
             "fewer than two seeds in common that have the metric."
         ),
     )
@@ -225,65 +210,83 @@ def verdict(found: Verdict | None, margin: float) -> Cell:
     if found is None:
         return Cell("-")
     d = found.difference
-    p = "p<0.001" if found.adjusted_p < 0.001 else f"p={found.adjusted_p:.3f}"
-    words = f"={margin:g}" if found.is_equivalent and not found.is_real else p
+    is_small = found.is_equivalent and not found.is_real
+    words = f"={margin:g}" if is_small else p_value(found.adjusted_p)
     mean = round(d.mean, 4) + 0.0  # no negative zero
     return Cell(f"{mean:+.4f} ± {d.half_width:.4f} {words}", strong=found.is_real)
 
 
+def transfer_grid(comparison: Comparison, found: Transfer) -> Grid:
+    """Return a row per strategy: its gain in every space, and delta_m."""
+    grid = difference_grid(comparison, found.gains)
+
+    def relative(label: str) -> Cell:
+        one = found.relative.get(label)
+        if one is None or one.half_width is None:
+            return Cell("-")
+        return Cell(f"{100 * one.mean:+.2f} ± {100 * one.half_width:.2f}")
+
+    return replace(
+        grid,
+        title=f"{comparison.name}: transfer: gain over {REFERENCE}",
+        headers=(*grid.headers, "mean gain (%)"),
+        rows=tuple((*row, relative(row[0].text)) for row in grid.rows),
+        caption=f"{grid.caption} Mean gain: relative, over the tasks' own AUC (delta_m); ± over "
+        "seeds.",
+    )
+
+
 def over_seeds_grid(comparison: Comparison, found: Differences) -> Grid:
-    """Give what tests say that know seeds alone, beside ours, for readers who look for them."""
+    """Return p by tests that ignore the test rows, beside ours, for readers who look for them."""
     seeds = max(v.difference.seeds for of in found.verdicts.values() for v in of.values())
-    return Grid(
-        title=f"{comparison.name}: p of the same differences by tests over seeds alone",
-        headers=_heads(comparison, found),
-        rows=_rows(comparison, found, _three),
-        caption=(
-            "Student's paired t / Wilcoxon's signed ranks / ours, none adjusted. The first two do "
-            "not know that other test rows could rank the models otherwise. With "
-            f"{seeds} seeds Wilcoxon's p cannot be below {smallest_wilcoxon_p(seeds):.3g}."
-        ),
+    return _tested_grid(
+        comparison,
+        found,
+        "p of the same differences by tests over seeds alone",
+        lambda v: f"{v.t_p:.3f} / {v.wilcoxon_p:.3f} / {v.difference.p:.3f}",
+        "Student's paired t / Wilcoxon's signed ranks / ours, none adjusted. The first two do "
+        "not know that other test rows could rank the models otherwise. With "
+        f"{seeds} seeds Wilcoxon's p cannot be below {smallest_wilcoxon_p(seeds):.3g}.",
     )
 
 
 def power_grid(comparison: Comparison, found: Differences) -> Grid:
-    """Give what could have been seen, and what it takes to see a difference of the margin."""
-    return Grid(
-        title=f"{comparison.name}: what it takes to see a difference of {found.margin:g}",
-        headers=_heads(comparison, found),
-        rows=_rows(comparison, found, lambda one: _power(one, found.margin)),
-        caption=(
-            "The smallest true difference to the baseline that these seeds and rows find with 80 % "
-            f"power at 5 % (two-sided, not adjusted); then what a difference of {found.margin:g} "
-            "takes: seeds on these test rows; where a thousand are not enough, these seeds on "
-            "so many times the test rows and positives; more of both where neither is enough."
-        ),
+    """Return what could have been seen, and what it takes to see a difference of the margin."""
+    return _tested_grid(
+        comparison,
+        found,
+        f"what it takes to see a difference of {found.margin:g}",
+        lambda v: _power(v, found.margin),
+        "The smallest true difference to the baseline that these seeds and rows find with 80 % "
+        f"power at 5 % (two-sided, not adjusted); then what a difference of {found.margin:g} "
+        "takes: seeds on these test rows; where a thousand are not enough, these seeds on "
+        "so many times the test rows and positives; more of both where neither is enough.",
     )
 
 
-def _tested(comparison: Comparison, found: Differences) -> list[str]:
-    return [metric for metric in comparison.auc_metrics if found.verdicts.get(metric)]
-
-
-def _heads(comparison: Comparison, found: Differences) -> tuple[str, ...]:
-    return ("strategy", *map(comparison.header, _tested(comparison, found)))
-
-
-def _rows(
-    comparison: Comparison, found: Differences, words: Callable[[Verdict], str]
-) -> tuple[tuple[Cell, ...], ...]:
-    """Give a row per variant that has a verdict; a dash where it has none."""
-    metrics = _tested(comparison, found)
-    rows = []
-    for variant in comparison.variants:
-        verdicts = [found.of(metric, variant.label) for metric in metrics]
-        if any(verdicts):
-            rows.append(cells(variant.label, *("-" if v is None else words(v) for v in verdicts)))
-    return tuple(rows)
-
-
-def _three(found: Verdict) -> str:
-    return f"{found.t_p:.3f} / {found.wilcoxon_p:.3f} / {found.difference.p:.3f}"
+def _tested_grid(
+    comparison: Comparison,
+    found: Differences,
+    title: str,
+    words: Callable[[Verdict], str],
+    caption: str,
+) -> Grid:
+    """Return a row per variant that has a verdict in an AUC; a dash where it has none."""
+    metrics = [metric for metric in comparison.auc_metrics if found.verdicts.get(metric)]
+    by_label = {
+        variant.label: [found.of(metric, variant.label) for metric in metrics]
+        for variant in comparison.variants
+    }
+    return Grid(
+        title=f"{comparison.name}: {title}",
+        headers=("strategy", *map(comparison.header, metrics)),
+        rows=tuple(
+            cells(label, *("-" if v is None else words(v) for v in verdicts))
+            for label, verdicts in by_label.items()
+            if any(verdicts)
+        ),
+        caption=caption,
+    )
 
 
 def _power(found: Verdict, margin: float) -> str:
@@ -296,24 +299,3 @@ def _power(found: Verdict, margin: float) -> str:
         return f"{smallest}; {seeds} seed{'' if seeds == 1 else 's'}"
     factor = rows_factor_needed(d, margin, d.seeds)
     return f"{smallest}; {'more of both' if factor is None else f'rows x {factor:.3g}'}"
-
-
-def transfer_grid(comparison: Comparison, found: Transfer) -> Grid:
-    """Give a row per strategy: its gain in every space, and delta_m."""
-    grid = difference_grid(comparison, found.gains)
-    rows = [(*row, Cell(_percent(found.relative.get(row[0].text)))) for row in grid.rows]
-    return replace(
-        grid,
-        title=f"{comparison.name}: transfer: gain over {REFERENCE}",
-        headers=(*grid.headers, "mean gain (%)"),
-        rows=tuple(rows),
-        caption=f"{grid.caption} Mean gain: relative, over the tasks' own AUC (delta_m); ± over "
-        "seeds.",
-    )
-
-
-def _percent(estimate: Estimate | None) -> str:
-    """`+0.52 ± 0.31`, or a dash."""
-    if estimate is None or estimate.half_width is None:
-        return "-"
-    return f"{100 * estimate.mean:+.2f} ± {100 * estimate.half_width:.2f}"

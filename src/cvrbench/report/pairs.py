@@ -142,8 +142,8 @@ def _same_rows(one: pl.DataFrame, other: pl.DataFrame) -> bool:
 
 
 def _test(one: Influence, other: Influence) -> tuple[RowDifference, bool]:
-    variance = one.variance(other.influence - one.influence)
-    return row_difference(other.value - one.value, variance), one.rows.users is not None
+    found = row_difference(other.value - one.value, other.gain_variance(one))
+    return found, one.rows.users is not None
 
 
 def _made_of(run: RunRecord) -> dict[str, Any]:

@@ -37,7 +37,7 @@ class Grid:
 
 
 def cells(*texts: str) -> tuple[Cell, ...]:
-    """Give a row of plain cells."""
+    """Return a row of plain cells."""
     return tuple(map(Cell, texts))
 
 
@@ -55,6 +55,11 @@ def interval(estimate: Estimate | None) -> str:
     return f"{estimate.mean:.4f} ± {estimate.half_width:.4f}"
 
 
+def p_value(p: float) -> str:
+    """`p=0.012`, or `p<0.001`."""
+    return "p<0.001" if p < 0.001 else f"p={p:.3f}"
+
+
 WHOLE = re.compile(r"\S+ ± \S+|\S+")
 """What no line break should part."""
 GAP = 2
@@ -68,41 +73,31 @@ def run_table(record: RunRecord) -> Table:
     tasks = tuple(Task(**task) for task in record.tasks)
     split = "test" if "test" in record.metrics else "valid"
     values = record.metrics[split]
-    planted = any(name.endswith("_best_auc") for name in values)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("space")
-    for header in ("rows", "positives", "valid AUC", f"{split} AUC"):
-        table.add_column(header, justify="right")
-    if planted:
-        table.add_column("best reachable", justify="right")
-        table.add_column("regret", justify="right")
-    for header in ("GAUC", "log loss", "PCOC"):
+    kinds = {"auc": f"{split} AUC"}
+    if any(name.endswith("_best_auc") for name in values):  # planted data
+        kinds |= {"best_auc": "best reachable", "regret": "regret"}
+    kinds |= {"gauc": "GAUC", "logloss": "log loss", "pcoc": "PCOC"}
+    table = Table("space", box=box.SIMPLE_HEAD, pad_edge=False)
+    for header in ("rows", "positives", "valid AUC", *kinds.values()):
         table.add_column(header, justify="right")
     for name, count in record.counts[split].items():
-        info = describe_metric(f"{name}_auc", tasks)
-        row = [
-            escape(f"{name.upper()} ({info.space})"),
+        table.add_row(
+            escape(f"{name.upper()} ({describe_metric(f'{name}_auc', tasks).space})"),
             f"{count['rows']:,}",
             f"{count['positives']:,}",
-        ]
-        row += [
             number(record.metrics["valid"].get(f"{name}_auc")),
-            number(values.get(f"{name}_auc")),
-        ]
-        if planted:
-            row += [number(values.get(f"{name}_{kind}")) for kind in ("best_auc", "regret")]
-        row += [number(values.get(f"{name}_{kind}")) for kind in ("gauc", "logloss", "pcoc")]
-        table.add_row(*row)
+            *(number(values.get(f"{name}_{kind}")) for kind in kinds),
+        )
     return table
 
 
 def grid_table(grid: Grid, width: int | None = None) -> Table:
-    """Draw a grid; no word of a header or of a number is cut at 80 columns.
+    """Draw a grid; no word of a header and no number is cut at 80 columns.
 
     Args:
         grid: The table.
-        width: Columns of the terminal, where it is known: labels are then broken into lines at
-            need, and `a ± b` only where there is no room for it.
+        width: Columns of the terminal, if known: labels are then broken into lines where they must
+            be, and `a ± b` only where there is no room for it.
     """
     table = Table(
         title=_shown(grid.title),
@@ -136,11 +131,10 @@ def grid_table(grid: Grid, width: int | None = None) -> Table:
 
 
 def _widths(grid: Grid) -> list[int]:
-    """Give the least width of every column in which no word and no `a ± b` is parted."""
+    """Return the least width of every column in which no word and no `a ± b` is parted."""
     found = []
     for place, header in enumerate(grid.headers):
-        texts = [row[place].text for row in grid.rows]
-        pieces = [piece for text in texts for piece in WHOLE.findall(text)]
+        pieces = [piece for row in grid.rows for piece in WHOLE.findall(row[place].text)]
         lines = header.split("\n") if "\n" in header else header.split()
         found.append(max(map(len, [*lines, *pieces]), default=0))
     return found
@@ -155,15 +149,9 @@ def _shown(text: str) -> str:
 
 
 LATEX_SPECIAL = str.maketrans(
-    {
+    {character: f"\\{character}" for character in "&%$#_{}"}
+    | {
         "\\": r"\textbackslash{}",
-        "&": r"\&",
-        "%": r"\%",
-        "$": r"\$",
-        "#": r"\#",
-        "_": r"\_",
-        "{": r"\{",
-        "}": r"\}",
         "~": r"\textasciitilde{}",
         "^": r"\textasciicircum{}",
         "<": r"$<$",
@@ -180,22 +168,20 @@ MARKDOWN_SPECIAL = str.maketrans(
 
 
 def to_markdown(grid: Grid) -> str:
-    """Write a grid as a heading, a table and its caption."""
+    """Return a grid as a heading, a table and its caption."""
 
     def plain(text: str) -> str:
         return escape_control(text).translate(MARKDOWN_SPECIAL)
 
-    def line(cells: Sequence[Cell]) -> str:
-        texts = [plain(cell.text) for cell in cells]
-        strong = [f"**{t}**" if c.strong else t for t, c in zip(texts, cells, strict=True)]
-        return f"| {' | '.join(strong)} |"
+    def line(row: Sequence[Cell]) -> str:
+        return f"| {' | '.join(f'**{plain(t)}**' if strong else plain(t) for t, strong in row)} |"
 
     rows = [*grid.rows, *([grid.last] if grid.last is not None else [])]
     return "\n".join(
         [
             f"### {plain(grid.title)}",
             "",
-            line([Cell(header) for header in grid.headers]),
+            line(cells(*grid.headers)),
             "|---|" + "---:|" * (len(grid.headers) - 1),
             *map(line, rows),
             "",
@@ -206,15 +192,17 @@ def to_markdown(grid: Grid) -> str:
 
 
 def to_latex(grid: Grid) -> str:
-    """Write a grid as a floating table; needs the package booktabs."""
+    """Return a grid as a floating table; needs the package booktabs."""
 
     def plain(text: str) -> str:
         return escape_control(text).translate(LATEX_SPECIAL)
 
-    def line(cells: Sequence[Cell]) -> str:
-        texts = [MINUS.sub("$-$", plain(cell.text)) for cell in cells]
-        strong = [rf"\textbf{{{t}}}" if c.strong else t for t, c in zip(texts, cells, strict=True)]
-        return " & ".join(strong) + r" \\"
+    def marked(cell: Cell) -> str:
+        text = MINUS.sub("$-$", plain(cell.text))
+        return rf"\textbf{{{text}}}" if cell.strong else text
+
+    def line(row: Sequence[Cell]) -> str:
+        return " & ".join(map(marked, row)) + r" \\"
 
     last = [] if grid.last is None else [r"\midrule", line(grid.last)]
     return "\n".join(
@@ -224,7 +212,7 @@ def to_latex(grid: Grid) -> str:
             rf"\caption{{{plain(f'{grid.title}. {grid.caption}')}}}",
             rf"\begin{{tabular}}{{l{'r' * (len(grid.headers) - 1)}}}",
             r"\toprule",
-            line([Cell(header) for header in grid.headers]),
+            line(cells(*grid.headers)),
             r"\midrule",
             *map(line, grid.rows),
             *last,

@@ -9,16 +9,12 @@ that the difference of two runs' draws is a draw of their difference.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from cvrbench.metrics import log_losses
 from cvrbench.rng import numpy_stream
-from cvrbench.stats.influence import Floats, Labels, Ranked, common_part
-
-Ints = npt.NDArray[np.int64]
+from cvrbench.stats.influence import Floats, Ints, Labels, Ranked, common_part
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -32,11 +28,7 @@ class Resampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be drawn.
-
-        Raises:
-            ValueError: There are no rows or draws, or not one code per row.
-        """
+        """Raise ValueError where there are no rows or draws, or not one code per row."""
         if self.rows < 1 or self.draws < 1:
             raise ValueError(f"{self.draws} draws of {self.rows} rows: both must be at least 1")
         if self.groups is not None and len(self.groups) != self.rows:
@@ -60,10 +52,10 @@ class Resampling:
         return np.bincount(drawn, minlength=self.n_clusters)
 
     def weights(self, order: Ints | None = None) -> Iterator[Ints]:
-        """Give draw after draw how often each row is in it, `[rows]`.
+        """Yield, draw after draw, how often each row is in it, `[rows]`.
 
         Args:
-            order: `[rows]`, the order of rows in which to say it; None for their own.
+            order: `[rows]`, the order of the rows in the result; None for their own.
         """
         cluster = self.clusters
         if order is not None:
@@ -112,7 +104,7 @@ def log_loss_draws(labels: Labels, probabilities: Floats, resampling: Resampling
 
 
 def common_draw_variance(draws: Floats) -> float:
-    """`influence.common_row_variance` by the bootstrap: what the seeds have in common.
+    """Variance of what the seeds have in common: `influence.common_row_variance` by the bootstrap.
 
     Args:
         draws: `[seeds, draws]` of one statistic, paired; at least two seeds. Draws in which one is
@@ -129,33 +121,8 @@ def common_draw_variance(draws: Floats) -> float:
     return common_part(of_mean, float(known.var(axis=1, ddof=1).mean()), seeds)
 
 
-class Interval(NamedTuple):
-    """Where a redrawn value lies between."""
-
-    low: float
-    high: float
-
-
-def percentile_interval(draws: Floats, confidence: float = 0.95) -> Interval:
-    """The middle of the draws (Efron and Tibshirani 1993, chapter 13); NaN draws are left out.
-
-    Args:
-        draws: `[draws]`, or the difference of two runs' paired draws.
-        confidence: The share of draws inside.
-
-    Raises:
-        ValueError: Every draw is NaN.
-    """
-    known = draws[~np.isnan(draws)]
-    if not len(known):
-        raise ValueError("no draw has a value: no redrawn sample has both classes")
-    outside = (1 - confidence) / 2
-    low, high = np.quantile(known, [outside, 1 - outside])
-    return Interval(float(low), float(high))
-
-
 def _draws(labels: Labels, ranked: Ranked, resampling: Resampling) -> Floats:
-    """GAUC over the groups of `ranked`; of one group it is its AUC."""
+    """GAUC over the groups of `ranked`, which is the AUC where there is one group."""
     _require_rows(labels, resampling)
     positive = (labels[ranked.order] == 1).astype(np.int64)
     values = np.empty(resampling.draws)

@@ -28,25 +28,23 @@ from cvrbench.stats.difference import Difference
 Floats = npt.NDArray[np.float64]
 
 POWER, LEVEL = 0.8, 0.05
+"""Chance to find the difference that all answers are for, and two-sided level of the test."""
 MOST_SEEDS = 2**40
 ROWS_FACTORS = 2.0 ** (np.arange(81) / 2)
 
 
-def power(
-    size: float, *, of_seeds: float, of_rows: float, seeds: int, level: float = LEVEL
-) -> float:
-    """Chance that the test finds a true difference at a two-sided level.
+def power(size: float, *, of_seeds: float, of_rows: float, seeds: int) -> float:
+    """Chance that the test finds a true difference.
 
     Args:
         size: The true difference.
         of_seeds: Variance of one seed's difference.
         of_rows: Variance over redrawn test rows.
-        seeds: How many, at least 2.
-        level: Of the test.
+        seeds: Number of seeds, at least 2.
     """
     if of_seeds / seeds + of_rows == 0:
         return 1.0 if size else 0.0
-    return float(_design(of_seeds, np.array([of_rows]), seeds, level).power(size)[0])
+    return float(_design(of_seeds, np.array([of_rows]), seeds).power(size)[0])
 
 
 class _Design(NamedTuple):
@@ -57,39 +55,34 @@ class _Design(NamedTuple):
     reach: Floats
     """The test's threshold at every drawn estimate of the seeds' variance, `[k, m]`."""
     weights: Floats
-    """Of the draws, `[k]`."""
+    """Weights of the draws, `[k]`."""
 
     def power(self, size: float) -> Floats:
-        """Give the chances to find a true difference of this size, `[m]`."""
+        """Return the chances to find a true difference of this size, `[m]`."""
         above, below = (size - self.reach) / self.error, (-size - self.reach) / self.error
         found: Floats = self.weights @ (ndtr(above) + ndtr(below))
         return found
 
 
-def _design(of_seeds: float, of_rows: Floats, seeds: int, level: float) -> _Design:
-    """Give the design at several variances from the rows, `[m]`, where some doubt is left."""
+def _design(of_seeds: float, of_rows: Floats, seeds: int) -> _Design:
+    """Return the design at several variances from the rows, `[m]`, where some doubt is left."""
     drawn = mixture.draws(seeds - 1)
     of_mean = of_seeds / seeds * drawn.ratios[:, None]
-    reach = mixture.reaches(level, estimated=of_mean, freedom=seeds - 1, known=of_rows)
+    reach = mixture.reaches(LEVEL, estimated=of_mean, freedom=seeds - 1, known=of_rows)
     return _Design(np.sqrt(of_seeds / seeds + of_rows), reach, drawn.weights)
 
 
-def detectable(difference: Difference, *, target: float = POWER, level: float = LEVEL) -> float:
-    """The smallest true difference that the present seeds and rows find with the target's power.
+def detectable(difference: Difference) -> float:
+    """Return the smallest true difference that the present seeds and rows find with `POWER`.
 
-    Args:
-        difference: A mean difference with its doubts; its mean has no say.
-        target: The chance to find it, above `level`.
-        level: Of the two-sided test.
+    Only the doubts of the given difference count, not its mean.
     """
     if difference.error == 0:
         return 0.0
-
-    rows = np.array([difference.of_rows])
-    design = _design(difference.of_seeds, rows, difference.seeds, level)
+    design = _design(difference.of_seeds, np.array([difference.of_rows]), difference.seeds)
 
     def lack(size: float) -> float:
-        return float(design.power(size)[0]) - target
+        return float(design.power(size)[0]) - POWER
 
     high = difference.error
     while lack(high) < 0:
@@ -97,19 +90,15 @@ def detectable(difference: Difference, *, target: float = POWER, level: float = 
     return float(brentq(lack, 0.0, high))
 
 
-def seeds_needed(
-    difference: Difference, size: float, *, target: float = POWER, level: float = LEVEL
-) -> int | None:
-    """How many seeds find a true difference of `size` on the same test rows.
+def seeds_needed(difference: Difference, size: float) -> int | None:
+    """Return how many seeds find a true difference of `size` on the same test rows.
 
-    The rows' variance is taken to stay. Of a `row_variance` of the mean influence a part would fall
-    with more seeds, so that the answer errs on the high side; of a `common_row_variance` none.
+    The rows' variance is taken to stay. A part of a `row_variance` of the mean influence would fall
+    with more seeds, so that the answer errs on the high side; no part of a `common_row_variance`.
 
     Args:
-        difference: A mean difference with its doubts; its mean has no say.
+        difference: A mean difference with its doubts; its mean does not count.
         size: The true difference, not 0.
-        target: The chance to find it, above `level`.
-        level: Of the two-sided test.
 
     Returns:
         At least 2; None where the rows alone blur so much that no number of seeds is enough.
@@ -118,40 +107,34 @@ def seeds_needed(
         ValueError: The size is 0.
     """
     _require_size(size)
-    rows = difference.of_rows
-    if power(size, of_seeds=0.0, of_rows=rows, seeds=2, level=level) <= target:
+
+    def is_enough(seeds: int) -> bool:
+        found = power(size, of_seeds=difference.of_seeds, of_rows=difference.of_rows, seeds=seeds)
+        return found >= POWER
+
+    if power(size, of_seeds=0.0, of_rows=difference.of_rows, seeds=2) <= POWER:
         return None
     low, high = 1, 2
-    while _power_of(difference, size, seeds=high, level=level) < target:
+    while not is_enough(high):
         low, high = high, 2 * high
         if high > MOST_SEEDS:
             return None
     while high - low > 1:
         middle = (low + high) // 2
-        enough = _power_of(difference, size, seeds=middle, level=level) >= target
-        low, high = (low, middle) if enough else (middle, high)
+        low, high = (low, middle) if is_enough(middle) else (middle, high)
     return high
 
 
-def rows_factor_needed(
-    difference: Difference,
-    size: float,
-    seeds: int | None = None,
-    *,
-    target: float = POWER,
-    level: float = LEVEL,
-) -> float | None:
-    """By how much the test rows, positives included, must multiply to find a difference of `size`.
+def rows_factor_needed(difference: Difference, size: float, seeds: int) -> float | None:
+    """Return the factor of test rows, positives included, that finds a difference of `size`.
 
     The rows' variance is that of a mean, and falls as 1 over their number. What rows do to one seed
     alone would fall too, but counts as the seeds' here, so that the answer errs on the high side.
 
     Args:
-        difference: A mean difference with its doubts; its mean has no say.
+        difference: A mean difference with its doubts; its mean does not count.
         size: The true difference, not 0.
-        seeds: How many; None for the present number.
-        target: The chance to find it, above `level`.
-        level: Of the two-sided test.
+        seeds: Number of seeds.
 
     Returns:
         1 where the present rows are enough; None where the seeds alone blur so much that no number
@@ -161,40 +144,21 @@ def rows_factor_needed(
         ValueError: The size is 0.
     """
     _require_size(size)
+    of_seeds, of_rows = difference.of_seeds, difference.of_rows
 
     def lack(factor: float) -> float:
-        found = _power_of(difference, size, seeds=seeds, rows_factor=factor, level=level)
-        return found - target
+        return power(size, of_seeds=of_seeds, of_rows=of_rows / factor, seeds=seeds) - POWER
 
-    # Power need not rise with rows all the way: where rows and seeds blur alike the test is at its
-    # most careful. So no bisection over the whole range.
     if difference.error == 0:
         return 1.0
-    n = difference.seeds if seeds is None else seeds
-    rows = difference.of_rows / ROWS_FACTORS
-    found = _design(difference.of_seeds, rows, n, level).power(size)
-    enough = np.flatnonzero(found >= target)
+    # Power need not rise with rows all the way: where rows and seeds blur alike the test is at its
+    # most careful. So no bisection over the whole range.
+    found = _design(of_seeds, of_rows / ROWS_FACTORS, seeds).power(size)
+    enough = np.flatnonzero(found >= POWER)
     if not len(enough):
         return None
     first = int(enough[0])
     return 1.0 if first == 0 else float(brentq(lack, *ROWS_FACTORS[first - 1 : first + 1]))
-
-
-def _power_of(
-    difference: Difference,
-    size: float,
-    *,
-    seeds: int | None = None,
-    rows_factor: float = 1.0,
-    level: float,
-) -> float:
-    return power(
-        size,
-        of_seeds=difference.of_seeds,
-        of_rows=difference.of_rows / rows_factor,
-        seeds=difference.seeds if seeds is None else seeds,
-        level=level,
-    )
 
 
 def _require_size(size: float) -> None:

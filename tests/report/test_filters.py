@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cvrbench.errors import ConfigError
-from cvrbench.report.comparison import read_filters
+from cvrbench.report.comparison import Filters
 from cvrbench.store import Unfinished
 from tests.report.made_up_studies import searched
 from tests.report.test_frames import run
@@ -19,7 +19,7 @@ RUNS = [
 
 
 def kept(*words):
-    return [(r.dataset, r.model, r.seed) for r in read_filters(words).records(RUNS)]
+    return [(r.dataset, r.model, r.seed) for r in Filters.parse(words).records(RUNS)]
 
 
 def test_every_key_must_fit_and_any_of_its_values_may():
@@ -35,7 +35,7 @@ def test_a_key_of_the_configuration_is_read_as_the_command_line_writes_it():
     config = {"model": {"kind": "ncs", "hidden": [64, 32], "search": None, "rewind": True}}
     one = run("ncs", 0, 0.7, config=config)
     for word in ("model.rewind=true", "model.search=null", "model.hidden=[64,32]"):
-        assert read_filters([word]).records([one, RUNS[0]]) == [one]
+        assert Filters.parse([word]).records([one, RUNS[0]]) == [one]
 
 
 @pytest.mark.parametrize(
@@ -54,14 +54,14 @@ def test_what_no_run_has_is_a_slip_and_is_named(word, said):
 
 def test_one_key_twice_is_refused():
     with pytest.raises(ConfigError, match="model=A,B"):
-        read_filters(["model=mmoe", "model=ple"])
+        Filters.parse(["model=mmoe", "model=ple"])
 
 
 def test_unfinished_runs_and_sweeps_are_kept_by_what_they_tell():
     choices = {"dataset": "census", "model": "ple"}
     begun = Unfinished(folder=Path("x"), config={"seed": 1}, choices=choices, failure=None)
-    assert read_filters(["dataset=census", "seed=1"]).begun([begun]) == [begun]
-    assert read_filters(["dataset=census", "seed=0"]).begun([begun]) == []
+    assert Filters.parse(["dataset=census", "seed=1"]).begun([begun]) == [begun]
+    assert Filters.parse(["dataset=census", "seed=0"]).begun([begun]) == []
     sweep = searched()
-    assert read_filters([f"dataset={sweep.dataset}", "seed=1"]).sweeps([sweep]) == [sweep]
-    assert read_filters(["dataset=other"]).sweeps([sweep]) == []
+    assert Filters.parse([f"dataset={sweep.dataset}", "seed=1"]).sweeps([sweep]) == [sweep]
+    assert Filters.parse(["dataset=other"]).sweeps([sweep]) == []

@@ -109,7 +109,7 @@ def report(
     no_html: NoHtml = False,
 ) -> None:
     """Compare all finished runs: per dataset the values, and which differences are real."""
-    from cvrbench.report.comparison import read_filters
+    from cvrbench.report.comparison import Filters
     from cvrbench.report.dataset_report import with_curves
     from cvrbench.report.differences import Method
     from cvrbench.store import ResultStore
@@ -117,7 +117,7 @@ def report(
     if 0 < bootstrap < LEAST_DRAWS:
         raise ConfigError(f"--bootstrap {bootstrap}: take at least {LEAST_DRAWS} draws, or 0")
     results_dir = _folder(words or [])
-    filters = read_filters(word for word in words or [] if "=" in word)
+    filters = Filters.parse(word for word in words or [] if "=" in word)
     store = ResultStore(results_dir)
     layout = Format.json if as_json else layout
     _refuse_html(html, layout, no_html=no_html)

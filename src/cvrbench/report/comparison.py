@@ -23,116 +23,21 @@ from cvrbench.stats.intervals import Estimate, auc_standard_error, t_interval
 from cvrbench.store import Unfinished
 from cvrbench.studies import StudySummary
 
-
-def flat_settings(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Flatten a configuration in the grammar of overrides: `("model.density", "0.2")`."""
-    for key, value in leaves(config).items():
-        if not isinstance(value, Mapping):  # an empty group, which no override can say
-            yield key, _override(value)
-
-
-def _override(value: Any) -> str:
-    if isinstance(value, list):
-        return f"[{','.join(map(_override, value))}]"
-    if value is None:
-        return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
+IGNORED = ("seed", "dataset", *NUMBER_FREE, *SCARCITY)
+"""Config keys that do not make two runs of one strategy different variants; runs are grouped by
+`SCARCITY` before."""
+ORDER = ("single_task", "shared_embedding", "shared_bottom", "omoe", "mmoe", "cgc", "ple", "ncs")
+"""Strategies as they share more and more; others stand below them."""
 OUTSIDE_BRACKETS = re.compile(r",(?![^\[]*\])")
 """Commas between values, not those within a list such as [128,64]."""
 USUAL = " Usual ones are dataset, model, seed, and keys as `cvrbench config` prints them."
-
-
-@dataclass(frozen=True)
-class Filters:
-    """Keys, each with the values that a run may have there."""
-
-    wanted: Mapping[str, tuple[str, ...]]
-
-    def records(self, records: Sequence[RunRecord]) -> list[RunRecord]:
-        """Keep the runs that have all that is wanted.
-
-        Raises:
-            ConfigError: A key or a value is met in no run at all, so that it is a slip.
-        """
-        told = [_told_by_record(record) for record in records]
-        if told:
-            self._refuse_unmet(told)
-        return [r for r, of in zip(records, told, strict=True) if self._fit(of.get)]
-
-    def begun(self, begun: Iterable[Unfinished]) -> list[Unfinished]:
-        """Keep the unfinished runs that have all that is wanted; what they lack is no reason."""
-        return [one for one in begun if self._fit(_told_by_config(one.choices, one.config).get)]
-
-    def sweeps(self, summaries: Iterable[StudySummary]) -> list[StudySummary]:
-        """Keep the sweeps on the wanted data with the wanted models; other keys are runs'."""
-        return [
-            one
-            for one in summaries
-            if one.dataset in self.wanted.get("dataset", (one.dataset,))
-            and one.fingerprint in self.wanted.get("fingerprint", (one.fingerprint,))
-            and one.model in self.wanted.get("model", (one.model,))
-        ]
-
-    def _fit(self, told: Callable[[str], str | None]) -> bool:
-        return all(told(key) in values for key, values in self.wanted.items())
-
-    def _refuse_unmet(self, told: Sequence[Mapping[str, str]]) -> None:
-        for key, values in self.wanted.items():
-            met = {one[key] for one in told if key in one}
-            if not met:
-                near = did_you_mean(key, sorted({name for one in told for name in one}))
-                raise ConfigError(f"{key}: no run has such a key.{near or USUAL}")
-            for value in values:
-                if value not in met:
-                    raise ConfigError(f"{key}={value}: no run has it; there are {_some(met)}")
-
-
-def read_filters(words: Iterable[str]) -> Filters:
-    """Read `KEY=VALUE[,VALUE...]`.
-
-    Raises:
-        ConfigError: A word is not of this form, or a key comes twice.
-    """
-    wanted: dict[str, tuple[str, ...]] = {}
-    for word in words:
-        key, equals, values = word.partition("=")
-        if not (key and equals and values):
-            raise ConfigError(f"{word!r} is no filter: KEY=VALUE, or KEY=VALUE,VALUE")
-        if key in wanted:
-            raise ConfigError(f"{key} is filtered twice; give both values at once: {key}=A,B")
-        wanted[key] = tuple(OUTSIDE_BRACKETS.split(values))
-    return Filters(wanted)
-
-
-def _told_by_record(record: RunRecord) -> dict[str, str]:
-    named = {
-        "dataset": record.dataset,
-        "fingerprint": record.fingerprint,
-        "model": record.model,
-        "seed": str(record.seed),
-    }
-    return {**_told_by_config(record.choices, record.config), **named}
-
-
-def _told_by_config(choices: Mapping[str, str], config: Mapping[str, Any]) -> dict[str, str]:
-    return {**dict(flat_settings(config)), **choices}
-
-
-def _some(values: Iterable[str], most: int = 8) -> str:
-    ordered = sorted(values)
-    more = f" and {len(ordered) - most} more" if len(ordered) > most else ""
-    return f"{', '.join(ordered[:most])}{more}"
-
-
-IGNORED = ("seed", "dataset", *NUMBER_FREE, *SCARCITY)
-"""Config keys that do not make two runs of one strategy different variants; by the last runs are
-grouped before."""
+FEWEST_RANKED = 3
+"""Strategies: two are compared by a test of their difference."""
+MEAN = "mean AUC of the tasks"
 
 
 class Missing(NamedTuple):
-    """A run that there should be, and is not."""
+    """An expected run that does not exist."""
 
     seed: int
     reason: str
@@ -155,9 +60,9 @@ class Variant:
 
     @property
     def settings(self) -> str:
-        """A hash of all but the seed: it stays where the label changes with its neighbours."""
+        """A hash of all but the seed, which stays where the label changes with its neighbours."""
         run = self.runs[0]
-        text = json.dumps([run.model, _decisive(run.config)], sort_keys=True)
+        text = json.dumps([run.model, _settings(run.config)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:10]
 
     def estimate(self, metric: str, split: str = "test") -> Estimate | None:
@@ -173,7 +78,7 @@ class Variant:
         return self.seconds_of("search") + self.seconds_of("train")
 
     def seconds_of(self, stage: str) -> float:
-        """Mean time of `search` or `train`; of a record that does not tell, none."""
+        """Mean time of `search` or `train`; 0 for a record without it."""
         return fmean(run.seconds.get(stage, 0.0) for run in self.runs)
 
     @property
@@ -188,7 +93,7 @@ class Variant:
 
 
 class Absent(NamedTuple):
-    """A row of which no run was finished."""
+    """A row without a finished run."""
 
     label: str
     missing: tuple[Missing, ...]
@@ -202,24 +107,24 @@ class Comparison:
     fingerprint: str
     tasks: tuple[Task, ...]
     counts: dict[str, dict[str, int]]
-    """Of the test split: task or joint -> rows and positives."""
+    """Test split: task or joint -> rows and positives."""
     variants: tuple[Variant, ...]
     absent: tuple[Absent, ...] = ()
     label_share: float = 1.0
     """Share of one task's labels that was learnt from (`protocol.label_share`)."""
     scarce_task: str | None = None
-    """Whose labels these were; None where all were learnt from."""
+    """Task of these labels; None where all were learnt from."""
 
     @property
     def name(self) -> str:
-        """The dataset, and how many of its labels were learnt from where not all were."""
+        """The dataset, and the share of labels that was learnt from where not all were."""
         if self.scarce_task is None:
             return self.dataset
         return f"{self.dataset} with {100 * self.label_share:g} % of {self.scarce_task} labels"
 
     @property
     def slug(self) -> str:
-        """The same for the name of a file: `kuairand-0a04eb` or `kuairand-0a04eb-cvr-0.03`."""
+        """The same as part of a file name: `kuairand-0a04eb` or `kuairand-0a04eb-cvr-0.03`."""
         scarce = "" if self.scarce_task is None else f"-{self.scarce_task}-{self.label_share!r}"
         return file_name(f"{self.dataset}-{self.fingerprint[:6]}{scarce}")
 
@@ -239,8 +144,7 @@ class Comparison:
 
     def best_reachable(self, metric: str) -> float | None:
         """AUC of the true probabilities, known for planted data."""
-        name = metric.removesuffix("_auc") + "_best_auc"
-        found = self.variants[0].estimate(name)
+        found = self.variants[0].estimate(metric.removesuffix("_auc") + "_best_auc")
         return found.mean if found is not None else None
 
     def header(self, metric: str) -> str:
@@ -249,7 +153,7 @@ class Comparison:
 
 
 def file_name(name: str) -> str:
-    """Give a file's name, in the folder where it is put, whatever a record calls its data."""
+    """Return a name without characters that lead out of a folder."""
     return re.sub(r"[^\w.-]", "_", name).lstrip(".") or "_"
 
 
@@ -281,43 +185,42 @@ def compare(records: Sequence[RunRecord], begun: Sequence[Unfinished] = ()) -> l
 
 
 def _data(record: RunRecord) -> tuple[str, str, float, str]:
-    """Name what a run learnt from and was tested on; whole data come before scarce labels."""
-    share, task = _scarcity(record.config.get("protocol", {}), record.tasks)
+    """Return what a run learnt from and was tested on; whole data sort before scarce labels."""
+    share, task = _scarcity(record.config, record.tasks)
     return record.dataset, record.fingerprint, -share, task
 
 
-def _scarcity(protocol: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]) -> tuple[float, str]:
-    """Give the share of labels that was learnt from, and whose; no name where it was all."""
+def _scarcity(config: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]) -> tuple[float, str]:
+    """Return the share of labels that was learnt from, and their task; "" where it was all."""
+    protocol = config.get("protocol", {})
     share = float(protocol.get("label_share", 1.0))
     if share == 1:
         return share, ""
     known = [Task(**task) for task in tasks]
-    named = protocol.get("label_share_task")
-    return share, named or known[scarce_task(known, None)].name
+    return share, protocol.get("label_share_task") or known[scarce_task(known, None)].name
 
 
 def _belongs(begun: Unfinished, run: RunRecord) -> bool:
     """Whether an unfinished run would stand in the same table as a finished one."""
-    protocol = begun.config.get("protocol", {})
     names = (begun.choices.get("model"), begun.choices.get("dataset"))
     if not isinstance(begun.config.get("seed"), int) or not all(isinstance(n, str) for n in names):
         return False
     return (
-        bool(protocol.get("score_test", True))
+        bool(begun.config.get("protocol", {}).get("score_test", True))
         and begun.choices.get("dataset") == run.dataset
         and begun.config.get("dataset") == run.config.get("dataset")
-        and _scarcity(protocol, run.tasks) == _scarcity(run.config.get("protocol", {}), run.tasks)
+        and _scarcity(begun.config, run.tasks) == _scarcity(run.config, run.tasks)
     )
 
 
 class _Cell(NamedTuple):
-    """A run, finished or not, as far as its row and seed are concerned."""
+    """Row and seed of a run, finished or not."""
 
     model: str
     seed: int
     settings: dict[str, str]
-    run: RunRecord | None
-    reason: str
+    run: RunRecord | None = None
+    reason: str = ""
 
     @property
     def row(self) -> str:
@@ -327,88 +230,175 @@ class _Cell(NamedTuple):
 def _variants(
     runs: Sequence[RunRecord], begun: Sequence[Unfinished]
 ) -> tuple[tuple[Variant, ...], tuple[Absent, ...]]:
-    """Runs of equal config, in the order in which strategies share more and more."""
-    cells = [_Cell(run.model, run.seed, _decisive(run.config), run, "") for run in runs]
+    """Group runs of equal config, in the order in which strategies share more and more."""
+    cells = [_Cell(run.model, run.seed, _settings(run.config), run) for run in runs]
     finished_cells = {(cell.row, cell.seed) for cell in cells}
     for one in begun:
         reason = "unfinished" if one.failure is None else f"failed: {one.failure}"
-        cell = _Cell(one.choices["model"], one.config["seed"], _decisive(one.config), None, reason)
+        cell = _Cell(one.choices["model"], one.config["seed"], _settings(one.config), None, reason)
         if (cell.row, cell.seed) not in finished_cells:  # else it is only being made anew
             cells.append(cell)
-    rows: dict[str, list[_Cell]] = {}
+    groups: dict[str, list[_Cell]] = {}
     for cell in sorted(cells, key=lambda cell: cell.seed):
-        rows.setdefault(cell.row, []).append(cell)
-    groups = list(rows.values())
-    usual_seeds = _usual_seeds(groups)
-    usual = {
-        model: _usual([group[0].settings for group in groups if group[0].model == model])
-        for model in {group[0].model for group in groups}
-    }
+        groups.setdefault(cell.row, []).append(cell)
+    by_model: dict[str, list[list[_Cell]]] = {}
+    for group in groups.values():
+        by_model.setdefault(group[0].model, []).append(group)
+    # Seeds that more than half of the rows have, so that the others lack them.
+    times = Counter(seed for group in groups.values() for seed in {cell.seed for cell in group})
+    usual_seeds = [seed for seed, n in times.items() if 2 * n > len(groups)]
     variants, absent = [], []
-    for group in groups:
-        label = _label(group[0], usual[group[0].model])
-        finished = tuple(cell.run for cell in group if cell.run is not None)
-        missing = [Missing(cell.seed, cell.reason) for cell in group if cell.run is None]
-        seeds = {cell.seed for cell in group}
-        missing += [Missing(seed, "not run") for seed in usual_seeds if seed not in seeds]
-        if finished:
-            variants.append(Variant(label=label, runs=finished, missing=tuple(sorted(missing))))
-        else:
-            absent.append((group[0].model, Absent(label, tuple(sorted(missing)))))
-    variants.sort(key=lambda variant: (_rank(variant.runs[0].model), variant.label))
-    absent.sort(key=lambda one: (_rank(one[0]), one[1].label))
-    return tuple(variants), tuple(one for _, one in absent)
-
-
-def _label(cell: _Cell, usual: Mapping[str, str | None]) -> str:
-    """Name a row by its model and by what sets it apart from the model's other rows."""
-    varying = [key for key, value in cell.settings.items() if value != usual.get(key)]
-    words = (f"{key.removeprefix('model.')}={cell.settings[key]}" for key in varying)
-    return " ".join([cell.model, *words])
-
-
-def _usual_seeds(groups: Sequence[Sequence[_Cell]]) -> list[int]:
-    """Seeds that more than half of the rows have, so that the others lack them."""
-    times = Counter(seed for group in groups for seed in {cell.seed for cell in group})
-    return sorted(seed for seed, n in times.items() if 2 * n > len(groups))
-
-
-def _usual(settings: Sequence[Mapping[str, str]]) -> dict[str, str | None]:
-    """Give per key the value that most of a model's rows have, and need not be told, if any."""
-    keys = dict.fromkeys(key for one in settings for key in one)
-    found: dict[str, str | None] = {}
-    for key in keys:
-        value, times = Counter(one.get(key, "") for one in settings).most_common(1)[0]
-        found[key] = value if 2 * times > len(settings) else None
-    return found
-
-
-ORDER = ("single_task", "shared_embedding", "shared_bottom", "omoe", "mmoe", "cgc", "ple", "ncs")
+    for model in sorted(by_model, key=lambda name: _rank(name)):
+        usual = _usual([group[0].settings for group in by_model[model]])
+        rows = [(_label(group[0], usual), group) for group in by_model[model]]
+        for label, group in sorted(rows, key=lambda row: row[0]):
+            missing = [Missing(cell.seed, cell.reason) for cell in group if cell.run is None]
+            seeds = {cell.seed for cell in group}
+            missing += [Missing(seed, "not run") for seed in usual_seeds if seed not in seeds]
+            whole, lacking = [cell.run for cell in group if cell.run], tuple(sorted(missing))
+            if whole:
+                variants.append(Variant(label=label, runs=tuple(whole), missing=lacking))
+            else:
+                absent.append(Absent(label, lacking))
+    return tuple(variants), tuple(absent)
 
 
 def _rank(model: str) -> tuple[int, str]:
     return (ORDER.index(model) if model in ORDER else len(ORDER), model)
 
 
-def _decisive(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def _label(cell: _Cell, usual: Mapping[str, str | None]) -> str:
+    """Name a row by its model and by what sets it apart from the model's other rows."""
+    words = (
+        f"{key.removeprefix('model.')}={value}"
+        for key, value in cell.settings.items()
+        if value != usual.get(key)
+    )
+    return " ".join([cell.model, *words])
+
+
+def _usual(settings: Sequence[Mapping[str, str]]) -> dict[str, str | None]:
+    """Return per key the value that most of a model's rows have, which no label repeats, if any."""
+    found: dict[str, str | None] = {}
+    for key in dict.fromkeys(key for one in settings for key in one):
+        value, times = Counter(one.get(key, "") for one in settings).most_common(1)[0]
+        found[key] = value if 2 * times > len(settings) else None
+    return found
+
+
+def _settings(config: Mapping[str, Any]) -> dict[str, str]:
     """Flatten what can make two runs differ: `{"model.density": "0.2", ...}`."""
-    flat: dict[str, str] = {}
-    for key, value in config.items():
-        name = f"{prefix}{key}"
-        if name in IGNORED:
-            continue
-        flat |= _decisive(value, f"{name}.") if isinstance(value, Mapping) else {name: str(value)}
-    return flat
+    return {
+        key: str(value)
+        for key, value in _values(config)
+        if not any(key == name or key.startswith(f"{name}.") for name in IGNORED)
+    }
 
 
-FEWEST_RANKED = 3
-"""Strategies: two are compared by a test of their difference."""
-MEAN = "mean AUC of the tasks"
+def _values(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield dotted keys with their values, without empty groups, which no override can name."""
+    return (pair for pair in leaves(config).items() if not isinstance(pair[1], Mapping))
+
+
+def flat_settings(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Flatten a configuration in the grammar of overrides: `("model.density", "0.2")`."""
+    return ((key, _override(value)) for key, value in _values(config))
+
+
+def _override(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{','.join(map(_override, value))}]"
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Which runs a report is about: `dataset=kuairand model=ncs,mmoe model.density=0.2`."""
+
+    wanted: Mapping[str, tuple[str, ...]]
+    """Key -> the values that a run may have there."""
+
+    @classmethod
+    def parse(cls, words: Iterable[str]) -> "Filters":
+        """Parse `KEY=VALUE[,VALUE...]`.
+
+        Raises:
+            ConfigError: A word is not of this form, or a key comes twice.
+        """
+        wanted: dict[str, tuple[str, ...]] = {}
+        for word in words:
+            key, equals, values = word.partition("=")
+            if not (key and equals and values):
+                raise ConfigError(f"{word!r} is no filter: KEY=VALUE, or KEY=VALUE,VALUE")
+            if key in wanted:
+                raise ConfigError(f"{key} is filtered twice; give both values at once: {key}=A,B")
+            wanted[key] = tuple(OUTSIDE_BRACKETS.split(values))
+        return cls(wanted)
+
+    def records(self, records: Sequence[RunRecord]) -> list[RunRecord]:
+        """Return the runs that have all that is wanted.
+
+        Raises:
+            ConfigError: No run has a key or a value, so that it is a slip.
+        """
+        facts = [
+            {
+                **_facts(record.choices, record.config),
+                "dataset": record.dataset,
+                "fingerprint": record.fingerprint,
+                "model": record.model,
+                "seed": str(record.seed),
+            }
+            for record in records
+        ]
+        if facts:
+            self._refuse_unmet(facts)
+        return [record for record, of in zip(records, facts, strict=True) if self._fit(of.get)]
+
+    def begun(self, begun: Iterable[Unfinished]) -> list[Unfinished]:
+        """Return the unfinished runs that have all that is wanted."""
+        return [one for one in begun if self._fit(_facts(one.choices, one.config).get)]
+
+    def sweeps(self, summaries: Iterable[StudySummary]) -> list[StudySummary]:
+        """Return the sweeps on the wanted data with the wanted models; other keys are runs'."""
+        return [
+            one
+            for one in summaries
+            if all(
+                getattr(one, key) in self.wanted.get(key, (getattr(one, key),))
+                for key in ("dataset", "fingerprint", "model")
+            )
+        ]
+
+    def _fit(self, fact: Callable[[str], str | None]) -> bool:
+        return all(fact(key) in values for key, values in self.wanted.items())
+
+    def _refuse_unmet(self, facts: Sequence[Mapping[str, str]]) -> None:
+        for key, values in self.wanted.items():
+            met = {one[key] for one in facts if key in one}
+            if not met:
+                near = did_you_mean(key, sorted({name for one in facts for name in one}))
+                raise ConfigError(f"{key}: no run has such a key.{near or USUAL}")
+            for value in values:
+                if value not in met:
+                    raise ConfigError(f"{key}={value}: no run has it; there are {_some(met)}")
+
+
+def _facts(choices: Mapping[str, str], config: Mapping[str, Any]) -> dict[str, str]:
+    return {**dict(flat_settings(config)), **choices}
+
+
+def _some(values: Iterable[str], most: int = 8) -> str:
+    ordered = sorted(values)
+    more = f" and {len(ordered) - most} more" if len(ordered) > most else ""
+    return f"{', '.join(ordered[:most])}{more}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shared:
-    """One metric of the same strategies on several datasets."""
+    """One metric of the same strategies on several datasets, on which they can be ranked."""
 
     metric: str
     """A metric's name, or `MEAN`."""
@@ -419,10 +409,12 @@ class Shared:
 
 
 def shared_metrics(comparisons: Sequence[Comparison]) -> list[Shared]:
-    """Give the AUCs of `FEWEST_RANKED` strategies or more on two datasets or more, `MEAN` first.
+    """Return the AUCs of `FEWEST_RANKED` strategies or more on two datasets or more, `MEAN` first.
 
-    Runs that learnt from a part of the labels are left out, and of several preparations of one
-    dataset all but the one with the most strategies: these are not independent of each other.
+    A strategy's rank needs its value on every dataset, so only strategies that were run on all of
+    them are ranked. Runs that learnt from a part of the labels are left out, and of several
+    preparations of one dataset all but the one with the most strategies: these are not independent
+    of each other.
     """
     chosen, labels = _choose(comparisons)
     if len(chosen) < 2:
@@ -445,7 +437,7 @@ def shared_metrics(comparisons: Sequence[Comparison]) -> list[Shared]:
 
 
 def _choose(comparisons: Sequence[Comparison]) -> tuple[list[Comparison], list[str]]:
-    """Give a comparison per dataset, and the strategies that all of them have."""
+    """Return a comparison per dataset, and the strategies that all of them have."""
     chosen: dict[str, Comparison] = {}
     labels: list[str] = []
     # The largest first: what has too little in common with it is left out, not it.
@@ -459,9 +451,6 @@ def _choose(comparisons: Sequence[Comparison]) -> tuple[list[Comparison], list[s
 
 
 def _value(comparison: Comparison, variant: Variant, name: str) -> float | None:
-    if name != MEAN:
-        estimate = variant.estimate(name)
-        return None if estimate is None else estimate.mean
-    found = [variant.estimate(f"{task.name}_auc") for task in comparison.tasks]
-    means = [estimate.mean for estimate in found if estimate is not None]
-    return sum(means) / len(means) if means and len(means) == len(found) else None
+    metrics = [f"{task.name}_auc" for task in comparison.tasks] if name == MEAN else [name]
+    means = [e.mean for metric in metrics if (e := variant.estimate(metric)) is not None]
+    return sum(means) / len(means) if means and len(means) == len(metrics) else None

@@ -60,7 +60,7 @@ HOMES = {
     "onnxruntime": "",
     "onnxscript": "",
     "optuna": "report.plots.sweep sweep",
-    "pydantic": "config studies",
+    "pydantic": "config report.checks studies",
     "ray": "launch.on_ray",
     "rich": "cli report.tables",
     "sqlalchemy": "sweep",

@@ -201,43 +201,37 @@ def _layers(
     tasks: tuple[str, ...],
 ) -> tuple[Layer, ...]:
     """Turn the plain facts of all layers into `Layer`s, all together last."""
-    # Of a trunk without masks no unit was counted.
+    pairs = list(combinations(range(len(tasks)), 2))
+    parts = [name for name in facts if name != ALL]
+    # No unit of a trunk without masks was counted.
     dead = {ALL: {task: sum(units) for task, units in dead_units.items() if units}}
     for place, name in enumerate(filter(is_matrix, facts)):
         dead[name] = {task: units[place] for task, units in dead_units.items()}
-    parts = [name for name in facts if name != ALL]
-    parts_of = {name: [name] for name in parts} | ({ALL: parts} if ALL in facts else {})
     return tuple(
-        _layer(name, facts[name], [facts[part] for part in of], dead.get(name, {}), tasks)
-        for name, of in parts_of.items()
+        Layer(
+            name=name,
+            connections=of["connections"],
+            density={task: of["density"][task] for task in tasks},
+            private={task: of["private"][task] for task in tasks},
+            shared=of["shared"],
+            union=of["union"],
+            unused=of["unused"],
+            overlap={(tasks[a], tasks[b]): of["jaccard"][a][b] for a, b in pairs},
+            chance={
+                (tasks[a], tasks[b]): _chance(
+                    [facts[part] for part in (parts if name == ALL else [name])], tasks[a], tasks[b]
+                )
+                for a, b in pairs
+            },
+            dead=dead.get(name, {}),
+        )
+        for name, of in sorted(facts.items(), key=lambda fact: fact[0] == ALL)
     )
 
 
 def is_matrix(layer: str) -> bool:
     """Whether a layer is a weight matrix of the trunk, whose columns are its units."""
     return layer.startswith("trunk_") and not layer.endswith("_bias")
-
-
-def _layer(
-    name: str,
-    facts: Mapping[str, Any],
-    parts: Sequence[Mapping[str, Any]],
-    dead: dict[str, int],
-    tasks: tuple[str, ...],
-) -> Layer:
-    pairs = list(combinations(range(len(tasks)), 2))
-    return Layer(
-        name=name,
-        connections=facts["connections"],
-        density={task: facts["density"][task] for task in tasks},
-        private={task: facts["private"][task] for task in tasks},
-        shared=facts["shared"],
-        union=facts["union"],
-        unused=facts["unused"],
-        overlap={(tasks[a], tasks[b]): facts["jaccard"][a][b] for a, b in pairs},
-        chance={(tasks[a], tasks[b]): _chance(parts, tasks[a], tasks[b]) for a, b in pairs},
-        dead=dead,
-    )
 
 
 def _chance(parts: Sequence[Mapping[str, Any]], one: str, other: str) -> float:

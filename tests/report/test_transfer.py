@@ -15,7 +15,7 @@ from cvrbench.report.grids import transfer_grid
 from cvrbench.report.plots.sharing import agreement_figure, gates_figure
 from cvrbench.report.plots.style import save
 from cvrbench.report.plots.transfer import transfer_figure
-from cvrbench.report.sharing import agreements, gatings, read_looks
+from cvrbench.report.sharing import agreements, gatings, read_observed
 from cvrbench.stats.intervals import t_interval
 from cvrbench.store import ResultStore
 from tests.report.test_differences import ROWS, versus, write
@@ -159,7 +159,7 @@ def test_a_missing_history_is_named(tmp_path):
     record = with_history(tmp_path, "mmoe", 0, [])
     (tmp_path / "runs" / record.run_id / "history.jsonl").unlink()
     with pytest.raises(StoreError, match=r"history\.jsonl cannot be read"):
-        read_looks(record.run_id, ResultStore(tmp_path))
+        read_observed(record.run_id, ResultStore(tmp_path))
 
 
 @pytest.mark.parametrize(("n_variants", "n_looks"), [(1, 1), (3, 4)])

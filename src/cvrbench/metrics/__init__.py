@@ -83,7 +83,7 @@ class Classes(NamedTuple):
         return float(np.abs(predicted - observed).sum() / rows)
 
     def _at(self, place: int) -> Any:
-        """Give the value at a place, from 0, of all rows in order."""
+        """Return the value at a place, from 0, of all rows in order."""
         few, many = sorted(self, key=len)
 
         def place_of(index: int) -> int:

@@ -77,7 +77,7 @@ def _dense(groups: Array) -> Ints:
 
 
 def _above(groups: Array) -> Ints:
-    """Give distances from the lowest; the bits of a difference are right whatever its sign."""
+    """Return distances from the lowest; the bits of a difference are right whatever its sign."""
     unsigned = np.dtype(f"u{groups.dtype.itemsize}")
     distances: Ints = (groups - groups.min()).view(unsigned).astype(np.int64)
     return distances
@@ -117,7 +117,7 @@ def _parts(positive: Bools, scores: Array, codes: Ints, used: Ints, sizes: Ints)
 
 
 def _in_order_of(scores: Array) -> Ints:
-    """Give whole numbers that compare as the scores do.
+    """Return whole numbers that compare as the scores do.
 
     The bits of a float64, read as an integer, rise with its magnitude; a negative one's are turned
     over. Adding 0 makes -0 and 0 one.
@@ -154,7 +154,7 @@ def _twice_wins(labels: Words, scores: Ints, owners: Ints, sizes: Ints, wins: In
 
 
 def _packed(owners: Ints, scores: Words, labels: Words) -> tuple[Words, int, int]:
-    """Sort rows as numbers; say where in them the group begins, and which score bits found no room.
+    """Sort rows as numbers; return them, the bit where the group begins, and score bits left out.
 
     The lowest bits of the scores are dropped where the three parts are more than 64 bits.
     """

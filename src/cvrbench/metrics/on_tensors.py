@@ -75,7 +75,7 @@ def _log_losses(labels: Tensor, probabilities: Tensor) -> Tensor:
 
 
 def _checked(labels: Tensor, scores: Tensor) -> tuple[Tensor, int]:
-    """Give where rows are positive, and how many are."""
+    """Return where rows are positive, and how many are."""
     if labels.ndim != 1 or labels.shape != scores.shape:
         shapes = f"labels {tuple(labels.shape)} and scores {tuple(scores.shape)}"
         raise ValueError(f"{shapes} must be [rows] both")

@@ -24,7 +24,7 @@ FEWEST = 10
 RARE = 0.1
 """Rates below this are read on logarithmic axes."""
 CELLS = 40
-"""Of a histogram."""
+"""Cells of a histogram."""
 LOWEST = 1e-6
 """Where a logarithmic histogram begins; what is predicted below it counts in its first cell."""
 
@@ -53,7 +53,7 @@ class Calibration:
     rate: float
     """Share of positives."""
     edges: Floats
-    """`[CELLS + 1]`: of the histograms."""
+    """`[CELLS + 1]`: edges of the histograms."""
     variants: Mapping[str, Reliability]
 
     @property
@@ -90,7 +90,7 @@ def calibrations(comparison: Comparison, store: ResultStore) -> list[Calibration
 
 
 def bins_of(positives: int) -> int:
-    """Give the number of bins: `BINS`, or fewer where positives are few.
+    """Return the number of bins: `BINS`, or fewer where positives are few.
 
     >>> bins_of(10_000), bins_of(45), bins_of(3)
     (10, 4, 1)
@@ -99,7 +99,7 @@ def bins_of(positives: int) -> int:
 
 
 def reliability(labels: Labels, predicted: Floats, bins: int) -> tuple[Floats, Floats]:
-    """Give mean prediction and share of positives of bins of equal size, the lowest first.
+    """Return mean prediction and share of positives of bins of equal size, the lowest first.
 
     Args:
         labels: `[rows]`, 0 or 1, in the order of the predictions.
@@ -147,7 +147,7 @@ def _over_seeds(seeds: Sequence[Pair], bins: int, edges: Floats) -> Reliability:
 
 
 def _mass(predicted: Floats, edges: Floats) -> Floats:
-    """Give the share of ascending predictions in every cell; those beyond count at the ends."""
+    """Return the share of ascending predictions in every cell; those beyond count at the ends."""
     inner = np.searchsorted(predicted, edges[1:-1])
     return np.diff(np.concatenate([[0], inner, [len(predicted)]])) / len(predicted)
 

@@ -23,7 +23,7 @@ from cvrbench.data.schema import Schema
 from cvrbench.errors import ConfigError, DataError, StoreError
 from cvrbench.record import RunRecord
 from cvrbench.report.comparison import Comparison, Variant
-from cvrbench.report.tables import Cell, Grid, number
+from cvrbench.report.tables import Cell, Grid, cells, number, share
 from cvrbench.run_files import checked
 from cvrbench.stats.intervals import Estimate, t_interval
 
@@ -31,6 +31,11 @@ ALL = "all"
 """The entry that stands for every shareable layer together."""
 SAME = 1e-9
 """Densities nearer than this are those of the same mask."""
+LAYERS_A_TABLE = 6
+"""So many columns of numbers fit 80 characters beside the words."""
+Keep = Mapping[str, npt.NDArray[np.bool_]]
+"""Layer -> `[tasks, in, out]`, which connections each task keeps."""
+PREFIX = "keep."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +69,10 @@ class Round:
     """Task -> validation AUC that speaks for its mask, where one was measured."""
     layers: tuple[Layer, ...]
     chosen: tuple[str, ...]
-    """The tasks whose final mask this one is."""
+    """Tasks that have this mask in the end."""
 
     def layer(self, name: str) -> Layer | None:
-        """Give the layer of a name, if the search told of it."""
+        """Return the layer of a name, if the search recorded it."""
         return next((layer for layer in self.layers if layer.name == name), None)
 
 
@@ -94,10 +99,10 @@ class Masks:
 
 
 def read_masks(record: RunRecord) -> Masks | None:
-    """Read what a record tells of masks; None where its model has none.
+    """Read the masks of a record; None where its model has none.
 
     Raises:
-        StoreError: It tells of them in another form.
+        StoreError: The record has them in another form.
     """
     found = record.diagnostics
     if not found.get("layers"):
@@ -116,14 +121,14 @@ def read_masks(record: RunRecord) -> Masks | None:
 
 
 def round_facts(record: RunRecord) -> list[dict[str, Any]]:
-    """Give the plain facts of every candidate that the record tells the density of."""
+    """Return the plain facts of every candidate of a known density."""
     return [facts for facts in record.diagnostics.get("rounds", []) if "density" in facts]
 
 
 def summary(masks: Masks) -> str:
-    """Say in one line what a run's tasks share."""
+    """Return in one line what a run's tasks share."""
     whole = masks.whole
-    kept = ", ".join(f"{task} {100 * share:.1f} %" for task, share in whole.density.items())
+    kept = ", ".join(f"{task} {share(value)}" for task, value in whole.density.items())
     parts = [f"kept by {kept}"]
     parts += [
         f"overlap {name_of(pair)} {value:.2f} (chance {whole.chance[pair]:.2f})"
@@ -140,7 +145,7 @@ def name_of(pair: tuple[str, str]) -> str:
 
 
 def masked_variants(comparison: Comparison) -> list[tuple[Variant, list[Masks]]]:
-    """Give the variants of a comparison that have masks, with those of every seed."""
+    """Return the variants of a comparison that have masks, with those of every seed."""
     found = [(v, [m for run in v.runs if (m := read_masks(run))]) for v in comparison.variants]
     return [(variant, masks) for variant, masks in found if masks]
 
@@ -148,7 +153,7 @@ def masked_variants(comparison: Comparison) -> list[tuple[Variant, list[Masks]]]
 def overlap_by_round(
     seeds: Sequence[Masks], pair: tuple[str, str], layer: str = ALL
 ) -> list[Estimate]:
-    """Give a pair's overlap after each round that all seeds have, over the seeds."""
+    """Return a pair's overlap after each round that all seeds have, over the seeds."""
     estimates = []
     for rounds in zip(*(masks.rounds for masks in seeds), strict=False):
         found = [r.layer(layer) for r in rounds]
@@ -244,11 +249,6 @@ def _chance(parts: Sequence[Mapping[str, Any]], one: str, other: str) -> float:
     return common / either if either else 1.0
 
 
-Keep = Mapping[str, npt.NDArray[np.bool_]]
-"""Layer -> `[tasks, in, out]`, which connections each task keeps."""
-PREFIX = "keep."
-
-
 class FieldRows(NamedTuple):
     """The rows of the first layer's matrix that read one input field."""
 
@@ -276,7 +276,7 @@ def read_keep(folder: Path) -> dict[str, npt.NDArray[np.bool_]]:
 
 
 def field_rows(record: RunRecord, n_inputs: int) -> list[FieldRows] | None:
-    """Say which rows of the first layer read which field; None where the dataset is gone.
+    """Return which rows of the first layer read which field; None where the dataset is gone.
 
     The network's input is every field's embedding, one beside the other, then the numbers.
     """
@@ -316,12 +316,8 @@ def _schema(record: RunRecord) -> Schema | None:
     return schema if schema.fingerprint == record.fingerprint else None
 
 
-LAYERS_A_TABLE = 6
-"""So many columns of numbers fit 80 characters beside the words."""
-
-
 def layer_grids(masks: Masks, title: str) -> list[Grid]:
-    """Give a column per layer and one for all together, in as many tables as their width needs."""
+    """Return a column per layer and one for all, in as many tables as their width needs."""
     starts = range(0, len(masks.layers), LAYERS_A_TABLE)
     parts = [masks.layers[start : start + LAYERS_A_TABLE] for start in starts]
     return [
@@ -336,11 +332,13 @@ def layer_grids(masks: Masks, title: str) -> list[Grid]:
 
 
 def rounds_grid(masks: Masks) -> Grid:
-    """Give a row per candidate of the search: density, overlap and validation score."""
+    """Return a row per candidate of the search: density, overlap and validation score."""
     scored = any(one.scores for one in masks.rounds)
     headers = ["round", *(f"kept by\n{task}" for task in masks.tasks)]
     if masks.pairs:
-        headers += ["shared", *(_over(masks, pair) for pair in masks.pairs)]
+        alone = len(masks.pairs) == 1
+        overlaps = ("overlap" if alone else f"overlap\n{a},\n{b}" for a, b in masks.pairs)
+        headers += ["shared", *overlaps]
     if scored:
         headers += [f"AUC\n{task}" for task in masks.tasks]
     headers.append("chosen")
@@ -348,7 +346,7 @@ def rounds_grid(masks: Masks) -> Grid:
         title="rounds of the search, over all layers",
         headers=tuple(headers),
         rows=tuple(
-            tuple(map(Cell, _round_row(place, one, masks, scored=scored)))
+            cells(*_round_row(place, one, masks, scored=scored))
             for place, one in enumerate(masks.rounds, 1)
         ),
         caption=_rounds_caption(masks, scored=scored),
@@ -357,10 +355,10 @@ def rounds_grid(masks: Masks) -> Grid:
 
 def _fact_rows(layers: tuple[Layer, ...], masks: Masks) -> list[tuple[Cell, ...]]:
     def row(words: str, texts: Iterable[str]) -> tuple[Cell, ...]:
-        return tuple(map(Cell, (words, *texts)))
+        return cells(words, *texts)
 
     def shares(words: str, values: Iterable[float]) -> tuple[Cell, ...]:
-        return row(words, map(share, values))
+        return cells(words, *map(share, values))
 
     tasks = masks.tasks
     rows = [row("connections", (f"{layer.connections:,}" for layer in layers))]
@@ -381,19 +379,10 @@ def _fact_rows(layers: tuple[Layer, ...], masks: Masks) -> list[tuple[Cell, ...]
     return rows
 
 
-def share(value: float) -> str:
-    """`16.5 %`."""
-    return f"{100 * value:.1f} %"
-
-
-def _over(masks: Masks, pair: tuple[str, str]) -> str:
-    return "overlap" if len(masks.pairs) == 1 else "overlap\n{},\n{}".format(*pair)
-
-
 def _round_row(place: int, one: Round, masks: Masks, *, scored: bool) -> list[str]:
     whole = one.layers[-1] if one.layers else None
     texts = [str(place)]
-    # A search that tells of no masks still tells the density that it aimed at.
+    # A search without masks of its own still has the density that it aimed at.
     texts += [share(whole.density[t] if whole else one.density) for t in masks.tasks]
     if masks.pairs:
         texts.append(share(whole.shared) if whole else "-")

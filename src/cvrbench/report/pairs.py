@@ -1,4 +1,4 @@
-"""Two runs side by side: their making, their cost, and whether the test rows tell them apart."""
+"""Two runs side by side: configuration, cost, and whether the test rows tell them apart."""
 
 import json
 from collections.abc import Mapping
@@ -13,14 +13,16 @@ from cvrbench.data.schema import Task
 from cvrbench.errors import ConfigError, StoreError
 from cvrbench.evaluation import describe_metric
 from cvrbench.record import RunRecord
-from cvrbench.report.differences import Influence, InfluenceReader
-from cvrbench.report.tables import Cell, Grid, number
+from cvrbench.report.differences import InfluenceReader
+from cvrbench.report.tables import Cell, Grid, number, p_value
 from cvrbench.run_files import read_predictions, read_record
 from cvrbench.stats.difference import RowDifference, row_difference
 
 Sides = dict[str, Any]
 """`first` and `second`; one is absent where that run has nothing of the name."""
+SIDES = ("first", "second")
 OTHER_ROWS = "their predictions are not of the same test rows"
+REAL = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +36,7 @@ class Pair:
     """Data, versions, source tree and machine, whether they differ or not."""
     cost: dict[str, Sides]
     split: str
-    """Whose metrics these are: `test`, or `valid` where a run was never tested."""
+    """Split of the metrics: `test`, or `valid` where a run was never tested."""
     tasks: tuple[Task, ...]
     metrics: dict[str, Sides]
     tests: dict[str, RowDifference]
@@ -45,9 +47,8 @@ class Pair:
     """Whether test rows were taken user by user."""
 
     def difference(self, metric: str) -> float | None:
-        """Give the second run's value less the first's, if both have one."""
-        sides = self.metrics[metric]
-        first, second = sides.get("first"), sides.get("second")
+        """Return the second run's value less the first's, if both have one."""
+        first, second = (self.metrics[metric].get(side) for side in SIDES)
         return None if first is None or second is None else second - first
 
 
@@ -63,8 +64,12 @@ def pair(first: Path, second: Path) -> Pair:
     """
     one, other = read_record(first), read_record(second)
     split = "test" if all("test" in run.metrics for run in (one, other)) else "valid"
-    tests, untested = _tests(one, other, first, second)
-    config = _sides(_made_of(one), _made_of(other))
+    try:
+        tests, clustered = _tests(one, other, first, second)
+        untested = None
+    except StoreError as problem:
+        tests, clustered, untested = {}, False, str(problem)
+    config = _sides(_config(one), _config(other))
     return Pair(
         names=(first.resolve().name, second.resolve().name),
         config={key: sides for key, sides in config.items() if _differ(sides)},
@@ -73,14 +78,14 @@ def pair(first: Path, second: Path) -> Pair:
         split=split,
         tasks=tuple(Task(**task) for task in one.tasks),
         metrics=_sides(one.metrics.get(split, {}), other.metrics.get(split, {})),
-        tests={metric: found for metric, (found, _) in tests.items()},
+        tests=tests,
         untested=untested,
-        clustered=any(clustered for _, clustered in tests.values()),
+        clustered=clustered,
     )
 
 
 def pair_json(found: Pair) -> dict[str, Any]:
-    """Give the plain form."""
+    """Return the plain form."""
     metrics = {
         name: {
             **sides,
@@ -90,7 +95,7 @@ def pair_json(found: Pair) -> dict[str, Any]:
         for name, sides in found.metrics.items()
     }
     return {
-        "runs": dict(zip(("first", "second"), found.names, strict=True)),
+        "runs": dict(zip(SIDES, found.names, strict=True)),
         "config": found.config,
         "origin": found.origin,
         "cost": found.cost,
@@ -101,52 +106,46 @@ def pair_json(found: Pair) -> dict[str, Any]:
     }
 
 
-def header(metric: str, tasks: tuple[Task, ...]) -> str:
-    """Give a metric's name with its space, where it is one of these tasks'."""
-    try:
-        return describe_metric(metric, tasks).header
-    except ConfigError:
-        return metric
-
-
 def _tests(
     one: RunRecord, other: RunRecord, first: Path, second: Path
-) -> tuple[dict[str, tuple[RowDifference, bool]], str | None]:
-    """Test every AUC, log loss and GAUC that both have, or say why that cannot be."""
+) -> tuple[dict[str, RowDifference], bool]:
+    """Test every AUC, log loss and GAUC that both runs have; whether rows are drawn by user.
+
+    Raises:
+        StoreError: The runs cannot be tested against each other; the message is the reason.
+    """
     for run in (one, other):
         if "test" not in run.metrics:
-            return {}, f"{run.run_id} never scored its test rows"
+            raise StoreError(f"{run.run_id} never scored its test rows")
     if (one.dataset, one.fingerprint) != (other.dataset, other.fingerprint):
-        return {}, (
+        raise StoreError(
             f"they were tested on other rows: {one.dataset} with fingerprint {one.fingerprint}, "
             f"{other.dataset} with {other.fingerprint}"
         )
     if one.tasks != other.tasks:
-        return {}, "their tasks are not the same"
-    try:
-        frames = (read_predictions(first), read_predictions(second))
-        if not _same_rows(*frames):
-            return {}, OTHER_ROWS
-        reader = InfluenceReader(tuple(Task(**task) for task in one.tasks))
-        moves = (reader.read(one, frames[0]), reader.read(other, frames[1]))
-        both = [name for name in moves[0] if name in moves[1]]
-        return {name: _test(moves[0][name], moves[1][name]) for name in both}, None
-    except StoreError as problem:
-        return {}, str(problem)
+        raise StoreError("their tasks are not the same")
+    frames = (read_predictions(first), read_predictions(second))
+    if not _same_rows(*frames):
+        raise StoreError(OTHER_ROWS)
+    reader = InfluenceReader(tuple(Task(**task) for task in one.tasks))
+    before, after = reader.read(one, frames[0]), reader.read(other, frames[1])
+    both = [name for name in before if name in after]
+    found = {
+        name: row_difference(
+            after[name].value - before[name].value, after[name].gain_variance(before[name])
+        )
+        for name in both
+    }
+    return found, any(before[name].rows.users is not None for name in both)
 
 
 def _same_rows(one: pl.DataFrame, other: pl.DataFrame) -> bool:
     """Whether labels and users agree, row by row."""
-    told = [[n for n in f.columns if n.startswith("label_") or n == "group"] for f in (one, other)]
-    return told[0] == told[1] and one.select(told[0]).equals(other.select(told[1]))
+    known = [[n for n in f.columns if n.startswith("label_") or n == "group"] for f in (one, other)]
+    return known[0] == known[1] and one.select(known[0]).equals(other.select(known[1]))
 
 
-def _test(one: Influence, other: Influence) -> tuple[RowDifference, bool]:
-    found = row_difference(other.value - one.value, other.gain_variance(one))
-    return found, one.rows.users is not None
-
-
-def _made_of(run: RunRecord) -> dict[str, Any]:
+def _config(run: RunRecord) -> dict[str, Any]:
     options = {f"option of {group}": option for group, option in run.choices.items()}
     return {**options, **leaves(run.config)}
 
@@ -183,7 +182,7 @@ def _cost(run: RunRecord) -> dict[str, Any]:
 
 def _sides(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Sides]:
     """Put two mappings side by side, the first's order first."""
-    both = (("first", first), ("second", second))
+    both = tuple(zip(SIDES, (first, second), strict=True))
     return {
         key: {side: values[key] for side, values in both if key in values}
         for key in dict.fromkeys([*first, *second])
@@ -194,77 +193,74 @@ def _differ(sides: Sides) -> bool:
     return len(sides) < 2 or json.dumps(sides["first"]) != json.dumps(sides["second"])
 
 
-ABSENT = "-"
-REAL = 0.05
-HEADS = ("first", "second", "difference")
-
-
 def making_grids(found: Pair) -> list[Grid]:
-    """Give what differs in the configuration, and on what the runs ran: words, not numbers."""
-    return [_config_grid(found), _origin_grid(found)]
+    """Return what differs in the configuration, and on what the runs ran: words, not numbers.
 
-
-def number_grids(found: Pair) -> list[Grid]:
-    """Give what the runs cost and what they score."""
-    return [_cost_grid(found), _metric_grid(found)]
-
-
-def _config_grid(found: Pair) -> Grid:
-    return Grid(
-        title="configuration",
-        headers=("key", *HEADS[:2]),
-        rows=tuple((Cell(key), *_both(sides)) for key, sides in found.config.items()),
-        caption="Only keys that differ." if found.config else "no key differs",
-    )
-
-
-def _origin_grid(found: Pair) -> Grid:
-    """Versions that agree are one line; of anything else that agrees the value is told once."""
+    Versions that agree are one line; any other value that agrees stands once.
+    """
     rows, agreeing = [], []
     for key, sides in found.origin.items():
-        same = len(sides) == 2 and sides["first"] == sides["second"]
-        first, second = _both(sides)
-        if same and key.startswith("version of "):
+        first, second = _cells(sides)
+        if len(sides) < 2 or sides["first"] != sides["second"]:
+            strong = (first._replace(strong=True), second._replace(strong=True))
+            rows.append((Cell(key), *strong))
+        elif key.startswith("version of "):
             agreeing.append(f"{key.removeprefix('version of ')} {sides['first']}")
-        elif same:
-            rows.append((Cell(key), first, Cell("the same")))
         else:
-            rows.append((Cell(key), Cell(first.text, strong=True), Cell(second.text, strong=True)))
-    return Grid(
+            rows.append((Cell(key), first, Cell("the same")))
+    config = Grid(
+        title="configuration",
+        headers=("key", *SIDES),
+        rows=tuple((Cell(key), *_cells(sides)) for key, sides in found.config.items()),
+        caption="Only keys that differ." if found.config else "no key differs",
+    )
+    origin = Grid(
         title="where they come from",
-        headers=("of", *HEADS[:2]),
+        headers=("of", *SIDES),
         rows=tuple(rows),
         caption=f"The same versions of {', '.join(agreeing)}." if agreeing else "",
     )
+    return [config, origin]
 
 
-def _cost_grid(found: Pair) -> Grid:
-    rows = []
+def number_grids(found: Pair) -> list[Grid]:
+    """Return what the runs cost and what they score."""
+    costs = []
     for key, sides in found.cost.items():
         first, second = sides.get("first"), sides.get("second")
         more = ""
         if first and second is not None:
             more = f"{100 * (second - first) / first:+.1f} %"
-        rows.append((Cell(key), *_both(sides), Cell(more)))
-    return Grid(title="cost", headers=("of", *HEADS), rows=tuple(rows), caption="")
+        costs.append((Cell(key), *_cells(sides), Cell(more)))
+    metrics = [
+        (
+            Cell(_header(metric, found.tasks)),
+            *(Cell(number(sides.get(side))) for side in SIDES),
+            _difference(found.difference(metric), found.tests.get(metric)),
+        )
+        for metric, sides in found.metrics.items()
+    ]
+    return [
+        Grid(title="cost", headers=("of", *SIDES, "difference"), rows=tuple(costs), caption=""),
+        Grid(
+            title=f"metrics of the {found.split} rows",
+            headers=("metric", *SIDES, "difference"),
+            rows=tuple(metrics),
+            caption=_doubt(found),
+        ),
+    ]
 
 
-def _metric_grid(found: Pair) -> Grid:
-    rows = []
-    for metric, sides in found.metrics.items():
-        values = (Cell(number(sides.get("first"))), Cell(number(sides.get("second"))))
-        difference = _difference(found.difference(metric), found.tests.get(metric))
-        rows.append((Cell(header(metric, found.tasks)), *values, difference))
-    return Grid(
-        title=f"metrics of the {found.split} rows",
-        headers=("metric", *HEADS),
-        rows=tuple(rows),
-        caption=_words(found),
-    )
+def _header(metric: str, tasks: tuple[Task, ...]) -> str:
+    """Return a metric's name with its space, where it is one of these tasks'."""
+    try:
+        return describe_metric(metric, tasks).header
+    except ConfigError:
+        return metric
 
 
-def _words(found: Pair) -> str:
-    """Say what the differences are and what doubt is in them."""
+def _doubt(found: Pair) -> str:
+    """Return what the differences are and which doubt they account for."""
     if found.untested is not None:
         return f"The second run less the first. No paired test: {found.untested}."
     drawn = "users, each with all of its rows" if found.clustered else "test rows"
@@ -278,20 +274,15 @@ def _words(found: Pair) -> str:
 
 
 def _difference(value: float | None, test: RowDifference | None) -> Cell:
-    if value is None:
-        return Cell(ABSENT)
-    if test is None:
-        return Cell(f"{value:+.4f}")
-    p = "p<0.001" if test.p < 0.001 else f"p={test.p:.3f}"
-    return Cell(f"{value:+.4f} ± {test.half_width:.4f} {p}", strong=test.p < REAL)
+    if value is None or test is None:
+        return Cell("-" if value is None else f"{value:+.4f}")
+    words = f"{value:+.4f} ± {test.half_width:.4f} {p_value(test.p)}"
+    return Cell(words, strong=test.p < REAL)
 
 
-def _both(sides: Sides) -> tuple[Cell, Cell]:
-    return Cell(_value(sides, "first")), Cell(_value(sides, "second"))
-
-
-def _value(sides: Sides, side: str) -> str:
-    return _text(sides[side]) if side in sides else ABSENT
+def _cells(sides: Sides) -> tuple[Cell, Cell]:
+    first, second = (Cell(_text(sides[side]) if side in sides else "-") for side in SIDES)
+    return first, second
 
 
 def _text(value: Any) -> str:

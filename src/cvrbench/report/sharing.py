@@ -2,15 +2,27 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, combinations
+from itertools import combinations
 from typing import Any
 
 from cvrbench.errors import StoreError
 from cvrbench.record import RunRecord
 from cvrbench.report.comparison import Comparison, Variant
-from cvrbench.report.masks import share
-from cvrbench.report.tables import Cell, Grid
+from cvrbench.report.tables import Cell, Grid, cells, share
 from cvrbench.store import ResultStore
+
+Evaluation = Mapping[str, Any]
+"""One evaluation on the validation rows, as the history keeps it."""
+Gates = Sequence[Mapping[str, Any]]
+"""Gates as records keep them: `level`, `gate`, `experts`, `load` and `entropy` of each."""
+Cosines = Mapping[str, Mapping[str, float]]
+"""Layer -> `ctr-cvr` -> cosine."""
+LAST_STAGE = "train"
+"""The training after all searches, as a history names it."""
+CAPTION = (
+    "Mean weight that a gate gives an expert; a dash: it does not read it. Entropy is the mean "
+    "over rows of each row's own mixture: 1 is an even mixture, 0 one expert only."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,16 +55,11 @@ def over_seeds(seeds: Sequence[Mapping[float, float]]) -> Curve | None:
     )
 
 
-LAST_STAGE = "train"
-"""What a history calls the training after all searches."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Learning:
     """Validation of one variant over its last training."""
 
     label: str
-    """The variant's."""
     seeds: int
     curves: Mapping[str, Curve]
     """Metric -> its curve."""
@@ -61,7 +68,7 @@ class Learning:
 
 
 def learnings(comparison: Comparison, store: ResultStore) -> list[Learning]:
-    """Read the AUC of every task in its own space at every look at validation.
+    """Read the AUC of every task in its own space at every evaluation.
 
     Searches are left out: their networks are other ones, trained for their masks.
 
@@ -74,36 +81,36 @@ def learnings(comparison: Comparison, store: ResultStore) -> list[Learning]:
 
 
 def _learning(variant: Variant, metrics: list[str], store: ResultStore) -> Learning:
-    looks = {run.run_id: list(_validations(run, store)) for run in variant.runs}
+    runs = [list(_evaluations(run, store)) for run in variant.runs]
     curves, best = {}, {}
     for metric in metrics:
-        of_seeds = {
-            name: {epoch: values[metric] for epoch, _, values in seen if metric in values}
-            for name, seen in looks.items()
-        }
-        curve = over_seeds([seed for seed in of_seeds.values() if seed])
+        seeds = [
+            {epoch: values[metric] for epoch, _, values in seen if metric in values}
+            for seen in runs
+        ]
+        curve = over_seeds([seed for seed in seeds if seed])
         if curve is None:
             continue
         curves[metric] = curve
         best[metric] = tuple(
             (epoch, values[metric])
-            for seen in looks.values()
+            for seen in runs
             for epoch, is_best, values in seen
             if is_best and metric in values
         )
     return Learning(label=variant.label, seeds=len(variant.runs), curves=curves, best=best)
 
 
-def _validations(
+def _evaluations(
     run: RunRecord, store: ResultStore
 ) -> Iterator[tuple[float, bool, dict[str, float]]]:
-    """Give epoch, whether validation chose this step, and the metrics that are defined."""
+    """Yield epoch, whether validation chose this step, and the metrics that are defined."""
     history = store.history(run.run_id)
     try:
-        for look in history:
-            if look["stage"] == LAST_STAGE:
-                values = {name: v for name, v in look["metrics"].items() if v is not None}
-                yield look["epoch"], look["step"] == run.best_step, values
+        for one in history:
+            if one["stage"] == LAST_STAGE:
+                values = {name: v for name, v in one["metrics"].items() if v is not None}
+                yield one["epoch"], one["step"] == run.best_step, values
     except (AttributeError, KeyError, TypeError) as error:
         raise StoreError(
             f"{run.run_id}: its history has another form ({error!r}); run the cell again with "
@@ -111,16 +118,11 @@ def _validations(
         ) from None
 
 
-Look = Mapping[str, Any]
-"""One look at validation, as the history keeps it."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
     """Whether two tasks' gradients agree in one variant."""
 
     label: str
-    """The variant's."""
     pair: str
     """`ctr-cvr`."""
     seeds: int
@@ -130,149 +132,144 @@ class Agreement:
     """Mean over these layers of the less certain task's cosine with itself on other rows."""
 
 
+def agreements(comparison: Comparison, store: ResultStore) -> list[Agreement]:
+    """Read how far tasks agreed, variant by variant; older histories do not contain it.
+
+    Raises:
+        StoreError: A history cannot be read.
+    """
+    tasks = [task.name for task in comparison.tasks]
+    return [one for variant in comparison.variants for one in _agreements(variant, tasks, store)]
+
+
+def read_observed(run_id: str, store: ResultStore) -> list[Evaluation]:
+    """Read the evaluations at which sharing was observed.
+
+    Raises:
+        StoreError: The history cannot be read.
+    """
+    return [one for one in store.history(run_id) if "sharing" in one]
+
+
+def _agreements(variant: Variant, tasks: Sequence[str], store: ResultStore) -> Iterator[Agreement]:
+    seeds = [seen for run in variant.runs if (seen := read_observed(run.run_id, store))]
+    cosines = [one["sharing"]["gradient_cosine"] for seen in seeds for one in seen]
+    layers = dict.fromkeys(layer for at in cosines for layer in at if not layer.endswith("_bias"))
+    for tasks_of_pair in combinations(tasks, 2):
+        pair = "-".join(tasks_of_pair)
+        by_layer = {
+            layer: over_seeds([_cosines(seen, layer, pair) for seen in seeds]) for layer in layers
+        }
+        curves = {layer: curve for layer, curve in by_layer.items() if curve is not None}
+        if curves:
+            yield Agreement(
+                label=variant.label,
+                pair=pair,
+                seeds=len(seeds),
+                layers=curves,
+                noise=over_seeds([_noise(seen, [*curves], tasks_of_pair) for seen in seeds]),
+            )
+
+
+def _cosines(seen: Sequence[Evaluation], layer: str, pair: str) -> dict[float, float]:
+    """Epoch -> cosine, where the layer has one."""
+    found = {one["epoch"]: one["sharing"]["gradient_cosine"].get(layer, {}) for one in seen}
+    return {epoch: cosines[pair] for epoch, cosines in found.items() if pair in cosines}
+
+
+def _noise(
+    seen: Sequence[Evaluation], layers: Sequence[str], pair: tuple[str, str]
+) -> dict[float, float]:
+    """Epoch -> mean over the layers of the smaller of two tasks' cosines with themselves."""
+    found = {}
+    for one in seen:
+        own = [one["sharing"]["self_cosine"].get(layer, {}) for layer in layers]
+        smaller = [min(of[task] for task in pair) for of in own if of.keys() >= set(pair)]
+        if smaller:
+            found[one["epoch"]] = sum(smaller) / len(smaller)
+    return found
+
+
 @dataclass(frozen=True, kw_only=True)
 class Gating:
     """What the gates of one variant's final weights do."""
 
     label: str
     gates: tuple[Mapping[str, Any], ...]
-    """Of the first seed. Seeds have no expert in common but by name, so loads have no mean."""
+    """Gates of the first seed: experts of two seeds have nothing in common but their names, so
+    that loads have no mean."""
     entropies: tuple[tuple[float, ...], ...]
-    """Per gate each seed's."""
-
-
-def agreements(comparison: Comparison, store: ResultStore) -> list[Agreement]:
-    """Read how far tasks agreed, variant by variant; none of runs whose history does not tell."""
-    tasks = [task.name for task in comparison.tasks]
-    of_variants = (_agreements(variant, tasks, store) for variant in comparison.variants)
-    return [*chain.from_iterable(of_variants)]
+    """Per gate the entropy of each seed."""
 
 
 def gatings(comparison: Comparison) -> list[Gating]:
-    """Give what gates do in every variant that has some."""
+    """Return what gates do in every variant that has some."""
     found = []
     for variant in comparison.variants:
         by_seed = [gates for run in variant.runs if (gates := run.diagnostics.get("gates"))]
         if by_seed:
-            entropies = zip(
-                *([gate["entropy"] for gate in gates] for gates in by_seed), strict=True
-            )
+            entropies = ([gate["entropy"] for gate in gates] for gates in by_seed)
             found.append(
                 Gating(
                     label=variant.label,
                     gates=tuple(by_seed[0]),
-                    entropies=tuple(entropies),
+                    entropies=tuple(zip(*entropies, strict=True)),
                 )
             )
     return found
 
 
-def read_looks(run_id: str, store: ResultStore) -> list[Look]:
-    """Read the looks at validation at which sharing was observed; none of an older run.
-
-    Raises:
-        StoreError: The history cannot be read.
-    """
-    return [look for look in store.history(run_id) if "sharing" in look]
-
-
-def _agreements(variant: Variant, tasks: Sequence[str], store: ResultStore) -> Iterator[Agreement]:
-    seeds = [looks for run in variant.runs if (looks := read_looks(run.run_id, store))]
-    told = [look["sharing"]["gradient_cosine"] for looks in seeds for look in looks]
-    layers = dict.fromkeys(layer for at in told for layer in at if not layer.endswith("_bias"))
-    for pair in combinations(tasks, 2):
-        by_layer = {
-            layer: over_seeds([_cosines(looks, layer, "-".join(pair)) for looks in seeds])
-            for layer in layers
-        }
-        curves = {layer: curve for layer, curve in by_layer.items() if curve is not None}
-        if curves:
-            yield Agreement(
-                label=variant.label,
-                pair="-".join(pair),
-                seeds=len(seeds),
-                layers=curves,
-                noise=over_seeds([_noise(looks, [*curves], pair) for looks in seeds]),
-            )
-
-
-def _cosines(looks: Sequence[Look], layer: str, pair: str) -> dict[float, float]:
-    """Epoch -> cosine, where the layer has one."""
-    found = {look["epoch"]: look["sharing"]["gradient_cosine"].get(layer, {}) for look in looks}
-    return {epoch: cosines[pair] for epoch, cosines in found.items() if pair in cosines}
-
-
-def _noise(
-    looks: Sequence[Look], layers: Sequence[str], pair: tuple[str, str]
-) -> dict[float, float]:
-    """Epoch -> mean over the layers of the smaller of two tasks' cosines with themselves."""
-    found = {}
-    for look in looks:
-        own = [look["sharing"]["self_cosine"].get(layer, {}) for layer in layers]
-        smaller = [min(of[task] for task in pair) for of in own if of.keys() >= set(pair)]
-        if smaller:
-            found[look["epoch"]] = sum(smaller) / len(smaller)
-    return found
-
-
-Gates = Sequence[Mapping[str, Any]]
-"""As records keep them: `level`, `gate`, `experts`, `load` and `entropy` of each."""
-Cosines = Mapping[str, Mapping[str, float]]
-"""Layer -> `ctr-cvr` -> cosine."""
-
-
-CAPTION = (
-    "Mean weight that a gate gives an expert; a dash: it does not read it. Entropy is the mean "
-    "over rows of each row's own mixture: 1 is an even mixture, 0 one expert only."
-)
-
-
 def gate_grids(gates: Gates) -> list[Grid]:
-    """Give a table per level: an expert a row, a gate a column, the gates' entropies last."""
-    levels = sorted({gate.get("level", 0) for gate in gates})
+    """Return a table per level: an expert a row, a gate a column, the gates' entropies last."""
+    by_level: dict[int, list[Mapping[str, Any]]] = {}
+    for gate in gates:
+        by_level.setdefault(gate.get("level", 0), []).append(gate)
     return [
         _level_grid(
-            [gate for gate in gates if gate.get("level", 0) == level],
-            title=f"gates of level {level}" if len(levels) > 1 else "gates",
-            caption=CAPTION if level == levels[-1] else "",
+            by_level[level],
+            title=f"gates of level {level}" if len(by_level) > 1 else "gates",
+            caption=CAPTION if level == max(by_level) else "",
         )
-        for level in levels
+        for level in sorted(by_level)
     ]
 
 
 def _level_grid(gates: Gates, *, title: str, caption: str) -> Grid:
-    experts = list(dict.fromkeys(name for gate in gates for name in gate["experts"]))
+    experts = dict.fromkeys(name for gate in gates for name in gate["experts"])
     loads = [dict(zip(gate["experts"], gate["load"], strict=True)) for gate in gates]
-    rows = [
-        (Cell(name), *(Cell(share(load[name]) if name in load else "-") for load in loads))
-        for name in experts
-    ]
     return Grid(
         title=title,
         headers=("expert", *(str(gate["gate"]) for gate in gates)),
-        rows=tuple(rows),
-        last=(Cell("entropy"), *(Cell(f"{gate['entropy']:.3f}") for gate in gates)),
+        rows=tuple(
+            cells(name, *(share(load[name]) if name in load else "-" for load in loads))
+            for name in experts
+        ),
+        last=cells("entropy", *(f"{gate['entropy']:.3f}" for gate in gates)),
         caption=caption,
     )
 
 
 def cosine_grid(cosines: Cosines, own: Cosines) -> Grid:
-    """Give a row per layer that tasks share, a column per pair of tasks and one per task.
+    """Return a row per layer that tasks share, a column per pair of tasks and one per task.
 
     Args:
-        cosines: Between the tasks.
+        cosines: Cosines between the tasks.
         own: Layer -> task -> cosine of its gradient with that on other rows.
     """
-    pairs = list(dict.fromkeys(pair for layer in cosines.values() for pair in layer))
-    tasks = list(dict.fromkeys(task for layer in own.values() for task in layer))
+    pairs = dict.fromkeys(pair for layer in cosines.values() for pair in layer)
+    tasks = dict.fromkeys(task for layer in own.values() for task in layer)
+
+    def cosine(found: Mapping[str, float], key: str) -> Cell:
+        return Cell(f"{found[key]:+.3f}" if key in found else "-")
+
     return Grid(
         title="cosine of the tasks' gradients",
         headers=("layer", *pairs, *(f"{task} itself" for task in tasks)),
         rows=tuple(
             (
                 Cell(layer),
-                *(_cosine(found, pair) for pair in pairs),
-                *(_cosine(own.get(layer, {}), task) for task in tasks),
+                *(cosine(found, pair) for pair in pairs),
+                *(cosine(own.get(layer, {}), task) for task in tasks),
             )
             for layer, found in cosines.items()
         ),
@@ -284,12 +281,8 @@ def cosine_grid(cosines: Cosines, own: Cosines) -> Grid:
     )
 
 
-def _cosine(found: Mapping[str, float], key: str) -> Cell:
-    return Cell(f"{found[key]:+.3f}" if key in found else "-")
-
-
 def gates_summary(gates: Gates) -> str:
-    """Say in one line how evenly the gates mix."""
+    """Return in one line how evenly the gates mix."""
     several = len({gate.get("level", 0) for gate in gates}) > 1
     texts = []
     for gate in gates:
@@ -299,6 +292,6 @@ def gates_summary(gates: Gates) -> str:
 
 
 def cosine_summary(cosines: Cosines) -> str:
-    """Say in one line how far the tasks' gradients agree."""
+    """Return in one line how far the tasks' gradients agree."""
     values = [value for layer in cosines.values() for value in layer.values()]
     return f"{min(values):+.2f} to {max(values):+.2f} over {len(cosines)} layers"

@@ -55,6 +55,11 @@ def interval(estimate: Estimate | None) -> str:
     return f"{estimate.mean:.4f} ± {estimate.half_width:.4f}"
 
 
+def share(value: float) -> str:
+    """`16.5 %`."""
+    return f"{100 * value:.1f} %"
+
+
 def p_value(p: float) -> str:
     """`p=0.012`, or `p<0.001`."""
     return "p<0.001" if p < 0.001 else f"p={p:.3f}"

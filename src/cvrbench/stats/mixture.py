@@ -6,8 +6,8 @@ chi2 drawn from the chi-squared law of f degrees. So the mean's distance x from 
     p(x) = E over chi2 of 2 Phi(-x / sqrt(known + f S / chi2)),
 
 the fiducial law of Behrens and Fisher (Fisher, Annals of Eugenics 1935) with one variance known.
-Without the known part it is Student's t, without the estimated one the normal law. Of true nulls a
-test by it rejects exactly `level` in these two cases and less in between. Student's t with
+Without the known part it is Student's t, without the estimated one the normal law. A test by it
+rejects exactly `level` of true nulls in these two cases and less in between. Student's t with
 Satterthwaite's degrees of freedom (Biometrics Bulletin 1946) does not keep the level: where S is
 small by luck it takes the known part for almost all of the variance, and with two seeds a test at
 0.1 % rejects up to 5.6 %.
@@ -33,12 +33,12 @@ class Draws(NamedTuple):
     ratios: Floats
     """chi2 over its degrees of freedom, `[k]`, rising."""
     weights: Floats
-    """`[k]`, of sum 1."""
+    """`[k]`, summing to 1."""
 
 
 @lru_cache(maxsize=4096)
 def draws(freedom: int) -> Draws:
-    """Give the average over chi2, by the trapezoidal rule in its logarithm.
+    """Return the average over chi2, by the trapezoidal rule in its logarithm.
 
     The density is smooth there and falls off at both ends, so that the error falls exponentially
     with the step (Trefethen and Weideman, SIAM Review 2014). Small p are as sharp as large ones: to
@@ -82,7 +82,7 @@ def reach(level: float, *, estimated: float, freedom: int, known: float) -> floa
 
 
 def reaches(level: float, *, estimated: Floats, freedom: int, known: Floats) -> Floats:
-    """Give `reach` of many variances, to 1e-6 of itself at levels from 0.001.
+    """Return `reach` of many variances, to 1e-6 of itself at levels from 0.001.
 
     Args:
         level: Between 0 and 1.
@@ -98,7 +98,7 @@ def reaches(level: float, *, estimated: Floats, freedom: int, known: Floats) -> 
 
 @lru_cache(maxsize=4096)
 def _interpolated(level: float, freedom: int) -> tuple[float, CubicSpline]:
-    """Give the reach in standard errors by arcsinh(stretch * sqrt(share that is estimated)).
+    """Return the reach in standard errors by arcsinh(stretch * sqrt(share that is estimated)).
 
     Over the root the reach is smooth at both ends. Where Student's quantile is far above the normal
     one it turns from the one to the other where the root is about 1 / stretch, which the arcsinh
@@ -111,19 +111,19 @@ def _interpolated(level: float, freedom: int) -> tuple[float, CubicSpline]:
 
 
 def _beyond(x: Floats, share: Floats, freedom: int) -> Floats:
-    """Give p at so many standard errors, `[n]`, where a share of the variance is estimated."""
+    """Return p at so many standard errors, `[n]`, where a share of the variance is estimated."""
     found: Floats = 2 * ndtr(-x[:, None] * _precisions(share, freedom)) @ draws(freedom).weights
     return found
 
 
 def _precisions(share: Floats, freedom: int) -> Floats:
-    """Give one over the deviation that every drawn chi2 means, `[n, k]`."""
+    """Return one over the deviation that every drawn chi2 means, `[n, k]`."""
     found: Floats = (1 - share[:, None] + share[:, None] / draws(freedom).ratios) ** -0.5
     return found
 
 
 def _solved(level: float, share: Floats, freedom: int) -> Floats:
-    """Give the standard errors that are exceeded with a chance of `level`, `[n]`.
+    """Return the standard errors that are exceeded with a chance of `level`, `[n]`.
 
     Newton's steps for log p over log x, which is exactly a line in a power law's tail and nearly
     one elsewhere.

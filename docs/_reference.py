@@ -45,7 +45,7 @@ PAGES = {
             "tracking",
             "environment",
             "files",
-            "footprint",
+            "memory_estimate",
             "machine",
             "memory",
             "threads",

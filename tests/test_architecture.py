@@ -30,7 +30,7 @@ evaluation run_files kernels lookup multiply_adds
 nn objectives balancing masks
 strategies
 training store studies
-tracking footprint
+tracking memory_estimate
 experiment planning report trained
 serving reproduction
 launch
@@ -67,7 +67,7 @@ HOMES = {
     "submitit": "launch.slurm",
     "tensorboard": "",
     "torch": """
-        balancing data device experiment footprint kernels launch.job lookup masks
+        balancing data device experiment kernels launch.job lookup masks memory_estimate
         metrics.on_tensors multiply_adds nn objectives serving strategies threads
         tracking.on_tensorboard trained training
     """,

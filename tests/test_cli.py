@@ -13,6 +13,7 @@ import pytest
 
 from cvrbench import machine
 from cvrbench.config.folder import complete, datasets
+from cvrbench.machine import AvailableMemory
 
 SMALL = ("model.hidden=[8]", "model.tower=[]")
 QUICK = ("experiment=quick_check", *SMALL)
@@ -81,9 +82,11 @@ def test_a_dry_run_says_what_memory_each_configuration_needs_against_what_is_fre
     said = cvrbench(*words, "--dry-run")
     head, small, large = said.out.partition("\n\n")[2].splitlines()
     assert head.split()[:3] == ["#", "memory", "free"]
-    assert re.match(r"1-3 +0\.\d GB +[\d.]+ GB, .+  the process itself", small)
-    assert re.match(r"4-6 +1\.\d GB +[\d.]+ GB, .+  a training step", large)
-    monkeypatch.setattr(machine, "room", lambda: machine.Room(n_bytes=10**6, limit="a group"))
+    assert re.match(r"1-3 +0\.\d GB +[\d.]+ GB, .+  a training step 0.1", small)
+    assert re.match(r"4-6 +[01]\.\d GB +[\d.]+ GB, .+  a training step", large)
+    monkeypatch.setattr(
+        machine, "available_memory", lambda: AvailableMemory(n_bytes=10**6, limit="a group")
+    )
     said = cvrbench(*words, "--dry-run", "workers=2")
     assert "0.0 GB, a group  will not fit; " in said.out
     assert "2 at once: " in said.out

@@ -4,6 +4,7 @@ import pytest
 
 from cvrbench import machine, planning
 from cvrbench.errors import ConfigError, RunError
+from cvrbench.machine import AvailableMemory
 
 
 def test_cells_of_one_dataset_open_it_once(quick, monkeypatch):
@@ -25,8 +26,8 @@ def test_workers_that_do_not_fit_beside_each_other_are_refused_before_the_first_
 ):
     cells = [quick("model=mmoe", f"seed={seed}") for seed in range(3)]
     planning.check_plan(cells, at_once=3)
-    room = machine.Room(n_bytes=700_000_000, limit="its control group")
-    monkeypatch.setattr(machine, "room", lambda: room)
+    room = AvailableMemory(n_bytes=400_000_000, limit="its control group")
+    monkeypatch.setattr(machine, "available_memory", lambda: room)
     with pytest.raises(RunError, match=r"3 of these runs at once .*; set launcher.workers=[12],"):
         planning.check_plan(cells, at_once=3)
     planning.check_plan(cells, at_once=1)

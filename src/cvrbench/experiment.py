@@ -25,7 +25,7 @@ from cvrbench.environment import describe_environment
 from cvrbench.errors import RunError
 from cvrbench.evaluation import Scores, counts, score
 from cvrbench.files import atomic_write
-from cvrbench.footprint import check_memory
+from cvrbench.memory_estimate import check_memory
 from cvrbench.multiply_adds import count_multiply_adds
 from cvrbench.nn import FeatureEncoder
 from cvrbench.objectives import build_objective

@@ -16,7 +16,7 @@ from cvrbench.data.registry import ensure, prepared_folder
 from cvrbench.errors import ConfigError, did_you_mean
 from cvrbench.evaluation import selectable
 from cvrbench.files import check_writable
-from cvrbench.footprint import check_together
+from cvrbench.memory_estimate import check_together
 from cvrbench.record import run_id
 from cvrbench.store import ResultStore, State
 from cvrbench.strategies import build_strategy

@@ -2,9 +2,10 @@
 
 import pytest
 
-from cvrbench import footprint, machine
+from cvrbench import machine
 from cvrbench.errors import RunError
-from cvrbench.footprint import estimate
+from cvrbench.machine import AvailableMemory
+from cvrbench.memory_estimate import PROCESS, REFUSED, estimate
 from cvrbench.sweep.study import check_studies, dataset_of, plan_studies
 from cvrbench.training.device import resolve_device
 
@@ -34,7 +35,7 @@ def need(plan) -> int:
     device, dataset = resolve_device("cpu"), dataset_of(plan.study)
     cells = plan.study.borders()
     found = max(estimate(cell.config, dataset, device).needed for cell in cells)
-    return footprint.PROCESS + found
+    return PROCESS + found
 
 
 def test_the_borders_of_a_space_hold_its_ends_and_every_choice(plan):
@@ -50,21 +51,24 @@ def test_the_borders_of_a_space_hold_its_ends_and_every_choice(plan):
 
 def test_workers_that_do_not_fit_beside_each_other_start_no_trial(plan, monkeypatch):
     study = plan(*SPACE)
-    limit = machine.Room(n_bytes=2 * need(study), limit="its control group")
-    monkeypatch.setattr(machine, "room", lambda: limit)
+    # Two fit, and three need more than the estimate may be wrong by.
+    limit = AvailableMemory(n_bytes=round(2.9 * need(study) / REFUSED), limit="its control group")
+    monkeypatch.setattr(machine, "available_memory", lambda: limit)
     check_studies([study], at_once=2)
     with pytest.raises(RunError) as told:
         check_studies([study], at_once=3)
     assert f"3 trials of {study.name}, at the largest values that are searched, at once need" in (
         str(told.value)
     )
-    assert "set launcher.workers=2, or trainer.check_memory=false to try" in str(told.value)
+    assert "set launcher.workers=1, or set trainer.check_memory=false to try" in str(told.value)
     check_studies([plan(*SPACE, "trainer.check_memory=false")], at_once=3)
     check_studies([study])
 
 
 def test_the_command_refuses_them_too(cvrbench, monkeypatch, tmp_path):
-    monkeypatch.setattr(machine, "room", lambda: machine.Room(n_bytes=10**6, limit="a group"))
+    monkeypatch.setattr(
+        machine, "available_memory", lambda: AvailableMemory(n_bytes=10**6, limit="a group")
+    )
     said = cvrbench("sweep", *COMMON, *SPACE, "workers=2", "trials=2")
     assert said.code == 1
     assert "2 trials of synthetic-mmoe-equal_budget-" in said.err

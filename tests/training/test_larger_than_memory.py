@@ -157,7 +157,7 @@ def test_memory_is_taken_where_it_has_room(quick_data, monkeypatch, asked, free,
     dataset = ensure(compose(["experiment=quick_check"]).config.dataset, "synthetic", quick_data)
     files = (dataset.path / "train").glob("[inl]*.npy")  # ids, numeric, labels
     size = sum(file.stat().st_size - 128 for file in files)
-    monkeypatch.setattr(streaming, "room", lambda: Found(int(free * size)))
+    monkeypatch.setattr(streaming, "available_memory", lambda: Found(int(free * size)))
     keeping = Placement.choose(asked, [dataset.train], CPU)
     assert keeping.where == where
     rows = keeping.open(dataset.train, dataset.schema, CPU)

@@ -14,7 +14,7 @@ from cvrbench.cli.console import (
     training_bar,
     working,
 )
-from cvrbench.cli.memory import print_outlook
+from cvrbench.cli.memory import print_needs
 from cvrbench.cli.plan import run_plan, summary, workers_here
 from cvrbench.cli.report import present_runs
 from cvrbench.config.folder import complete
@@ -129,14 +129,14 @@ def _print_plan(
 ) -> None:
     """Print every cell, how far it is, and what memory those that would run need."""
     from cvrbench import planning
-    from cvrbench.footprint.outlook import look_ahead
+    from cvrbench.memory_estimate import needs_of_plan
 
     states = [planning.state_of(cell) for cell in cells]
     turn = [number for number, state in enumerate(states) if force or state != "finished"]
     with working("estimating memory"):
-        outlook = look_ahead(cells, turn, launcher)
+        found, at_once = needs_of_plan(cells, turn, launcher)
     if as_json:
-        needs = {number: need.plain() for need in outlook.needs for number in need.runs}
+        needs = {number: need.plain() for need in found for number in need.runs}
         for number, (cell, state) in enumerate(zip(cells, states, strict=True)):
             print_json(
                 {
@@ -154,7 +154,7 @@ def _print_plan(
         names = (cell.choices["dataset"], cell.choices["model"], str(cell.config.seed))
         table.add_row(str(number), *names, " ".join(cell.overrides), state)
     out.print(table)
-    print_outlook(outlook)
+    print_needs(found, at_once)
 
 
 def _print_results(

@@ -20,7 +20,7 @@ from cvrbench.data.batches import Batch, Rows, SplitReader, SplitTensors
 from cvrbench.data.dataset import Split
 from cvrbench.data.sampler import Window, prefetch, windows
 from cvrbench.data.schema import Schema
-from cvrbench.machine import UNLIMITED, room
+from cvrbench.machine import available_memory
 
 SEQUENTIAL_BLOCKS = 8
 """Blocks that are read at a time where rows are taken as they lie."""
@@ -139,8 +139,7 @@ class Placement:
         if device.type == "cuda" and torch.cuda.is_available():
             free = torch.cuda.mem_get_info(device)[0]
         else:
-            found = room()
-            free = UNLIMITED if found is None else found.n_bytes
+            free = available_memory().n_bytes
         fits = sum(map(rows_bytes, splits)) <= SHARE * free
         return cls(("memory" if fits else "disk") if asked == "auto" else asked, free)
 

@@ -18,7 +18,7 @@ from typing import Self
 from cvrbench.data.array_reader import FORGET
 from cvrbench.data.dataset import Dataset, mend
 from cvrbench.errors import DataError, RunInterrupted
-from cvrbench.machine import room
+from cvrbench.machine import available_memory
 
 PIECE_BYTES = 2**20
 LOOK_SECONDS = 1.0
@@ -42,10 +42,9 @@ class Verification:
         self._mend = mend(dataset.schema.name)
         self._digests: dict[Signature, str] = {}
         self._ended = threading.Event()
-        left = room()
         n_bytes = sum(entry["bytes"] for _, entry in files)
         # What does not fit in the system's cache of files would push out what others have there.
-        self._forget = left is not None and n_bytes > left.n_bytes
+        self._forget = n_bytes > available_memory().n_bytes
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="verification")
         self._work = self._pool.submit(self._look)
         self._begun = self._looked = time.monotonic()

@@ -23,7 +23,7 @@ from cvrbench.data.raw import OnRows, silent
 from cvrbench.data.registry import ensure
 from cvrbench.data.schema import Schema
 from cvrbench.errors import ConfigError
-from cvrbench.footprint import check_together
+from cvrbench.memory_estimate import check_together
 from cvrbench.planning import check_plan
 from cvrbench.record import decisive
 from cvrbench.studies import Studies, StudyFolder

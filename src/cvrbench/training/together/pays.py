@@ -48,10 +48,8 @@ def most_that_pay(config: Config, build: Callable[[], SharingStrategy]) -> int:
         network = build()
     if not _is_light(network, config.trainer):
         return 1
-    room = machine.room()
-    if room is None:
-        return MOST
-    return max(1, min(MOST, int(SHARE * room.n_bytes / _n_bytes(network))))
+    free = machine.available_memory().n_bytes
+    return max(1, min(MOST, int(SHARE * free / _n_bytes(network))))
 
 
 def _is_light(network: SharingStrategy, trainer: TrainerConfig) -> bool:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks.latency import Latency, Spread, measure_savings
 from rich.console import Console
 from rich.table import Table
 
@@ -34,15 +35,15 @@ from cvrbench.data.dataset import Dataset
 from cvrbench.data.registry import ensure
 from cvrbench.masks.drawn import random_scores
 from cvrbench.masks.ranking import keep_best
-from cvrbench.serving.costs import first_rows
-from cvrbench.serving.latency import Spread
-from cvrbench.serving.savings import Savings, compare
+from cvrbench.serving.costs import Savings, compare
 from cvrbench.strategies import build_strategy
 from cvrbench.strategies.ncs import NCS
 from cvrbench.trained import load_trained
 
 DENSITIES = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02)
 BATCHES = (1, 512)
+Times = dict[int, tuple[Latency, ...]]
+"""Rows of a call -> times as trained, masked and compacted."""
 
 
 def untrained(dataset: Dataset, overrides: list[str]) -> Iterator[tuple[str, float, NCS]]:
@@ -54,7 +55,7 @@ def untrained(dataset: Dataset, overrides: list[str]) -> Iterator[tuple[str, flo
     whole = network.masks
     ways = {
         "random": random_scores(whole, config.seed, identical=False),
-        "initial": {name: weight.abs() for name, weight in network.weights().items()},
+        "initial": {name: weight.abs() for name, weight in network.masked().items()},
     }
     for way, scores in ways.items():
         for density in DENSITIES:
@@ -92,35 +93,45 @@ def main() -> None:
         overrides = [*options.overrides, f"data_dir={data_dir}"]
         composed = compose(["model=ncs", *overrides])
         dataset = ensure(composed.config.dataset, composed.choices["dataset"], data_dir)
-        batches = {size: first_rows(dataset.valid, dataset.schema, size) for size in BATCHES}
-        found: list[tuple[str, float, Savings]] = []
+        found: list[tuple[str, float, Savings, Times]] = []
 
         def measure(networks: Iterator[tuple[str, float, NCS]]) -> None:
             for way, density, network in networks:
-                savings = compare(
-                    network, dataset.schema, [options.task], batches, rounds=options.rounds
-                )
-                found.append((way, density, savings))
+                savings = compare(network, dataset.schema, [options.task])
+                place = (network, dataset.schema, savings, dataset.valid)
+                times = {n: measure_savings(*place, n, rounds=options.rounds) for n in BATCHES}
+                found.append((way, density, savings, times))
 
         measure(untrained(dataset, overrides))
         if options.train:
             measure(trained(overrides, Path(temporary) / "results"))
     show(found, options.task, composed.choices["dataset"])
     if options.json:
-        plain = [{"mask": w, "density": d, **s.to_json()} for w, d, s in found]
+        plain = [
+            {"mask": way, "density": density, **savings.to_json(), "seconds": plain_of(times)}
+            for way, density, savings, times in found
+        ]
         options.json.write_text(json.dumps(plain, indent=1) + "\n")
 
 
-def show(found: list[tuple[str, float, Savings]], task: str, dataset: str) -> None:
+def plain_of(times: Times) -> dict[str, dict[str, Any]]:
+    """Times as median and quartiles."""
+    names = ("trained", "masked", "compacted")
+    return {
+        str(n): {k: v.spread()._asdict() for k, v in zip(names, found, strict=True)}
+        for n, found in times.items()
+    }
+
+
+def show(found: list[tuple[str, float, Savings, Times]], task: str, dataset: str) -> None:
     """Print the table, and above it what never changes with the density."""
     console = Console(width=140)
-    _, _, first = found[0]
+    _, _, first, measured = found[0]
     trained, masked = first.rows[:2]
     times = ", ".join(
-        f"batch {size}: {1e3 * trained.seconds[size].median:.3f} ms trained, "
-        f"{1e3 * masked.seconds[size].median:.3f} ms masked "
-        f"({ratio(masked.to_trained[size])} of it)"
-        for size in BATCHES
+        f"batch {size}: {1e3 * whole.spread().median:.3f} ms trained, "
+        f"{1e3 * own.spread().median:.3f} ms masked ({ratio(own.ratio_to(whole))} of it)"
+        for size, (whole, own, _) in measured.items()
     )
     console.print(f"{dataset}, {task}; torch {torch.__version__}, one thread")
     console.print(f"as trained, all tasks: {counts(trained.cost)}")
@@ -132,12 +143,12 @@ def show(found: list[tuple[str, float, Savings]], task: str, dataset: str) -> No
         *(f"time of masked, batch {size}" for size in BATCHES),
     ):  # fmt: skip
         table.add_column(heading, justify="left" if heading == "mask" else "right")
-    for way, density, savings in found:
-        table.add_row(*row(way, density, savings, task))
+    for way, density, savings, measured in found:
+        table.add_row(*row(way, density, savings, measured, task))
     console.print(table)
 
 
-def row(way: str, density: float, savings: Savings, task: str) -> list[str]:
+def row(way: str, density: float, savings: Savings, times: Times, task: str) -> list[str]:
     """One line of the table."""
     _, masked, compacted = savings.rows
     compaction = savings.compactions[task]
@@ -149,7 +160,7 @@ def row(way: str, density: float, savings: Savings, task: str) -> list[str]:
         f"{compacted.cost.multiply_adds:,}",
         f"{compacted.cost.multiply_adds / masked.cost.multiply_adds:.1%}",
         f"{compacted.cost.connections:,}",
-        *(ratio(compacted.to_masked[size]) for size in BATCHES),
+        *(ratio(small.ratio_to(own)) for _, own, small in times.values()),
     ]
 
 

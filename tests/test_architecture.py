@@ -56,7 +56,7 @@ HOMES = {
     "matplotlib": "report.plots",
     "mlflow": "tracking.on_mlflow",
     "omegaconf": "config",
-    "onnx": "serving.to_onnx",
+    "onnx": "serving.export",
     "onnxruntime": "",
     "onnxscript": "",
     "optuna": "report.plots.sweep sweep",

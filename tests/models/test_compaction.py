@@ -5,18 +5,20 @@ from dataclasses import replace
 
 import pytest
 import torch
+from benchmarks.latency import Contender, Latency, Spread, measure_latency, select
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from cvrbench.data.schema import Schema
 from cvrbench.masks.mask_set import MaskSet
-from cvrbench.serving.compaction import Layer, TaskNetwork, compact, masked_network, select
-from cvrbench.serving.costs import cost_as_trained, cost_of_task
-from cvrbench.serving.latency import Contender, Latency, Spread, measure_latency
-from cvrbench.serving.savings import compare
+from cvrbench.serving.compaction import Layer, TaskNetwork, compact, task_network
+from cvrbench.serving.costs import compare, cost_as_trained, cost_of_task
+from cvrbench.strategies.mmoe import MMoE
 from cvrbench.strategies.ncs import NCS
 from cvrbench.strategies.shared_bottom import SharedBottom
+from cvrbench.strategies.shared_embedding import SharedEmbedding
+from cvrbench.strategies.single_task import SingleTask
 from tests.models.conftest_models import make_batch, make_schema
 
 DENSITIES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -67,7 +69,7 @@ def logits_of(network: NCS, schema: Schema, task: int, rows: int = 12):
     """The trained network's logits, the masked plain one's and the compacted one's."""
     full = make_schema(len(schema.tasks))
     features = select(make_batch(full, rows).features, full, schema)
-    alone = masked_network(network, schema, task)
+    alone = task_network(network, schema, task)
     small = compact(alone)
     with torch.inference_mode():
         seen = select(features, schema, small.network.schema)
@@ -231,9 +233,9 @@ def test_a_number_that_is_not_read_goes():
 def test_a_mask_alone_saves_nothing_and_a_dead_unit_does():
     schema = make_schema()
     network = ncs(schema, hidden=(64, 32))
-    dense = cost_of_task(masked_network(network, schema, 0))
+    dense = cost_of_task(task_network(network, schema, 0))
     cut(network, 0.5)
-    alone = masked_network(network, schema, 0)
+    alone = task_network(network, schema, 0)
     masked = cost_of_task(alone)
     assert (masked.multiply_adds, masked.dense_parameters) == (
         dense.multiply_adds,
@@ -242,7 +244,7 @@ def test_a_mask_alone_saves_nothing_and_a_dead_unit_does():
     assert masked.connections < 0.6 * masked.multiply_adds
     assert cost_of_task(compact(alone).network) == masked, "no unit is dead at this density"
     cut(network, 0.02)
-    small = cost_of_task(compact(masked_network(network, schema, 0)).network)
+    small = cost_of_task(compact(task_network(network, schema, 0)).network)
     assert small.multiply_adds < 0.6 * masked.multiply_adds
     assert small.connections <= masked.connections
 
@@ -259,7 +261,7 @@ def test_multiply_adds_are_those_that_torch_counts(density):
             plain(seen)
         return counter.get_total_flops() // (2 * 8)
 
-    alone = masked_network(network, schema, 1)
+    alone = task_network(network, schema, 1)
     small = compact(alone).network
     by_hand = 13 * 16 + 16 * 9 + 9 * 5 + 5 * 1
     assert cost_of_task(alone).multiply_adds == counted(alone, features) == by_hand
@@ -270,7 +272,7 @@ def test_multiply_adds_are_those_that_torch_counts(density):
     assert whole.multiply_adds == counted(network, features) == 2 * by_hand
     assert whole.embedding_parameters == 92 * 4
     assert whole.dense_parameters + 92 * 4 == sum(p.numel() for p in network.parameters())
-    alone_too = masked_network(network, schema, 0)
+    alone_too = task_network(network, schema, 0)
     kept = [cost_of_task(one).connections for one in (alone_too, alone)]
     assert whole.connections == sum(kept)
 
@@ -280,7 +282,7 @@ def test_kept_connections_are_the_masks():
     network = ncs(schema, tower=())
     cut(network, 0.3)
     for task, name in enumerate(network.tasks):
-        cost = cost_of_task(masked_network(network, schema, task))
+        cost = cost_of_task(task_network(network, schema, task))
         in_trunk = sum(int(keep[task].sum()) for keep in network.masks.keep.values())
         assert cost.connections == in_trunk + 9, name  # and the head of nine weights
 
@@ -290,7 +292,7 @@ def test_the_trained_network_is_left_as_it_was():
     network = ncs(schema)
     cut(network, 0.05)
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    small = compact(masked_network(network, schema, 0)).network
+    small = compact(task_network(network, schema, 0)).network
     with torch.no_grad():
         for layer in (*small.weights, *small.biases):
             layer.zero_()
@@ -302,7 +304,7 @@ def test_building_leaves_the_random_state_alone():
     schema = make_schema()
     network = ncs(schema)
     state = torch.get_rng_state()
-    compact(masked_network(network, schema, 0))
+    compact(task_network(network, schema, 0))
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -353,14 +355,44 @@ def test_savings_are_told_plainly(density, words):
     schema = make_schema()
     network = ncs(schema, hidden=(64, 32))
     cut(network, density)
-    batches = {rows: make_batch(schema, rows).features for rows in (1, 8)}
-    savings = compare(network, schema, ["cvr"], batches, rounds=4)
+    savings = compare(network, schema, ["cvr"])
     assert [row.name for row in savings.rows] == ["as trained", "cvr masked", "cvr compacted"]
     (sentence,) = savings.sentences
     assert words in sentence
-    trained, masked, compacted = savings.rows
-    assert set(compacted.seconds) == set(compacted.to_masked) == {1, 8}
-    assert masked.to_masked == {}
-    assert trained.to_trained[1] == (1.0, 1.0, 1.0)
+    trained, masked, _ = savings.rows
     assert trained.cost.multiply_adds == 2 * masked.cost.multiply_adds
     assert json.loads(json.dumps(savings.to_json()))["networks"][2]["task"] == "cvr"
+
+
+@pytest.mark.parametrize("strategy", [SingleTask, SharedEmbedding, SharedBottom])
+@pytest.mark.parametrize("tower", [(), (5,)])
+def test_a_task_without_masks_is_written_without_the_other_tasks(strategy, tower):
+    torch.manual_seed(0)
+    schema = make_schema(3)
+    network = strategy(schema, embedding_dim=4, hidden=(16, 9), tower=tower, dropout=0.3).eval()
+    features = make_batch(schema).features
+    for task in range(3):
+        own = task_network(network, schema, task)
+        small = compact(own).network
+        with torch.inference_mode():
+            expected = network(features)[:, task]
+            torch.testing.assert_close(own(features)[:, 0], expected)
+            torch.testing.assert_close(small(features)[:, 0], expected)
+    savings = compare(network, schema, ["like"])
+    whole, alone = (row.cost for row in savings.rows)
+    assert alone.multiply_adds < whole.multiply_adds
+    assert savings.compactions == {}
+    if strategy is SingleTask:
+        assert 3 * alone.multiply_adds == whole.multiply_adds
+        assert 3 * alone.embedding_parameters == whole.embedding_parameters
+    assert "There are no masks" in savings.sentences[0]
+
+
+def test_a_task_that_reads_common_experts_is_served_by_the_whole_network():
+    schema = make_schema()
+    sizes = {"embedding_dim": 4, "hidden": (8,), "tower": (), "dropout": 0.0}
+    network = MMoE(schema, n_experts=2, n_gates=2, **sizes).eval()
+    assert task_network(network, schema, 0) is None
+    savings = compare(network, schema, ["cvr"])
+    assert len(savings.rows) == 1
+    assert "served by the whole network" in savings.sentences[0]

@@ -13,12 +13,7 @@ from cvrbench.cli.run import AsJson
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from cvrbench.serving.latency import Spread
-    from cvrbench.serving.savings import Row, Savings
-    from cvrbench.trained import Trained
-
-BATCHES = (1, 512)
-"""Rows of the calls that are timed: one request, and a page of candidates."""
+    from cvrbench.serving.costs import Row, Savings
 
 
 class Layout(StrEnum):
@@ -33,7 +28,7 @@ def export(
     task: Annotated[
         str,
         typer.Option(
-            metavar="TASK", help="A task, whose own network is written; `all`: the whole as trained"
+            metavar="TASK", help="A task, written without the others; `all`: the whole as trained"
         ),
     ] = "all",
     layout: Annotated[
@@ -46,13 +41,14 @@ def export(
     results_dir: Annotated[Path, typer.Option(help="Folder of results")] = Path("results"),
     as_json: AsJson = False,
 ) -> None:
-    """Write a trained network to files that need no cvrbench, and say what its masks save.
+    """Write a trained network to files that need no cvrbench, and say what that saves.
 
     Examples:
         cvrbench export kuairand-ncs-s0 --task cvr
 
         cvrbench export kuairand-mmoe-s0 --format state_dict --to serving
     """
+    from cvrbench.serving.costs import compare
     from cvrbench.serving.export import part_of, write
     from cvrbench.store import ResultStore
     from cvrbench.trained import load_trained
@@ -63,8 +59,7 @@ def export(
         part = part_of(trained, task)
     with working(f"writing {part.name}"):
         files = write(part, trained, to or folder / "export", layout.value)
-    with working("timing the networks side by side"):
-        savings = _savings(trained, [output.task for output in part.outputs])
+    savings = compare(trained.network, trained.schema, [o.task for o in part.outputs])
     if as_json:
         about = {"run_id": trained.record.run_id, "task": task, "files": [str(f) for f in files]}
         print_json({**about, **savings.to_json()})
@@ -72,27 +67,17 @@ def export(
     _print(savings, files)
 
 
-def _savings(trained: "Trained", tasks: list[str]) -> "Savings":
-    from cvrbench.serving.costs import first_rows
-    from cvrbench.serving.savings import compare
-
-    split, schema = trained.dataset.valid, trained.schema
-    batches = {size: first_rows(split, schema, size) for size in BATCHES}
-    return compare(trained.network, schema, tasks, batches)
-
-
 def _print(savings: "Savings", files: "Sequence[Path]") -> None:
     trained, *others = savings.rows
-    for task in savings.compactions:
+    tasks = dict.fromkeys(row.task for row in others)
+    for task in tasks or [None]:
         out.print(_table([trained, *(row for row in others if row.task == task)]))
-    if not savings.compactions:
-        out.print(_table([trained]))
     for line in (*savings.sentences, *map(str, files)):
         out.print(line, soft_wrap=True)
 
 
 def _table(rows: "Sequence[Row]") -> Table:
-    """What each network costs; ratios of times as median and quartiles over rounds of calls."""
+    """Return what each network costs."""
     table = Table("per example", box=None, pad_edge=False)
     for row in rows:
         table.add_column(row.name, justify="right")
@@ -101,15 +86,4 @@ def _table(rows: "Sequence[Row]") -> Table:
     table.add_row("embedding parameters", *(f"{cost.embedding_parameters:,}" for cost in costs))
     table.add_row("multiply-adds", *(f"{cost.multiply_adds:,}" for cost in costs))
     table.add_row("  not with 0", *(f"{cost.connections:,}" for cost in costs))
-    for size in BATCHES:
-        table.add_row(
-            f"ms, batch {size}", *(f"{1e3 * row.seconds[size].median:.3f}" for row in rows)
-        )
-        if len(rows) > 1:
-            table.add_row("  of trained", "", *(_ratio(r.to_trained[size]) for r in rows[1:]))
-            table.add_row("  of masked", *(_ratio(r.to_masked.get(size)) for r in rows))
     return table
-
-
-def _ratio(spread: "Spread | None") -> str:
-    return f"{spread.median:.2f} ({spread.low:.2f}-{spread.high:.2f})" if spread else ""

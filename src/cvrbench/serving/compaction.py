@@ -1,4 +1,7 @@
-"""One task's own plain network out of a trained one, and what leaving units out of it saves.
+"""One task's own plain network out of a trained one, without the units that carry nothing.
+
+Where a task has one path of encoder, trunk and tower (`single_task`, `shared_embedding`,
+`shared_bottom`, `ncs`), that is a plain network. Mixtures of experts have no such path.
 
 A mask is a matrix of zeros and ones: the product with a masked weight matrix costs what the product
 with the whole one costs. What does save work is a unit that carries nothing of the task's, because
@@ -30,6 +33,12 @@ from cvrbench.data.schema import Schema
 from cvrbench.nn import FeatureEncoder
 from cvrbench.strategies.base import SharingStrategy
 from cvrbench.strategies.ncs import NCS
+from cvrbench.strategies.shared_bottom import SharedBottom
+from cvrbench.strategies.shared_embedding import SharedEmbedding
+from cvrbench.strategies.single_task import SingleTask
+
+OnePath = NCS | SharedBottom | SharedEmbedding | SingleTask
+"""Strategies of which every task has one path from the encoder to its logit."""
 
 
 class Layer(NamedTuple):
@@ -41,13 +50,12 @@ class Layer(NamedTuple):
     """`[out]`."""
 
 
-class TaskNetwork(SharingStrategy):
+class TaskNetwork(nn.Module):
     """One task without the others: an encoder, dense layers with a ReLU between, one logit."""
 
     def __init__(self, schema: Schema, table: Tensor, layers: Sequence[Layer]) -> None:
         super().__init__()
-        self.schema = schema
-        """Of the fields that it reads."""
+        self.schema = schema  # only the fields that are read
         with torch.random.fork_rng(devices=()):  # the fresh table is thrown away at once
             self.encoder = FeatureEncoder(schema, table.shape[1])
         self.encoder.table = nn.Parameter(table)
@@ -61,7 +69,7 @@ class TaskNetwork(SharingStrategy):
         return tuple(Layer(weight.detach(), bias.detach()) for weight, bias in both)
 
     def forward(self, features: Features) -> Tensor:
-        """Give the task's logit, `[batch, 1]`."""
+        """Return the task's logit, `[batch, 1]`."""
         x: Tensor = self.encoder(features)  # [batch, width]
         last = len(self.weights) - 1
         for number, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
@@ -87,28 +95,38 @@ class Compaction:
     """Fields of which it reads no column."""
 
 
-def masked_network(network: NCS, schema: Schema, task: int) -> TaskNetwork:
-    """Write one task's masked network down as a plain one: zeros where its mask has zeros.
+def task_network(network: SharingStrategy, schema: Schema, task: int) -> TaskNetwork | None:
+    """Return one task's path as a plain network, zeros where its mask has zeros.
 
     Args:
         network: In the state to be served; its weights are not changed.
-        schema: Of the data that it was trained on.
+        schema: Schema of the data that it was trained on.
         task: Number of the task.
+
+    Returns:
+        None where a task's output needs the paths of others.
     """
-    effective = {name: weight.detach() for name, weight in network.effective().items()}
+    if not isinstance(network, OnePath):
+        return None
+    effective: dict[str, Tensor] = {}
+    if isinstance(network, NCS):
+        effective = {name: weight.detach() for name, weight in network.effective().items()}
+    trunk = network.trunks if isinstance(network, SharedEmbedding | SingleTask) else network.trunk
 
     def own(name: str, parameter: Tensor) -> Tensor:
         weight = effective.get(name, parameter.detach())
         return weight[task if len(weight) > 1 else 0]
 
     layers = []
-    for part, mlp in (("trunk", network.trunk), ("tower", network.towers.network)):
+    for part, mlp in (("trunk", trunk), ("tower", network.towers.network)):
         for number, (weight, bias) in enumerate(zip(mlp.weights, mlp.biases, strict=True)):
             name = f"{part}_{number}"
             layers.append(Layer(own(name, weight), own(f"{name}_bias", bias).reshape(-1)))
     head = own("tower_head", network.towers.head)  # [out, 1]
     layers.append(Layer(head, network.towers.bias.detach()[task : task + 1]))
     table = network.encoder.table.detach()
+    if network.encoder.copies > 1:  # one table per task, one below the other
+        table = table.chunk(network.encoder.copies)[task]
     if "embedding" in effective:
         table = table * effective["embedding"][task]
     return TaskNetwork(schema, table, layers).eval()
@@ -143,41 +161,8 @@ def compact(network: TaskNetwork) -> Compaction:
     )
 
 
-def select(features: Features, schema: Schema, kept: Schema) -> Features:
-    """Take of a batch what a network reads that was left with fewer fields.
-
-    Args:
-        features: By the fields of `schema`.
-        schema: Of the trained network.
-        kept: Of the compacted one; its fields are some of `schema`'s, in the same order.
-    """
-    old, new = vocabulary_starts(schema), vocabulary_starts(kept)
-    device = features.rows.device
-    batch = features.rows.shape[0]
-    columns = [i for i, field in enumerate(schema.categorical) if field.name in new]
-    names = [field.name for field in kept.categorical]
-    shift = torch.tensor([old[n] - new[n] for n in names], dtype=torch.int64, device=device)
-    bags = {field.name: position for position, field in enumerate(kept.multivalued)}
-    position = [bags.get(field.name, -1) for field in schema.multivalued]
-    bag_shift = [old[field.name] - new.get(field.name, 0) for field in schema.multivalued]
-    field_of = features.bag_segments // max(batch, 1)
-    to = torch.tensor(position, dtype=torch.int64, device=device)[field_of]  # [values]
-    down = torch.tensor(bag_shift, dtype=torch.int64, device=device)[field_of]
-    stay = to >= 0
-    segments = to * batch + features.bag_segments % max(batch, 1)
-    known = {field.name for field in kept.numeric}
-    numbers = [i for i, field in enumerate(schema.numeric) if field.name in known]
-    return Features(
-        rows=features.rows[:, columns] - shift,
-        bag_rows=(features.bag_rows - down)[stay],
-        bag_weights=features.bag_weights[stay],
-        bag_segments=segments[stay],
-        numeric=features.numeric[:, numbers],
-    )
-
-
 def vocabulary_starts(schema: Schema) -> Mapping[str, int]:
-    """Say in which row of the one table each field's vocabulary begins."""
+    """Return in which row of the one table each field's vocabulary begins."""
     starts, start = {}, 0
     for field in schema.id_fields:
         starts[field.name] = start

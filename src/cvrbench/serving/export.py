@@ -3,45 +3,56 @@
 DIR/TASK.onnx or DIR/TASK.safetensors    the network
 DIR/TASK.json                            inputs, fields, layers, outputs; written last
 
-An output is a probability, the logistic function of its task's logit. What of depends on the run's
-objective (see `cvrbench.objectives`): by `click_space` and `entire_space` it is P(label | parent's
-label is 1) and called `p_cvr`; by `exposure_space` a task below another learned the probability of
-all labels down to its own, and so it is called `p_ctcvr`: divided by the parent's output it gives
-the conditional one.
+An output is a probability, the logistic function of its task's logit. Which one it is depends on
+the run's objective (see `cvrbench.objectives`): by `click_space` and `entire_space` it is
+P(label | parent's label is 1) and called `p_cvr`; by `exposure_space` a task below another learned
+the probability of all labels down to its own, and so it is called `p_ctcvr`: divided by the
+parent's output it gives the conditional one.
 
-One task of an NCS network is written compacted, its masks folded in. `all` writes the network as
-it was trained, masks included. Other strategies have no part that is one task's alone: one task of
-them is the whole network, asked for one output.
+One task is written without the other tasks' parts where it has a path of its own, masks folded in
+(`serving.compaction`); of a mixture of experts it is the whole network, asked for one output. `all`
+writes the network as it was trained, masks included.
+
+The home of the optional packages `onnx` and `onnxscript`, which torch's exporter needs; they come
+with `pip install 'cvrbench[onnx]'`.
 """
 
 import json
+import logging
 import re
-from collections.abc import Callable
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+import torch
 from safetensors.torch import save
+from torch import Tensor, nn
 
 from cvrbench import __version__
+from cvrbench.data.batches import Features
 from cvrbench.data.schema import Schema
-from cvrbench.errors import ConfigError, StoreError, did_you_mean
-from cvrbench.files import explain_write, write_text
+from cvrbench.errors import ConfigError, RunError, StoreError, did_you_mean
+from cvrbench.files import atomic_write, write_text
 from cvrbench.serving.compaction import (
     Compaction,
     TaskNetwork,
     compact,
-    masked_network,
+    task_network,
     vocabulary_starts,
 )
-from cvrbench.serving.to_onnx import make_onnx, tensor_inputs
-from cvrbench.strategies.base import SharingStrategy
-from cvrbench.strategies.ncs import NCS
+from cvrbench.serving.costs import example_features
 from cvrbench.trained import Trained
 
 ALL = "all"
 Layout = Literal["onnx", "state_dict"]
 SUFFIX: dict[Layout, str] = {"onnx": ".onnx", "state_dict": ".safetensors"}
+PACKAGES = ("onnx", "onnxscript")
+MAX_BYTES = 2**31 - 2**20
+"""Most bytes of a protobuf message, and so of one ONNX file; some room is left for the graph."""
 
 LIST_OF_NUMBERS = re.compile(r"\[[\s\d,]+\]")
 
@@ -54,7 +65,7 @@ class Output:
     task: str
     meaning: str
     column: int
-    """Of the network's logits."""
+    """Column of the network's logits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +73,9 @@ class Part:
     """What is written: one task's network, or all tasks'."""
 
     name: str
-    network: SharingStrategy
+    network: nn.Module
     schema: Schema
-    """Of the fields that it reads."""
+    """Schema of the fields that it reads."""
     outputs: tuple[Output, ...]
     compaction: Compaction | None
 
@@ -84,10 +95,11 @@ def part_of(trained: Trained, task: str) -> Part:
         )
     kind = trained.config.objective.kind
     wanted = range(len(names)) if task == ALL else [names.index(task)]
-    if task == ALL or not isinstance(network, NCS):
+    own = None if task == ALL else task_network(network, schema, names.index(task))
+    if own is None:
         outputs = tuple(_output(schema, number, kind, column=number) for number in wanted)
         return Part(name=task, network=network, schema=schema, outputs=outputs, compaction=None)
-    found = compact(masked_network(network, schema, names.index(task)))
+    found = compact(own)
     return Part(
         name=task,
         network=found.network,
@@ -113,17 +125,15 @@ def write(part: Part, trained: Trained, folder: Path, layout: Layout) -> tuple[P
         raise StoreError(
             f"cannot make {folder}: {error.strerror or error}; give another folder with --to"
         ) from None
-    file = folder / f"{part.name}{SUFFIX[layout]}"
-    opset = None
+    file, opset = folder / f"{part.name}{SUFFIX[layout]}", None
     if layout == "onnx":
         columns = {output.name: output.column for output in part.outputs}
-        made = make_onnx(part.network, part.schema, columns, notes=_identity(part, trained))
-        opset = made.opset
-        _write_whole(file, made.save)
+        content, opset = make_onnx(part.network, part.schema, columns, _identity(part, trained))
     else:
-        state = {name: t.contiguous() for name, t in part.network.state_dict().items()}
         # Not save_file, which lets nobody but the owner read what is to be handed on.
-        _write_whole(file, lambda path: path.write_bytes(save(state)))
+        content = save({name: t.contiguous() for name, t in part.network.state_dict().items()})
+    with atomic_write(file) as temporary:
+        temporary.write_bytes(content)
     about = folder / f"{part.name}.json"
     facts = {"file": file.name, "format": layout, "opset": opset, **_describe(part, trained)}
     write_text(about, LIST_OF_NUMBERS.sub(_on_one_line, json.dumps(facts, indent=1)) + "\n")
@@ -132,13 +142,6 @@ def write(part: Part, trained: Trained, folder: Path, layout: Layout) -> tuple[P
 
 def _on_one_line(numbers: re.Match[str]) -> str:
     return " ".join(numbers[0].split()).replace("[ ", "[").replace(" ]", "]")
-
-
-def _write_whole(file: Path, save_to: Callable[[Path], object]) -> None:
-    temporary = file.with_name(f".{file.name}.tmp")
-    with explain_write(file):
-        save_to(temporary)
-        temporary.replace(file)
 
 
 def _identity(part: Part, trained: Trained) -> dict[str, str]:
@@ -155,7 +158,7 @@ def _identity(part: Part, trained: Trained) -> dict[str, str]:
 
 
 def _describe(part: Part, trained: Trained) -> dict[str, Any]:
-    """What a program needs to know to call the network, and a person to trust it."""
+    """Return what a program needs to know to call the network, and a person to trust it."""
     found = part.compaction
     return {
         **_identity(part, trained),
@@ -172,7 +175,7 @@ def _describe(part: Part, trained: Trained) -> dict[str, Any]:
 
 
 def _fields(schema: Schema) -> list[dict[str, Any]]:
-    """Each field's place: `start` is added to a value's id to give its row in the table."""
+    """Return each field's place: `start` is added to a value's id to give its row in the table."""
     starts = vocabulary_starts(schema)
     numeric = enumerate(schema.numeric)
     return [
@@ -189,7 +192,7 @@ def _fields(schema: Schema) -> list[dict[str, Any]]:
 
 
 def _layers(part: Part) -> list[dict[str, Any]]:
-    """A task's dense layers in order, `x @ weight + bias`; else every tensor's name and shape."""
+    """Return a task's dense layers, `x @ weight + bias`; else every tensor's name and shape."""
     network = part.network
     if not isinstance(network, TaskNetwork) or part.compaction is None:
         return [{"name": n, "shape": list(t.shape)} for n, t in network.state_dict().items()]
@@ -208,7 +211,7 @@ def _layers(part: Part) -> list[dict[str, Any]]:
 
 
 def _output(schema: Schema, number: int, kind: str, *, column: int) -> Output:
-    """Name what the logistic function of a task's logit is a probability of."""
+    """Return what the logistic function of a task's logit is a probability of."""
     task = schema.tasks[number]
     labels = [schema.tasks[t].label for t in schema.chain(number)]
     if task.joint is not None and kind == "exposure_space":
@@ -217,3 +220,143 @@ def _output(schema: Schema, number: int, kind: str, *, column: int) -> Output:
     given = " and ".join(["exposure", *labels[:-1]])
     meaning = f"P({task.label} | {given})"
     return Output(name=f"p_{task.name}", task=task.name, meaning=meaning, column=column)
+
+
+class TensorInput(NamedTuple):
+    """One input tensor of an exported network."""
+
+    name: str
+    dtype: str
+    shape: tuple[str | int, ...]
+    """`batch` and `values` may differ from call to call."""
+    meaning: str
+
+
+def tensor_inputs(schema: Schema) -> tuple[TensorInput, ...]:
+    """Return which tensors a network of these fields reads, in the order of `Features`."""
+    found = [
+        TensorInput(
+            "rows",
+            "int64",
+            ("batch", len(schema.categorical)),
+            "per categorical field the value's id plus the field's start",
+        )
+    ]
+    if schema.multivalued:
+        bag = ("values",)
+        found += [
+            TensorInput("bag_rows", "int64", bag, "every value's id plus its field's start"),
+            TensorInput("bag_weights", "float32", bag, "every value's weight"),
+            TensorInput("bag_segments", "int64", bag, "field's position times batch, plus row"),
+        ]
+    if schema.numeric:
+        shape = ("batch", len(schema.numeric))
+        found.append(TensorInput("numeric", "float32", shape, "(number - mean) / std"))
+    return tuple(found)
+
+
+class Graph(NamedTuple):
+    """An ONNX graph as the bytes of one file, and the version of its operators."""
+
+    content: bytes
+    opset: int
+
+
+def make_onnx(
+    network: nn.Module, schema: Schema, columns: Mapping[str, int], notes: Mapping[str, str]
+) -> Graph:
+    """Trace a network into an ONNX graph with any number of rows and of values.
+
+    Args:
+        network: In the state to be served.
+        schema: Of the fields that it reads.
+        columns: Name of an output -> column of the logits whose probability it gives.
+        notes: What the file says of itself.
+
+    Raises:
+        RunError: A package is missing, or the network is too large for one file.
+    """
+    _check(network)
+    import onnx
+
+    inputs = tensor_inputs(schema)
+    example = example_features(schema)
+    arguments = tuple(getattr(example, tensor.name) for tensor in inputs)
+    sizes = {"batch": torch.export.Dim("batch"), "values": torch.export.Dim("values")}
+    dynamic = (tuple({0: sizes[str(tensor.shape[0])]} for tensor in inputs),)
+    served = _Served(network, tuple(t.name for t in inputs), tuple(columns.values())).eval()
+    with _quietly(), torch.no_grad():
+        # strict: it reads the code, where len() of a tensor would be fixed by merely running it.
+        program = torch.export.export(served, arguments, dynamic_shapes=dynamic, strict=True)
+        traced = torch.onnx.export(
+            program,
+            dynamo=True,
+            input_names=[tensor.name for tensor in inputs],
+            output_names=list(columns),
+            dynamic_shapes=dynamic,
+            verbose=False,
+        )
+    assert traced is not None  # None is the answer of the exporter before this one
+    traced.model.metadata_props.update(notes)
+    proto = traced.model_proto
+    onnx.checker.check_model(proto)
+    opset = next(o.version for o in proto.opset_import if o.domain == "")
+    return Graph(proto.SerializeToString(), opset)
+
+
+def logits_of(network: nn.Module, features: Features) -> Tensor:
+    """Return the logits `[batch, tasks]`: the one place that calls a network to export."""
+    logits: Tensor = network(features)
+    return logits
+
+
+class _Served(nn.Module):
+    """Tensors in, probabilities out, one `[batch]` each."""
+
+    def __init__(
+        self, network: nn.Module, inputs: tuple[str, ...], columns: tuple[int, ...]
+    ) -> None:
+        super().__init__()
+        self.network, self.inputs, self.columns = network, inputs, columns
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        given = dict(zip(self.inputs, tensors, strict=True))
+        rows = given["rows"]
+        none = rows.new_empty(0)
+        features = Features(
+            rows=rows,
+            bag_rows=given.get("bag_rows", none),
+            bag_weights=given.get("bag_weights", none.float()),
+            bag_segments=given.get("bag_segments", none),
+            numeric=given.get("numeric", rows.new_empty(rows.shape[0], 0).float()),
+        )
+        probabilities = logits_of(self.network, features).sigmoid()  # [batch, tasks]
+        return tuple(probabilities[:, column] for column in self.columns)
+
+
+def _check(network: nn.Module) -> None:
+    missing = [package for package in PACKAGES if find_spec(package) is None]
+    if missing:
+        raise RunError(
+            f"--format onnx needs {' and '.join(missing)}; run `pip install 'cvrbench[onnx]'`, or "
+            "use --format state_dict"
+        )
+    n_bytes = sum(t.numel() * t.element_size() for t in network.state_dict().values())
+    if n_bytes > MAX_BYTES:
+        raise RunError(
+            f"the network has {n_bytes / 2**30:.1f} GiB and one ONNX file holds 2; use "
+            "--format state_dict"
+        )
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep the exporter's notes on its own affairs (torchvision is absent, ...) off the screen."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -11,9 +11,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from cvrbench import experiment
+from cvrbench.environment import differences
 from cvrbench.errors import RunInterrupted
 from cvrbench.record import RunRecord
-from cvrbench.reproduction import NOISE, changes
+from cvrbench.reproduction import NOISE
 from cvrbench.run_files import read_record
 
 HOSTILE = "[bold]x[/bold][/red]\x1b[31m"
@@ -180,10 +181,10 @@ def test_other_versions_are_told_before_it_runs(cvrbench, original, lent):
 
 
 def test_what_nobody_told_is_no_change():
-    assert changes({}, {"versions": {"torch": "2"}, "git": None}) == {}
+    assert differences({}, {"versions": {"torch": "2"}, "git": None}) == {}
     git = {"commit": "a" * 40, "dirty": False}
     dirty = {"git": {**git, "dirty": True}}
-    assert changes({"git": git}, dirty) == {"git": ("a" * 10, f"{'a' * 10} with changes")}
+    assert differences({"git": git}, dirty) == {"git": ("a" * 10, f"{'a' * 10} with changes")}
 
 
 def drop_record(folder: Path) -> None:

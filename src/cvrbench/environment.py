@@ -5,9 +5,11 @@ import platform
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from cvrbench import __version__
 
@@ -16,7 +18,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def describe_environment() -> dict[str, object]:
-    """Collect what a reader of a record may want to know of where its numbers came from."""
+    """Return what a reader of a record may want to know about the origin of its numbers."""
     return {
         "command": " ".join([Path(sys.argv[0]).name, *map(without_password, sys.argv[1:])]),
         "python": platform.python_version(),
@@ -28,13 +30,13 @@ def describe_environment() -> dict[str, object]:
 
 
 def without_password(text: str) -> str:
-    """Give a URL, or an override with one, as it may be shown and kept."""
+    """Return a URL, or an override with one, as it may be shown and kept."""
     text = re.sub(r"(://[^:/?#]*):.*@", r"\1:***@", text)
     return re.sub(r"([?&]\w*pass\w*=)[^&]*", r"\1***", text)
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that can change a number."""
+    """Return the versions of the packages that can change a number."""
     return {"cvrbench": __version__} | {name: _version(name) for name in PACKAGES}
 
 
@@ -44,8 +46,31 @@ def _version(package: str) -> str:
     return metadata.version(package)
 
 
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Return versions and parts of the machine that differ; what one does not have is left out.
+
+    >>> differences({"versions": {"torch": "2.1"}, "threads": 2}, {"versions": {"torch": "2.2"}})
+    {'torch': ('2.1', '2.2')}
+    """
+    before, after = _flat(then), _flat(now)
+    return {
+        key: (value, after[key])
+        for key, value in before.items()
+        if key in after and value != after[key]
+    }
+
+
+def _flat(environment: Mapping[str, Any]) -> dict[str, str]:
+    others = ("python", "platform", "cpu", "device", "threads", "together")
+    known = {key: environment[key] for key in others if key in environment}
+    found = {**environment.get("versions", {}), **known}
+    if (git := environment.get("git")) is not None:
+        found["git"] = f"{git['commit'][:10]}{' with changes' if git['dirty'] else ''}"
+    return {key: str(value) for key, value in found.items()}
+
+
 def git_state() -> dict[str, object] | None:
-    """Commit of the checkout this package runs from, and whether files differ from it.
+    """Return the commit of the checkout this package runs from, and whether files differ from it.
 
     Returns:
         None where the package is installed rather than run from a checkout, or without git.

@@ -1,6 +1,6 @@
-"""A finished run, run again from its record elsewhere, and held against what it was."""
+"""A finished run, run again from its record elsewhere, and compared with what it was."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -16,7 +16,7 @@ from cvrbench.config.logger import NoLoggerConfig
 from cvrbench.config.validate import config_from_saved
 from cvrbench.data.dataset import open_dataset
 from cvrbench.data.registry import ensure, is_outdated, prepared_folder
-from cvrbench.environment import describe_environment
+from cvrbench.environment import differences
 from cvrbench.errors import DataError, RunError, StoreError
 from cvrbench.record import RunRecord
 from cvrbench.run_files import RunFolder, checked, read_record, read_run_config
@@ -24,9 +24,9 @@ from cvrbench.store import ResultStore
 from cvrbench.training.progress import OnProgress, ignore
 
 NOISE = 1e-4
-"""How far a metric may be off, by default, and still count as the same but for rounding. Rounding
-grows while a network trains: another instruction set moves an AUC by 1e-8 for the first hundreds of
-steps, and by some 1e-4 once it has tipped a unit over (docs/compare-runs.md)."""
+"""Deviation of a metric that still counts as rounding, by default. Rounding grows while a network
+trains: another instruction set moves an AUC by 1e-8 for the first hundreds of steps, and by some
+1e-4 once a unit has gone over to the other side of its ReLU (docs/compare-runs.md)."""
 FILES = ("best.safetensors", "masks.safetensors")
 Weights = dict[str, npt.NDArray[Any]]
 Verdict = Literal["identical", "noise", "different"]
@@ -41,7 +41,7 @@ class Deviation(NamedTuple):
 
     @property
     def size(self) -> float:
-        """How far apart; infinite where only one is defined."""
+        """Absolute difference; infinite where only one value is defined."""
         if self.then is None or self.now is None:
             return 0.0 if self.then is self.now else float("inf")
         return abs(self.now - self.then)
@@ -49,7 +49,7 @@ class Deviation(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Original:
-    """A finished run, read whole, and what it takes to run it again."""
+    """A finished run with all that is needed to run it again."""
 
     folder: Path
     record: RunRecord
@@ -71,11 +71,11 @@ class Reproduction:
     n_weights: int
     """Tensors compared."""
     noise: float = NOISE
-    """How far a metric may be off."""
+    """Deviation of a metric that counts as rounding."""
 
     @property
     def verdict(self) -> Verdict:
-        """Whether it is the same bit for bit, within float noise, or not."""
+        """Whether the copy is the same bit for bit, within float noise, or not."""
         sizes = [one.size for one in self.metrics]
         if max(sizes, default=0.0) > self.noise or self.weights == float("inf"):
             return "different"
@@ -83,28 +83,28 @@ class Reproduction:
 
     @property
     def largest(self) -> Deviation | None:
-        """The metric that is off furthest, if one is off."""
+        """The metric of the largest deviation, if there is any."""
         off = max(self.metrics, key=lambda one: one.size, default=None)
         return off if off is not None and off.size > 0 else None
 
     @property
     def first(self) -> Deviation | None:
-        """The first metric that is off by more than noise, if one is."""
+        """The first metric that deviates by more than noise, if there is one."""
         return next((one for one in self.metrics if one.size > self.noise), None)
 
     @property
     def changed(self) -> dict[str, tuple[str, str]]:
-        """What the two ran on and is not the same."""
-        return changes(self.original.environment, self.copy.environment)
+        """Versions and parts of the machine that differ between the two runs, as then and now."""
+        return differences(self.original.environment, self.copy.environment)
 
 
 def read_original(run_dir: Path) -> Original:
-    """Read a finished run, and see that its data are there and are still the same.
+    """Read a finished run, and check that its data are there and unchanged.
 
     Raises:
         StoreError: The folder holds no run, or something in it is damaged.
         RunError: The run is unfinished.
-        DataError: Its data are not there, or are others now.
+        DataError: Its data are missing, or have changed.
     """
     saved = read_run_config(run_dir)
     if RunFolder(run_dir).checkpoints.is_dir() or not (run_dir / "record.json").is_file():
@@ -126,13 +126,13 @@ def reproduce(
     noise: float = NOISE,
     on_progress: OnProgress = ignore,
 ) -> Reproduction:
-    """Run it again into another results folder, with as many threads as it had, and compare.
+    """Run a finished run again in another results folder, with as many threads, and compare.
 
     Args:
-        original: What to run.
-        results_dir: Where to.
-        noise: How far a metric may be off.
-        on_progress: Told of every step.
+        original: The finished run.
+        results_dir: Folder of the copy.
+        noise: Deviation of a metric that counts as rounding.
+        on_progress: Called after every step.
 
     Raises:
         StoreError: The results folder is the original's own, or cannot be written.
@@ -162,34 +162,6 @@ def reproduce(
         n_weights=n,
         noise=noise,
     )
-
-
-def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """Say which versions and which parts of the machine are others; what is not told is left out.
-
-    >>> changes({"versions": {"torch": "2.1"}, "threads": 2}, {"versions": {"torch": "2.2"}})
-    {'torch': ('2.1', '2.2')}
-    """
-    flat = [_told(then), _told(now)]
-    return {
-        key: (value, flat[1][key])
-        for key, value in flat[0].items()
-        if key in flat[1] and value != flat[1][key]
-    }
-
-
-def _told(environment: Mapping[str, Any]) -> dict[str, str]:
-    versions = environment.get("versions", {})
-    others = ("python", "platform", "cpu", "device", "threads", "together")
-    found = {**versions, **{key: environment[key] for key in others if key in environment}}
-    if (git := environment.get("git")) is not None:
-        found["git"] = f"{git['commit'][:10]}{' with changes' if git['dirty'] else ''}"
-    return {key: str(value) for key, value in found.items()}
-
-
-def changed_before(record: RunRecord) -> dict[str, tuple[str, str]]:
-    """Say what is known to differ before anything runs: device and threads are not."""
-    return changes(record.environment, describe_environment())
 
 
 def _check_data(composed: Composed, record: RunRecord) -> None:
@@ -230,7 +202,7 @@ def _deviations(then: RunRecord, now: RunRecord) -> Iterator[Deviation]:
 
 
 def _compare(then: Weights, now: Weights) -> tuple[int, float | None]:
-    """Count tensors and give the largest deviation; infinite where names or shapes differ."""
+    """Return how many tensors there are, and the largest deviation: infinite for other names."""
     if not then:
         return 0, None
     if then.keys() != now.keys():

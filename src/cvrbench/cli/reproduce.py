@@ -43,10 +43,12 @@ def reproduce(
         cvrbench reproduce RUN
     """
     from cvrbench import reproduction
+    from cvrbench.environment import describe_environment, differences
     from cvrbench.store import ResultStore
 
     original = reproduction.read_original(ResultStore(results_dir).folder(run))
-    if changed := reproduction.changed_before(original.record):
+    # Device and threads are known only once it has run again.
+    if changed := differences(original.record.environment, describe_environment()):
         _say(errors, f"{original.record.run_id} ran on something else: {_changes(changed)}")
     with _scratch(keep=keep) as scratch:
         with training_bar(f"{original.record.run_id} again") as on_progress:
@@ -65,7 +67,7 @@ def reproduce(
 
 @contextmanager
 def _scratch(*, keep: bool) -> Iterator[Path]:
-    """Give a results folder of its own, gone afterwards unless it is wanted."""
+    """Yield a results folder of its own, removed afterwards unless it is to be kept."""
     folder = Path(tempfile.mkdtemp(prefix="cvrbench-reproduce-"))
     try:
         yield folder
@@ -78,7 +80,7 @@ def _scratch(*, keep: bool) -> Iterator[Path]:
 
 
 def _words(found: "Reproduction") -> str:
-    """Say in a sentence how it went."""
+    """Return the outcome as a sentence."""
     n = len(found.metrics)
     weights = f"{found.n_weights} tensors of weights"
     if found.verdict == "identical":
@@ -103,7 +105,7 @@ def _deviation(off: Any) -> str:
 
 
 def _why(found: "Reproduction") -> str:
-    """Say what may be why."""
+    """Return what may be the cause of a deviation."""
     if found.changed:
         return f"what may be why: {_changes(found.changed)}"
     return "nothing that the records tell is another; another processor, or a GPU, rounds otherwise"
@@ -114,7 +116,6 @@ def _changes(changed: Mapping[str, tuple[str, str]]) -> str:
 
 
 def _say(console: Any, text: str) -> None:
-
     console.print(escape_control(text), markup=False, soft_wrap=True)
 
 

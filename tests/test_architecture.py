@@ -54,7 +54,7 @@ HOMES = {
     "jinja2": "report.page",
     "markupsafe": "report.page",
     "matplotlib": "report.plots",
-    "mlflow": "tracking.on_mlflow",
+    "mlflow": "tracking.sinks",
     "omegaconf": "config",
     "onnx": "serving.export",
     "onnxruntime": "",
@@ -69,10 +69,10 @@ HOMES = {
     "torch": """
         balancing data device experiment kernels launch.job lookup masks memory_estimate
         metrics.on_tensors multiply_adds nn objectives serving strategies threads
-        tracking.on_tensorboard trained training
+        tracking.sinks trained training
     """,
     "typer": "cli",
-    "wandb": "tracking.on_wandb",
+    "wandb": "tracking.sinks",
     "yaml": "config",
 }
 """The only modules that may import a heavy package; those below a named package are included."""

@@ -35,8 +35,7 @@ from cvrbench.run_files import RunFolder, read_run_config
 from cvrbench.store import ResultStore
 from cvrbench.strategies import build_strategy
 from cvrbench.strategies.base import SharingStrategy
-from cvrbench.tracking import check_installed
-from cvrbench.tracking.tracker import tracked
+from cvrbench.tracking import check_installed, tracked
 from cvrbench.training.device import (
     Determinism,
     explain_memory,

@@ -38,9 +38,8 @@ from cvrbench.data.dataset import Dataset, open_dataset
 from cvrbench.data.generator.files import generate
 from cvrbench.data.generator.options import GeneratorConfig
 from cvrbench.data.schema import OOV
-from cvrbench.data.sources.aliccp.grammar import file_name
-from cvrbench.data.sources.aliccp.ingest import HALVES
-from cvrbench.data.sources.aliccp.parts import BLOCK_BYTES, KINDS
+from cvrbench.data.sources.aliccp.grammar import HALVES, KINDS, file_name
+from cvrbench.data.sources.aliccp.ingest import BLOCK_BYTES
 
 PREPROCESSOR = "examples/ranking/data/ali-ccp/preprocess_ali_ccp.py"
 OURS = """

@@ -9,28 +9,36 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cvrbench.data.sources.aliccp.explain import fault
-from cvrbench.data.sources.aliccp.grammar import FIELDS, MAX_ID
-from cvrbench.data.sources.aliccp.parse import Lines, parse, parse_or_explain
-from cvrbench.data.sources.aliccp.words import Refused
+from cvrbench.data.sources.aliccp.diagnosis import diagnose
+from cvrbench.data.sources.aliccp.grammar import BAGS, FIELDS, MAX_ID, SINGLES
+from cvrbench.data.sources.aliccp.tokens import Block, to_block
 from tests.data.aliccp_files import draw
 
-NAMES = [field.name for field in FIELDS]
 TOKEN = re.compile(r"(\d{3}(?:_14)?)\x02(\d+)\x03([\d.]+)")
+WEIGHTED = {*BAGS["common"], *BAGS["skeleton"]}
+Features = dict[str, list[tuple[int, float]]]
 
 
-def read_slowly(line: str) -> tuple[int, list[tuple[str, int, np.float32]]]:
+def read_slowly(line: str) -> tuple[int, Features]:
     """Index and features by regular expression and Python's own numbers."""
     index = re.search(r"(?:^|,)([0-9a-f]{16}),", line)
     assert index is not None
-    tokens = [(a, int(b), np.float32(float(c))) for a, b, c in TOKEN.findall(line)]
-    return int(index[1], 16), tokens
+    features: Features = {}
+    for name, identity, value in TOKEN.findall(line):
+        weight = float(np.float32(float(value))) if name in WEIGHTED else 1.0
+        features.setdefault(name, []).append((int(identity), weight))
+    return int(index[1], 16), features
 
 
-def tokens_of(lines: Lines, row: int) -> list[tuple[str, int, np.float32]]:
-    here = slice(lines.offsets[row], lines.offsets[row + 1])
-    columns = (lines.field[here], lines.ids[here], lines.values[here])
-    return [(NAMES[f], int(i), v) for f, i, v in zip(*columns, strict=True)]
+def features_of(block: Block, row: int) -> tuple[int, Features]:
+    """The same of a parsed line; fields with one value have no weight."""
+    ids = zip(SINGLES[block.kind], block.singles[row].tolist(), strict=True)
+    features = {name: [(identity, 1.0)] for name, identity in ids if identity}
+    for name, bag in block.bags.items():
+        here = slice(bag.offsets[row], bag.offsets[row + 1])
+        if pairs := list(zip(bag.ids[here].tolist(), bag.weights[here].tolist(), strict=True)):
+            features[name] = pairs
+    return int(block.index[row]), features
 
 
 @given(seed=st.integers(0, 10_000), n=st.integers(1, 40))
@@ -38,11 +46,12 @@ def test_lines_are_read_as_a_regular_expression_reads_them(seed, n):
     half = draw(seed, n_contexts=3, n_rows=n)
     for kind, objects in (("skeleton", half.rows), ("common", half.contexts)):
         texts = [thing.line() for thing in objects]
-        lines = parse("".join(f"{text}\n" for text in texts).encode(), kind)
-        assert len(lines) == len(texts)
+        block = to_block("".join(f"{text}\n" for text in texts).encode(), kind, first_line=7)
+        assert block.faults == ()
+        assert block.line.tolist() == [7 + k for k in range(len(texts))]
         for row, text in enumerate(texts):
-            assert (int(lines.index[row]), tokens_of(lines, row)) == read_slowly(text)
-    rows = parse("".join(f"{row.line()}\n" for row in half.rows).encode(), "skeleton")
+            assert features_of(block, row) == read_slowly(text)
+    rows = to_block("".join(f"{row.line()}\n" for row in half.rows).encode(), "skeleton", 1)
     assert rows.sample_id.tolist() == [row.sample_id for row in half.rows]
     assert rows.labels.tolist() == [[row.click, row.conversion] for row in half.rows]
 
@@ -57,27 +66,27 @@ def test_lines_are_read_as_a_regular_expression_reads_them(seed, n):
     )
 )
 def test_a_value_is_the_nearest_float_or_refused(value):
-    line = f"0123456789abcdef,1,121\x023438700\x03{value}\n".encode()
+    line = f"0123456789abcdef,1,109_14\x02446200\x03{value}\n".encode()
+    block = to_block(line, "common", first_line=1)
     plain = re.fullmatch(r"\d+(\.\d+)?", value) is not None
     if plain and 0 < float(value) < 1e6:
-        assert parse(line, "common").values.tolist() == [np.float32(float(value))]
+        assert block.bags["109_14"].weights.tolist() == [np.float32(float(value))]
     else:
-        with pytest.raises(Refused):
-            parse(line, "common")
+        assert len(block.faults) == 1
 
 
 @pytest.mark.parametrize("sample_id", ["0", "7", "12345678", "123456789", "9999999999999999"])
 def test_sample_ids_of_up_to_16_digits_are_read(sample_id):
     line = f"{sample_id},1,0,{'0' * 16},1,301\x029351665\x031.0\n".encode()
-    assert parse(line, "skeleton").sample_id.tolist() == [int(sample_id)]
+    assert to_block(line, "skeleton", 1).sample_id.tolist() == [int(sample_id)]
 
 
 def test_every_field_has_its_own_block_of_ids():
     for field in FIELDS:
-        assert 1 <= field.low <= field.block[0] <= field.block[1] <= field.high <= MAX_ID
-        assert field.block[1] - field.block[0] + 1 >= field.distinct
+        assert 1 <= field.low <= field.first <= field.high <= MAX_ID
+        assert field.high - field.first + 1 >= field.distinct
     for before, after in pairwise(FIELDS):
-        assert before.block[1] < after.block[0]
+        assert before.high < after.first
         assert before.name < after.name
 
 
@@ -113,16 +122,16 @@ def test_each_fault_is_named_with_its_line_and_the_lines_around_it_are_kept(name
     bad = text.encode("latin-1")
     before = f"{GOOD}\n{GOOD}\n".encode()
     after = f"{GOOD}\n".encode() if bad.endswith(b"\n") else b""
-    pieces, faults = parse_or_explain(before + bad + after, "skeleton", first_line=101)
-    assert [(f.line, f.reason.name) for f in faults] == [(103, name)]
-    assert re.search(words, faults[0].reason.words)
-    assert sum(map(len, pieces)) == (3 if after else 2)
+    block = to_block(before + bad + after, "skeleton", first_line=101)
+    assert [(f.line, f.reason.name) for f in block.faults] == [(103, name)]
+    assert re.search(words, block.faults[0].reason.words)
+    assert block.line.tolist() == ([101, 102, 104] if after else [101, 102])
 
 
 def test_a_block_of_faults_alone_is_given_up_at_once():
-    block = f"{GOOD}\r\n".encode() * 50_000
-    _, faults = parse_or_explain(block, "skeleton", first_line=1, max_faults=3)
-    assert [(fault.line, fault.reason.name) for fault in faults] == [
+    text = f"{GOOD}\r\n".encode() * 50_000
+    block = to_block(text, "skeleton", first_line=1, max_faults=3)
+    assert [(fault.line, fault.reason.name) for fault in block.faults] == [
         (1, "CR LF"),
         (2, "CR LF"),
         (3, "CR LF"),
@@ -161,13 +170,14 @@ def fuzz(n: int, seed: int) -> tuple[int, int]:
     for start in range(0, n, 200):
         kind, things = rng.choice([("skeleton", half.rows), ("common", half.contexts)])
         lines = [mutate(f"{rng.choice(things).line()}\n".encode(), rng) for _ in range(200)]
-        pieces, faults = parse_or_explain(b"".join(lines), kind, first_line=start + 1)
-        expected = {start + k + 1: fault(line, kind) for k, line in enumerate(lines)}
-        assert dict(faults) == {at: reason for at, reason in expected.items() if reason is not None}
-        good = [line for at, line in enumerate(lines, start + 1) if expected[at] is None]
-        got = [(int(p.index[row]), tokens_of(p, row)) for p in pieces for row in range(len(p))]
+        block = to_block(b"".join(lines), kind, first_line=start + 1)
+        reasons = [diagnose(line, kind) for line in lines]
+        wrong = {start + k + 1: reason for k, reason in enumerate(reasons) if reason is not None}
+        assert dict(block.faults) == wrong
+        good = [line for line, reason in zip(lines, reasons, strict=True) if reason is None]
+        got = [features_of(block, row) for row in range(len(block.line))]
         assert got == [read_slowly(line.decode()) for line in good]
-        kept, refused = kept + len(good), refused + len(faults)
+        kept, refused = kept + len(good), refused + len(block.faults)
     assert kept + refused == n
     return kept, refused
 

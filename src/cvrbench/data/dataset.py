@@ -20,9 +20,10 @@ with `<split>` one of train, valid, test. The manifest is written last.
 
 import hashlib
 import json
+import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -189,6 +190,8 @@ def _open_split(path: Path, name: str, schema: Schema) -> Split:
 
 Array = npt.NDArray[Any]
 HEADER_BYTES = 128
+RECODED_BYTES = 4 << 20
+"""Bytes of an array that are held in memory while it is recoded."""
 NPY_MAGIC = b"\x93NUMPY\x01\x00"
 
 
@@ -197,13 +200,27 @@ class _ArrayFile:
 
     def __init__(self, path: Path, like: Array) -> None:
         self.dtype, self.row_shape, self.rows = like.dtype, like.shape[1:], 0
-        self.file = path.open("wb")
+        self.file = path.open("w+b")
         self.file.write(bytes(HEADER_BYTES))
 
     def append(self, array: Array) -> None:
         assert (array.dtype, array.shape[1:]) == (self.dtype, self.row_shape), array.shape
         self.file.write(np.ascontiguousarray(array).data)
         self.rows += len(array)
+
+    def recode(self, change: Callable[[Array], Array]) -> None:
+        row_bytes = self.dtype.itemsize * math.prod(self.row_shape)
+        rows = max(RECODED_BYTES // row_bytes, 1)
+        for first in range(0, self.rows, rows):
+            place = HEADER_BYTES + first * row_bytes
+            self.file.seek(place)
+            text = self.file.read(min(rows, self.rows - first) * row_bytes)
+            before = np.frombuffer(text, self.dtype).reshape(-1, *self.row_shape)
+            after = change(before)
+            assert (after.dtype, after.shape) == (self.dtype, before.shape), after.shape
+            self.file.seek(place)
+            self.file.write(np.ascontiguousarray(after).data)
+        self.file.seek(0, os.SEEK_END)
 
     def close(self) -> None:
         if self.file.closed:
@@ -255,6 +272,10 @@ class StoreWriter:
         self.append(split, f"bag{k}_ids", bags.ids)
         self.append(split, f"bag{k}_weights", bags.weights)
         self._values[split, k] = int(shifted[-1])
+
+    def recode(self, split: str, name: str, change: Callable[[Array], Array]) -> None:
+        """Replace the rows of an array in place, some at a time, by what `change` returns."""
+        self._files[split, name].recode(change)
 
     def copy_split(self, source: str, target: str) -> None:
         """Give another split the same rows, as links to the files where the system has links."""

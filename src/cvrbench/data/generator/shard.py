@@ -15,12 +15,12 @@ from cvrbench.data.generator.text import Bytes, Words
 from cvrbench.data.generator.truth import Plan, Truth, labels, probabilities
 from cvrbench.data.generator.values import Longs, few
 from cvrbench.data.generator.world import PROFILE, World
-from cvrbench.data.sources.aliccp.grammar import Half, fields_of
+from cvrbench.data.sources.aliccp.grammar import FIELDS, Half
 from cvrbench.rng import derive, numpy_stream
 
 SHARD_ROWS = 50_000
-SKELETON = tuple(field.name for field in fields_of("skeleton"))
-COMMON = tuple(field.name for field in fields_of("common"))
+SKELETON = tuple(field.name for field in FIELDS if field.kind == "skeleton")
+COMMON = tuple(field.name for field in FIELDS if field.kind == "common")
 SKELETON_PREFIX = COMMON_PREFIX = 2
 CONTEXT_BITS, SHARD_BITS = 24, 39
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)

@@ -29,13 +29,13 @@ def size(name: str, card: float) -> int:
     field = BY_NAME[name]
     if field.distinct < PROFILE_MAX:
         return field.distinct
-    first, last = field.block
+    first, last = field.first, field.high
     return min(max(MIN_VALUES, round(field.distinct * card)), last - first + 1)
 
 
 def spread(rng: Rng, name: str, n: int) -> Ints:
     """Choose `n` distinct ids over a field's whole block, in random order."""
-    first, last = BY_NAME[name].block
+    first, last = BY_NAME[name].first, BY_NAME[name].high
     edges = first + np.arange(n + 1) * (last - first + 1) // n
     ids = edges[:-1] + (rng.random(n) * np.diff(edges)).astype(np.int64)
     return rng.permutation(ids.astype(np.int32))
@@ -43,7 +43,7 @@ def spread(rng: Rng, name: str, n: int) -> Ints:
 
 def few(name: str) -> Ints:
     """Ids of a short field's values: the first of its block, as the real files have them."""
-    return BY_NAME[name].block[0] + np.arange(BY_NAME[name].distinct, dtype=np.int32)
+    return BY_NAME[name].first + np.arange(BY_NAME[name].distinct, dtype=np.int32)
 
 
 def pick(cum: Doubles, u: Doubles) -> Longs:

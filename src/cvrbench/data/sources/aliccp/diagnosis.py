@@ -1,12 +1,16 @@
-"""One line of a raw file, read slowly and strictly: what is wrong with it, in words.
+"""What is wrong with a line of a raw file, in words, and how many such lines are left out.
 
-The grammar of `grammar.py` written a second time, without numpy: `parse.py` is tested against it,
-and asks it for the reason when it has refused a line.
+`diagnose` is the grammar of `grammar.py` written a second time, slowly and without numpy: `tokens`
+is tested against it, and asks it for the reason when it has refused a line.
 """
 
 import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from cvrbench.data.raw import Tolerance
 from cvrbench.data.sources.aliccp.grammar import (
     BY_NAME,
     FIELDS,
@@ -17,7 +21,9 @@ from cvrbench.data.sources.aliccp.grammar import (
     N_COLUMNS,
     Kind,
 )
+from cvrbench.errors import DataError
 
+MAX_EXAMPLES = 100
 _INDEX = re.compile(rf"[0-9a-f]{{{INDEX_DIGITS}}}")
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
 _SHOWN = 40
@@ -26,19 +32,56 @@ GZIP_MAGIC = b"\x1f\x8b"
 
 
 class Reason(NamedTuple):
-    """Why a line is none: a short name to count by, and what was found and expected."""
+    """Why a line is refused: a short name to count by, and what was found and expected."""
 
     name: str
     words: str
 
 
-def fault(line: bytes, kind: Kind) -> Reason | None:
-    """Say what is wrong with a line, or None if nothing is.
+class Fault(NamedTuple):
+    """A line that is refused; lines are counted from 1."""
 
-    Args:
-        line: The line with its line feed.
-        kind: Of which file it is.
-    """
+    line: int
+    reason: Reason
+
+
+@dataclass
+class FaultLog:
+    """Faults of all files so far, by file and reason, the first ones as examples."""
+
+    tolerance: Tolerance
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    examples: list[str] = field(default_factory=list)
+
+    def add(self, file: str, where: str, faults: Iterable[Fault]) -> None:
+        """Note the faults of a file.
+
+        Raises:
+            DataError: There is one and none is tolerated, or there are too many by now.
+        """
+        for fault in sorted(faults):
+            text = f"{where}, line {fault.line:,}: {fault.reason.words}"
+            if self.tolerance.on_error == "stop":
+                raise DataError(
+                    f"{text}. Mend the file, or leave such lines out with --on-error skip"
+                )
+            self.counts[file, fault.reason.name] += 1
+            if len(self.examples) < MAX_EXAMPLES:
+                self.examples.append(text)
+            if self.counts.total() > self.tolerance.most:
+                raise DataError(
+                    f"{text}. That is fault {self.counts.total():,}, more than the "
+                    f"{self.tolerance.most:,} lines that --max-skips allows to leave out; is it "
+                    "the right file?"
+                )
+
+    def dropped(self, file: str) -> dict[str, int]:
+        """Return the number of lines of a file that were left out, by reason."""
+        return {reason: n for (of, reason), n in sorted(self.counts.items()) if of == file}
+
+
+def diagnose(line: bytes, kind: Kind) -> Reason | None:
+    """Return what is wrong with a line that ends in its line feed, or None if nothing is."""
     if line.startswith(GZIP_MAGIC):
         return Reason("gzipped", "the file is gzipped but not named so; rename it to end in .gz")
     if not line.endswith(b"\n"):
@@ -107,16 +150,16 @@ def _feature(feature: str, kind: Kind) -> Reason | None:
         words = f"feature {_show(feature)} is not field \\x02 id \\x03 value"
         return Reason("malformed feature", words)
     name, identity, value = parts[::2]
-    field = BY_NAME.get(name)
-    if field is None:
+    known = BY_NAME.get(name)
+    if known is None:
         return Reason("unknown field", f"field {_show(name)}, expected one of {_names(kind)}")
-    if field.kind != kind:
-        words = f"field {name} belongs into the {field.kind} file; this is a {kind} file"
+    if known.kind != kind:
+        words = f"field {name} belongs into the {known.kind} file; this is a {kind} file"
         return Reason("field of the other file", words)
     if not _is_number(identity, MAX_ID_DIGITS):
         return Reason("id", f"id of field {name} is {_show(identity)}, expected a number")
-    if not field.low <= int(identity) <= field.high:
-        block = f"{field.low} to {field.high}"
+    if not known.low <= int(identity) <= known.high:
+        block = f"{known.low} to {known.high}"
         words = f"id {int(identity)} lies outside the block of field {name}, {block}"
         return Reason("id outside its block", words)
     if _NUMBER.fullmatch(value) is None or not 0 < float(value) < MAX_VALUE:
@@ -130,7 +173,7 @@ def _is_number(text: str, max_digits: int) -> bool:
 
 
 def _names(kind: Kind) -> str:
-    return ", ".join(field.name for field in FIELDS if field.kind == kind)
+    return ", ".join(known.name for known in FIELDS if known.kind == kind)
 
 
 def _show(text: str) -> str:

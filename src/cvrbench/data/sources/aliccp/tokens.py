@@ -1,0 +1,379 @@
+"""Lines of a raw file into arrays, many at a time and without a Python step per row or token.
+
+Lines are read or refused together, never guessed. What is refused is halved until the lines at
+fault stand alone, and `diagnosis` says what is wrong with each.
+
+Text is read eight bytes at a time as little-endian words, the digits of a word all at once (Lemire,
+"Quickly parsing eight digits", 2018).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from cvrbench.data.dataset import Bag
+from cvrbench.data.sources.aliccp.diagnosis import Fault, diagnose
+from cvrbench.data.sources.aliccp.grammar import (
+    BAGS,
+    FEATURE_SEPARATOR,
+    FIELDS,
+    ID_SEPARATOR,
+    INDEX_DIGITS,
+    MAX_ID_DIGITS,
+    MAX_SAMPLE_ID_DIGITS,
+    MAX_VALUE,
+    N_COLUMNS,
+    SINGLES,
+    VALUE_SEPARATOR,
+    Kind,
+)
+
+Bytes = npt.NDArray[np.uint8]
+Words = npt.NDArray[np.uint64]
+Ints = npt.NDArray[np.int64]
+Ids = npt.NDArray[np.int32]
+Floats = npt.NDArray[np.float64]
+
+NO_LIMIT = 1 << 62
+WORD = 8
+COMMA, LINE_FEED, DOT, ZERO = b",\n.0"
+PADDING = 2 * WORD
+"""Bytes before and behind a block, so that a word can be read at every place of it."""
+PIECE_BYTES = 2 << 20
+"""Text parsed at once: its arrays fit in the processor's cache."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """The good lines of a part of a raw file, its features sorted by field.
+
+    Attributes:
+        kind: Which of the two files the lines are from.
+        line: int64 `[rows]`, number of each row's line in the file, from 1.
+        index: uint64 `[rows]`, the common feature index.
+        sample_id: int64 `[rows]` of skeleton rows, else empty.
+        labels: uint8 `[rows, 2]` of skeleton rows: click and conversion.
+        singles: int32 `[rows, fields]`, ids of the fields with one value; 0 where it is absent.
+        bags: Values by field with several, row after row, in the order of the file.
+        n_lines: Lines of the block, good or not.
+        faults: Lines that are not of the format.
+    """
+
+    kind: Kind
+    line: Ints
+    index: Words
+    sample_id: Ints
+    labels: Bytes
+    singles: Ids
+    bags: dict[str, Bag]
+    n_lines: int
+    faults: tuple[Fault, ...]
+
+
+def to_block(text: bytes, kind: Kind, first_line: int, max_faults: int = NO_LIMIT) -> Block:
+    """Parse lines of a raw file.
+
+    Args:
+        text: Lines, the last maybe without its end.
+        kind: Which of the two files they are from.
+        first_line: Number of the first line in the file, from 1.
+        max_faults: With so many found, the rest of the text is skipped: a file with CR LF in every
+            line is refused at once.
+    """
+    blocks, line = [_empty(kind)], first_line
+    for piece in _cut(text):
+        found = _parse_or_diagnose(piece, kind, line, max_faults)
+        max_faults -= _count_faults(found)
+        blocks += found
+        line += _count_lines(piece)
+    return Block(
+        kind=kind,
+        line=np.concatenate([block.line for block in blocks]),
+        index=np.concatenate([block.index for block in blocks]),
+        sample_id=np.concatenate([block.sample_id for block in blocks]),
+        labels=np.concatenate([block.labels for block in blocks]),
+        singles=np.concatenate([block.singles for block in blocks]),
+        bags={name: _concatenate([block.bags[name] for block in blocks]) for name in BAGS[kind]},
+        n_lines=sum(block.n_lines for block in blocks),
+        faults=tuple(fault for block in blocks for fault in block.faults),
+    )
+
+
+def _concatenate(bags: Sequence[Bag]) -> Bag:
+    lengths = np.concatenate([np.diff(bag.offsets) for bag in bags])
+    return Bag(
+        np.concatenate([[0], np.cumsum(lengths)]),
+        np.concatenate([bag.ids for bag in bags]),
+        np.concatenate([bag.weights for bag in bags]),
+    )
+
+
+def _empty(kind: Kind) -> Block:
+    bag = Bag(np.zeros(1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32))
+    return Block(
+        kind=kind,
+        line=np.empty(0, np.int64),
+        index=np.empty(0, np.uint64),
+        sample_id=np.empty(0, np.int64),
+        labels=np.empty((0, 2), np.uint8),
+        singles=np.empty((0, len(SINGLES[kind])), np.int32),
+        bags=dict.fromkeys(BAGS[kind], bag),
+        n_lines=0,
+        faults=(),
+    )
+
+
+def _cut(text: bytes) -> Iterator[bytes]:
+    """Whole lines of about `PIECE_BYTES` each."""
+    start = 0
+    while start < len(text):
+        end = text.rfind(b"\n", start, start + PIECE_BYTES) + 1 or text.find(b"\n", start) + 1
+        end = end or len(text)
+        yield text[start:end]
+        start = end
+
+
+def _count_lines(text: bytes) -> int:
+    return text.count(b"\n") + (not text.endswith(b"\n"))
+
+
+def _count_faults(blocks: Sequence[Block]) -> int:
+    return sum(len(block.faults) for block in blocks)
+
+
+class Refused(Exception):  # noqa: N818 - an answer of the parser, not an error of the program
+    """Something is not as the grammar wants it."""
+
+
+def _require(condition: bool) -> None:
+    if not condition:
+        raise Refused
+
+
+def _parse_or_diagnose(text: bytes, kind: Kind, first_line: int, max_faults: int) -> list[Block]:
+    """Parse lines; a line that cannot be parsed becomes a block without rows and with a fault."""
+    if not text or max_faults <= 0:
+        return []
+    try:
+        return [_parse(text, kind, first_line)]
+    except Refused:
+        pass
+    n_lines = _count_lines(text)
+    if n_lines == 1:
+        reason = diagnose(text, kind)
+        assert reason is not None, f"parser and diagnosis disagree on {text!r}"
+        return [replace(_empty(kind), n_lines=1, faults=(Fault(first_line, reason),))]
+    # Cut at the middle line, not the middle byte: a line of a megabyte would never stand alone.
+    ends = np.flatnonzero(np.frombuffer(text, np.uint8) == LINE_FEED)
+    middle = n_lines // 2
+    cut = int(ends[middle - 1]) + 1
+    before = _parse_or_diagnose(text[:cut], kind, first_line, max_faults)
+    left = max_faults - _count_faults(before)
+    return before + _parse_or_diagnose(text[cut:], kind, first_line + middle, left)
+
+
+def _parse(lines: bytes, kind: Kind, first_line: int) -> Block:
+    """Parse whole lines.
+
+    Raises:
+        Refused: A line is not as the grammar wants it.
+    """
+    text = np.zeros(len(lines) + 2 * PADDING, np.uint8)
+    text[PADDING:-PADDING] = np.frombuffer(lines, np.uint8)
+    body = text[: len(text) - PADDING]
+    separators = np.flatnonzero((body <= LINE_FEED) | (body == COMMA))
+    separators = separators[PADDING:]  # the zeros in front
+    columns, triples, tokens = _structure(text, separators, N_COLUMNS[kind])
+    _require(int(separators[-1]) == len(body) - 1)
+    offsets = np.concatenate([[0], np.cumsum(tokens)])
+    starts = np.empty(len(triples), np.int64)
+    starts[1:] = triples[:-1, 2] + 1
+    starts[offsets[:-1]] = columns[:, -1] + 1
+    # The word at every byte of the text, as a view.
+    words: Words = np.ndarray((len(text) - WORD + 1,), "<u8", buffer=text, strides=(1,))
+    field = _fields(words, starts, triples[:, 0], kind)
+    ids = _digits(words, triples[:, 0] + 1, triples[:, 1], MAX_ID_DIGITS)
+    _require(bool(((ids >= _LOW[field]) & (ids <= _HIGH[field])).all()))
+    values = _values(text, words, triples[:, 1] + 1, triples[:, 2])
+    number = _digits(words, columns[:, -2] + 1, columns[:, -1], MAX_ID_DIGITS)
+    _require(bool((number == tokens).all()))
+    line_starts = np.empty(len(columns), np.int64)
+    line_starts[:1] = PADDING
+    line_starts[1:] = triples[offsets[1:-1] - 1, 2] + 1
+    sample_id, labels = np.empty(0, np.int64), np.empty((0, 2), np.uint8)
+    if kind == "skeleton":
+        sample_id = _digits(words, line_starts, columns[:, 0], MAX_SAMPLE_ID_DIGITS)
+        _require(bool((columns[:, 1:3] - columns[:, 0:2] == 2).all()))
+        labels = text[columns[:, 1:3] - 1] - np.uint8(ZERO)
+        _require(not bool((labels > 1).any()))
+    index_start = line_starts if kind == "common" else columns[:, 2] + 1
+    singles, bags = _by_field(kind, tokens, field, ids.astype(np.int32), values)
+    return Block(
+        kind=kind,
+        line=np.arange(first_line, first_line + len(columns)),
+        index=_index(text, index_start, columns[:, -2]),
+        sample_id=sample_id,
+        labels=labels,
+        singles=singles,
+        bags=bags,
+        n_lines=len(columns),
+        faults=(),
+    )
+
+
+_NUMBER = {field.name: number for number, field in enumerate(FIELDS)}
+_COLUMN = np.array([-1 if f.bag else SINGLES[f.kind].index(f.name) for f in FIELDS], np.int64)
+
+
+def _by_field(
+    kind: Kind, tokens: Ints, field: Bytes, ids: Ids, values: npt.NDArray[np.float32]
+) -> tuple[Ids, dict[str, Bag]]:
+    """Features line after line -> ids of single fields, `[lines, fields]`, and bags by field."""
+    n = len(tokens)
+    row = np.repeat(np.arange(n), tokens)
+    singles = np.zeros((n, len(SINGLES[kind])), np.int32)
+    single = np.flatnonzero(_COLUMN[field] >= 0)
+    singles[row[single], _COLUMN[field[single]]] = ids[single]
+    _require(np.count_nonzero(singles) == len(single))  # no line has such a field twice
+    bags = {}
+    for name in BAGS[kind]:
+        chosen = np.flatnonzero(field == _NUMBER[name])
+        lengths = np.bincount(row[chosen], minlength=n)
+        bags[name] = Bag(np.concatenate([[0], np.cumsum(lengths)]), ids[chosen], values[chosen])
+    return singles, bags
+
+
+def _structure(text: Bytes, separators: Ints, n_columns: int) -> tuple[Ints, Ints, Ints]:
+    """Places of every line's commas, of every feature's three separators, and features per line.
+
+    Returns:
+        `[lines, n_columns - 1]`, `[features, 3]`, `[lines]`.
+    """
+    kinds = text[separators]
+    ends = np.flatnonzero(kinds == LINE_FEED)
+    commas = np.flatnonzero(kinds == COMMA)
+    _require(len(ends) > 0 and len(commas) == len(ends) * (n_columns - 1))
+    first = np.concatenate([[0], ends[:-1] + 1])
+    columns = commas.reshape(len(ends), n_columns - 1)
+    _require(bool((columns == first[:, None] + np.arange(n_columns - 1)).all()))
+    others = separators[kinds != COMMA]
+    _require(len(others) % 3 == 0)
+    triples = others.reshape(-1, 3)
+    marks = text[triples]
+    last = marks[:, 2]
+    _require(bool((marks[:, 0] == ID_SEPARATOR).all() and (marks[:, 1] == VALUE_SEPARATOR).all()))
+    ends_line = last == LINE_FEED
+    _require(bool((ends_line | (last == FEATURE_SEPARATOR)).all()))
+    last_feature = np.flatnonzero(ends_line)
+    return separators[columns], triples, np.diff(last_feature, prepend=-1)
+
+
+_MASK = np.array([(1 << (8 * n)) - 1 for n in range(WORD + 1)], np.uint64)
+_KEYS = np.array(
+    [int.from_bytes(field.name.encode().ljust(WORD, b"\0"), "little") for field in FIELDS],
+    np.uint64,
+)
+_LOW = np.array([field.low for field in FIELDS], np.int64)
+_HIGH = np.array([field.high for field in FIELDS], np.int64)
+_IN_FILE = {kind: np.array([field.kind == kind for field in FIELDS]) for kind in N_COLUMNS}
+_HASH_BITS = 8
+_SHIFT = np.uint64(64 - _HASH_BITS)
+
+
+# The top bits of a name times this number tell the names apart.
+_MULTIPLIER = np.uint64(0xDAA66D2C7DDF743F)
+_SLOTS = np.zeros(1 << _HASH_BITS, np.uint8)
+_SLOTS[(_KEYS * _MULTIPLIER >> _SHIFT).astype(np.int64)] = np.arange(len(_KEYS), dtype=np.uint8)
+
+
+def _fields(words: Words, starts: Ints, ends: Ints, kind: Kind) -> Bytes:
+    length = ends - starts
+    _require(bool((length >= 1).all() and (length <= WORD).all()))
+    key = words[starts] & _MASK[length]
+    field: Bytes = _SLOTS[(key * _MULTIPLIER >> _SHIFT).astype(np.int64)]
+    _require(bool((_KEYS[field] == key).all() and _IN_FILE[kind][field].all()))
+    return field
+
+
+_NIBBLE = np.full(256, 255, np.uint8)
+_NIBBLE[np.frombuffer(b"0123456789abcdef", np.uint8)] = np.arange(16)
+
+
+def _index(text: Bytes, starts: Ints, ends: Ints) -> Words:
+    _require(bool((ends - starts == INDEX_DIGITS).all()))
+    nibbles = _NIBBLE[text[starts[:, None] + np.arange(INDEX_DIGITS)]]
+    _require(not bool((nibbles == 255).any()))
+    pairs = (nibbles[:, 0::2] << 4) | nibbles[:, 1::2]
+    index: Words = np.ascontiguousarray(pairs).view(">u8")[:, 0].astype(np.uint64)
+    return index
+
+
+def _digits(words: Words, starts: Ints, ends: Ints, max_digits: int) -> Ints:
+    """Numbers of up to 16 digits; a place with another byte than a digit is refused."""
+    length = ends - starts
+    _require(bool((length >= 1).all() and (length <= max_digits).all()))
+    if max_digits <= WORD:
+        return _eight(words[ends - WORD], length)
+    low = _eight(words[ends - WORD], np.minimum(length, WORD))
+    high = _eight(words[ends - 2 * WORD], np.maximum(length - WORD, 0))
+    number: Ints = high * 10**WORD + low
+    return number
+
+
+_ZEROS, _TOPS, _BEYOND = (np.uint64(n * 0x0101010101010101) for n in (0x30, 0x80, 0x76))
+_STEPS = [
+    (np.uint64(10), np.uint64(8), np.uint64(0x00FF00FF00FF00FF)),
+    (np.uint64(100), np.uint64(16), np.uint64(0x0000FFFF0000FFFF)),
+    (np.uint64(10_000), np.uint64(32), np.uint64(0x00000000FFFFFFFF)),
+]
+
+
+def _eight(word: Words, length: Ints) -> Ints:
+    """The last `length` of a word's eight digits, as a number."""
+    before = _MASK[WORD - length]
+    digits = ((word & ~before) | (_ZEROS & before)) ^ _ZEROS
+    # A digit is now 0 to 9: adding 0x76 sets the top bit of any byte above 9.
+    _require(not bool((((digits + _BEYOND) | digits) & _TOPS).any()))
+    for ten, shift, kept in _STEPS:  # neighbours into pairs, fours, all eight
+        digits = (digits * ten + (digits >> shift)) & kept
+    return digits.astype(np.int64)
+
+
+_TEN = 10.0 ** np.arange(WORD + 1)
+
+
+def _values(text: Bytes, words: Words, starts: Ints, ends: Ints) -> npt.NDArray[np.float32]:
+    """Decimals; those of one digit, a dot and up to eight more digits in words, others one by one.
+
+    An integer below 2**53 over a power of ten is the nearest double to the text, as `float` gives.
+    """
+    length = ends - starts
+    _require(bool((length >= 1).all()))
+    usual = (length >= 3) & (length <= WORD + 2) & (text[starts + 1] == DOT)
+    if bool(usual.all()):
+        return _usual_values(text, words, starts, ends).astype(np.float32)
+    values = np.empty(len(starts), np.float64)
+    values[usual] = _usual_values(text, words, starts[usual], ends[usual])
+    for place in np.flatnonzero(~usual).tolist():
+        values[place] = _other_value(text[starts[place] : ends[place]].tobytes())
+    return values.astype(np.float32)
+
+
+def _usual_values(text: Bytes, words: Words, starts: Ints, ends: Ints) -> Floats:
+    whole = text[starts].astype(np.int64) - ZERO
+    _require(bool(((whole >= 0) & (whole <= 9)).all()))
+    places = ends - starts - 2
+    scale = _TEN[places]
+    values: Floats = (whole * scale + _eight(words[ends - WORD], places)) / scale
+    _require(bool((values > 0).all()))
+    return values
+
+
+def _other_value(text: bytes) -> float:
+    whole, dot, rest = text.partition(b".")
+    _require(whole.isdigit() and (rest.isdigit() if dot else True))
+    value = float(text)
+    _require(0 < value < MAX_VALUE)
+    return value

@@ -15,9 +15,8 @@ from scipy.special import logit
 from sklearn.metrics import roc_auc_score
 
 from cvrbench.data.generator import files
-from cvrbench.data.generator.files import generate
-from cvrbench.data.generator.options import GeneratorConfig
-from cvrbench.data.generator.sample import lengths
+from cvrbench.data.generator.files import GeneratorConfig, generate
+from cvrbench.data.generator.rows import lengths
 from cvrbench.data.sources.aliccp.grammar import FIELDS
 from cvrbench.errors import DataError
 

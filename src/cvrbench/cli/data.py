@@ -14,7 +14,7 @@ from cvrbench.config.folder import datasets
 from cvrbench.errors import ConfigError
 
 if TYPE_CHECKING:
-    from cvrbench.config.compose import Composed
+    from cvrbench.config.dataset import DatasetConfig
     from cvrbench.data.dataset import Dataset
     from cvrbench.data.describe import Description
 
@@ -97,13 +97,12 @@ def prepare(
     from cvrbench.data.raw import Tolerance
     from cvrbench.data.registry import ensure
 
-    composed = _compose(name, overrides)
-    config, name = composed.config, composed.choices["dataset"]
+    config, name, data_dir = _compose(name, overrides)
     with preparing_bar() as on_rows:
         dataset = ensure(
-            config.dataset,
+            config,
             name,
-            Path(config.data_dir),
+            data_dir,
             raw=raw,
             force=force,
             tolerance=Tolerance(on_error.value, max_skips),
@@ -125,12 +124,18 @@ def describe(
     as_json: AsJson = False,
 ) -> None:
     """Show fields, cardinalities and label rates per split and space, with a picture."""
+    from cvrbench.data.describe import describe as describe_dataset
     from cvrbench.data.describe import to_json
+    from cvrbench.data.registry import ensure
+    from cvrbench.evaluation import counts
     from cvrbench.report.plots.description import description_figure
     from cvrbench.report.plots.style import save
 
-    dataset = _open(_compose(name, overrides))
-    description = _describe(dataset)
+    with preparing_bar() as on_rows:
+        dataset = ensure(*_compose(name, overrides), on_rows=on_rows)
+    splits = (dataset.train, dataset.valid, dataset.test)
+    found = {split.name: counts(dataset.schema, split.labels) for split in splits}
+    description = describe_dataset(dataset, found)
     if as_json:
         print_json(to_json(description))
     else:
@@ -147,9 +152,8 @@ def verify(name: Name, overrides: Overrides = None, as_json: AsJson = False) -> 
     from cvrbench.data.dataset import verify as compare
     from cvrbench.data.registry import prepared_folder
 
-    composed = _compose(name, overrides)
-    config, name = composed.config, composed.choices["dataset"]
-    folder = prepared_folder(config.dataset, name, Path(config.data_dir))
+    config, name, data_dir = _compose(name, overrides)
+    folder = prepared_folder(config, name, data_dir)
     with working(f"reading {folder}"):
         n = compare(folder)
     if as_json:
@@ -164,38 +168,24 @@ def _status(name: str, overrides: list[str]) -> tuple[str, int | None, str]:
     from cvrbench.data.registry import status
 
     try:
-        config = _compose(name, overrides).config
+        config, name, data_dir = _compose(name, overrides)
     except ConfigError as problem:
         return f"its yaml is to be filled in: {problem}", None, ""
-    state, rows = status(config.dataset, name, Path(config.data_dir))
-    return state, rows, licence_of(config.dataset.kind)
+    state, rows = status(config, name, data_dir)
+    return state, rows, licence_of(config.kind)
 
 
-def _compose(name: str, overrides: list[str] | None) -> "Composed":
+def _compose(name: str, overrides: list[str] | None) -> tuple["DatasetConfig", str, Path]:
+    """Return the dataset's configuration, its name, and the folder of datasets."""
     from cvrbench.config.compose import compose
 
     texts = overrides or []
     presets = [text.removeprefix(PRESET) for text in texts if text.startswith(PRESET)]
     if presets and presets[-1] != DEFAULT_PRESET:
         name = f"{name}_{presets[-1]}"
-    return compose([f"dataset={name}", *(text for text in texts if not text.startswith(PRESET))])
-
-
-def _open(composed: "Composed") -> "Dataset":
-    from cvrbench.data.registry import ensure
-
-    config = composed.config
-    name, data_dir = composed.choices["dataset"], Path(config.data_dir)
-    with preparing_bar() as on_rows:
-        return ensure(config.dataset, name, data_dir, on_rows=on_rows)
-
-
-def _describe(dataset: "Dataset") -> "Description":
-    from cvrbench.data.describe import describe as look
-    from cvrbench.evaluation import counts
-
-    splits = (dataset.train, dataset.valid, dataset.test)
-    return look(dataset, {s.name: counts(dataset.schema, s.labels) for s in splits})
+    rest = [text for text in texts if not text.startswith(PRESET)]
+    composed = compose([f"dataset={name}", *rest])
+    return composed.config.dataset, composed.choices["dataset"], Path(composed.config.data_dir)
 
 
 def _print_description(description: "Description") -> None:

@@ -61,7 +61,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         StoreError: The disk is full or the folder not writable.
     """
     # Another process may be writing the same file.
-    mine = f"{process_room()}-{os.getpid()}-{threading.get_ident()}"
+    mine = f"{process_scope()}-{os.getpid()}-{threading.get_ident()}"
     temporary = path.with_name(f".{path.name}.{mine}.tmp")
     _forget_dead(path)
     with explain_write(path):
@@ -86,7 +86,7 @@ def forget_temporaries(folder: Path) -> None:
 
 
 @cache
-def process_room() -> str:
+def process_scope() -> str:
     """Return a name of the scope in which process numbers are unique: machine, boot, container."""
     name = socket.gethostname()
     try:
@@ -100,10 +100,10 @@ def process_room() -> str:
 def _forget_dead(path: Path) -> None:
     """Remove temporary files of `path` whose process is gone."""
     for left in path.parent.glob(f".{escape(path.name)}.*.tmp"):
-        room, _, rest = left.name.removeprefix(f".{path.name}.").partition("-")
+        scope, _, rest = left.name.removeprefix(f".{path.name}.").partition("-")
         pid = rest.partition("-")[0]
         with suppress(OSError):
-            if room == process_room() and pid.isdecimal():
+            if scope == process_scope() and pid.isdecimal():
                 dead = not is_running(int(pid))
             else:
                 dead = time.time() - left.stat().st_mtime > FORGOTTEN_SECONDS

@@ -252,13 +252,13 @@ def test_a_finished_cell_without_its_record_is_run_again(cell, finished, referen
 
 
 def test_temporaries_of_dead_processes_go_and_those_of_living_ones_stay(tmp_path):
-    from cvrbench.files import process_room, write_text
+    from cvrbench.files import process_scope, write_text
 
     file = tmp_path / "best.yaml"
-    dead = tmp_path / f".best.yaml.{process_room()}-4194305-1.tmp"  # no system numbers so high
-    alive = tmp_path / f".best.yaml.{process_room()}-1-1.tmp"
+    dead = tmp_path / f".best.yaml.{process_scope()}-4194305-1.tmp"  # no system numbers so high
+    alive = tmp_path / f".best.yaml.{process_scope()}-1-1.tmp"
     elsewhere = tmp_path / ".best.yaml.0123456789ab-4194305-1.tmp"
-    other = tmp_path / f".other.yaml.{process_room()}-4194305-1.tmp"
+    other = tmp_path / f".other.yaml.{process_scope()}-4194305-1.tmp"
     for left in (dead, alive, elsewhere, other):
         left.write_text("half")
     write_text(file, "whole")

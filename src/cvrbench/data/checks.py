@@ -12,6 +12,7 @@ import polars as pl
 
 from cvrbench.config.types import Policy
 from cvrbench.data.dataset import SPLITS
+from cvrbench.data.encode import UniqueValues
 from cvrbench.data.raw import RawStream
 from cvrbench.data.schema import Task, chain
 from cvrbench.errors import DataError
@@ -19,7 +20,6 @@ from cvrbench.errors import DataError
 MAX_LEAK_VALUES = 50
 """A field with more values than this can determine a label by chance."""
 MIN_LEAK_ROWS = 1000
-MANY_PIECES = 64
 
 
 def apply_policy(
@@ -92,7 +92,7 @@ class Inspection:
         self._rows: Counter[str] = Counter()
         self._labels = [task.label for task in raw.tasks]
         self._counts = {split: np.zeros((len(raw.tasks), 2), np.int64) for split in SPLITS}
-        self._groups: dict[str, list[pl.Series]] = {split: [] for split in SPLITS}
+        self._groups = {split: UniqueValues() for split in SPLITS}
         self._suspects = [f.name for f in raw.fields if f.kind != "multivalued"]
         self._by_value: dict[str, pl.DataFrame] = {}
 
@@ -114,10 +114,7 @@ class Inspection:
         if split == "train":
             self._watch_values(frame)
         if self._raw.group is not None and self._raw.group_disjoint:
-            pieces = self._groups[split]
-            pieces.append(frame[self._raw.group].unique())
-            if len(pieces) > MANY_PIECES:
-                self._groups[split] = [pl.concat(pieces).unique()]
+            self._groups[split].add(frame[self._raw.group])
 
     def finish(self) -> None:
         """Check what only all rows together show.
@@ -141,12 +138,9 @@ class Inspection:
 
     def _count_labels(self, split: str, frame: pl.DataFrame) -> None:
         for index, task in enumerate(self._raw.tasks):
-            parents = [self._raw.tasks[i].label for i in self._parents(index)]
+            parents = _parents(self._raw.tasks, index)
             rows = frame.filter(pl.col(label) == 1 for label in parents) if parents else frame
             self._counts[split][index] += (len(rows), int(rows[task.label].sum()))
-
-    def _parents(self, index: int) -> tuple[int, ...]:
-        return chain(self._raw.tasks, index)[:-1]
 
     def _watch_values(self, frame: pl.DataFrame) -> None:
         """Count rows and labels by value of each field that has few values."""
@@ -180,7 +174,7 @@ class Inspection:
         group = self._raw.group
         if group is None or not self._raw.group_disjoint:
             return
-        parts = {split: pl.concat(pieces).unique() for split, pieces in self._groups.items()}
+        parts = {split: groups.all() for split, groups in self._groups.items()}
         for one, other in (("train", "valid"), ("train", "test"), ("valid", "test")):
             both = parts[one].filter(parts[one].is_in(parts[other].implode(), nulls_equal=True))
             if len(both):
@@ -203,7 +197,7 @@ def _check_names(raw: RawStream, name: str) -> None:
 def _check_both_classes(tasks: Sequence[Task], counts: npt.NDArray[np.int64], where: str) -> None:
     """Check a split's `[tasks, 2]` rows and positives of each task's space."""
     for index, task in enumerate(tasks):
-        parents = [tasks[i].label for i in chain(tasks, index)[:-1]]
+        parents = _parents(tasks, index)
         space = f" where {parents[0]} = 1" if parents else ""
         rows, positives = counts[index].tolist()
         if positives in {0, rows}:
@@ -212,3 +206,8 @@ def _check_both_classes(tasks: Sequence[Task], counts: npt.NDArray[np.int64], wh
                 f"{where}: {only} {task.label} = 1 among {rows:,} rows{space}; a constant "
                 "label can be neither learned nor scored: change the split or the task"
             )
+
+
+def _parents(tasks: Sequence[Task], index: int) -> list[str]:
+    """Return the labels of the tasks above a task, from the root down."""
+    return [tasks[i].label for i in chain(tasks, index)[:-1]]

@@ -5,6 +5,7 @@ Ids of a vocabulary: PAD, MISSING and OOV are reserved, then come the values see
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -187,23 +188,40 @@ def encode_bags(vocabulary: Vocabulary, values: pl.Series, weights: pl.Series | 
     return Bag(offsets, ids, bag_weights)
 
 
+class UniqueValues:
+    """The distinct values of a column, chunk after chunk."""
+
+    def __init__(self) -> None:
+        self._pieces: list[pl.Series] = []
+
+    def add(self, values: pl.Series) -> None:
+        """Add some rows' values."""
+        self._pieces.append(values.unique())
+        if len(self._pieces) > MANY_PIECES:
+            self._pieces = [self.all()]
+
+    def all(self) -> pl.Series:
+        """Return the values in no order; at least one row must have been added."""
+        return pl.concat(self._pieces).unique()
+
+
 class GroupCodes:
     """Codes of the groups of all splits together, in the order of their values as text."""
 
     def __init__(self) -> None:
-        self._values: list[pl.Series] = []
+        self._seen = UniqueValues()
 
     def add(self, groups: pl.Series) -> None:
         """Add some rows' groups."""
-        self._values.append(_group_text(groups).unique())
-        if len(self._values) > MANY_PIECES:
-            self._values = [pl.concat(self._values).unique()]
+        self._seen.add(_group_text(groups))
+
+    @cached_property
+    def _ordered(self) -> pl.Series:
+        return self._seen.all().sort()
 
     def encode(self, groups: pl.Series) -> npt.NDArray[np.int64]:
-        """Return the rows' codes; every group must have been added before."""
-        if len(self._values) != 1 or not self._values[0].is_sorted():
-            self._values = [pl.concat(self._values).unique().sort()]
-        return self._values[0].search_sorted(_group_text(groups)).to_numpy().astype(np.int64)
+        """Return the rows' codes, after every group was added."""
+        return self._ordered.search_sorted(_group_text(groups)).to_numpy().astype(np.int64)
 
 
 def _group_text(groups: pl.Series) -> pl.Series:

@@ -25,7 +25,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from cvrbench.errors import StoreError
-from cvrbench.files import is_running, process_room
+from cvrbench.files import is_running, process_scope
 
 WORKER, ATTEMPTS, REASON = "worker", "attempts", "reason"
 FURTHER = "further"
@@ -51,7 +51,7 @@ class Leases:
 
     def __post_init__(self) -> None:
         """Sign as this process."""
-        self.me = {"host": process_room(), "pid": os.getpid(), "started": _started(os.getpid())}
+        self.me = {"host": process_scope(), "pid": os.getpid(), "started": _started(os.getpid())}
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
         """Return the trials that count, by number."""

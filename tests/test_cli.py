@@ -210,7 +210,7 @@ def test_report_compares_what_is_there(cvrbench, compared):
 
 
 def test_report_compares_with_the_row_that_is_asked_for(cvrbench, compared):
-    assert "difference to mmoe" in cvrbench("report", "--baseline", "mmoe").out
+    assert "difference to mmoe" in cvrbench("report", "--baseline", "mmoe", "--no-html").out
     wrong = cvrbench("report", "--baseline", "mmoo")
     assert wrong.code == 2
     assert wrong.out == ""
@@ -239,7 +239,7 @@ def test_report_keeps_the_runs_that_are_asked_for(cvrbench, compared):
 def test_a_run_that_failed_shows_in_the_report_with_its_reason(cvrbench, compared):
     bad = cvrbench("run", "model=mmoe", "seed=2", "trainer.learning_rate=1e30", *QUICK)
     assert bad.code == 1
-    said = cvrbench("report")
+    said = cvrbench("report", "--no-html")
     words = " ".join(said.out.split())
     assert "seed 2 (failed: the loss is not finite" in words
     assert "mmoe trainer.learning_rate=1e+30 0 of 2" in words
@@ -248,7 +248,7 @@ def test_a_run_that_failed_shows_in_the_report_with_its_reason(cvrbench, compare
 def test_report_without_predictions_shows_the_values_and_says_what_is_missing(cvrbench, compared):
     for file in Path("results").rglob("predictions.parquet"):
         file.unlink()
-    said = cvrbench("report")
+    said = cvrbench("report", "--no-html")
     assert said.code == 0
     assert "CVR AUC (clicked)" in said.out
     assert "difference to" not in said.out

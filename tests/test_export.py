@@ -105,7 +105,13 @@ def test_one_task_as_onnx_predicts_what_the_run_predicted(given, export, tmp_pat
     assert "seconds" not in networks["masked"]
 
 
-@pytest.mark.parametrize("cell", [NCS_CELL, ("model=mmoe", "model.hidden=[8]", "model.tower=[]")])
+@pytest.mark.parametrize(
+    "cell",
+    [
+        pytest.param(NCS_CELL, marks=pytest.mark.slow),
+        ("model=mmoe", "model.hidden=[8]", "model.tower=[]"),
+    ],
+)
 def test_all_tasks_as_onnx_predict_what_the_run_predicted(given, export, cell):
     run = given(*cell)
     assert export(run).code == 0

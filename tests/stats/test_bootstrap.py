@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 from sklearn.metrics import roc_auc_score
@@ -34,6 +34,7 @@ def planted(seed, users=300, each=10):
     return labels, np.round(1 / (1 + np.exp(-logits)), 2).clip(0.01, 0.99), groups
 
 
+@settings(max_examples=40)
 @given(st.integers(0, 2**32 - 1), st.booleans())
 def test_every_draw_is_the_metric_of_the_rows_repeated(seed, by_user):
     rng = np.random.default_rng(seed)
@@ -119,13 +120,13 @@ def test_two_runs_draws_are_paired():
 def test_the_interval_covers_the_planted_truth():
     truth = metrics.auc(*planted(99, users=60_000)[:2])
     covered = 0
-    for seed in range(200):
+    for seed in range(100):
         labels, scores, users = planted(seed, users=80)
         resampling = Resampling(rows=len(labels), groups=users, draws=200, seed=seed)
         low, high = np.quantile(auc_draws(labels, scores, resampling), (0.025, 0.975))
         covered += low <= truth <= high
-    # Within the binomial error of 200 draws, and of percentiles of 80 users.
-    assert 0.90 <= covered / 200 <= 0.98
+    # Within the binomial error of 100 studies, and of percentiles of 80 users.
+    assert 89 <= covered <= 99
 
 
 def test_what_cannot_be_drawn_is_refused():

@@ -61,10 +61,10 @@ HOMES = {
     "onnxscript": "",
     "optuna": "report.plots.sweep sweep",
     "pydantic": "config report.checks studies",
-    "ray": "launch.on_ray",
+    "ray": "launch.clusters",
     "rich": "cli report.tables",
     "sqlalchemy": "sweep",
-    "submitit": "launch.slurm",
+    "submitit": "launch.clusters",
     "tensorboard": "",
     "torch": """
         balancing data device experiment kernels launch.job lookup masks memory_estimate

@@ -13,7 +13,7 @@ import torch
 
 from cvrbench.config.launcher import LocalConfig, ProcessesConfig, RayConfig, SubmititConfig
 from cvrbench.errors import ConfigError, RunInterrupted
-from cvrbench.launch import Done, Failed, check_installed, job, launch, slurm
+from cvrbench.launch import Done, Failed, check_installed, clusters, job, launch
 from tests.launch import jobs
 
 ROOT = Path(__file__).parents[2]
@@ -233,7 +233,7 @@ def test_without_slurm_its_cluster_cannot_be_asked_for(tmp_path, monkeypatch):
 
 def test_a_preempted_job_of_slurm_is_queued_again_as_it_was(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    again = slurm._Again()
+    again = clusters.PreemptibleJob()
     arguments = (job.Job.of(jobs.double), 4, job.Share(threads=None, place=None))
     queued = again.checkpoint(*arguments)
     assert job.from_json(queued.result()) == job.from_json(again(*arguments)) == Done(value=8)

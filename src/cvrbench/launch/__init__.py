@@ -2,7 +2,7 @@
 
     outcomes = launch(function, arguments, launcher, folder=results_dir, on_done=...)
 
-A job is a module-level function of one plain value that gives a plain value. It may fail, or its
+A job is a module-level function of one plain value that returns a plain value. It may fail, or its
 process may die: that is its own outcome and no other job's.
 """
 
@@ -18,8 +18,10 @@ from cvrbench.config.launcher import (
     RayConfig,
     SubmititConfig,
 )
-from cvrbench.launch import here, on_ray, processes, slurm
-from cvrbench.launch.job import Done, Failed, Job, OnDone, Outcome, Results
+from cvrbench.errors import RunInterrupted
+from cvrbench.launch.clusters import Ray, Slurm, load
+from cvrbench.launch.job import STOPPED, Done, Failed, Job, OnDone, Outcome, Results, drive
+from cvrbench.launch.processes import Processes
 
 __all__ = ["Done", "Failed", "OnDone", "Outcome", "check_installed", "launch"]
 
@@ -50,7 +52,7 @@ def launch(
         RunInterrupted: The user stopped it; jobs under way have ended by then.
     """
     outcomes: dict[int, Outcome] = {}
-    with closing(_results(function, arguments, launcher, folder)) as results:
+    with closing(_results(Job.of(function), arguments, launcher, folder)) as results:
         for index, outcome in results:
             outcomes[index] = outcome
             on_done(index, outcome)
@@ -63,29 +65,32 @@ def check_installed(launcher: LauncherConfig) -> None:
     Raises:
         ConfigError: A package is missing; says which to install.
     """
-    match launcher:
-        case SubmititConfig():
-            slurm.load()
-        case RayConfig():
-            on_ray.load()
-        case LocalConfig() | ProcessesConfig():
-            pass
-        case _:
-            assert_never(launcher)
+    if isinstance(launcher, SubmititConfig | RayConfig):
+        load(launcher.kind)
 
 
-def _results(
-    function: Callable[[Any], Any], arguments: Sequence[Any], launcher: LauncherConfig, folder: Path
-) -> Results:
-    job = Job.of(function)
+def _results(job: Job, arguments: Sequence[Any], launcher: LauncherConfig, folder: Path) -> Results:
     match launcher:
         case LocalConfig():
-            return here.results(job, arguments)
+            return _one_after_another(job, arguments)
         case ProcessesConfig():
-            return processes.results(job, arguments, launcher)
+            return drive(Processes(job, launcher), arguments)
         case SubmititConfig():
-            return slurm.results(job, arguments, launcher, folder / "jobs")
+            return drive(Slurm(job, launcher, folder / "jobs", len(arguments)), arguments)
         case RayConfig():
-            return on_ray.results(job, arguments, launcher)
+            return drive(Ray(job, launcher), arguments)
         case _:
             assert_never(launcher)
+
+
+def _one_after_another(job: Job, arguments: Sequence[Any]) -> Results:
+    """Do the jobs in this process; yield each outcome with its number.
+
+    Raises:
+        RunInterrupted: The user stopped one.
+    """
+    for index, argument in enumerate(arguments):
+        outcome = job.attempt(argument)
+        if outcome == Failed(reason=STOPPED):
+            raise RunInterrupted(f"stopped with {index} of {len(arguments)} jobs done")
+        yield index, outcome

@@ -1,36 +1,41 @@
-"""One job, as every engine runs it, and how it ends."""
+"""One job, as every engine runs it, how it ends, and the loop that keeps an engine busy."""
 
 import json
 import os
 import sys
+import time
 import traceback
-from collections.abc import Callable, Generator, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from cvrbench.errors import CvrbenchError, RunInterrupted
+from cvrbench.training.progress import stop_on_interrupt
 
 OURS = "CVRBENCH_"
-"""Environment variables that begin so say where things are; a job sees those of its starter."""
+"""Prefix of environment variables that say where things are; a job sees those of its starter."""
 
 POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS")
 """Environment variables that libraries read when they make their pools of threads."""
 
+STOP_SECONDS = 60.0
+"""How long jobs may take to end once they are asked to."""
 STOPPED = "stopped before its end; the same command goes on where it was"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Done:
-    """What the function gave."""
+    """The function's result."""
 
     value: Any
 
 
 @dataclass(frozen=True, kw_only=True)
 class Failed:
-    """Why there is no value."""
+    """Why there is no result."""
 
     reason: str
 
@@ -43,16 +48,16 @@ Results = Generator[tuple[int, Outcome], None, None]
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """What a job may use of the machine it is on."""
+    """Part of its machine that a job may use."""
 
     threads: int | None
-    """Of torch, where the job sets none itself, and of polars; None leaves their own choice."""
+    """Threads of torch, where the job sets none itself, and of polars; None: their own choice."""
     place: int | None
     """Number of the worker, by which workers of one machine take its GPUs in turn."""
 
     @contextmanager
-    def told(self) -> Iterator[None]:
-        """Have processes that are started meanwhile know how many threads they may use."""
+    def in_environment(self) -> Iterator[None]:
+        """Limit the threads of processes that are started meanwhile."""
         before = {name: os.environ.get(name) for name in POOLS}
         if self.threads is not None:
             os.environ.update(dict.fromkeys(POOLS, str(self.threads)))
@@ -76,7 +81,7 @@ class Job:
 
     @classmethod
     def of(cls, function: Callable[[Any], Any]) -> Self:
-        """Note where this process stands."""
+        """Return a job of a function, as it would run in this process."""
         return cls(
             function=function,
             cwd=str(Path.cwd()),
@@ -85,7 +90,7 @@ class Job:
         )
 
     def elsewhere(self, argument: Any, share: Share) -> str:
-        """Do the job in a process that was made for it; give its outcome as JSON."""
+        """Do the job in a process that was made for it; return its outcome as JSON."""
         if Path(self.cwd).is_dir():  # on another machine it need not be
             os.chdir(self.cwd)
         sys.argv = list(self.command)
@@ -111,7 +116,7 @@ class Job:
 
 
 def to_json(outcome: Outcome) -> str:
-    """Give an outcome as text, which any engine can carry."""
+    """Return an outcome as text, which any engine can carry."""
     match outcome:
         case Done(value=value):
             return json.dumps({"value": value})
@@ -136,3 +141,67 @@ def _take(share: Share) -> None:
         torch.set_num_threads(share.threads)
     if share.place is not None and (n_gpus := torch.cuda.device_count()) > 1:
         torch.cuda.set_device(share.place % n_gpus)
+
+
+class Engine(ABC):
+    """Something that runs jobs, some at once."""
+
+    at_once: int
+    """Most jobs that may run or wait in the engine's own queue."""
+    running: Sized
+    """Jobs that have not ended."""
+    patience: float = STOP_SECONDS
+    """Seconds that jobs may take to end after a Ctrl-C."""
+
+    @abstractmethod
+    def start(self, taken: Sequence[tuple[int, Any]]) -> None:
+        """Start jobs: numbers and arguments."""
+
+    @abstractmethod
+    def ended(self) -> list[tuple[int, Outcome]]:
+        """Wait a moment; return number and outcome of the jobs that have ended."""
+
+    @abstractmethod
+    def ask_to_stop(self) -> None:
+        """Ask all running jobs to end where they can go on."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Stop what still runs: each job can go on later, unless it takes too long."""
+
+    def kill(self) -> None:  # noqa: B027 -- not every engine can
+        """End all running jobs at once, where the engine can."""
+
+
+def drive(engine: Engine, arguments: Sequence[Any]) -> Results:
+    """Do a job for each argument; yield each outcome with its number, as it comes.
+
+    Raises:
+        RunInterrupted: The user stopped them; they have ended by then, each where it can go on. A
+            second Ctrl-C ends them at once.
+    """
+    waiting = list(enumerate(arguments))
+    n_done, deadline = 0, None
+    with stop_on_interrupt() as stop_requested:
+        try:
+            while waiting or engine.running:
+                if deadline is None and stop_requested():
+                    deadline = time.monotonic() + engine.patience
+                    waiting.clear()
+                    engine.ask_to_stop()
+                if taken := waiting[: engine.at_once - len(engine.running)]:
+                    del waiting[: len(taken)]
+                    engine.start(taken)
+                for index, outcome in engine.ended():
+                    if isinstance(outcome, Done) or deadline is None:
+                        n_done += 1
+                        yield index, outcome
+                if deadline is not None and time.monotonic() > deadline:
+                    break
+        except KeyboardInterrupt:
+            engine.kill()
+            raise
+        finally:
+            engine.close()
+    if n_done < len(arguments):
+        raise RunInterrupted(f"stopped with {n_done} of {len(arguments)} jobs done")

@@ -4,6 +4,7 @@ A process of its own is what keeps a crash, a kill or a leak from the other jobs
 can fork from a server, that has loaded the job's modules once, and a process costs milliseconds.
 """
 
+import math
 import multiprocessing
 import os
 import signal
@@ -17,17 +18,13 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from cvrbench.config.launcher import ProcessesConfig
-from cvrbench.errors import RunInterrupted
-from cvrbench.launch.job import Done, Failed, Job, Outcome, Results, Share, from_json
+from cvrbench.launch.job import STOP_SECONDS, Engine, Failed, Job, Outcome, Share, from_json
 from cvrbench.machine import cores
-from cvrbench.training.progress import stop_on_interrupt
 
 POLL_SECONDS = 0.2
 """How long a Ctrl-C may go unnoticed."""
 EXIT_SECONDS = 10.0
-"""How long a process may take to end once it has given its outcome."""
-STOP_SECONDS = 60.0
-"""How long a job may take to end once it is asked to, when another has ended the plan."""
+"""How long a process may take to end once it has sent its outcome."""
 
 
 @dataclass(frozen=True)
@@ -35,48 +32,63 @@ class _Worker:
     """A process at work."""
 
     index: int
-    """Of its job."""
+    """Number of its job."""
     place: int
-    """Among the workers of this machine."""
+    """Its number among the workers of this machine."""
     process: BaseProcess
     pipe: "Connection[Any, Any]"
     """Brings the outcome; what is sent into it asks the job to stop."""
 
 
-def results(job: Job, arguments: Sequence[Any], config: ProcessesConfig) -> Results:
-    """Do the jobs; give each outcome with its number, as it comes.
+class Processes(Engine):
+    """Processes of this machine."""
 
-    Raises:
-        RunInterrupted: The user stopped them; they have ended by then, each where it can go on. A
-            second Ctrl-C ends them at once.
-    """
-    context = _context(job)
-    waiting = list(enumerate(arguments))
-    running: list[_Worker] = []
-    n_done, stopping = 0, False
-    with stop_on_interrupt() as stop_requested:
+    patience = math.inf
+
+    def __init__(self, job: Job, config: ProcessesConfig) -> None:
+        self.job, self.at_once, self.context = job, config.workers, _context(job)
+        self.running: list[_Worker] = []
+
+    def start(self, taken: Sequence[tuple[int, Any]]) -> None:
+        """Start a process for each job."""
+        for index, argument in taken:
+            place = min(set(range(self.at_once)) - {w.place for w in self.running})
+            share = Share(threads=max(1, cores() // self.at_once), place=place)
+            ours, theirs = self.context.Pipe()
+            process = self.context.Process(target=_work, args=(theirs, self.job, argument, share))
+            # polars makes its pool when it is imported, which the server does as it starts.
+            with share.in_environment():
+                process.start()
+            theirs.close()  # the pipe then ends with the process
+            self.running.append(_Worker(index, place, process, ours))
+
+    def ended(self) -> list[tuple[int, Outcome]]:
+        """Wait a moment; return what the workers sent that have spoken or died."""
+        ends: dict[Any, _Worker] = {worker.pipe: worker for worker in self.running}
+        ends |= {worker.process.sentinel: worker for worker in self.running}
+        found = dict.fromkeys(ends[end] for end in wait(list(ends), timeout=POLL_SECONDS))
+        self.running = [worker for worker in self.running if worker not in found]
+        return [(worker.index, _collect(worker)) for worker in found]
+
+    def ask_to_stop(self) -> None:
+        """Send every job a word."""
+        for worker in self.running:
+            with suppress(OSError):  # it has just ended
+                worker.pipe.send_bytes(b"stop")
+
+    def close(self) -> None:
+        """Stop what still runs."""
+        self.ask_to_stop()
         try:
-            while waiting or running:
-                if stop_requested() and not stopping:
-                    stopping = True
-                    waiting.clear()
-                    _ask_to_stop(running)
-                while waiting and len(running) < config.workers:
-                    place = min(set(range(config.workers)) - {w.place for w in running})
-                    running.append(_start(context, job, *waiting.pop(0), place, config.workers))
-                for worker in _ended(running):
-                    running.remove(worker)
-                    outcome = _collect(worker)
-                    if isinstance(outcome, Done) or not stopping:
-                        n_done += 1
-                        yield worker.index, outcome
-        except KeyboardInterrupt:
-            _kill(running)
-            raise
+            for worker in self.running:
+                worker.process.join(STOP_SECONDS)
         finally:
-            _stop(running)
-    if n_done < len(arguments):
-        raise RunInterrupted(f"stopped with {n_done} of {len(arguments)} jobs done")
+            self.kill()
+
+    def kill(self) -> None:
+        """Kill what still runs."""
+        for worker in self.running:
+            _kill(worker.process)
 
 
 def _context(job: Job) -> ForkServerContext | SpawnContext:
@@ -87,26 +99,8 @@ def _context(job: Job) -> ForkServerContext | SpawnContext:
     return context
 
 
-def _start(
-    context: ForkServerContext | SpawnContext,
-    job: Job,
-    index: int,
-    argument: Any,
-    place: int,
-    workers: int,
-) -> _Worker:
-    share = Share(threads=max(1, cores() // workers), place=place)
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs, job, argument, share))
-    # polars makes its pool when it is imported, which the server does as it starts.
-    with share.told():
-        process.start()
-    theirs.close()  # the pipe then ends with the process
-    return _Worker(index, place, process, ours)
-
-
 def _work(pipe: "Connection[Any, Any]", job: Job, argument: Any, share: Share) -> None:
-    """What a process does: the job, and its outcome into the pipe."""
+    """Do a job in a process of its own, and send its outcome into the pipe."""
     with suppress(KeyboardInterrupt, BrokenPipeError):
         if hasattr(os, "setpgrp"):
             os.setpgrp()  # a terminal's Ctrl-C reaches the parent alone, who asks us once
@@ -121,13 +115,6 @@ def _listen(pipe: "Connection[Any, Any]") -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
-def _ended(running: Sequence[_Worker]) -> list[_Worker]:
-    """Wait a moment; give the workers that have spoken or died."""
-    ends: dict[Any, _Worker] = {worker.pipe: worker for worker in running}
-    ends |= {worker.process.sentinel: worker for worker in running}
-    return list(dict.fromkeys(ends[end] for end in wait(list(ends), timeout=POLL_SECONDS)))
-
-
 def _collect(worker: _Worker) -> Outcome:
     text = None
     with suppress(EOFError, OSError):
@@ -135,13 +122,18 @@ def _collect(worker: _Worker) -> Outcome:
             text = worker.pipe.recv_bytes().decode()
     worker.pipe.close()
     worker.process.join(EXIT_SECONDS)
-    if worker.process.is_alive():
-        _kill([worker])
+    _kill(worker.process)
     return _explain(worker.process.exitcode) if text is None else from_json(text)
 
 
+def _kill(process: BaseProcess) -> None:
+    if process.is_alive():
+        process.kill()
+        process.join()
+
+
 def _explain(exit_code: int | None) -> Failed:
-    """Say how a process ended that gave no outcome."""
+    """Return how a process ended that sent no outcome."""
     if exit_code is None or exit_code >= 0:
         return Failed(reason=f"its process ended with exit code {exit_code} and without a result")
     name = signal.Signals(-exit_code).name
@@ -151,26 +143,3 @@ def _explain(exit_code: int | None) -> Failed:
             "try fewer workers, or a smaller trainer.eval_batch_size"
         )
     return Failed(reason=f"its process died of {name}")
-
-
-def _ask_to_stop(workers: Sequence[_Worker]) -> None:
-    for worker in workers:
-        with suppress(OSError):  # it has just ended
-            worker.pipe.send_bytes(b"stop")
-
-
-def _stop(workers: Sequence[_Worker]) -> None:
-    """Stop what still runs: each can go on later, unless it takes too long."""
-    _ask_to_stop(workers)
-    try:
-        for worker in workers:
-            worker.process.join(STOP_SECONDS)
-    finally:
-        _kill(workers)
-
-
-def _kill(workers: Sequence[_Worker]) -> None:
-    for worker in workers:
-        if worker.process.is_alive():
-            worker.process.kill()
-            worker.process.join()

@@ -442,12 +442,13 @@ def _lines(
     """Return the first lines of a shard, as many as there are ids, with their contexts."""
     (click, conversion), context = labels, shard.context[: len(ids)]
     order = shard.order[shard.order <= context[-1]]
+    ctr, cvr = map(_decimals, truth)
     key = pl.Series("key", [f"{key:016x}" for key in keys.tolist()])
     head = pl.DataFrame({"id": ids, "click": click, "conversion": conversion})
     tables = {
         "skeleton": head.with_columns(key.gather(context)).hstack(shard.skeleton.head(len(ids))),
         "common": pl.DataFrame(key.gather(order)).hstack(shard.common[order]),
-        "truth": pl.DataFrame([pl.Series("id", ids), *map(_decimals, truth._fields, truth)]),
+        "truth": pl.DataFrame({"id": ids, "ctr": ctr, "cvr": cvr}),
     }
     counts = {
         "rows": len(ids),
@@ -461,10 +462,10 @@ def _lines(
     return tables, counts
 
 
-def _decimals(name: str, p: Doubles) -> pl.Series:
+def _decimals(p: Doubles) -> pl.Series:
     """Text of probabilities; 1 is not reached by rounding."""
     parts = np.minimum(np.rint(p * 10**DECIMALS), 10**DECIMALS - 1).astype(np.int64)
-    texts: pl.Series = "0." + pl.Series(name, parts).cast(pl.String).str.zfill(DECIMALS)
+    texts: pl.Series = "0." + pl.Series(parts).cast(pl.String).str.zfill(DECIMALS)
     return texts
 
 

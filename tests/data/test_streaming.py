@@ -80,12 +80,13 @@ def test_an_epoch_takes_every_row_once(dataset, blockwise, size):
         assert first != second
 
 
-@pytest.mark.parametrize("step", [0, 1, 5, 10, 11])
-def test_a_training_taken_up_again_takes_the_rows_it_would_have_taken(dataset, blockwise, step):
+def test_a_training_taken_up_again_takes_the_rows_it_would_have_taken(dataset, blockwise):
     size, n = 96, 11
     for rows in both(dataset):
         straight = taken(rows, size, 3 * n, seed=5)
-        assert taken(rows, size, 2 * n - step, seed=5, epoch=1, step=step) == straight[n + step :]
+        for step in (0, 1, 5, 10, 11):
+            again = taken(rows, size, 2 * n - step, seed=5, epoch=1, step=step)
+            assert again == straight[n + step :], step
 
 
 def test_order_follows_from_the_seed(dataset, blockwise):

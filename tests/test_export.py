@@ -82,8 +82,8 @@ def by_hand(run: Path, folder: Path, task: str) -> np.ndarray:
     return 1 / (1 + np.exp(-x[:, 0]))
 
 
-def test_one_task_as_onnx_predicts_what_the_run_predicted(given, export, tmp_path):
-    run = given(*NCS_CELL)
+def test_one_task_as_onnx_predicts_what_the_run_predicted(trained, export, tmp_path):
+    run = trained(*NCS_CELL)
     said = export(run, "--task", "cvr", "--to", "served", "--json")
     assert said.code == 0, said.err
     (about,) = map(json.loads, said.out.splitlines())
@@ -126,9 +126,9 @@ def test_all_tasks_as_onnx_predict_what_the_run_predicted(given, export, cell):
 
 
 @pytest.mark.parametrize("objective", ["entire_space", "exposure_space"])
-def test_an_output_is_named_after_what_it_predicts(given, export, objective):
+def test_an_output_is_named_after_what_it_predicts(trained, export, objective):
     # So sparse that whole fields are not read.
-    run = given(*NCS_CELL, f"objective={objective}", "model.density=0.05")
+    run = trained(*NCS_CELL, f"objective={objective}", "model.density=0.05")
     predicted = predictions(run)
     assert export(run, "--task", "cvr", "--format", "state_dict", "--to", "served").code == 0
     (output,) = json.loads(Path("served/cvr.json").read_text())["outputs"]
@@ -142,8 +142,8 @@ def test_an_output_is_named_after_what_it_predicts(given, export, objective):
     np.testing.assert_allclose(found, predicted[name].to_numpy(), atol=1e-5)
 
 
-def test_a_tasks_plain_weights_are_the_masked_ones(given, export):
-    run = given(*NCS_CELL)
+def test_a_tasks_plain_weights_are_the_masked_ones(trained, export):
+    run = trained(*NCS_CELL)
     predicted = predictions(run)
     masks = load_file(run / "masks.safetensors")
     weights = load_file(run / "best.safetensors")
@@ -167,8 +167,8 @@ def test_a_tasks_plain_weights_are_the_masked_ones(given, export):
             below = above
 
 
-def test_the_whole_as_plain_weights_is_what_the_run_saved(given, export):
-    run = given(*NCS_CELL)
+def test_the_whole_as_plain_weights_is_what_the_run_saved(trained, export):
+    run = trained(*NCS_CELL)
     assert export(run, "--format", "state_dict", "--to", "served").code == 0
     state = load_file(Path("served/all.safetensors"))
     saved = load_file(run / "best.safetensors") | load_file(run / "masks.safetensors")
@@ -178,8 +178,8 @@ def test_the_whole_as_plain_weights_is_what_the_run_saved(given, export):
         np.testing.assert_array_equal(state[name], value, err_msg=name)
 
 
-def test_a_run_with_a_trunk_per_task_is_rebuilt(given, export):
-    run = given(*NCS_CELL, "model.search=unshared", "model.base=random")
+def test_a_run_with_a_trunk_per_task_is_rebuilt(trained, export):
+    run = trained(*NCS_CELL, "model.search=unshared", "model.base=random")
     assert load_trained(run).network.own_weights
     predicted = predictions(run)
     for task in ("ctr", "cvr"):
@@ -206,8 +206,8 @@ def test_the_table_says_what_is_saved_and_what_is_not(given, export):
     assert output["column"] == 0
 
 
-def test_a_task_of_single_task_is_written_without_the_others(given, export):
-    run = given("model=single_task", "model.hidden=[8]", "model.tower=[4]")
+def test_a_task_of_single_task_is_written_without_the_others(trained, export):
+    run = trained("model=single_task", "model.hidden=[8]", "model.tower=[4]")
     predicted = predictions(run)
     assert export(run, "--to", "served").code == 0
     for task in ("ctr", "cvr"):
@@ -255,8 +255,8 @@ def test_bags_and_numbers_are_exported(kind, tmp_path):
             np.testing.assert_allclose(found, expected[:, column], atol=1e-5)
 
 
-def test_the_first_rows_are_those_of_the_split(given):
-    found = load_trained(given(*NCS_CELL))
+def test_the_first_rows_are_those_of_the_split(trained):
+    found = load_trained(trained(*NCS_CELL))
     split, schema = found.dataset.valid, found.schema
     assert_first_rows(split, schema, 7)
     assert len(first_rows(split, schema, 10**9).rows) == len(split)
@@ -313,16 +313,16 @@ def broken(run: Path, to: Path) -> Path:
     return folder
 
 
-def test_an_unknown_task_names_those_there_are(given, export):
-    said = export(given(*NCS_CELL), "--task", "cvx")
+def test_an_unknown_task_names_those_there_are(trained, export):
+    said = export(trained(*NCS_CELL), "--task", "cvx")
     assert said.code == 2
     assert "Did you mean 'cvr'" in said.err
     assert "Choices: ctr, cvr, all" in said.err
     assert len(said.err.splitlines()) == 1
 
 
-def test_a_run_that_is_not_whole_is_one_line(given, export, tmp_path):
-    folder = broken(given(*NCS_CELL), tmp_path)
+def test_a_run_that_is_not_whole_is_one_line(trained, export, tmp_path):
+    folder = broken(trained(*NCS_CELL), tmp_path)
     (folder / "masks.safetensors").rename(folder / "elsewhere")
     said = export(folder.name)
     assert said.code == 1
@@ -346,8 +346,8 @@ def test_a_run_that_is_not_whole_is_one_line(given, export, tmp_path):
     assert "cvrbench ls" in export("nothing").err
 
 
-def test_other_data_than_it_was_trained_on_are_one_line(given, export, tmp_path, quick_data):
-    folder = broken(given(*NCS_CELL), tmp_path)
+def test_other_data_than_it_was_trained_on_are_one_line(trained, export, tmp_path, quick_data):
+    folder = broken(trained(*NCS_CELL), tmp_path)
     saved = json.loads((folder / "config.json").read_text())
     record = (folder / "record.json").read_text()
     fingerprint = json.loads(record)["fingerprint"]
@@ -363,9 +363,9 @@ def test_other_data_than_it_was_trained_on_are_one_line(given, export, tmp_path,
     assert "cvrbench data prepare synthetic" in said.err
 
 
-def test_what_onnx_needs_is_named_where_it_is_missing(given, export, monkeypatch):
+def test_what_onnx_needs_is_named_where_it_is_missing(trained, export, monkeypatch):
     monkeypatch.setattr("cvrbench.serving.export.find_spec", lambda _: None)
-    run = given(*NCS_CELL)
+    run = trained(*NCS_CELL)
     said = export(run, "--task", "cvr", "--to", "served")
     assert said.code == 1
     assert "pip install 'cvrbench[onnx]'" in said.err
@@ -380,16 +380,16 @@ def test_a_network_too_large_for_a_file_is_one_line(given, export, monkeypatch):
     assert "--format state_dict" in said.err
 
 
-def test_a_folder_that_cannot_be_made_is_one_line(given, export, tmp_path):
+def test_a_folder_that_cannot_be_made_is_one_line(trained, export, tmp_path):
     (tmp_path / "served").write_text("a file")
-    said = export(given(*NCS_CELL), "--to", "served", "--format", "state_dict")
+    said = export(trained(*NCS_CELL), "--to", "served", "--format", "state_dict")
     assert said.code == 1
     assert "--to" in said.err
     assert len(said.err.splitlines()) == 1
 
 
-def test_loading_leaves_the_random_state_alone(given):
-    run = given(*NCS_CELL)
+def test_loading_leaves_the_random_state_alone(trained):
+    run = trained(*NCS_CELL)
     state = torch.get_rng_state()
     found = load_trained(run)
     assert torch.equal(torch.get_rng_state(), state)

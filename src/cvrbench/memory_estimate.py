@@ -4,9 +4,9 @@
                                     + max(a training step, an evaluation step) + predictions
 
 The phases are training, which includes a mask search, and the test. Everything is arithmetic but
-two factors, measured by `benchmarks/memory_estimate.py`: what a step holds per number that it
-computes, and what the C library keeps idle beside it. The sum is within 1.5 times of the measured
-peak; so a run is warned about from 1.0 and refused from 1.5 times of what is free.
+what a step holds per number that it computes, which `benchmarks/memory_estimate.py` measures. The
+sum is within 1.5 times of the measured peak; so a run is warned about from 1.0 and refused from 1.5
+times of what is free.
 
 Pages of mapped files are not counted, since the system drops them when something else needs room.
 """
@@ -43,12 +43,11 @@ PROCESS = 200_000_000
 """Bytes that a process holds before it begins a run."""
 LATER = 50_000_000
 """Bytes that a process comes to hold after its start whatever it trains: code, and its tables."""
-STEP = 3.0
-"""Numbers that a training step holds per output of a layer: the output, its gradient, what autograd
-saves, and what the C library keeps idle. Measured (benchmarks/memory_estimate.py)."""
-EVALUATION = 0.6
-"""Share of all outputs that an evaluation step holds, which keeps no layer for longer than the next
-one needs it. Measured; not less than the widest layer."""
+STEP_INPUT, STEP_OUTPUT = 3.0, 6.0
+"""Numbers that a training step holds per number that is looked up, and per output of a layer: the
+output before and after dropout, their gradients, and what the C library keeps idle. Measured."""
+EVALUATION_INPUT, EVALUATION_OUTPUT = 2.0, 1.2
+"""The same of an evaluation step, which keeps no layer for longer than the next one needs it."""
 PER_ID = 60
 """Bytes of an id in a batch: row number, weight, segment, and its place in the sort of ids."""
 MOST_PROBED = 8192
@@ -131,19 +130,19 @@ class _Sizes:
         encoders = [m for m in network.modules() if isinstance(m, FeatureEncoder)]
         known = {id(encoder.table) for encoder in encoders}
         layers = [p for p in network.parameters() if id(p) not in known]
+        weights = [p for p in layers if p.dim() == 2 or (p.dim() == 3 and p.shape[1] > 1)]
         self.table = sum(encoder.table.numel() for encoder in encoders)
         self.table_rows = sum(len(encoder.table) for encoder in encoders)
         self.copies = sum(encoder.copies for encoder in encoders)
         self.dense = sum(layer.numel() for layer in layers)
         self.masks = sum(mask.numel() for mask in network.buffers())
         self.state = 4 * (self.table + self.dense) + self.masks
-        # Numbers per example: what is looked up, and every layer's output. `[n, in, out]` are n
-        # layers of one shape.
+        # Numbers per example: what is looked up, and the outputs of every layer. Weights are
+        # `[n, in, out]` of n layers of one shape, or torch's `[out, in]`; biases `[n, 1, out]`.
         self.looked_up = sum(encoder.copies * encoder.width for encoder in encoders)
         if isinstance(config.model, NCSConfig) and "embeddings" in config.model.masked:
             self.looked_up *= self.n_tasks
-        outputs = [len(layer) * layer.shape[2] for layer in layers if layer.dim() == 3]
-        self.outputs, self.widest = sum(outputs), max(outputs, default=0)
+        self.outputs = sum(len(w) * (w.shape[2] if w.dim() == 3 else 1) for w in weights)
 
     def weights_while_training(self) -> int:
         """Return the bytes of the network, of its best weights so far, and of a search's copies."""
@@ -195,15 +194,15 @@ class _Sizes:
         """
         trainer, rows = self.config.trainer, len(self.dataset.train)
         n = min(rows, max(trainer.batch_size, self._probed()))
-        layers = STEP * 4 * n * (self.looked_up + self.outputs)
+        layers = 4 * n * (STEP_INPUT * self.looked_up + STEP_OUTPUT * self.outputs)
         probe = 4 * 2 * self.n_tasks * self.dense
         return round(layers + self._ids(n, gradient=True) + probe)
 
     def evaluation_step(self, n_rows: int) -> int:
         """Return the bytes that come and go with a batch of one of the other splits."""
         n = min(n_rows, self.config.trainer.eval_batch_size)
-        layers = 2 * self.looked_up + max(EVALUATION * self.outputs, self.widest)
-        return round(4 * n * layers + self._ids(n, gradient=False))
+        layers = 4 * n * (EVALUATION_INPUT * self.looked_up + EVALUATION_OUTPUT * self.outputs)
+        return round(layers + self._ids(n, gradient=False))
 
     def predictions(self, split: Split) -> int:
         """Return the bytes of a split's predictions while they are scored, or written."""

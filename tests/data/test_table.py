@@ -159,3 +159,14 @@ def test_a_conversion_without_a_click_needs_a_policy(csv):
 def test_a_description_that_contradicts_itself_is_refused(csv, changes, words):
     with pytest.raises(ValueError, match=words):
         described(csv, **changes)
+
+
+def test_a_column_named_split_may_cut_the_rows_and_be_a_feature(tmp_path):
+    part = [("train", "train", "valid", "test")[i % 4] for i in range(900)]
+    log().with_columns(pl.Series("split", part)).write_csv(tmp_path / "log.csv")
+    raw = load(
+        described(tmp_path / "log.csv", ids=("user", "split"), split="column", split_column="split")
+    )
+    assert {name: set(frame["split"]) for name, frame in raw.splits().items()} == {
+        name: {name} for name in ("train", "valid", "test")
+    }

@@ -21,8 +21,9 @@ from cvrbench.data.schema import Task
 from cvrbench.errors import DataError
 from cvrbench.rng import derive, numpy_stream
 
-SPLIT = "split"
-"""Column that a source adds: 0 train, 1 validation, 2 test; null where the row is dropped."""
+SPLIT = "<split>"
+"""Column that a source adds: 0 train, 1 validation, 2 test; null where the row is dropped. No
+user's table has a column of this name."""
 MAX_SAMPLE = 1 << 20
 
 

@@ -11,17 +11,17 @@ from matplotlib.colors import to_rgb
 
 from cvrbench.report.comparison import compare
 from cvrbench.report.differences import Differences, Method, Verdict
+from cvrbench.report.figures.across import across_figures
+from cvrbench.report.figures.compared import compared_figures
+from cvrbench.report.figures.forest import forest_figure
+from cvrbench.report.figures.panels import rows_of, side_by_side
+from cvrbench.report.figures.scarcity import scarcity_figure
+from cvrbench.report.figures.seesaw import seesaw_figure
+from cvrbench.report.figures.style import mark, row_name, save
+from cvrbench.report.figures.tradeoff import cost_figure, density_figure
 from cvrbench.report.page.captions import ACROSS, COMPARED
 from cvrbench.report.page.figures import across_figures as across_html
 from cvrbench.report.page.figures import compared_figures as compared_html
-from cvrbench.report.plots.across import across_figures
-from cvrbench.report.plots.compared import compared_figures
-from cvrbench.report.plots.forest import forest_figure
-from cvrbench.report.plots.panels import rows_of, side_by_side
-from cvrbench.report.plots.scarcity import scarcity_figure
-from cvrbench.report.plots.seesaw import seesaw_figure
-from cvrbench.report.plots.style import mark, row_name, save
-from cvrbench.report.plots.tradeoff import cost_figure, density_figure
 from cvrbench.stats.difference import Difference
 from cvrbench.stats.intervals import t_interval
 from tests.report.drawable import keep, part_of

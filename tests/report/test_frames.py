@@ -12,9 +12,9 @@ from scipy import stats as scipy_stats
 from cvrbench.record import RunRecord
 from cvrbench.report.comparison import Missing, compare
 from cvrbench.report.dataset_report import comparison_json
+from cvrbench.report.figures.comparison import comparison_figure
+from cvrbench.report.figures.style import save
 from cvrbench.report.grids import comparison_grid, cost_grid, mean_ranks, space_grids
-from cvrbench.report.plots.comparison import comparison_figure
-from cvrbench.report.plots.style import save
 from cvrbench.report.studies import Tuned
 from cvrbench.report.tables import Grid, cells, grid_table, interval, number, run_table
 from cvrbench.stats.intervals import Estimate

@@ -8,11 +8,11 @@ import pytest
 from matplotlib.image import AxesImage
 
 from cvrbench.report.comparison import compare
+from cvrbench.report.figures.connections import connections_figure, fields_figure
+from cvrbench.report.figures.masks import layers_figure, rounds_figure
+from cvrbench.report.figures.masks_compared import masks_figure
+from cvrbench.report.figures.style import LOOKS, look, save
 from cvrbench.report.masks import FieldRows, read_masks
-from cvrbench.report.plots.connections import connections_figure, fields_figure
-from cvrbench.report.plots.masks import layers_figure, rounds_figure
-from cvrbench.report.plots.masks_compared import masks_figure
-from cvrbench.report.plots.style import LOOKS, look, save
 from tests.report.mask_records import drawn, masked_record
 
 FIELDS = [

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from cvrbench.report.comparison import MEAN, compare, shared_metrics
-from cvrbench.report.plots.ranks import ranks_figure
-from cvrbench.report.plots.style import save
+from cvrbench.report.figures.ranks import ranks_figure
+from cvrbench.report.figures.style import save
 from tests.report.test_frames import run
 
 TASK = {"name": "income", "label": "income", "parent": None, "joint": None}

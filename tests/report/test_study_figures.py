@@ -11,8 +11,8 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cvrbench.report.plots.style import save
-from cvrbench.report.plots.sweep import parameters, study_figures
+from cvrbench.report.figures.style import save
+from cvrbench.report.figures.sweep import parameters, study_figures
 from cvrbench.studies import Axis, StudySummary
 from tests.report.made_up_studies import params, searched, study, trial
 

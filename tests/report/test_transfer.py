@@ -11,10 +11,10 @@ from cvrbench.errors import StoreError
 from cvrbench.report.comparison import compare
 from cvrbench.report.dataset_report import transfer_json
 from cvrbench.report.differences import transfer
+from cvrbench.report.figures.sharing import agreement_figure, gates_figure
+from cvrbench.report.figures.style import save
+from cvrbench.report.figures.transfer import transfer_figure
 from cvrbench.report.grids import transfer_grid
-from cvrbench.report.plots.sharing import agreement_figure, gates_figure
-from cvrbench.report.plots.style import save
-from cvrbench.report.plots.transfer import transfer_figure
 from cvrbench.report.sharing import agreements, gatings, read_observed
 from cvrbench.stats.intervals import t_interval
 from cvrbench.store import ResultStore

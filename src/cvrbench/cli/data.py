@@ -128,8 +128,8 @@ def describe(
     from cvrbench.data.describe import to_json
     from cvrbench.data.registry import ensure
     from cvrbench.evaluation import counts
-    from cvrbench.report.plots.description import description_figure
-    from cvrbench.report.plots.style import save
+    from cvrbench.report.figures.description import description_figure
+    from cvrbench.report.figures.style import save
 
     with preparing_bar() as on_rows:
         dataset = ensure(*_compose(name, overrides), on_rows=on_rows)

@@ -248,9 +248,9 @@ def _write_page(
 
 
 def _draw(parts: "Sequence[DatasetReport]", folder: Path) -> None:
-    from cvrbench.report.plots.across import across_figures
-    from cvrbench.report.plots.compared import compared_figures
-    from cvrbench.report.plots.style import save
+    from cvrbench.report.figures.across import across_figures
+    from cvrbench.report.figures.compared import compared_figures
+    from cvrbench.report.figures.style import save
 
     drawers = {
         f"{'' if kind == 'comparison' else f'{kind}-'}{part.comparison.slug}": draw

@@ -45,8 +45,8 @@ def print_sweeps_json(summaries: "Sequence[StudySummary]") -> None:
 
 def draw_sweeps(summaries: "Sequence[StudySummary]", folder: Path) -> None:
     """Write `sweep-NAME-KIND.png` of whatever can be drawn of each sweep."""
-    from cvrbench.report.plots.style import save
-    from cvrbench.report.plots.sweep import study_figures
+    from cvrbench.report.figures.style import save
+    from cvrbench.report.figures.sweep import study_figures
 
     for summary in summaries:
         # A name is a folder's, but the file that tells it may have been edited.

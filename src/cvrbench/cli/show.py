@@ -195,8 +195,8 @@ def _masks_json(record: "RunRecord", masks: "Masks") -> dict[str, Any]:
 
 
 def _draw_masks(record: "RunRecord", masks: "Masks", folder: Path, plot: Path) -> None:
+    from cvrbench.report.figures.run import draw_masks
     from cvrbench.report.masks import field_rows, read_keep
-    from cvrbench.report.plots.run import draw_masks
 
     keep = read_keep(folder)
     fields = field_rows(record, keep["trunk_0"].shape[1]) if keep else None

@@ -12,9 +12,9 @@ from markupsafe import Markup, escape
 
 from cvrbench.report.dataset_report import DatasetReport
 from cvrbench.report.escape import escape_control
+from cvrbench.report.figures import across, compared
+from cvrbench.report.figures.style import save
 from cvrbench.report.page.captions import ACROSS, COMPARED, SWEPT
-from cvrbench.report.plots import across, compared
-from cvrbench.report.plots.style import save
 from cvrbench.studies import StudySummary
 
 DROPPED = re.compile(r"<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>", re.DOTALL)
@@ -47,7 +47,7 @@ def across_figures(parts: Sequence[DatasetReport], ident: str) -> list[Drawn]:
 
 def swept_figures(summary: StudySummary, ident: str) -> list[Drawn]:
     """Return the figures of one sweep."""
-    from cvrbench.report.plots.sweep import study_figures  # loads Optuna
+    from cvrbench.report.figures.sweep import study_figures  # loads Optuna
 
     try:
         figures = study_figures(summary)

@@ -6,8 +6,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cvrbench.report.comparison import Comparison
-from cvrbench.report.plots.panels import Line, draw_lines, line_key, quiet_grid, rows_of
-from cvrbench.report.plots.style import heading, headline, look, styled
+from cvrbench.report.figures.panels import Line, draw_lines, line_key, quiet_grid, rows_of
+from cvrbench.report.figures.style import heading, headline, look, styled
 from cvrbench.report.sharing import Learning
 
 

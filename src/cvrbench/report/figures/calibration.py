@@ -8,8 +8,15 @@ from matplotlib.figure import Figure
 
 from cvrbench.report.calibration import Calibration
 from cvrbench.report.comparison import Comparison
-from cvrbench.report.plots.panels import Line, draw_lines, line_key, log_ticks, quiet_grid, rows_of
-from cvrbench.report.plots.style import INK, heading, headline, look, styled
+from cvrbench.report.figures.panels import (
+    Line,
+    draw_lines,
+    line_key,
+    log_ticks,
+    quiet_grid,
+    rows_of,
+)
+from cvrbench.report.figures.style import INK, heading, headline, look, styled
 from cvrbench.stats.influence import Floats
 
 

@@ -10,8 +10,8 @@ from matplotlib.patches import Patch
 
 from cvrbench.report.comparison import Comparison
 from cvrbench.report.differences import Differences, Verdict
-from cvrbench.report.plots.panels import handle
-from cvrbench.report.plots.style import (
+from cvrbench.report.figures.panels import handle
+from cvrbench.report.figures.style import (
     GRID,
     INK,
     POINT,

@@ -4,7 +4,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cvrbench.data.describe import Description
-from cvrbench.report.plots.style import POINT, headline, styled
+from cvrbench.report.figures.style import POINT, headline, styled
 
 LINEAR_RANGE = 20
 """Label rates further apart than this are drawn on a logarithmic axis."""

@@ -11,8 +11,7 @@ from matplotlib.ticker import EngFormatter
 from cvrbench.record import RunRecord
 from cvrbench.report.comparison import Comparison, Variant, examples_of
 from cvrbench.report.differences import USUAL_BASELINES
-from cvrbench.report.masks import read_masks
-from cvrbench.report.plots.panels import (
+from cvrbench.report.figures.panels import (
     explain_all,
     height_of,
     key,
@@ -21,7 +20,8 @@ from cvrbench.report.plots.panels import (
     quiet_grid,
     side_by_side,
 )
-from cvrbench.report.plots.style import heading, headline, look, mark, styled
+from cvrbench.report.figures.style import heading, headline, look, mark, styled
+from cvrbench.report.masks import read_masks
 from cvrbench.stats.intervals import Estimate, t_interval
 
 MANY = 4

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from cvrbench.report.plots.style import FAINT, GRID, LOOKS, look, mark, row_name
+from cvrbench.report.figures.style import FAINT, GRID, LOOKS, look, mark, row_name
 from cvrbench.stats.intervals import Estimate
 
 TOGETHER = len(LOOKS)

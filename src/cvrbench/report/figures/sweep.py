@@ -27,7 +27,7 @@ from optuna.trial import create_trial
 from optuna.visualization import matplotlib as by_optuna
 
 from cvrbench.config.sweep import Value
-from cvrbench.report.plots.style import FAINT, INK, POINT, STYLE, TRUTH, headline, plain
+from cvrbench.report.figures.style import FAINT, INK, POINT, STYLE, TRUTH, headline, plain
 from cvrbench.report.studies import COSTS, cut, last_parts, value_text
 from cvrbench.studies import StudySummary, TrialSummary
 

@@ -9,8 +9,8 @@ from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from cvrbench.report.figures.style import GRID, INK, UNUSED, headline, look, plain, styled
 from cvrbench.report.masks import FieldRows, Keep, kept_of_fields
-from cvrbench.report.plots.style import GRID, INK, UNUSED, headline, look, plain, styled
 
 MOST_FIELDS = 60
 """More bars than these are not read by anybody; the most kept fields are drawn."""

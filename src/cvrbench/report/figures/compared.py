@@ -6,15 +6,15 @@ from functools import partial
 from matplotlib.figure import Figure
 
 from cvrbench.report.dataset_report import DatasetReport
-from cvrbench.report.plots.calibration import calibration_figure
-from cvrbench.report.plots.comparison import comparison_figure
-from cvrbench.report.plots.forest import forest_figure
-from cvrbench.report.plots.learning import learning_figure
-from cvrbench.report.plots.masks_compared import masks_figure
-from cvrbench.report.plots.seesaw import seesaw_figure
-from cvrbench.report.plots.sharing import agreement_figure, gates_figure
-from cvrbench.report.plots.tradeoff import cost_figure, density_figure
-from cvrbench.report.plots.transfer import transfer_figure
+from cvrbench.report.figures.calibration import calibration_figure
+from cvrbench.report.figures.comparison import comparison_figure
+from cvrbench.report.figures.forest import forest_figure
+from cvrbench.report.figures.learning import learning_figure
+from cvrbench.report.figures.masks_compared import masks_figure
+from cvrbench.report.figures.seesaw import seesaw_figure
+from cvrbench.report.figures.sharing import agreement_figure, gates_figure
+from cvrbench.report.figures.tradeoff import cost_figure, density_figure
+from cvrbench.report.figures.transfer import transfer_figure
 from cvrbench.report.sharing import gatings
 
 Drawer = Callable[[], Figure | None]

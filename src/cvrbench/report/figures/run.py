@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from cvrbench.report.figures.connections import connections_figure, fields_figure
+from cvrbench.report.figures.masks import layers_figure, rounds_figure
+from cvrbench.report.figures.style import save
 from cvrbench.report.masks import FieldRows, Keep, Masks
-from cvrbench.report.plots.connections import connections_figure, fields_figure
-from cvrbench.report.plots.masks import layers_figure, rounds_figure
-from cvrbench.report.plots.style import save
 
 
 def draw_masks(

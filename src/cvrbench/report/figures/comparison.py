@@ -4,7 +4,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cvrbench.report.comparison import Comparison
-from cvrbench.report.plots.style import POINT, TRUTH, heading, headline, row_name, styled
+from cvrbench.report.figures.style import POINT, TRUTH, heading, headline, row_name, styled
 
 
 def comparison_figure(comparison: Comparison) -> Figure:

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 from cvrbench.report.comparison import file_name
 from cvrbench.report.dataset_report import DatasetReport
-from cvrbench.report.plots.compared import Drawer
-from cvrbench.report.plots.ranks import ranks_figure
-from cvrbench.report.plots.scarcity import scarcity_figure
+from cvrbench.report.figures.compared import Drawer
+from cvrbench.report.figures.ranks import ranks_figure
+from cvrbench.report.figures.scarcity import scarcity_figure
 
 
 class Across(NamedTuple):

@@ -4,7 +4,7 @@ from matplotlib.figure import Figure
 
 from cvrbench.report.comparison import Comparison
 from cvrbench.report.differences import REFERENCE, Transfer
-from cvrbench.report.plots.forest import gains_figure
+from cvrbench.report.figures.forest import gains_figure
 
 
 def transfer_figure(comparison: Comparison, found: Transfer) -> Figure | None:

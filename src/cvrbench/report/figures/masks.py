@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from cvrbench.report.figures.style import FAINT, GRID, INK, UNUSED, headline, look, plain, styled
 from cvrbench.report.masks import Layer, Masks, name_of
-from cvrbench.report.plots.style import FAINT, GRID, INK, UNUSED, headline, look, plain, styled
 
 READABLE = 0.055
 """Narrower parts of a bar have no room for their number."""

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cvrbench.report.comparison import Comparison, Shared, shared_metrics
-from cvrbench.report.plots.style import INK, POINT, headline, mark, plain, row_name, styled
+from cvrbench.report.figures.style import INK, POINT, headline, mark, plain, row_name, styled
 from cvrbench.report.studies import cut
 from cvrbench.stats.influence import Floats
 from cvrbench.stats.ranks import alike, average_ranks, critical_difference, friedman

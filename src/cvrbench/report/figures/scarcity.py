@@ -8,8 +8,8 @@ from matplotlib.ticker import NullLocator
 
 from cvrbench.report.comparison import Comparison, Variant
 from cvrbench.report.differences import REFERENCE, Differences
-from cvrbench.report.plots.panels import Line, draw_lines, line_key, quiet_grid, rows_of
-from cvrbench.report.plots.style import INK, heading, headline, styled
+from cvrbench.report.figures.panels import Line, draw_lines, line_key, quiet_grid, rows_of
+from cvrbench.report.figures.style import INK, heading, headline, styled
 from cvrbench.stats.intervals import Estimate
 
 Points = Mapping[float, Estimate]

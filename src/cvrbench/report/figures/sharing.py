@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cvrbench.report.plots.style import (
+from cvrbench.report.figures.style import (
     FAINT,
     GRID,
     INK,

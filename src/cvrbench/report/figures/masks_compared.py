@@ -6,8 +6,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cvrbench.report.comparison import Comparison
+from cvrbench.report.figures.style import FAINT, GRID, INK, Look, headline, look, plain, styled
 from cvrbench.report.masks import Masks, masked_variants, name_of, overlap_by_round
-from cvrbench.report.plots.style import FAINT, GRID, INK, Look, headline, look, plain, styled
 from cvrbench.stats.intervals import t_interval
 
 WIDTH, ROW = 11.0, 1.8

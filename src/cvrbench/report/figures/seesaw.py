@@ -7,8 +7,8 @@ from matplotlib.figure import Figure
 
 from cvrbench.report.comparison import Comparison, Variant
 from cvrbench.report.differences import REFERENCE
-from cvrbench.report.plots.panels import explain_all, height_of, key, point, quiet_grid
-from cvrbench.report.plots.style import (
+from cvrbench.report.figures.panels import explain_all, height_of, key, point, quiet_grid
+from cvrbench.report.figures.style import (
     FAINT,
     INK,
     UNUSED,

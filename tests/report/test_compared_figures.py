@@ -11,14 +11,15 @@ from matplotlib.colors import to_rgb
 
 from cvrbench.report.comparison import compare
 from cvrbench.report.differences import Differences, Method, Verdict
-from cvrbench.report.figures.across import across_figures
-from cvrbench.report.figures.compared import compared_figures
-from cvrbench.report.figures.forest import forest_figure
-from cvrbench.report.figures.panels import rows_of, side_by_side
-from cvrbench.report.figures.scarcity import scarcity_figure
-from cvrbench.report.figures.seesaw import seesaw_figure
-from cvrbench.report.figures.style import mark, row_name, save
-from cvrbench.report.figures.tradeoff import cost_figure, density_figure
+from cvrbench.report.figures.across import across_figures, scarcity_figure
+from cvrbench.report.figures.comparison import (
+    compared_figures,
+    cost_figure,
+    density_figure,
+    forest_figure,
+    seesaw_figure,
+)
+from cvrbench.report.figures.style import mark, row_name, rows_of, save, side_by_side
 from cvrbench.report.page.captions import ACROSS, COMPARED
 from cvrbench.report.page.figures import across_figures as across_html
 from cvrbench.report.page.figures import compared_figures as compared_html

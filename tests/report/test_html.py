@@ -430,7 +430,7 @@ def test_a_figure_that_cannot_be_drawn_costs_only_itself(monkeypatch):
     def undrawable(_comparison):
         raise ValueError("planted")
 
-    monkeypatch.setattr("cvrbench.report.figures.compared.comparison_figure", undrawable)
+    monkeypatch.setattr("cvrbench.report.figures.comparison.comparison_figure", undrawable)
     page = Page(render([part_of([run("$x^{$", 0, 0.7, environment=ENVIRONMENT)])], []))
     assert "AUC of every strategy in every space: could not be drawn" in page.said("p")
     assert "$x^{$" in page.said("th")

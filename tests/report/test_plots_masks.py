@@ -8,9 +8,13 @@ import pytest
 from matplotlib.image import AxesImage
 
 from cvrbench.report.comparison import compare
-from cvrbench.report.figures.connections import connections_figure, fields_figure
-from cvrbench.report.figures.masks import layers_figure, rounds_figure
-from cvrbench.report.figures.masks_compared import masks_figure
+from cvrbench.report.figures.masks import (
+    connections_figure,
+    fields_figure,
+    layers_figure,
+    masks_figure,
+    rounds_figure,
+)
 from cvrbench.report.figures.style import LOOKS, look, save
 from cvrbench.report.masks import FieldRows, read_masks
 from tests.report.mask_records import drawn, masked_record

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cvrbench.report.comparison import MEAN, compare, shared_metrics
-from cvrbench.report.figures.ranks import ranks_figure
+from cvrbench.report.figures.across import ranks_figure
 from cvrbench.report.figures.style import save
 from tests.report.test_frames import run
 

@@ -11,9 +11,9 @@ from cvrbench.errors import StoreError
 from cvrbench.report.comparison import compare
 from cvrbench.report.dataset_report import transfer_json
 from cvrbench.report.differences import transfer
-from cvrbench.report.figures.sharing import agreement_figure, gates_figure
+from cvrbench.report.figures.comparison import transfer_figure
+from cvrbench.report.figures.runs import agreement_figure, gates_figure
 from cvrbench.report.figures.style import save
-from cvrbench.report.figures.transfer import transfer_figure
 from cvrbench.report.grids import transfer_grid
 from cvrbench.report.sharing import agreements, gatings, read_observed
 from cvrbench.stats.intervals import t_interval

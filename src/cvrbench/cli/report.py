@@ -249,7 +249,7 @@ def _write_page(
 
 def _draw(parts: "Sequence[DatasetReport]", folder: Path) -> None:
     from cvrbench.report.figures.across import across_figures
-    from cvrbench.report.figures.compared import compared_figures
+    from cvrbench.report.figures.comparison import compared_figures
     from cvrbench.report.figures.style import save
 
     drawers = {

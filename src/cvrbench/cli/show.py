@@ -195,7 +195,7 @@ def _masks_json(record: "RunRecord", masks: "Masks") -> dict[str, Any]:
 
 
 def _draw_masks(record: "RunRecord", masks: "Masks", folder: Path, plot: Path) -> None:
-    from cvrbench.report.figures.run import draw_masks
+    from cvrbench.report.figures.masks import draw_masks
     from cvrbench.report.masks import field_rows, read_keep
 
     keep = read_keep(folder)

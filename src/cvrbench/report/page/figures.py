@@ -12,7 +12,7 @@ from markupsafe import Markup, escape
 
 from cvrbench.report.dataset_report import DatasetReport
 from cvrbench.report.escape import escape_control
-from cvrbench.report.figures import across, compared
+from cvrbench.report.figures import across, comparison
 from cvrbench.report.figures.style import save
 from cvrbench.report.page.captions import ACROSS, COMPARED, SWEPT
 from cvrbench.studies import StudySummary
@@ -35,7 +35,7 @@ class Drawn(NamedTuple):
 
 def compared_figures(part: DatasetReport, ident: str) -> list[Drawn]:
     """Return the figures of one dataset."""
-    return _drawn(compared.compared_figures(part), COMPARED, ident)
+    return _drawn(comparison.compared_figures(part), COMPARED, ident)
 
 
 def across_figures(parts: Sequence[DatasetReport], ident: str) -> list[Drawn]:

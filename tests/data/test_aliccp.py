@@ -22,7 +22,8 @@ from sklearn.preprocessing import MinMaxScaler
 from cvrbench.config.compose import compose
 from cvrbench.data import staging
 from cvrbench.data.dataset import SPLITS, Dataset, verify
-from cvrbench.data.generator.files import GeneratorConfig, generate
+from cvrbench.data.generator.files import generate
+from cvrbench.data.generator.world import GeneratorConfig
 from cvrbench.data.raw import STRICT, Tolerance
 from cvrbench.data.sources.aliccp import ingest
 from cvrbench.data.sources.aliccp.grammar import FIELDS

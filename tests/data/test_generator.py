@@ -15,8 +15,9 @@ from scipy.special import logit
 from sklearn.metrics import roc_auc_score
 
 from cvrbench.data.generator import files
-from cvrbench.data.generator.files import GeneratorConfig, generate
+from cvrbench.data.generator.files import generate
 from cvrbench.data.generator.rows import lengths
+from cvrbench.data.generator.world import GeneratorConfig
 from cvrbench.data.sources.aliccp.grammar import FIELDS
 from cvrbench.errors import DataError
 

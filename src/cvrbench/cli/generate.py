@@ -13,7 +13,7 @@ from cvrbench.cli.run import AsJson
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from cvrbench.data.generator.files import GeneratorConfig
+    from cvrbench.data.generator.world import GeneratorConfig
 
 TEST_SHARE = 4
 """Test rows are a quarter of the training rows unless wanted otherwise."""
@@ -84,7 +84,7 @@ def generate(
 
         cvrbench data prepare aliccp --raw generated
     """
-    from cvrbench.data.generator.files import GeneratorConfig
+    from cvrbench.data.generator.world import GeneratorConfig
 
     config = GeneratorConfig(
         rows=rows,

@@ -1,4 +1,4 @@
-"""A whole generation: its options, its shards of rows as text, the six files and their manifest.
+"""A whole generation: its shards of rows as text, the six files and their manifest.
 
 A shard is a fixed number of rows, drawn independently: its streams are named by its half and
 number, so that its bytes depend on the options alone.
@@ -6,16 +6,15 @@ number, so that its bytes depend on the options alone.
 
 import errno
 import json
-import math
 import multiprocessing
 import shutil
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
-from functools import lru_cache
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from functools import lru_cache, partial
 from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,6 +41,7 @@ from cvrbench.data.generator.world import (
     CROSSED,
     PROFILE,
     Doubles,
+    GeneratorConfig,
     Longs,
     Rng,
     World,
@@ -66,69 +66,12 @@ VALUES = pl.Series(["1.0", *log_of_count(np.arange(1.0, MAX_EVENTS + 1))])
 TWELFTHS = pl.Series(["1.0", *log_of_count(np.round(np.arange(1.0, MAX_EVENTS + 1) / 12, 3))])
 """Text of each count, and of each count in twelfths; 0 stands for a field without counts."""
 IN_TWELFTHS = frozenset({"150_14", "853"})
-MIN_ROWS, MAX_ROWS = 10, 10**12
-MAX_SCALE = 10.0
-"""Largest `card`: the blocks of ids hold no more values than the real files have."""
 SKELETON_ROW_BYTES, TRUTH_ROW_BYTES, COMMON_BYTES = 245, 40, 265
 """Per skeleton row; of the common files at `hist=1`, 14.6 KB for each block of about 58 rows."""
 WAITING = 2
 """Shards begun per worker before the first of them is taken: bounds the memory of those waiting."""
 OnProgress = Callable[[int, int], None]
 Words = npt.NDArray[np.uint64]
-
-
-@dataclass(frozen=True, kw_only=True)
-class GeneratorConfig:
-    """A generation; the same values give the same bytes, whatever the number of workers.
-
-    Attributes:
-        rows, test_rows: Skeleton rows of the two halves, at least 10 each.
-        seed: Of everything that is drawn.
-        card: Scale of the number of values of a field, 1 = the real training rows'.
-        hist: Scale of the length of the users' histories, 1 = the real files'.
-        ctr: Share of rows that are clicked, in (0, 1).
-        cvr: Share of clicked rows that convert, in (0, 1).
-        conflict: Strength of the effect that acts on the two tasks with opposite signs.
-        anomaly: Share of rows with click = 0 and conversion = 1, in [0, 1).
-        replay: Rows of a base block that is repeated with fresh ids, keys and labels until `rows`
-            are reached (10^6 is a good block); `None` draws every row anew. The base block is held
-            in memory: about 0.5 GB per 10^6 rows at `hist=1`.
-    """
-
-    rows: int
-    test_rows: int
-    seed: int
-    card: float = 1.0
-    hist: float = 1.0
-    ctr: float = 0.03887
-    cvr: float = 0.00535
-    conflict: float = 0.8
-    anomaly: float = 5.4e-6
-    replay: int | None = None
-
-    def check(self) -> None:
-        """Refuse what cannot be generated.
-
-        Raises:
-            DataError: An option is out of its range.
-        """
-        replay = MIN_ROWS if self.replay is None else self.replay
-        rows, scale = f"{MIN_ROWS} to {MAX_ROWS:,}", f"above 0, at most {MAX_SCALE:g}"
-        for name, holds, allowed in (
-            ("rows", MIN_ROWS <= self.rows <= MAX_ROWS, rows),
-            ("test_rows", MIN_ROWS <= self.test_rows <= MAX_ROWS, rows),
-            ("replay", MIN_ROWS <= replay <= MAX_ROWS, rows),
-            ("seed", self.seed >= 0, "0 or more"),
-            ("card", 0 < self.card <= MAX_SCALE, scale),
-            ("hist", 0 < self.hist <= MAX_SCALE, scale),
-            ("ctr", 0 < self.ctr < 1, "between 0 and 1"),
-            ("cvr", 0 < self.cvr < 1, "between 0 and 1"),
-            ("anomaly", 0 <= self.anomaly < 1, "0 or more and below 1"),
-            ("conflict", self.conflict >= 0 and math.isfinite(self.conflict), "0 or more"),
-        ):
-            if not holds:
-                value = getattr(self, name)
-                raise DataError(f"{name}={value} cannot be generated: give {allowed}")
 
 
 class ShardPlan(NamedTuple):
@@ -156,6 +99,9 @@ class Shard(NamedTuple):
     context: Longs
     order: Longs
     truth: Truth
+
+
+DrawShards = Callable[[Sequence[ShardPlan]], Iterator[Shard]]
 
 
 def generate(
@@ -256,14 +202,16 @@ def _write_all(
     total, done = sum(rows.values()), 0
     totals: dict[str, dict[str, int]] = {}
     n_shards = sum(-(-n // SHARD_ROWS) for n in rows.values())
-    with _Makers(config, min(workers, n_shards)) as makers:
-        plan = makers.plan()
+    workers = min(workers, n_shards)
+    with _executor(workers) as pool:
+        plan = pool.submit(_plan, config).result()
+        draw_shards = partial(_draw_shards, pool, WAITING * workers, config)
         for half in HALVES:
             counts: Counter[str] = Counter()
             with ExitStack() as stack:
                 files = {k: stack.enter_context(_part(work, k, half).open("wb")) for k in KINDS}
                 files["truth"].write(TRUTH_HEADER)
-                for tables, found in _tables(config, makers, half, rows[half]):
+                for tables, found in _tables(config, draw_shards, half, rows[half]):
                     for kind, table in tables.items():
                         table.write_csv(files[kind], include_header=False, quote_style="never")
                     counts.update(found)
@@ -273,60 +221,42 @@ def _write_all(
     return {"options": asdict(config), **plan._asdict(), **totals}
 
 
-class _Makers:
-    """Who draws shards: this process, or several that each build the same world."""
-
-    def __init__(self, config: GeneratorConfig, workers: int) -> None:
-        self._config, self._workers = config, workers
-        spawn = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(workers, mp_context=spawn) if workers > 1 else None
-
-    def __enter__(self) -> "_Makers":
-        return self
-
-    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
+@contextmanager
+def _executor(workers: int) -> Iterator[Executor]:
+    """Draw shards in this process, or in several that each build the same world."""
+    spawn = multiprocessing.get_context("spawn")
+    alone = workers == 1
+    pool = ThreadPoolExecutor(1) if alone else ProcessPoolExecutor(workers, mp_context=spawn)
+    try:
+        yield pool
+    except BrokenProcessPool:
+        raise DataError(
+            f"one of {workers} generating processes died, most likely for want of memory: use "
+            "fewer workers, or a smaller card"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
         _world.cache_clear()
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
-        if isinstance(error, BrokenProcessPool):
-            raise DataError(
-                f"one of {self._workers} generating processes died, most likely for want of "
-                "memory: use fewer workers, or a smaller card"
-            ) from None
 
-    def plan(self) -> Plan:
-        """Return the intercepts."""
-        if self._pool is None:
-            return _plan(self._config)
-        return self._pool.submit(_plan, self._config).result()
 
-    def shards(self, plans: Sequence[ShardPlan]) -> Iterator[Shard]:
-        """Yield shards in the order of their plans."""
-        if self._pool is None:
-            yield from (_draw_shard(self._config, at) for at in plans)
-            return
-        waiting: deque[Future[Shard]] = deque()
-        for at in plans:
-            waiting.append(self._pool.submit(_draw_shard, self._config, at))
-            if len(waiting) >= WAITING * self._workers:
-                yield waiting.popleft().result()
-        while waiting:
+def _draw_shards(
+    pool: Executor, waiting_most: int, config: GeneratorConfig, plans: Sequence[ShardPlan]
+) -> Iterator[Shard]:
+    """Yield shards in the order of their plans, some of them drawn ahead."""
+    waiting: deque[Future[Shard]] = deque()
+    for at in plans:
+        waiting.append(pool.submit(_draw_shard, config, at))
+        if len(waiting) >= waiting_most:
             yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 @lru_cache(maxsize=1)
 def _world(config: GeneratorConfig) -> tuple[World, Plan]:
     """Build a process's world, once."""
-    world = build(config.seed, config.card)
-    plan = calibrate(
-        world,
-        seed=config.seed,
-        hist=config.hist,
-        conflict=config.conflict,
-        ctr=config.ctr,
-        cvr=config.cvr,
-    )
-    return world, plan
+    world = build(config)
+    return world, calibrate(world, config)
 
 
 def _plan(config: GeneratorConfig) -> Plan:
@@ -339,7 +269,7 @@ def _draw_shard(config: GeneratorConfig, at: ShardPlan) -> Shard:
     def stream(name: str) -> Rng:
         return numpy_stream(config.seed, "shard", at.half, at.number, name)
 
-    sample = draw(world, config.hist, lengths(stream("lengths"), at.rows), stream)
+    sample = draw(world, config, lengths(stream("lengths"), at.rows), stream)
     n, n_contexts = at.rows, len(sample.length)
     place = (at.first + np.arange(n)) / at.total
     # The real files begin with another field from row to row, and go round from there.
@@ -350,7 +280,7 @@ def _draw_shard(config: GeneratorConfig, at: ShardPlan) -> Shard:
         common=_features(_common_tokens(world, sample), np.argsort(order, axis=1)),
         context=sample.context,
         order=np.argsort(_index_keys(config.seed, at.half, at.number, n_contexts)),
-        truth=probabilities(world, config.conflict, plan, sample, place),
+        truth=probabilities(world, config, plan, sample, place),
     )
 
 
@@ -406,7 +336,7 @@ def _features(fields: dict[str, Tokens], place: Longs) -> pl.DataFrame:
 
 
 def _tables(
-    config: GeneratorConfig, makers: _Makers, half: Half, rows: int
+    config: GeneratorConfig, draw_shards: DrawShards, half: Half, rows: int
 ) -> Iterator[tuple[dict[str, pl.DataFrame], dict[str, int]]]:
     """Yield the lines of a half by kind of file, shard after shard, and counts of what they hold.
 
@@ -417,7 +347,7 @@ def _tables(
         ShardPlan(half, number, first, min(SHARD_ROWS, base - first), base)
         for number, first in enumerate(range(0, base, SHARD_ROWS))
     ]
-    shards, next_id, last_id = makers.shards(plans), 1, rows
+    shards, next_id, last_id = draw_shards(plans), 1, rows
     if config.replay is not None:
         shards, next_id = cycle(shards), first_id(rows)
         last_id = next_id + rows - 1

@@ -31,6 +31,7 @@ from cvrbench.data.generator.world import (
     SCENE_SHARES,
     Bools,
     Doubles,
+    GeneratorConfig,
     Ints,
     Longs,
     Rng,
@@ -125,12 +126,12 @@ def lengths(rng: Rng, rows: int) -> Longs:
     return drawn[:n]
 
 
-def draw(world: World, hist: float, length: Longs, stream: Streams) -> Sample:
+def draw(world: World, config: GeneratorConfig, length: Longs, stream: Streams) -> Sample:
     """Draw contexts of the given lengths, their histories and their rows."""
     rng, n = stream("contexts"), len(length)
     unseen, user, named = rng.random(n), pick(world.user_cum, rng.random(n)), rng.random(n)
     is_named = named >= UNNAMED
-    events = _events(world, hist, user, unseen >= UNSEEN, stream("events"))
+    events = _events(world, config.hist, user, unseen >= UNSEEN, stream("events"))
     histories = _histories(world, unseen >= HALF_SEEN, events, stream("histories"))
     context = np.repeat(np.arange(n), length)
     item = _exposures(world, events, context, stream("exposures"))
@@ -268,10 +269,10 @@ class Truth(NamedTuple):
 
 
 def probabilities(
-    world: World, conflict: float, plan: Plan, sample: Sample, place: Doubles
+    world: World, config: GeneratorConfig, plan: Plan, sample: Sample, place: Doubles
 ) -> Truth:
     """Return the truth of rows at `place`, their position in the file from 0 to 1."""
-    ctr, cvr = _logits(world, conflict, sample, place)
+    ctr, cvr = _logits(world, config.conflict, sample, place)
     return Truth(expit(ctr + plan.b1), expit(cvr + plan.b2))
 
 
@@ -284,22 +285,20 @@ def draw_labels(truth: Truth, anomaly: float, rng: Rng) -> tuple[Labels, Labels]
     return click.astype(np.uint8), np.where(click, u[1] < truth.cvr, odd).astype(np.uint8)
 
 
-def calibrate(
-    world: World, *, seed: int, hist: float, conflict: float, ctr: float, cvr: float
-) -> Plan:
-    """Find the intercepts that give the rates `ctr` and `cvr`, from a sample of its own."""
+def calibrate(world: World, config: GeneratorConfig) -> Plan:
+    """Find the intercepts that give the wanted rates, from a sample of its own."""
 
     def stream(name: str) -> Rng:
-        return numpy_stream(seed, "calibration", name)
+        return numpy_stream(config.seed, "calibration", name)
 
     length = np.full(CALIBRATION_CONTEXTS, CALIBRATION_LENGTH)
-    sample = draw(world, hist, length, stream)
+    sample = draw(world, config, length, stream)
     place = stream("place").random(len(sample.item))
-    click_logit, conversion_logit = _logits(world, conflict, sample, place)
+    click_logit, conversion_logit = _logits(world, config.conflict, sample, place)
     all_rows = np.ones(len(place))
-    b1 = _intercept(click_logit, all_rows, ctr)
+    b1 = _intercept(click_logit, all_rows, config.ctr)
     click = expit(click_logit + b1)
-    b2 = _intercept(conversion_logit, click, cvr)
+    b2 = _intercept(conversion_logit, click, config.cvr)
     conversion = expit(conversion_logit + b2)
     bayes = {
         "auc_ctr": _expected_auc(click, all_rows),

@@ -1,4 +1,4 @@
-"""The world that generated rows are drawn from: what there is, how popular, with what effect.
+"""The options of a generation, and the world that its rows are drawn from.
 
 An item belongs to a shop; its category is the shop's main one for 75 % of items and its brand,
 where it has one, the shop's for 71 %. A category has leading brands, and a pool of 40 intentions of
@@ -7,6 +7,7 @@ log-normal; the deviations reproduce how many values of the real fields are left
 12 occurrences.
 """
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cvrbench.data.sources.aliccp.grammar import BY_NAME
+from cvrbench.errors import DataError
 from cvrbench.rng import numpy_stream
 
 Ints = npt.NDArray[np.int32]
@@ -23,6 +25,9 @@ Doubles = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Rng = np.random.Generator
 
+MIN_ROWS, MAX_ROWS = 10, 10**12
+MAX_SCALE = 10.0
+"""Largest `card`: the blocks of ids hold no more values than the real files have."""
 MIN_VALUES = 50
 """Least number of values of a field that is scaled; a pool of intentions needs 40."""
 PROFILE_MAX = 100
@@ -47,6 +52,60 @@ CROSSED = {
     "210": ("150_14", "853"),
 }
 """Skeleton field: the history that counts its values, and the field that crosses the two."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorConfig:
+    """A generation; the same values give the same bytes, whatever the number of workers.
+
+    Attributes:
+        rows, test_rows: Skeleton rows of the two halves, at least 10 each.
+        seed: Of everything that is drawn.
+        card: Scale of the number of values of a field, 1 = the real training rows'.
+        hist: Scale of the length of the users' histories, 1 = the real files'.
+        ctr: Share of rows that are clicked, in (0, 1).
+        cvr: Share of clicked rows that convert, in (0, 1).
+        conflict: Strength of the effect that acts on the two tasks with opposite signs.
+        anomaly: Share of rows with click = 0 and conversion = 1, in [0, 1).
+        replay: Rows of a base block that is repeated with fresh ids, keys and labels until `rows`
+            are reached (10^6 is a good block); `None` draws every row anew. The base block is held
+            in memory: about 0.5 GB per 10^6 rows at `hist=1`.
+    """
+
+    rows: int
+    test_rows: int
+    seed: int
+    card: float = 1.0
+    hist: float = 1.0
+    ctr: float = 0.03887
+    cvr: float = 0.00535
+    conflict: float = 0.8
+    anomaly: float = 5.4e-6
+    replay: int | None = None
+
+    def check(self) -> None:
+        """Refuse what cannot be generated.
+
+        Raises:
+            DataError: An option is out of its range.
+        """
+        replay = MIN_ROWS if self.replay is None else self.replay
+        rows, scale = f"{MIN_ROWS} to {MAX_ROWS:,}", f"above 0, at most {MAX_SCALE:g}"
+        for name, holds, allowed in (
+            ("rows", MIN_ROWS <= self.rows <= MAX_ROWS, rows),
+            ("test_rows", MIN_ROWS <= self.test_rows <= MAX_ROWS, rows),
+            ("replay", MIN_ROWS <= replay <= MAX_ROWS, rows),
+            ("seed", self.seed >= 0, "0 or more"),
+            ("card", 0 < self.card <= MAX_SCALE, scale),
+            ("hist", 0 < self.hist <= MAX_SCALE, scale),
+            ("ctr", 0 < self.ctr < 1, "between 0 and 1"),
+            ("cvr", 0 < self.cvr < 1, "between 0 and 1"),
+            ("anomaly", 0 <= self.anomaly < 1, "0 or more and below 1"),
+            ("conflict", self.conflict >= 0 and math.isfinite(self.conflict), "0 or more"),
+        ):
+            if not holds:
+                value = getattr(self, name)
+                raise DataError(f"{name}={value} cannot be generated: give {allowed}")
 
 
 class Crossing(NamedTuple):
@@ -111,8 +170,9 @@ class World:
         return self.pools[self.category[item], self.patterns[self.pattern[item], slot]]
 
 
-def build(seed: int, card: float) -> World:
+def build(config: GeneratorConfig) -> World:
     """Draw the world; it depends on nothing but the seed and the scale of its fields."""
+    seed, card = config.seed, config.card
 
     def stream(*names: str) -> Rng:
         return numpy_stream(seed, "world", *names)

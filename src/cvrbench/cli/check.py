@@ -5,9 +5,8 @@ from typing import Annotated
 
 import typer
 
-from cvrbench.cli.console import errors, out, print_json
+from cvrbench.cli.console import out, print_json, warn
 from cvrbench.cli.run import AsJson
-from cvrbench.report.escape import escape_control
 
 
 def check(
@@ -31,8 +30,7 @@ def check(
 
         cvrbench check baseline.json
     """
-    from cvrbench.report.checks import check as worker
-    from cvrbench.report.checks import check_grid, check_json, read_baseline
+    from cvrbench.report.checks import check_all, check_grid, check_json, read_baseline
     from cvrbench.report.comparison import compare
     from cvrbench.report.tables import grid_table
     from cvrbench.store import ResultStore
@@ -40,8 +38,8 @@ def check(
     known = read_baseline(baseline)
     survey = ResultStore(results_dir).survey()
     for one in survey.unreadable:
-        errors.print(f"left out: {escape_control(one.why)}", markup=False, soft_wrap=True)
-    found = worker(known, compare(survey.records), tolerance)
+        warn(f"left out: {one.why}")
+    found = check_all(known, compare(survey.records), tolerance)
     if as_json:
         print_json(check_json(found))
     else:

@@ -17,6 +17,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from cvrbench.report.escape import escape_control
+
 if TYPE_CHECKING:
     from cvrbench.data.downloads import FetchProgress
     from cvrbench.data.raw import RowsProgress
@@ -34,6 +36,11 @@ if not out.is_terminal:
 def print_json(value: Any) -> None:
     """Print one JSON object as one line."""
     print(json.dumps(value, allow_nan=False), flush=True)
+
+
+def warn(text: str) -> None:
+    """Print a line on stderr as it is: without markup and line breaks, and commanding nothing."""
+    errors.print(escape_control(text), soft_wrap=True, markup=False)
 
 
 def note(text: str) -> None:

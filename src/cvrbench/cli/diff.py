@@ -1,21 +1,15 @@
 """`cvrbench diff`: two runs side by side."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rich import box
 from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
 
 from cvrbench.cli.browse import ResultsDir
 from cvrbench.cli.console import out, print_json
 from cvrbench.cli.run import AsJson
 from cvrbench.report.escape import escape_control
-
-if TYPE_CHECKING:
-    from cvrbench.report.tables import Grid
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or a part of its name")]
 
@@ -34,7 +28,7 @@ def diff(
         cvrbench diff results/runs/RUN elsewhere/runs/RUN
     """
     from cvrbench.report.pairs import making_grids, number_grids, pair, pair_json
-    from cvrbench.report.tables import grid_table
+    from cvrbench.report.tables import grid_table, words_table
     from cvrbench.store import ResultStore
 
     store = ResultStore(results_dir)
@@ -46,27 +40,7 @@ def diff(
         out.print(f"{side}  [bold]{escape(escape_control(name))}[/bold]", soft_wrap=True)
     for grid in making_grids(found):
         out.print()
-        out.print(_words(grid) if grid.rows else f"{grid.title}: {grid.caption}")
+        out.print(words_table(grid) if grid.rows else f"{grid.title}: {grid.caption}")
     for grid in number_grids(found):
         out.print()
         out.print(grid_table(grid))
-
-
-def _words(grid: "Grid") -> Table:
-    """Draw a grid of words, which are folded where a number would not be."""
-    table = Table(
-        title=grid.title,
-        title_justify="left",
-        caption=escape(escape_control(grid.caption)),
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-    )
-    for header in grid.headers:
-        table.add_column(header, overflow="fold")
-    for row in grid.rows:
-        table.add_row(
-            *(Text(escape_control(cell.text), style="bold" if cell.strong else "") for cell in row)
-        )
-    return table

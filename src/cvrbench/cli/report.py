@@ -1,13 +1,13 @@
 """`cvrbench report`."""
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cvrbench.cli.console import errors, out, print_json, reading_bar
-from cvrbench.cli.report_sweeps import draw_sweeps, print_sweeps_json, read_sweeps, sweep_grids
+from cvrbench.cli.console import out, print_json, reading_bar, warn
 from cvrbench.errors import ConfigError, StoreError
 from cvrbench.report import MARGIN
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 LEAST_DRAWS = 100
-"""Of fewer bootstrap draws a variance is a guess."""
+"""A variance from fewer bootstrap draws is a guess."""
 
 
 class Format(StrEnum):
@@ -37,6 +37,13 @@ class Format(StrEnum):
     json = "json"
 
 
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[RESULTS_DIR] [KEY=VALUE[,VALUE]]...",
+        help="Folder of results, and which runs: dataset=kuairand model=ncs,mmoe seed=0,1,2",
+    ),
+]
 Figures = Annotated[
     Path | None,
     typer.Option("--figures", metavar="DIR", help="Draw what there is of every dataset there"),
@@ -87,15 +94,6 @@ NoHtml = Annotated[
 ]
 
 
-Words = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="[RESULTS_DIR] [KEY=VALUE[,VALUE]]...",
-        help="Folder of results, and which runs: dataset=kuairand model=ncs,mmoe seed=0,1,2",
-    ),
-]
-
-
 def report(
     words: Words = None,
     figures: Figures = None,
@@ -116,24 +114,59 @@ def report(
 
     if 0 < bootstrap < LEAST_DRAWS:
         raise ConfigError(f"--bootstrap {bootstrap}: take at least {LEAST_DRAWS} draws, or 0")
-    results_dir = _folder(words or [])
+    folders = [word for word in words or [] if "=" not in word]
+    if len(folders) > 1:
+        raise ConfigError(
+            f"{' and '.join(folders)}: one folder of results at a time; a filter is KEY=VALUE"
+        )
+    results_dir = Path(folders[0] if folders else "results")
     filters = Filters.parse(word for word in words or [] if "=" in word)
-    store = ResultStore(results_dir)
     layout = Format.json if as_json else layout
-    _refuse_html(html, layout, no_html=no_html)
-    sweeps = filters.sweeps(read_sweeps(results_dir))
-    parts = _read(store, filters, sweeps, baseline, Method(margin=margin, draws=bootstrap))
-    if not parts and not sweeps:
+    if html is not None and (no_html or layout is not Format.terminal):
+        raise ConfigError(
+            f"--html {html} goes with the terminal's tables alone: leave out "
+            f"{'--no-html' if no_html else f'--format {layout.value}'}"
+        )
+    store = ResultStore(results_dir)
+    sweeps = filters.sweeps(_read_sweeps(results_dir))
+    reports = _read(store, filters, sweeps, baseline, Method(margin=margin, draws=bootstrap))
+    if not reports and not sweeps:
         raise StoreError(
             f"{results_dir} holds no finished run with a scored test; run `cvrbench run model=ncs`"
         )
     with_page = layout is Format.terminal and not no_html
     if figures is not None or with_page:
         drawn = figures is not None
-        parts = [with_curves(p, store) if drawn or p.fits_a_page else p for p in parts]
-    _present(parts, layout=layout, full=full, figures=figures, sweeps=sweeps)
+        reports = [with_curves(r, store) if drawn or r.fits_a_page else r for r in reports]
+    _present(reports, layout=layout, full=full, figures=figures, sweeps=sweeps)
     if with_page:
-        _write_page(parts, sweeps, html, results_dir)
+        _write_page(reports, sweeps, html, results_dir)
+
+
+def present_runs(
+    records: "Sequence[RunRecord]", store: "ResultStore", *, figures: Path | None = None
+) -> None:
+    """Print, and draw where wanted, what some runs alone say against each other."""
+    from cvrbench.report.dataset_report import build, with_curves
+
+    reports = build(records, store)
+    if figures is not None:
+        reports = [with_curves(one, store) for one in reports]
+    _present(reports, figures=figures)
+
+
+def _read_sweeps(results_dir: Path) -> "list[StudySummary]":
+    """Read every sweep of a results folder; one that cannot be read is named and left out."""
+    from cvrbench.studies import Studies
+
+    studies = Studies(results_dir)
+    found = []
+    for name in studies.names():
+        try:
+            found.append(studies.folder(name).read())
+        except StoreError as problem:
+            warn(f"no sweep {name}: {problem}")
+    return found
 
 
 def _read(
@@ -145,14 +178,13 @@ def _read(
 ) -> "list[DatasetReport]":
     """Read and test what is asked for, and name what cannot be read."""
     from cvrbench.report.dataset_report import build
-    from cvrbench.report.escape import escape_control
 
     survey = store.survey()
     for one in survey.unreadable:
-        errors.print(f"left out: {escape_control(one.why)}", markup=False, soft_wrap=True)
+        warn(f"left out: {one.why}")
     records = filters.records(survey.records)
     with reading_bar(len(records)) as advance:
-        parts = build(
+        reports = build(
             records,
             store,
             begun=filters.begun(store.begun()),
@@ -161,14 +193,14 @@ def _read(
             how=how,
             on_read=advance,
         )
-    for part in parts:
-        if part.untested is None and part.why_untested is not None:
-            errors.print(part.why_untested, soft_wrap=True, markup=False)
-    return parts
+    for report in reports:
+        if report.untested is None and report.why_untested is not None:
+            warn(report.why_untested)
+    return reports
 
 
 def _present(
-    parts: "Sequence[DatasetReport]",
+    reports: "Sequence[DatasetReport]",
     *,
     layout: Format = Format.terminal,
     full: bool = False,
@@ -176,112 +208,27 @@ def _present(
     sweeps: "Sequence[StudySummary]" = (),
 ) -> None:
     """Print, and draw where wanted, what runs say against each other."""
-    for part in parts:
-        for problem in filter(None, (*part.problems, part.untested and part.why_untested)):
-            errors.print(problem, soft_wrap=True, markup=False)
+    from cvrbench.report.dataset_report import report_json, to_csv
+    from cvrbench.report.studies import budgets_grid, study_json
+
+    for report in reports:
+        for problem in filter(None, (*report.problems, report.untested and report.why_untested)):
+            warn(problem)
     match layout:
         case Format.csv:
-            _print_csv(parts)
+            print(to_csv([(report.comparison, report.differences) for report in reports]), end="")
         case Format.json:
-            for part in parts:
-                _print_json(part)
-            print_sweeps_json(sweeps)
+            for report in reports:
+                print_json(report_json(report))
+            for summary in sweeps:
+                print_json({"study": study_json(summary)})
         case _:
-            grids = [grid for part in parts for grid in part.grids(full=full)]
-            for grid in [*grids, *sweep_grids(sweeps)]:
+            grids = [grid for report in reports for grid in report.grids(full=full)]
+            for grid in [*grids, *([budgets_grid(sweeps)] if sweeps else [])]:
                 _print_grid(grid, layout)
     if figures is not None:
-        _draw(parts, figures)
-        draw_sweeps(sweeps, figures)
-
-
-def present_runs(
-    records: "Sequence[RunRecord]", store: "ResultStore", *, figures: Path | None = None
-) -> None:
-    """Print, and draw where wanted, what some runs alone say against each other."""
-    from cvrbench.report.dataset_report import build, with_curves
-
-    parts = build(records, store)
-    if figures is not None:
-        parts = [with_curves(part, store) for part in parts]
-    _present(parts, figures=figures)
-
-
-def _folder(words: "Sequence[str]") -> Path:
-    """Give the one word that is no filter, or the usual folder."""
-    folders = [word for word in words if "=" not in word]
-    if len(folders) > 1:
-        raise ConfigError(
-            f"{' and '.join(folders)}: one folder of results at a time; a filter is KEY=VALUE"
-        )
-    return Path(folders[0] if folders else "results")
-
-
-def _refuse_html(html: Path | None, layout: Format, *, no_html: bool) -> None:
-    if html is not None and (no_html or layout is not Format.terminal):
-        raise ConfigError(
-            f"--html {html} goes with the terminal's tables alone: leave out "
-            f"{'--no-html' if no_html else f'--format {layout.value}'}"
-        )
-
-
-def _write_page(
-    parts: "Sequence[DatasetReport]",
-    sweeps: "Sequence[StudySummary]",
-    wanted: Path | None,
-    results_dir: Path,
-) -> None:
-    """Write the page and say where it is; results that cannot be written to are no failure."""
-    from cvrbench.report.page.render import render, write
-
-    place = wanted or results_dir / "report" / "index.html"
-    try:
-        write(render(parts, sweeps), place)
-    except StoreError as problem:
-        if wanted is not None:
-            raise
-        errors.print(
-            f"no page: {problem}; --html FILE puts it elsewhere", soft_wrap=True, markup=False
-        )
-        return
-    errors.print(f"wrote {place}", soft_wrap=True, markup=False)
-
-
-def _draw(parts: "Sequence[DatasetReport]", folder: Path) -> None:
-    from cvrbench.report.figures.across import across_figures
-    from cvrbench.report.figures.comparison import compared_figures
-    from cvrbench.report.figures.style import save
-
-    drawers = {
-        f"{'' if kind == 'comparison' else f'{kind}-'}{part.comparison.slug}": draw
-        for part in parts
-        for kind, draw in compared_figures(part).items()
-    }
-    drawers |= {one.name: one.draw for one in across_figures(parts)}
-    for name, draw in drawers.items():
-        if (figure := draw()) is None:
-            continue
-        for ending in ("png", "svg"):  # no with_suffix: a name may end in `-0.3`
-            path = save(figure, folder / f"{name}.{ending}")
-            errors.print(f"wrote {path}", soft_wrap=True, markup=False)
-
-
-def _print_csv(parts: "Sequence[DatasetReport]") -> None:
-    from cvrbench.report.dataset_report import to_csv
-
-    print(to_csv([(part.comparison, part.differences) for part in parts]), end="")
-
-
-def _print_json(part: "DatasetReport") -> None:
-    from cvrbench.report.dataset_report import comparison_json, transfer_json
-
-    print_json(
-        {
-            **comparison_json(part.comparison, part.differences),
-            "transfer": None if part.transfer is None else transfer_json(part.transfer),
-            "tuned": {label: one and one._asdict() for label, one in part.tuned.items()},
-        }
-    )
+        _draw(reports, figures)
+        _draw_sweeps(sweeps, figures)
 
 
 def _print_grid(grid: "Grid", layout: Format) -> None:
@@ -294,3 +241,58 @@ def _print_grid(grid: "Grid", layout: Format) -> None:
             print(to_latex(grid))
         case _:
             out.print(grid_table(grid, out.width))
+
+
+def _write_page(
+    reports: "Sequence[DatasetReport]",
+    sweeps: "Sequence[StudySummary]",
+    wanted: Path | None,
+    results_dir: Path,
+) -> None:
+    """Write the page and name its file; results that cannot be written to are no failure."""
+    from cvrbench.report.page.render import render, write
+
+    place = wanted or results_dir / "report" / "index.html"
+    try:
+        write(render(reports, sweeps), place)
+    except StoreError as problem:
+        if wanted is not None:
+            raise
+        warn(f"no page: {problem}; --html FILE puts it elsewhere")
+        return
+    warn(f"wrote {place}")
+
+
+def _draw(reports: "Sequence[DatasetReport]", folder: Path) -> None:
+    from cvrbench.report.figures.across import across_figures
+    from cvrbench.report.figures.comparison import compared_figures
+    from cvrbench.report.figures.style import save
+
+    drawers = {
+        f"{'' if kind == 'comparison' else f'{kind}-'}{report.comparison.slug}": draw
+        for report in reports
+        for kind, draw in compared_figures(report).items()
+    }
+    drawers |= {one.name: one.draw for one in across_figures(reports)}
+    for name, draw in drawers.items():
+        if (figure := draw()) is None:
+            continue
+        for ending in ("png", "svg"):  # no with_suffix: a name may end in `-0.3`
+            warn(f"wrote {save(figure, folder / f'{name}.{ending}')}")
+
+
+def _draw_sweeps(summaries: "Sequence[StudySummary]", folder: Path) -> None:
+    """Write `sweep-NAME-KIND.png` of whatever can be drawn of each sweep."""
+    from cvrbench.report.figures.style import save
+    from cvrbench.report.figures.sweep import study_figures
+
+    for summary in summaries:
+        # A name is a folder's, but the file that holds it may have been edited.
+        name = summary.name.replace(os.sep, "-")
+        try:
+            figures = study_figures(summary)
+        except ValueError as problem:  # a study.json that somebody edited
+            warn(f"no figures of {name}: {problem}")
+            continue
+        for kind, figure in figures.items():
+            warn(f"wrote {save(figure, folder / f'sweep-{name}-{kind}.png')}")

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cvrbench.cli.browse import ResultsDir
-from cvrbench.cli.console import errors, out, print_json
+from cvrbench.cli.console import out, print_json, warn
 from cvrbench.cli.run import AsJson
 from cvrbench.errors import ConfigError, StoreError
 
@@ -82,7 +82,7 @@ def show(
 
 
 def _parse(words: list[str]) -> tuple[str | None, str]:
-    """Give what is to be shown, None for all at a glance, and of which run.
+    """Return what is to be shown, None for all at a glance, and the run.
 
     Raises:
         ConfigError: No run is named, or something that cannot be shown.
@@ -116,8 +116,10 @@ def _show_run(record: "RunRecord", results_dir: Path) -> None:
         "test scored": f"{record.test_scored} times" if record.test_scored != 1 else "once",
         "learnt from": _learnt(record),
         **_shared(record, results_dir),
-        **{key: _words(value) for key, value in record.environment.items()},
     }
+    for key, value in record.environment.items():
+        is_group = isinstance(value, dict)
+        facts[key] = ", ".join(f"{k} {v}" for k, v in value.items()) if is_group else str(value)
     table = Table("", "", box=None, pad_edge=False, show_header=False)
     for key, value in facts.items():
         table.add_row(escape(key), escape(value))
@@ -125,20 +127,14 @@ def _show_run(record: "RunRecord", results_dir: Path) -> None:
 
 
 def _learnt(record: "RunRecord") -> str:
-    """Say how many training labels were seen, hidden ones (`protocol.label_share`) left out."""
+    """Return how many training labels were seen, without hidden ones (`protocol.label_share`)."""
     counts = record.counts.get("train", {}).items()
     seen = [f"{name.upper()} {c['positives']:,} of {c['rows']:,}" for name, c in counts]
     return f"positives of rows: {', '.join(seen)}" if seen else "not recorded"
 
 
-def _words(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {item}" for key, item in value.items())
-    return str(value)
-
-
 def _shared(record: "RunRecord", results_dir: Path) -> dict[str, str]:
-    """Say in a line each what the run's tasks share, and where there is more of it."""
+    """Return in a line each what the run's tasks share, and the commands that show more."""
     from cvrbench.report.masks import read_masks, summary
     from cvrbench.report.sharing import cosine_summary, gates_summary
 
@@ -152,10 +148,11 @@ def _shared(record: "RunRecord", results_dir: Path) -> dict[str, str]:
         facts["gradient cosine"] = cosine_summary(cosines)
     if gates or cosines:
         more.append(SHARING)
-    where = "" if results_dir == RESULTS else f" --results-dir {shlex.quote(str(results_dir))}"
     if more:
-        name = shlex.quote(record.run_id)
-        facts["more"] = "\n".join(f"cvrbench show {what} {name}{where}" for what in more)
+        run = shlex.quote(record.run_id)
+        if results_dir != RESULTS:
+            run += f" --results-dir {shlex.quote(str(results_dir))}"
+        facts["more"] = "\n".join(f"cvrbench show {what} {run}" for what in more)
     return facts
 
 
@@ -202,18 +199,14 @@ def _draw_masks(record: "RunRecord", masks: "Masks", folder: Path, plot: Path) -
     fields = field_rows(record, keep["trunk_0"].shape[1]) if keep else None
     start = plot / folder.resolve().name
     for path in draw_masks(masks, keep, fields, title=record.run_id, start=start):
-        _note(f"wrote {path}")
+        warn(f"wrote {path}")
     if not keep:
-        _note("no picture of the masks themselves: they are none of a trunk")
+        warn("no picture of the masks themselves: they are none of a trunk")
     elif fields is None:
-        _note(
+        warn(
             f"no names of input fields, and no picture of them: the prepared {record.dataset} of "
             f"this run is not in {record.config.get('data_dir')}"
         )
-
-
-def _note(text: str) -> None:
-    errors.print(text, soft_wrap=True, markup=False)
 
 
 def _print(grids: "Sequence[Grid]") -> None:
@@ -232,6 +225,7 @@ def _show_sharing(record: "RunRecord", *, as_json: bool) -> None:
 
     gates = record.diagnostics.get("gates") or []
     cosines = record.diagnostics.get("gradient_cosine") or {}
+    own = record.diagnostics.get("self_cosine") or {}
     if not gates and not cosines:
         raise StoreError(
             f"{record.run_id}: its record tells of no gates and no gradients; it is a run of "
@@ -239,10 +233,6 @@ def _show_sharing(record: "RunRecord", *, as_json: bool) -> None:
         )
     if as_json:
         plain = {"run_id": record.run_id, "model": record.model}
-        own = record.diagnostics.get("self_cosine") or {}
         print_json({**plain, "gates": gates, "gradient_cosine": cosines, "self_cosine": own})
         return
-    grids = gate_grids(gates) if gates else []
-    if cosines:
-        grids.append(cosine_grid(cosines, record.diagnostics.get("self_cosine") or {}))
-    _print(grids)
+    _print([*gate_grids(gates), *([cosine_grid(cosines, own)] if cosines else [])])

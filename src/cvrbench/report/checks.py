@@ -110,7 +110,7 @@ def read_baseline(file: Path) -> list[Table]:
     return found
 
 
-def check(
+def check_all(
     baseline: Sequence[Table], today: Sequence[Comparison], tolerance: float | None = None
 ) -> Check:
     """Compare every AUC of the baseline with today's.

@@ -104,15 +104,7 @@ def grid_table(grid: Grid, width: int | None = None) -> Table:
         width: Columns of the terminal, if known: labels are then broken into lines where they must
             be, and `a ± b` only where there is no room for it.
     """
-    table = Table(
-        title=_shown(grid.title),
-        title_justify="left",
-        caption=_shown(grid.caption),
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=NARROW,
-        pad_edge=False,
-    )
+    table = _empty_table(grid)
     first, *others = grid.headers
     label, *whole = _widths(grid)
     is_wide = width is not None and label + sum(whole) + GAP * len(whole) <= width
@@ -133,6 +125,28 @@ def grid_table(grid: Grid, width: int | None = None) -> Table:
         table.add_section()
         table.add_row(*map(_marked, grid.last))
     return table
+
+
+def words_table(grid: Grid) -> Table:
+    """Draw a grid of words, which are folded where a number would not be."""
+    table = _empty_table(grid)
+    for header in grid.headers:
+        table.add_column(header, overflow="fold")
+    for row in grid.rows:
+        table.add_row(*map(_marked, row))
+    return table
+
+
+def _empty_table(grid: Grid) -> Table:
+    return Table(
+        title=_shown(grid.title),
+        title_justify="left",
+        caption=_shown(grid.caption),
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=NARROW,
+        pad_edge=False,
+    )
 
 
 def _widths(grid: Grid) -> list[int]:

@@ -1,9 +1,12 @@
 """`cvrbench run` and `cvrbench resume`."""
 
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from cvrbench.cli.console import (
@@ -14,7 +17,6 @@ from cvrbench.cli.console import (
     training_bar,
     working,
 )
-from cvrbench.cli.memory import print_needs
 from cvrbench.cli.plan import run_plan, summary, workers_here
 from cvrbench.cli.report import present_runs
 from cvrbench.config.folder import complete
@@ -23,7 +25,10 @@ from cvrbench.errors import RunInterrupted
 if TYPE_CHECKING:
     from cvrbench.config.compose import Composed
     from cvrbench.config.launcher import LauncherConfig
+    from cvrbench.memory_estimate import AtOnce, Need
     from cvrbench.record import RunRecord
+
+GB = 1e9
 
 
 def _complete(context: typer.Context, incomplete: str) -> list[str]:
@@ -154,7 +159,54 @@ def _print_plan(
         names = (cell.choices["dataset"], cell.choices["model"], str(cell.config.seed))
         table.add_row(str(number), *names, " ".join(cell.overrides), state)
     out.print(table)
-    print_needs(found, at_once)
+    _print_needs(found, at_once)
+
+
+def _print_needs(needs: "Iterable[Need]", at_once: "AtOnce | None") -> None:
+    """Print what every configuration of a plan needs, against what is free for it."""
+    rows: dict[tuple[str, str, str], list[int]] = {}
+    for need in needs:
+        rows.setdefault(_words(need), []).extend(need.runs)
+    if not rows:
+        return
+    table = Table("#", "memory", "free", "most of it, in GB", box=None, pad_edge=False)
+    for words, runs in rows.items():
+        table.add_row(spans(sorted(runs)), *map(escape, words))
+    out.print()
+    out.print(table)
+    if at_once is not None:
+        verdict = f"{_verdict(at_once.needed / at_once.free)}; {at_once.advice}"
+        out.print(
+            f"{at_once.runs} at once: {at_once.needed / GB:.1f} GB of {at_once.free / GB:.1f} GB: "
+            f"{verdict if at_once.advice else 'fits'}",
+            style="red" if at_once.advice else None,
+            soft_wrap=True,
+        )
+
+
+def spans(places: Sequence[int]) -> str:
+    """Return places of a plan, counted from 1: `1-3, 7`."""
+    runs = groupby(enumerate(places), key=lambda pair: pair[1] - pair[0])
+    ends = [(group[0][1] + 1, group[-1][1] + 1) for group in (list(run) for _, run in runs)]
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in ends)
+
+
+def _words(need: "Need") -> tuple[str, str, str]:
+    free = "" if need.free is None else f"{need.free.n_bytes / GB:.1f} GB, {need.free.limit}"
+    if need.estimate is None:
+        return "", free, need.words
+    summary = need.estimate.summary()
+    if need.times_free is None:
+        free = "not known here"
+    elif need.times_free > 1:
+        summary = f"{_verdict(need.times_free)}; {need.words}: {summary}"
+    return f"{need.estimate.needed / GB:.1f} GB", free, summary
+
+
+def _verdict(times_free: float) -> str:
+    from cvrbench.memory_estimate import REFUSED
+
+    return "will not fit" if times_free > REFUSED else "may not fit"
 
 
 def _print_results(

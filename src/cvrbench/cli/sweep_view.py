@@ -21,7 +21,7 @@ ROWS = 12
 
 
 class StudyView:
-    """What is known of a study, as it is to be drawn now."""
+    """State of a study as the terminal shows it."""
 
     def __init__(self, title: str) -> None:
         self.title = title
@@ -32,7 +32,7 @@ class StudyView:
         self.finished_before: int | None = None
 
     def on_summary(self, summary: "StudySummary") -> None:
-        """Show what the study has come to."""
+        """Show a new state of the study."""
         if self.finished_before is None:
             self.finished_before = int(summary.spent["trials"])
         self.summary = summary
@@ -40,13 +40,13 @@ class StudyView:
             self.table = _table(summary)
 
     def on_trial(self, number: int, now: "Progress") -> None:
-        """Show where the trial of this process is."""
+        """Show the progress of this process's trial."""
         done = 100 * now.step // max(now.total_steps, 1)
         rate = f"{now.examples_per_second:,.0f} examples/s"
         self.step = f"trial {number} · {now.stage} {done} % · {rate}"
 
     def render(self) -> RenderableType:
-        """Give the table, and a line of where everything is."""
+        """Return the table of trials and a line of progress."""
         return Group(self.table, Text(self._line(), style="dim"))
 
     def _line(self) -> str:

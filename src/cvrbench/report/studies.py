@@ -17,7 +17,7 @@ ORDER: tuple[TrialState, ...] = ("complete", "running", "waiting", "pruned", "fa
 REASON = 40
 """Letters of a reason that a table shows."""
 LINE = 16
-"""Letters of a line of it."""
+"""Letters of a line of that reason."""
 MOST_COLUMNS = 2
 """Parameters that fit a column each at 80 columns; more share one, which breaks into lines."""
 DASH = Cell("-")
@@ -32,11 +32,11 @@ class Tuned(NamedTuple):
 
 
 def trials_grid(summary: StudySummary, limit: int | None = None) -> Grid:
-    """Give a row per trial, the best first and those without a value last.
+    """Return a row per trial, the best first and those without a value last.
 
     Args:
         summary: The study.
-        limit: Most rows; the preset stands below them where it is not among them.
+        limit: Most rows; a preset that is not among them stands below.
     """
     trials = best_first(summary)
     shown = trials[:limit]
@@ -62,7 +62,7 @@ def trials_grid(summary: StudySummary, limit: int | None = None) -> Grid:
 
 
 def budgets_grid(summaries: Sequence[StudySummary]) -> Grid:
-    """Give a row per study: what it was, what it cost, and what it found."""
+    """Return a row per study: what it was, what it cost, and what it found."""
     return Grid(
         title="sweeps: what tuning cost",
         headers=(
@@ -87,7 +87,7 @@ def budgets_grid(summaries: Sequence[StudySummary]) -> Grid:
 
 
 def tuned(comparison: Comparison, summaries: Sequence[StudySummary]) -> dict[str, Tuned | None]:
-    """Tell of every row which sweep chose it; None of a preset."""
+    """Return, per row of a comparison, the sweep that chose it; None for a preset."""
     found: dict[str, Tuned | None] = {}
     for variant in comparison.variants:
         runs = {run.run_id for run in variant.runs}
@@ -97,7 +97,7 @@ def tuned(comparison: Comparison, summaries: Sequence[StudySummary]) -> dict[str
 
 
 def tuned_words(found: dict[str, Tuned | None]) -> str:
-    """Say it in a caption: `Tuned: ncs (sweep a, 40 trials, 1,200,000 examples). ...`."""
+    """Return a sentence: `Tuned: ncs (sweep a, 40 trials, 1,200,000 examples). ...`."""
     told = [
         f"{label} (sweep {one.sweep}, {one.trials} trials, {one.examples:,} examples)"
         for label, one in found.items()
@@ -111,7 +111,7 @@ def tuned_words(found: dict[str, Tuned | None]) -> str:
 
 
 def study_json(summary: StudySummary) -> dict[str, Any]:
-    """Give what a study cost and found as plain values; its trials are in study.json."""
+    """Return what a study cost and found as plain values; its trials are in study.json."""
     best, preset = _best_value(summary), _preset_value(summary)
     states = Counter(trial.state for trial in summary.trials)
     return {
@@ -195,7 +195,7 @@ def _row(summary: StudySummary, trial: TrialSummary, keys: Sequence[str]) -> tup
 
 
 def _state(trial: TrialSummary) -> str:
-    """`failed: RuntimeError: out of...`, in short lines; of others the state alone."""
+    """The state, and the reason of a failure in short lines: `failed: RuntimeError: ...`."""
     if trial.state != "failed" or not trial.reason:
         return trial.state
     # The beginning of a reason says most.
@@ -249,7 +249,7 @@ def _budget(summary: StudySummary) -> tuple[Cell, ...]:
 
 
 def _together(summaries: Sequence[StudySummary]) -> str:
-    """What the studies searched for, said once where all agree."""
+    """The objectives of all studies, once if they agree."""
     agreed = {summary.objectives for summary in summaries}
     if len(agreed) == 1 and all(summary.chosen is not None for summary in summaries):
         return ", ".join(next(iter(agreed)))
@@ -257,7 +257,7 @@ def _together(summaries: Sequence[StudySummary]) -> str:
 
 
 def _searched(summary: StudySummary) -> str:
-    """What a study searched for, and whether its best was retrained: `cvr_auc (ncs-log)`."""
+    """The objectives of a study, and whether its best was retrained: `cvr_auc (ncs-log)`."""
     state = "" if summary.chosen is not None else ", not retrained yet"
     return f"{', '.join(summary.objectives)} ({cut(summary.name, 60)}{state})"
 
@@ -279,7 +279,7 @@ def _preset_value(summary: StudySummary) -> float | None:
 
 
 def _ranked(summary: StudySummary) -> list[str]:
-    """All parameters, the important first."""
+    """All parameters, the most important first."""
     return sorted(summary.axes, key=lambda key: -summary.importances.get(key, -1.0))
 
 

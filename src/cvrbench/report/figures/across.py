@@ -88,7 +88,7 @@ def _title(one: Shared, comparisons: Sequence[Comparison]) -> str:
 
 
 def _scale(axis: Axes, n: int, critical: float) -> None:
-    """Draw the ranks, the best on the right, and how far two must be apart."""
+    """Draw the axis of ranks, the best on the right, and the critical difference."""
     axis.set_xlim(n, 1)
     axis.spines[:].set_visible(False)
     axis.set_xticks([])
@@ -252,14 +252,14 @@ class Across(NamedTuple):
     """A figure of several comparisons."""
 
     kind: str
-    """What its reading is listed under."""
+    """Key of its caption."""
     name: str
-    """Fit for a file, as far as the dataset's name is."""
+    """Name of its file, as safe as the dataset's name is."""
     draw: Drawer
 
 
 def across_figures(parts: Sequence[DatasetReport]) -> list[Across]:
-    """Give what may be drawn of several comparisons together, in the order of reading."""
+    """Return the drawers of all figures of several comparisons, in reading order."""
     comparisons = [part.comparison for part in parts]
     figures = [Across("ranks", "ranks", partial(ranks_figure, comparisons))]
     for (dataset, fingerprint, task), same in _scarce(parts).items():
@@ -271,7 +271,7 @@ def across_figures(parts: Sequence[DatasetReport]) -> list[Across]:
 
 
 def _scarce(parts: Sequence[DatasetReport]) -> dict[tuple[str, str, str], list[DatasetReport]]:
-    """Give each scarce task's parts, and with them that of all labels, on the same test rows."""
+    """Group reports by dataset and scarce task, the one with all labels in each group."""
     found: dict[tuple[str, str, str], list[DatasetReport]] = {}
     for part in parts:
         one = part.comparison

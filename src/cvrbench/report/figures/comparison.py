@@ -118,7 +118,7 @@ def forest_figure(comparison: Comparison, found: Differences) -> Figure | None:
 
 
 def gains_figure(comparison: Comparison, found: Differences, words: str) -> Figure | None:
-    """Draw all verdicts of a comparison below these words; None where there is none."""
+    """Return a figure of all verdicts below these words; None if there is no verdict."""
     metrics = comparison.auc_metrics
     if not any(found.verdicts.get(metric) for metric in metrics):
         return None
@@ -204,7 +204,7 @@ def transfer_figure(comparison: Comparison, found: Transfer) -> Figure | None:
 
 
 SEESAW_COLUMNS = 2
-"""Of panels, where there are more than two tasks."""
+"""Columns of panels where there are more than two tasks."""
 
 
 def seesaw_figure(comparison: Comparison) -> Figure | None:
@@ -270,7 +270,7 @@ def _seesaw(axis: Axes, comparison: Comparison, metrics: tuple[str, str]) -> Non
 
 
 def _origin(axis: Axes, comparison: Comparison, metrics: tuple[str, str]) -> None:
-    """Draw the lines through the tasks alone, and say what the four quarters mean."""
+    """Draw the lines through the tasks alone, and name the four quarters."""
     alone = _alone(comparison)
     estimates = [alone.estimate(metric) if alone is not None else None for metric in metrics]
     x, y = estimates
@@ -314,7 +314,7 @@ def _with_room(limits: tuple[float, float], origin: float) -> tuple[float, float
 def _seesaw_points(
     comparison: Comparison, first: str, second: str
 ) -> dict[int, tuple[Variant, Estimate, Estimate]]:
-    """Give the variants that have both metrics, by their place."""
+    """Return both means of every variant that has both metrics, by its place."""
     found = {}
     for number, variant in enumerate(comparison.variants):
         x, y = variant.estimate(first), variant.estimate(second)
@@ -336,7 +336,7 @@ MANY = 4
 WIDE = 5.0
 """Costs further apart than this are drawn on a logarithmic axis."""
 APART = 0.22
-"""Of an axis: room for a number below it."""
+"""Share of an axis that the number below a tick takes."""
 COSTS: dict[str, Callable[[RunRecord], float]] = {
     "training examples, searches included": examples_of,
     "multiply-adds of one example": lambda run: run.multiply_adds,
@@ -423,13 +423,13 @@ def _cost_points(
 
 
 def _are_apart(places: Sequence[float]) -> bool:
-    """Whether places that ascend leave room for a number at each."""
+    """Return whether ascending places leave room for a number at each."""
     steps = [after - before for before, after in pairwise(places)]
     return all(step > APART * (places[-1] - places[0]) for step in steps)
 
 
 def _level(comparison: Comparison, masked: Sequence[int]) -> list[int]:
-    """Give the strategies without masks that are drawn as lines."""
+    """Return the places of the strategies without masks that are drawn as lines."""
     others = [number for number in range(len(comparison.variants)) if number not in masked]
     if len(others) <= MANY:
         return others
@@ -478,15 +478,15 @@ def _whose(seeds: Sequence[dict[str, float]], metric: str) -> str:
 
 
 Drawer = Callable[[], Figure | None]
-"""Draws a figure when it is called; None where there is nothing to be drawn."""
+"""Draws a figure when called; returns None if there is nothing to draw."""
 
 
 OF_A_SHARE = ("comparison", "forest", "transfer", "seesaw")
-"""What is drawn of a comparison that learnt from a share of the labels."""
+"""Kinds of figures of a comparison that learnt from a share of the labels."""
 
 
 def compared_figures(part: DatasetReport) -> Mapping[str, Drawer]:
-    """Give what may be drawn of one dataset, by kind, in the order of reading."""
+    """Return the drawer of every figure of one dataset, by kind, in reading order."""
     comparison, found, gain = part.comparison, part.differences, part.transfer
     is_same = gain is not None and gain.gains is found  # the baseline is the tasks alone
     drawers: dict[str, Drawer] = {

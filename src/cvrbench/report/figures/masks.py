@@ -321,7 +321,7 @@ def _numbers_as_one(fields: Sequence[FieldRows]) -> list[FieldRows]:
 def draw_masks(
     masks: Masks, keep: Keep, fields: Sequence[FieldRows] | None, *, title: str, start: Path
 ) -> Iterator[Path]:
-    """Write every figure as PNG and as SVG; give the files as they are written.
+    """Write every figure of one run's masks as PNG and as SVG, and yield the files.
 
     Args:
         masks: Of the run.

@@ -157,13 +157,13 @@ def _reliability(axis: Axes, one: Calibration, labels: Sequence[str], shown: ran
 
 
 def _limits(rates: Floats) -> tuple[float, float]:
-    """Give both axes' common limits, a little beyond all rates."""
+    """Return common limits of both axes, a little beyond all rates."""
     room = 0.05 * max(float(np.ptp(rates)), 0.02)
     return float(rates.min()) - room, float(rates.max()) + room
 
 
 def _log_limits(rates: Floats, rate: float) -> tuple[float, float]:
-    """Give them for logarithmic axes; what is next to nothing beside the base rate is cut off."""
+    """Return common limits of logarithmic axes, which cut off rates far below the base rate."""
     there = rates[rates > 1e-4 * rate]
     return float(there.min()) / 1.5, min(1.0, float(there.max()) * 1.5)
 
@@ -193,7 +193,7 @@ def _histogram(axis: Axes, one: Calibration, labels: Sequence[str], shown: range
 
 
 COLUMNS = 2
-"""Of panels; each has its own legend beside it."""
+"""Columns of panels; each panel has its own legend beside it."""
 READABLE = 0.08
 """Narrower parts of a bar have no room for a name."""
 

@@ -60,7 +60,7 @@ LOOKS = (
 """Colours of Okabe and Ito (2008)."""
 SHAPES = (*(one.marker for one in LOOKS), "P", "X", "<", "*", ">")
 LETTERS_PER_INCH = 13.0
-"""Of a title at its size, roughly."""
+"""Letters of a title that fit an inch, roughly."""
 
 
 class Mark(NamedTuple):
@@ -77,9 +77,9 @@ class Mark(NamedTuple):
 
 
 def mark(number: int) -> Mark:
-    """Give the n-th strategy's point: the first five are as `look` has them, then hollow ones.
+    """Return the point of the n-th strategy: five as of `look`, then hollow ones and other shapes.
 
-    They repeat after twenty.
+    Points repeat after twenty.
     """
     n = len(LOOKS)
     series = number // n % 4
@@ -95,7 +95,7 @@ def styled() -> Iterator[None]:
 
 
 def headline(figure: Figure, words: str) -> None:
-    """Say above all panels what is drawn, in lines that fit the figure."""
+    """Write a title above all panels, in lines that fit the figure."""
     letters = int(LETTERS_PER_INCH * figure.get_figwidth())
     # No line begins with a per cent sign.
     together = words.replace(" %", "\N{MIDDLE DOT}%")
@@ -119,12 +119,12 @@ def heading(text: str) -> str:
 
 
 def look(number: int) -> Look:
-    """Give the look of the n-th thing; they repeat where there are many."""
+    """Return the look of the n-th thing; looks repeat after five."""
     return LOOKS[number % len(LOOKS)]
 
 
 def plain(text: str) -> str:
-    """Keep a name from being read as a formula, and what is no character from being drawn."""
+    """Escape a name, so that it is neither read as a formula nor drawn with control characters."""
     return escape_control(text).replace("$", r"\$")
 
 
@@ -147,9 +147,9 @@ def save(figure: Figure, path: Path) -> Path:
 TOGETHER = len(LOOKS)
 """More lines than these in one panel are a tangle; the rest get a row of panels of their own."""
 LETTERS = 26
-"""Of a line of a key."""
+"""Letters of a line of a key."""
 TOUCHING, STEP = 0.02, 0.03
-"""Of an axis: what is nearer than the first is moved apart by the second."""
+"""Shares of an axis: places nearer than the first are moved apart by the second."""
 BEHIND: dict[str, Any] = {"color": FAINT, "linewidth": 0.6, "alpha": 0.5, "zorder": 1}
 """The strategies of the other rows, so that every row can be compared with all."""
 
@@ -164,7 +164,7 @@ class Line(NamedTuple):
 
 
 def rows_of(n: int) -> list[range]:
-    """Give the strategies of each row of panels.
+    """Return the strategies of each row of panels.
 
     >>> rows_of(7)
     [range(0, 5), range(5, 7)]
@@ -173,12 +173,12 @@ def rows_of(n: int) -> list[range]:
 
 
 def handle(label: str, **style: Any) -> Line2D:
-    """Give an entry of a key."""
+    """Return an entry of a key."""
     return Line2D([], [], label=label, **style)
 
 
 def key(labels: Sequence[str]) -> list[Line2D]:
-    """Explain every strategy's point."""
+    """Return an entry for the point of every strategy."""
     styles = [mark(number) for number in range(len(labels))]
     return [
         handle(
@@ -193,7 +193,7 @@ def key(labels: Sequence[str]) -> list[Line2D]:
 
 
 def height_of(handles: Sequence[Line2D]) -> float:
-    """Give the inches that a key of so many lines takes."""
+    """Return the height of a key in inches."""
     return 0.18 * sum(1 + str(handle.get_label()).count("\n") for handle in handles) + 0.2
 
 
@@ -209,7 +209,7 @@ class Spread(NamedTuple):
 
     moved: list[float]
     centres: list[float]
-    """Where they really are, each group of them once, from left to right."""
+    """Place of each group before the move, from left to right."""
 
 
 def side_by_side(places: Sequence[float], *, is_log: bool) -> Spread:

@@ -37,7 +37,7 @@ MOST_GROUPS = 8
 MOST_PANELS, COLUMNS = 24, 4
 MOST_COORDINATES = 12
 LETTERS = 24
-"""Of categories that stand upright beside each other below a panel."""
+"""Letters of all categories below a panel from which on they are turned."""
 ENOUGH = 10
 """Different points from which on a contour between them is drawn."""
 RC = {

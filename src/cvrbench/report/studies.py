@@ -38,7 +38,7 @@ def trials_grid(summary: StudySummary, limit: int | None = None) -> Grid:
         summary: The study.
         limit: Most rows; a preset that is not among them stands below.
     """
-    trials = best_first(summary)
+    trials = _best_first(summary)
     shown = trials[:limit]
     preset = next((trial for trial in trials[len(shown) :] if trial.preset), None)
     keys = [key for key in _ranked(summary) if any(key in trial.params for trial in trials)]
@@ -134,18 +134,6 @@ def study_json(summary: StudySummary) -> dict[str, Any]:
     }
 
 
-def best_first(summary: StudySummary) -> list[TrialSummary]:
-    """Order trials: the Pareto front's first, then by the first objective, then without values."""
-    sign = -1 if summary.directions[0] == "maximize" else 1
-    on_front = set(summary.best) if len(summary.objectives) > 1 else set()
-
-    def rank(trial: TrialSummary) -> tuple[int, bool, float, int]:
-        value = sign * trial.values[0] if trial.values is not None else 0.0
-        return ORDER.index(trial.state), trial.number not in on_front, value, trial.number
-
-    return sorted(summary.trials, key=rank)
-
-
 def last_parts(keys: Iterable[str]) -> dict[str, str]:
     """Name each key by its last part, or in full where two would be called alike."""
     last = {key: key.rpartition(".")[2] for key in keys}
@@ -177,6 +165,18 @@ def cut(text: str, length: int) -> str:
     head = length // 2
     tail = length - 1 - head
     return f"{text[:head]}…{text[len(text) - tail :] if tail else ''}"
+
+
+def _best_first(summary: StudySummary) -> list[TrialSummary]:
+    """The Pareto front first, then others by the first objective, then those without values."""
+    sign = -1 if summary.directions[0] == "maximize" else 1
+    on_front = set(summary.best) if len(summary.objectives) > 1 else set()
+
+    def rank(trial: TrialSummary) -> tuple[int, bool, float, int]:
+        value = sign * trial.values[0] if trial.values is not None else 0.0
+        return ORDER.index(trial.state), trial.number not in on_front, value, trial.number
+
+    return sorted(summary.trials, key=rank)
 
 
 def _row(summary: StudySummary, trial: TrialSummary, keys: Sequence[str]) -> tuple[Cell, ...]:

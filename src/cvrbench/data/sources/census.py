@@ -12,7 +12,7 @@ its labels with a dot. `fnlwgt` is a sampling weight and `marital-status` holds 
 is a feature; `relationship` nearly tells whether someone is married, and is left out too.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ import polars as pl
 
 from cvrbench.config.dataset import AdultConfig, CensusIncomeConfig
 from cvrbench.data.archives import RawFile, locate
-from cvrbench.data.raw import RawField, RawStream, feature_fields
+from cvrbench.data.raw import RawStream, feature_fields
 from cvrbench.data.schema import Task
 from cvrbench.data.sources.delimited import read_headerless
 from cvrbench.data.splits import SPLIT, Fractions, by_row, table_chunks
@@ -67,21 +67,15 @@ TRAIN, TEST = (pl.lit(number, pl.Int8).alias(SPLIT) for number in (0, 2))
 def load_census_income(config: CensusIncomeConfig, raw: Path) -> RawStream:
     """Read the official two files; validation is part of the training file, or half the test."""
     files = locate(raw, CENSUS_FILES, dataset="census_income")
+    income, married = ("- 50000", "50000+"), ("marital_stat", "Never married")
+    college = pl.col("education").is_in(COLLEGE).cast(pl.UInt8).alias("college")
     learn, test = (
-        _read(
-            files[name],
-            CENSUS_COLUMNS,
-            income=("- 50000", "50000+"),
-            married=("marital_stat", "Never married"),
-        ).with_columns(pl.col("education").is_in(COLLEGE).cast(pl.UInt8).alias("college"))
+        _read(files[name], CENSUS_COLUMNS, income, married).with_columns(college)
         for name in CENSUS_FILES
     )
     if config.validation == "train_part":
         fractions = Fractions(config.valid_fraction, 0.0, config.split_seed)
-        learn, test = (
-            learn.with_columns(by_row(len(learn), fractions)),
-            test.with_columns(TEST),
-        )
+        learn, test = learn.with_columns(by_row(len(learn), fractions)), test.with_columns(TEST)
     else:
         half = by_row(len(test), Fractions(0.5, 0.0, config.split_seed))
         learn, test = learn.with_columns(TRAIN), test.with_columns((2 - half).alias(SPLIT))
@@ -89,37 +83,40 @@ def load_census_income(config: CensusIncomeConfig, raw: Path) -> RawStream:
     first = INCOME
     if config.tasks == "education_married":
         excluded, first = excluded | {"education"}, EDUCATION
-    return RawStream(
-        chunks=table_chunks(binned(learn, test, CENSUS_NUMBERS), {"read": len(learn) + len(test)}),
-        fields=_fields(CENSUS_COLUMNS, CENSUS_NUMBERS, excluded, config.min_count),
-        tasks=(first, NEVER_MARRIED),
-        sources={name: file.sha256() for name, file in files.items()},
-    )
+    features = [column for column in CENSUS_COLUMNS if column not in excluded]
+    return _stream(learn, test, files, features, CENSUS_NUMBERS, first, config.min_count)
 
 
 def load_adult(config: AdultConfig, raw: Path) -> RawStream:
     """Read the official two files; validation comes out of the training file."""
     files = locate(raw, ADULT_FILES, dataset="adult")
+    income, married = ("<=50K", ">50K"), ("marital_status", "Never-married")
     learn, test = (
-        _read(
-            files[name],
-            ADULT_COLUMNS,
-            income=("<=50K", ">50K"),
-            married=("marital_status", "Never-married"),
-            comment="|",
-        )
-        for name in ADULT_FILES
+        _read(files[name], ADULT_COLUMNS, income, married, comment="|") for name in ADULT_FILES
     )
     fractions = Fractions(config.valid_fraction, 0.0, config.split_seed)
-    learn, test = (
-        learn.with_columns(by_row(len(learn), fractions)),
-        test.with_columns(TEST),
-    )
+    learn, test = learn.with_columns(by_row(len(learn), fractions)), test.with_columns(TEST)
     excluded = {"fnlwgt", "marital_status", "relationship", "income_50k"}
+    features = [column for column in ADULT_COLUMNS if column not in excluded]
+    return _stream(learn, test, files, features, ADULT_NUMBERS, INCOME, config.min_count)
+
+
+def _stream(
+    learn: pl.DataFrame,
+    test: pl.DataFrame,
+    files: Mapping[str, RawFile],
+    features: Sequence[str],
+    numbers: Sequence[str],
+    first: Task,
+    min_count: int,
+) -> RawStream:
+    """Return the rows of both files; numeric features are also there as bins."""
+    ids = [name for name in features if name not in numbers]
+    bins = [f"{name}_bin" for name in numbers]
     return RawStream(
-        chunks=table_chunks(binned(learn, test, ADULT_NUMBERS), {"read": len(learn) + len(test)}),
-        fields=_fields(ADULT_COLUMNS, ADULT_NUMBERS, excluded, config.min_count),
-        tasks=(INCOME, NEVER_MARRIED),
+        chunks=table_chunks(_binned(learn, test, numbers), {"read": len(learn) + len(test)}),
+        fields=feature_fields([*ids, *bins], numbers=numbers, min_count=min_count),
+        tasks=(first, NEVER_MARRIED),
         sources={name: file.sha256() for name, file in files.items()},
     )
 
@@ -127,16 +124,16 @@ def load_adult(config: AdultConfig, raw: Path) -> RawStream:
 def _read(
     file: RawFile,
     columns: Sequence[str],
-    *,
     income: tuple[str, str],
     married: tuple[str, str],
+    *,
     comment: str | None = None,
 ) -> pl.DataFrame:
     """Read one file and add the labels.
 
     Args:
         file: One of the official two.
-        columns: Its columns.
+        columns: The file's columns.
         income: The values, without a dot at their end, of low and of high income.
         married: The column that tells, and its value for the never married.
         comment: How a line begins that is no row.
@@ -157,7 +154,7 @@ def _read(
     )
 
 
-def binned(learn: pl.DataFrame, test: pl.DataFrame, numbers: Sequence[str]) -> pl.DataFrame:
+def _binned(learn: pl.DataFrame, test: pl.DataFrame, numbers: Sequence[str]) -> pl.DataFrame:
     """Return both tables as one, its numbers as logarithms and cut at quantiles of `learn`.
 
     Amounts such as capital gains are 0 for most and long-tailed for the rest: bins have an
@@ -189,12 +186,3 @@ def _numbers(frame: pl.DataFrame, column: str) -> npt.NDArray[np.float64]:
         raise DataError(
             f"column {column!r} must hold numbers: {str(error).splitlines()[0]}"
         ) from None
-
-
-def _fields(
-    columns: Sequence[str], numbers: Sequence[str], excluded: Collection[str], min_count: int
-) -> tuple[RawField, ...]:
-    """Return the features: every column that is not excluded, numeric ones also as bins."""
-    ids = [column for column in columns if column not in numbers and column not in excluded]
-    bins = [f"{column}_bin" for column in numbers]
-    return feature_fields([*ids, *bins], numbers=numbers, min_count=min_count)

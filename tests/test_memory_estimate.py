@@ -164,7 +164,7 @@ def test_a_run_that_may_not_fit_is_warned_about_and_begins(quick, free, caplog):
     free(needed - 1)
     check_memory(config, dataset, CPU)
     (said,) = [record.getMessage() for record in caplog.records]
-    assert "GB are free (its control group), which may be too few; if so, lower" in said
+    assert "GB are free (its control group), which may not be enough; if so, lower" in said
     caplog.clear()
     free(needed)
     check_memory(config, dataset, CPU)
@@ -188,7 +188,7 @@ def test_workers_that_will_not_fit_beside_each_other_are_fewer(quick, free, capl
     check_together(runs[:2], CPU, 4)
     assert not caplog.records
     check_together(runs, CPU, 3)
-    assert "may be too few; if so, set launcher.workers=2" in caplog.text
+    assert "may not be enough; if so, set launcher.workers=2" in caplog.text
     with pytest.raises(RunError, match=r"4 of these runs at once need .* launcher\.workers=2,"):
         check_together(runs, CPU, 4)
 

@@ -278,10 +278,9 @@ def check_together(
     # Runs that differ in their seed alone need the same.
     known = {config.all_but_seed: (config, dataset) for config, dataset in asked}
     needs = {key: PROCESS + estimate(*run, device).needed for key, run in known.items()}
-    each = sorted((needs[config.all_but_seed] for config, _ in asked), reverse=True)[:at_once]
-    free = machine.available_memory()
-    words = f"{at_once} {what} at once need up to {sum(each) / GB:.1f} GB of memory"
-    _judge(sum(each), free, words, _fewer(most_beside(each, free.n_bytes)))
+    found = _at_once([needs[config.all_but_seed] for config, _ in asked], at_once)
+    words = f"{at_once} {what} at once need up to {found.needed / GB:.1f} GB of memory"
+    _judge(found.needed, found.free, words, found.advice)
 
 
 def _judge(needed: int, free: AvailableMemory, needs: str, advice: str) -> None:
@@ -290,17 +289,7 @@ def _judge(needed: int, free: AvailableMemory, needs: str, advice: str) -> None:
     words = f"{needs} and {free.n_bytes / GB:.1f} GB are free ({free.limit})"
     if needed > REFUSED * free.n_bytes:
         raise RunError(f"{words}; {advice}, or set trainer.check_memory=false to try")
-    logging.getLogger(__name__).warning("%s, which may be too few; if so, %s", words, advice)
-
-
-def most_beside(each: Sequence[int], n_bytes: int) -> int:
-    """Return how many of the largest runs fit into memory at once."""
-    largest = accumulate(sorted(each, reverse=True))
-    return sum(total <= n_bytes for total in largest)
-
-
-def _fewer(n: int) -> str:
-    return f"set launcher.workers={n}" if n else "not even one fits: make the largest smaller"
+    logging.getLogger(__name__).warning("%s, which may not be enough; if so, %s", words, advice)
 
 
 def available_memory(device: torch.device) -> AvailableMemory:
@@ -346,9 +335,18 @@ class AtOnce(NamedTuple):
 
     runs: int
     needed: int
-    free: int
+    free: AvailableMemory
     advice: str
     """What to do about it; empty where they fit."""
+
+
+def _at_once(each: Sequence[int], workers: int) -> AtOnce:
+    """Compare what processes need, the largest as many as there are workers, with what is free."""
+    largest = sorted(each, reverse=True)[:workers]
+    free = machine.available_memory()
+    n = sum(total <= free.n_bytes for total in accumulate(largest))
+    smaller = f"set launcher.workers={n}" if n else "not even one fits: make the largest smaller"
+    return AtOnce(len(largest), sum(largest), free, smaller if n < len(largest) else "")
 
 
 def needs_of_plan(
@@ -378,11 +376,8 @@ def needs_of_plan(
         if need.estimate is not None and not need.on_gpu
         for _ in need.runs
     ]
-    each = sorted(each, reverse=True)[: launcher.workers]
-    free = machine.available_memory().n_bytes
-    n = most_beside(each, free)
-    advice = _fewer(n) if n < len(each) else ""
-    return needs, AtOnce(len(each), sum(each), free, advice) if len(each) > 1 else None
+    found = _at_once(each, launcher.workers)
+    return needs, found if found.runs > 1 else None
 
 
 def _need(

@@ -175,9 +175,10 @@ def _print_needs(needs: "Iterable[Need]", at_once: "AtOnce | None") -> None:
     out.print()
     out.print(table)
     if at_once is not None:
-        verdict = f"{_verdict(at_once.needed / at_once.free)}; {at_once.advice}"
+        free = at_once.free.n_bytes
+        verdict = f"{_verdict(at_once.needed / max(1, free))}; {at_once.advice}"
         out.print(
-            f"{at_once.runs} at once: {at_once.needed / GB:.1f} GB of {at_once.free / GB:.1f} GB: "
+            f"{at_once.runs} at once: {at_once.needed / GB:.1f} GB of {free / GB:.1f} GB: "
             f"{verdict if at_once.advice else 'fits'}",
             style="red" if at_once.advice else None,
             soft_wrap=True,

@@ -17,8 +17,6 @@ PAGES = {
         "Building blocks",
         (
             "nn",
-            "lookup",
-            "kernels",
             "multiply_adds",
             "objectives",
             "balancing",

@@ -26,9 +26,10 @@ errors
 rng metrics config environment files memory machine threads
 data stats
 spaces record
-evaluation run_files kernels lookup multiply_adds
-nn objectives balancing masks
-strategies
+evaluation run_files multiply_adds
+nn
+objectives masks
+strategies balancing
 training store studies
 tracking memory_estimate
 experiment planning report trained
@@ -67,7 +68,7 @@ HOMES = {
     "submitit": "launch.clusters",
     "tensorboard": "",
     "torch": """
-        balancing data device experiment kernels launch.job lookup masks memory_estimate
+        balancing data device experiment launch.job masks memory_estimate
         metrics.on_tensors multiply_adds nn objectives serving strategies threads
         tracking.sinks trained training
     """,

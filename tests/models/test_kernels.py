@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch.func import functional_call
 
-from cvrbench import kernels
-from cvrbench.nn import ParallelMLP, parallel_linear
+from cvrbench.nn import ParallelMLP, kernels, parallel_linear
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])

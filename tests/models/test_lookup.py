@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F  # noqa: N812
 
-from cvrbench.lookup import Bags, _summed_in_place, gather_rows, look_up, sort_runs, summed_rows
+from cvrbench.nn.lookup import Bags, _summed_in_place, gather_rows, look_up, sort_runs, summed_rows
 
 
 @st.composite

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cvrbench.config.schema import TrainerConfig
-from cvrbench.lookup import gather_rows, summed_rows
 from cvrbench.nn import FeatureEncoder
+from cvrbench.nn.lookup import gather_rows, summed_rows
 from cvrbench.strategies.base import Moving, SharingStrategy
 
 

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from cvrbench.data.batches import Batch, Features
-from cvrbench.kernels import drawing_from
 from cvrbench.nn import FeatureEncoder
+from cvrbench.nn.kernels import drawing_from
 from cvrbench.strategies.base import Moving, SharingStrategy
 
 

@@ -1,0 +1,107 @@
+"""The look-up of every field in one embedding table.
+
+Shape legend: `batch` rows, `width` the encoder's output.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 -- the name every torch user expects
+
+from cvrbench.data.batches import Features
+from cvrbench.data.schema import Schema
+from cvrbench.nn.lookup import Bags, has_kernel, look_up
+
+
+class FeatureEncoder(nn.Module):
+    """Embeds every field and lines the vectors up with the numeric features.
+
+    One table serves all fields. A multi-valued field is the weighted mean or sum of its values.
+    `copies` tables of their own (one per task in `single_task`) lie behind each other in the
+    same parameter, so that they still cost one gather and one optimiser step.
+
+    Shape: features -> `[batch, width]`, or `[copies, batch, width]` with more than one copy.
+    """
+
+    sums: Tensor
+
+    def __init__(self, schema: Schema, embedding_dim: int, *, copies: int = 1) -> None:
+        super().__init__()
+        self.copies = copies
+        self.vocabulary_size = schema.vocabulary_size
+        self.embedding_dim = embedding_dim
+        self.n_multivalued = len(schema.multivalued)
+        sums = torch.tensor([field.pool == "sum" for field in schema.multivalued], dtype=torch.bool)
+        self.register_buffer("sums", sums.reshape(-1, 1), persistent=False)
+        n_fields = len(schema.categorical) + self.n_multivalued
+        self.width = n_fields * embedding_dim + len(schema.numeric)
+        self.table = nn.Parameter(torch.empty(copies * self.vocabulary_size, embedding_dim))
+        nn.init.normal_(self.table, std=0.01)
+        self.sparse = True
+        """Whether the table's gradient holds the batch's rows only; the optimiser decides."""
+
+    def forward(self, features: Features, keep: Tensor | None = None) -> Tensor:
+        """Encode a batch.
+
+        Args:
+            features: Of the batch.
+            keep: `[tasks, vocabulary, dim]`, which entries of a common table each task reads; the
+                result is then `[tasks, batch, width]`.
+        """
+        batch = len(features.rows)
+        if keep is None and self.sparse and has_kernel(self.table):
+            rows = self._of_copies(features.rows.reshape(-1))
+            bags = self._bags(features) if self.n_multivalued else None
+            vectors, pooled = look_up(self.table, rows, bags)
+        else:
+            vectors, pooled = self._by_value(features, keep)
+        copies = max(self.copies, 1 if keep is None else len(keep))
+        parts = [vectors.reshape(copies, batch, -1)]
+        if pooled is not None:
+            pooled = pooled.view(copies, self.n_multivalued, batch, self.embedding_dim)
+            parts.append(pooled.transpose(1, 2).reshape(copies, batch, -1))
+        if features.numeric.shape[1]:
+            parts.append(features.numeric.expand(copies, batch, -1))
+        encoded = torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]
+        return encoded if copies > 1 else encoded.squeeze(0)
+
+    def _by_value(self, features: Features, keep: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Vectors and pooled bags by a vector for every value, for autograd to differentiate."""
+        ids = torch.cat([features.rows.reshape(-1), features.bag_rows])
+        vectors = F.embedding(self._of_copies(ids), self.table, sparse=self.sparse)
+        vectors = vectors.view(self.copies, len(ids), self.embedding_dim)
+        if keep is not None:
+            vectors = vectors * keep[:, ids]
+        single, values = vectors.split([features.rows.numel(), len(features.bag_rows)], dim=1)
+        if not self.n_multivalued:
+            return single, None
+        weighted = values * self._weights(features)[:, None]
+        pooled = values.new_zeros(len(values), self._n_bags(features), self.embedding_dim)
+        return single, pooled.index_add(1, features.bag_segments, weighted)
+
+    def _bags(self, features: Features) -> Bags:
+        """The bags of all fields, of every copy."""
+        n = self._n_bags(features)
+        shift = torch.arange(self.copies, device=features.bag_rows.device)[:, None] * n
+        return Bags(
+            self._of_copies(features.bag_rows),
+            self._weights(features).repeat(self.copies),
+            (features.bag_segments + shift).reshape(-1),
+            self.copies * n,
+        )
+
+    def _weights(self, features: Features) -> Tensor:
+        """What each value counts in its bag, `[values]`."""
+        weights, segments = features.bag_weights, features.bag_segments
+        total = weights.new_zeros(self._n_bags(features)).index_add(0, segments, weights)
+        total = total.clamp_min(1e-12).view(self.n_multivalued, -1).masked_fill(self.sums, 1.0)
+        return weights / total.view(-1)[segments]
+
+    def _n_bags(self, features: Features) -> int:
+        return self.n_multivalued * len(features.rows)
+
+    def _of_copies(self, rows: Tensor) -> Tensor:
+        """The same rows of every copy's table, one copy after another."""
+        if self.copies == 1:
+            return rows
+        shift = torch.arange(self.copies, device=rows.device) * self.vocabulary_size
+        return (rows + shift[:, None]).reshape(-1)

@@ -33,7 +33,7 @@ from cvrbench.record import RECORD_VERSION, RunRecord, run_id
 from cvrbench.rng import derive
 from cvrbench.run_files import RunFolder, read_run_config
 from cvrbench.store import ResultStore
-from cvrbench.strategies import build_strategy
+from cvrbench.strategies import build_network
 from cvrbench.strategies.base import SharingStrategy
 from cvrbench.tracking import check_installed, tracked
 from cvrbench.training.device import (
@@ -165,7 +165,7 @@ class _Cell:
     def _run(self) -> RunRecord:
         begun, clock = datetime.now(UTC), time.monotonic()
         torch.manual_seed(derive(self.config.seed, "init"))
-        network = build_strategy(self.config.model, self.schema).to(self.device)
+        network = build_network(self.config, self.schema).to(self.device)
         stages = self.stages
         network.prepare(stages)
         final = stages.finish(network)

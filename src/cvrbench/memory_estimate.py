@@ -34,7 +34,7 @@ from cvrbench.data.streaming import SEQUENTIAL_BLOCKS, Placement, rows_bytes
 from cvrbench.errors import RunError
 from cvrbench.machine import AvailableMemory
 from cvrbench.nn import FeatureEncoder
-from cvrbench.strategies import build_strategy
+from cvrbench.strategies import build_network
 from cvrbench.training.device import resolve_device
 
 REFUSED = 1.5
@@ -126,7 +126,7 @@ class _Sizes:
         self.config, self.dataset = config, dataset
         self.n_tasks = len(dataset.schema.tasks)
         with torch.device("meta"), _Undrawn():
-            network = build_strategy(config.model, dataset.schema)
+            network = build_network(config, dataset.schema)
         encoders = [m for m in network.modules() if isinstance(m, FeatureEncoder)]
         known = {id(encoder.table) for encoder in encoders}
         layers = [p for p in network.parameters() if id(p) not in known]

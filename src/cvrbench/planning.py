@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from cvrbench.balancing import loss_weights
+from cvrbench.balancing import trained_tasks
 from cvrbench.config.compose import Composed
 from cvrbench.config.validate import config_to_dict
 from cvrbench.data.dataset import Dataset, open_dataset
@@ -19,7 +19,7 @@ from cvrbench.files import check_writable
 from cvrbench.memory_estimate import check_together
 from cvrbench.record import run_id
 from cvrbench.store import ResultStore, State
-from cvrbench.strategies import build_strategy
+from cvrbench.strategies import build_network
 from cvrbench.tracking import check_installed
 from cvrbench.training.device import resolve_device
 from cvrbench.training.together.pays import can_go_together, most_that_pay
@@ -84,7 +84,7 @@ def _most_together(cell: Composed, together: Literal["auto"] | int) -> int:
     name = cell.choices["dataset"]
     folder = prepared_folder(config.dataset, name, Path(config.data_dir))
     schema = open_dataset(folder).schema
-    return most_that_pay(config, partial(build_strategy, config.model, schema))
+    return most_that_pay(config, partial(build_network, config, schema))
 
 
 def wait_for_others(cells: Sequence[Composed]) -> list[int]:
@@ -130,7 +130,7 @@ def check_plan(cells: Sequence[Composed], *, at_once: int = 1, on_rows: OnRows =
             prepared[folder] = ensure(config.dataset, name, data_dir, on_rows=on_rows)
         runs.append((config, prepared[folder]))
         tasks = prepared[folder].schema.tasks
-        loss_weights(config.balancing, tuple(task.name for task in tasks))
+        trained_tasks(config.balancing, [task.name for task in tasks])
         scarce_task(tasks, config.protocol.label_share_task)
         metric = config.protocol.selection
         if metric not in (valid := ["mean_auc", *selectable(tasks)]):

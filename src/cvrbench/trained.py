@@ -21,7 +21,7 @@ from cvrbench.data.schema import Schema
 from cvrbench.errors import DataError, RunError, StoreError
 from cvrbench.record import RunRecord
 from cvrbench.run_files import RunFolder, checked, read_record, read_run_config
-from cvrbench.strategies import build_strategy
+from cvrbench.strategies import build_network
 from cvrbench.strategies.base import SharingStrategy
 from cvrbench.strategies.ncs import NCS
 
@@ -59,7 +59,7 @@ def load_trained(run_dir: Path) -> Trained:
     config = config_from_saved(saved["config"])
     dataset = _dataset(config, saved["choices"]["dataset"], record)
     with torch.random.fork_rng(devices=()):  # the fresh weights are replaced below
-        network = build_strategy(config.model, dataset.schema)
+        network = build_network(config, dataset.schema)
     _fill(network, run_dir)
     return Trained(network=network.eval(), config=config, record=record, dataset=dataset)
 

@@ -8,39 +8,14 @@ from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
+from cvrbench.config.balancing import BalancingConfig
 from cvrbench.config.dataset import DatasetConfig
+from cvrbench.config.interaction import InteractionConfig
 from cvrbench.config.logger import LoggerConfig
 from cvrbench.config.model import ModelConfig
 from cvrbench.config.ncs import NCSConfig
+from cvrbench.config.objective import ObjectiveConfig
 from cvrbench.config.types import FORBID_EXTRA
-
-
-@dataclass(frozen=True, kw_only=True)
-class ObjectiveConfig:
-    """On which rows each task learns, and from which label (`cvrbench.objectives`)."""
-
-    __pydantic_config__: ClassVar = FORBID_EXTRA
-    kind: Literal["click_space", "entire_space", "exposure_space"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class EqualConfig:
-    """The plain sum of the tasks' losses."""
-
-    __pydantic_config__: ClassVar = FORBID_EXTRA
-    kind: Literal["equal"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class WeightedConfig:
-    """A weighted sum; `weights` maps a task's name to its weight, 1 for tasks not named."""
-
-    __pydantic_config__: ClassVar = FORBID_EXTRA
-    kind: Literal["weighted"]
-    weights: dict[str, Annotated[float, Ge(0)]]
-
-
-BalancingConfig = EqualConfig | WeightedConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +32,10 @@ class TrainerConfig:
     learning_rate: Annotated[float, Gt(0)]
     weight_decay: Annotated[float, Ge(0)]
     """Decoupled (AdamW), on the dense weights."""
+    schedule: Literal["constant", "warmup_cosine"]
+    """Of both learning rates over the steps of a training (`cvrbench.training.schedule`)."""
+    clip_norm: Annotated[float, Gt(0)] | None
+    """Largest norm of the dense weights' gradient; null: as it is. Tables are not clipped."""
     embedding_optimizer: Literal["rowwise_adagrad", "lazy_adam", "adam"]
     """The first two touch only the rows in the batch; `adam` is the textbook one over the table."""
     embedding_learning_rate: Annotated[float, Gt(0)]
@@ -98,6 +77,7 @@ class Config:
 
     __pydantic_config__: ClassVar = FORBID_EXTRA
     dataset: DatasetConfig
+    interaction: InteractionConfig
     model: ModelConfig
     objective: ObjectiveConfig
     balancing: BalancingConfig

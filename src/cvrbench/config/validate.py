@@ -13,11 +13,26 @@ from pydantic import TypeAdapter, ValidationError
 from cvrbench.config import schema
 from cvrbench.errors import ConfigError
 
-GROUPS = ("dataset", "model", "objective", "balancing", "trainer", "protocol", "logger")
+GROUPS = (
+    "dataset",
+    "interaction",
+    "model",
+    "objective",
+    "balancing",
+    "trainer",
+    "protocol",
+    "logger",
+)
 BEFORE: dict[str, dict[str, Any]] = {
+    "interaction": {"kind": "none"},
     "logger": {"kind": "none"},  # which records leave out: who watched is no part of a result
     "protocol": {"label_share": 1.0, "label_share_task": None},
-    "trainer": {"check_memory": True, "data": "auto"},
+    "trainer": {
+        "check_memory": True,
+        "data": "auto",
+        "schedule": "constant",
+        "clip_norm": None,
+    },
 }
 """Keys that saved configs may lack, and what was done before they could be chosen."""
 RULES = {

@@ -2,10 +2,12 @@
 
 from cvrbench.nn.embedding import FeatureEncoder
 from cvrbench.nn.layers import Gates, ParallelMLP, Towers, mix, parallel_linear, parallel_mlp
+from cvrbench.nn.output import Output
 
 __all__ = [
     "FeatureEncoder",
     "Gates",
+    "Output",
     "ParallelMLP",
     "Towers",
     "mix",

@@ -12,6 +12,16 @@ from cvrbench.data.schema import Schema
 from cvrbench.nn.lookup import Bags, has_kernel, look_up
 
 
+class Interaction(nn.Module):
+    """What happens between the look-up and the trunk (group `interaction=`).
+
+    Shape: `[(copies,) batch, n_fields * dim + numeric]`, embedded fields first, -> `[(copies,)
+    batch, width]`.
+    """
+
+    width: int
+
+
 class FeatureEncoder(nn.Module):
     """Embeds every field and lines the vectors up with the numeric features.
 
@@ -24,7 +34,14 @@ class FeatureEncoder(nn.Module):
 
     sums: Tensor
 
-    def __init__(self, schema: Schema, embedding_dim: int, *, copies: int = 1) -> None:
+    def __init__(
+        self,
+        schema: Schema,
+        embedding_dim: int,
+        *,
+        copies: int = 1,
+        interaction: Interaction | None = None,
+    ) -> None:
         super().__init__()
         self.copies = copies
         self.vocabulary_size = schema.vocabulary_size
@@ -33,14 +50,23 @@ class FeatureEncoder(nn.Module):
         sums = torch.tensor([field.pool == "sum" for field in schema.multivalued], dtype=torch.bool)
         self.register_buffer("sums", sums.reshape(-1, 1), persistent=False)
         n_fields = len(schema.categorical) + self.n_multivalued
-        self.width = n_fields * embedding_dim + len(schema.numeric)
         self.table = nn.Parameter(torch.empty(copies * self.vocabulary_size, embedding_dim))
         nn.init.normal_(self.table, std=0.01)
+        self.interaction = interaction
+        width = n_fields * embedding_dim + len(schema.numeric)
+        self.width = width if interaction is None else interaction.width
         self.sparse = True
         """Whether the table's gradient holds the batch's rows only; the optimiser decides."""
 
     def forward(self, features: Features, keep: Tensor | None = None) -> Tensor:
-        """Encode a batch.
+        """Look a batch up, and let its fields interact; arguments and shape of `look_up`."""
+        encoded = self.look_up(features, keep)
+        if self.interaction is not None:
+            encoded = self.interaction(encoded)
+        return encoded
+
+    def look_up(self, features: Features, keep: Tensor | None = None) -> Tensor:
+        """Embed a batch: `[batch, n_fields * dim + numeric]`, or with leading copies.
 
         Args:
             features: Of the batch.

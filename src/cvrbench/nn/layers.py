@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 -- the name every torch user expects
 
 from cvrbench.nn import kernels
+from cvrbench.nn.output import Output
 
 
 def parallel_mlp(
@@ -122,28 +123,55 @@ class ParallelMLP(nn.Module):
 
 
 class Towers(nn.Module):
-    """One tower and one logit per task.
+    """One tower and one logit per task, and what other heads the objective asks for.
 
-    Shape: `[batch, in]` or `[1, batch, in]` read by all towers, or `[tasks, batch, in]` -> logits
-    `[batch, tasks]`.
+    Shape: `[batch, in]` or `[1, batch, in]` read by all towers, or `[tasks, batch, in]` ->
+    `Output` with `[batch, tasks]` logits. The extra heads are linear maps of a tower's last layer.
     """
 
-    def __init__(self, n_tasks: int, n_in: int, widths: Sequence[int], *, dropout: float) -> None:
+    def __init__(
+        self,
+        n_tasks: int,
+        n_in: int,
+        widths: Sequence[int],
+        *,
+        dropout: float,
+        heads: Sequence[str] = (),
+    ) -> None:
         super().__init__()
         self.network = ParallelMLP(n_tasks, n_in, widths, dropout=dropout)
         self.head = _weight(n_tasks, self.network.n_out, 1)
         self.bias = nn.Parameter(torch.zeros(n_tasks))
+        self.extra = nn.ModuleDict({name: _Head(n_tasks, self.network.n_out) for name in heads})
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Give the tasks' logits."""
+    def forward(self, x: Tensor) -> Output:
+        """Return the tasks' logits and extra heads."""
         if x.dim() == 3 and len(x) == 1:
             x = x[0]
         x = self.network(x)
-        if self.training:  # with its gradients a third of the time of a product with one column
-            return (x * self.head.transpose(1, 2)).sum(dim=2).T + self.bias
-        if x.dim() == 2:
-            return x @ self.head[:, :, 0].T + self.bias
-        return torch.bmm(x, self.head).squeeze(2).T + self.bias
+        extra = {name: head(x) for name, head in self.extra.items()}
+        return Output(_project(x, self.head, self.bias, training=self.training), extra)
+
+
+class _Head(nn.Module):
+    """A linear map per task, `[(tasks,) batch, in]` -> `[batch, tasks]`."""
+
+    def __init__(self, n_tasks: int, n_in: int) -> None:
+        super().__init__()
+        self.weight = _weight(n_tasks, n_in, 1)
+        self.bias = nn.Parameter(torch.zeros(n_tasks))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _project(x, self.weight, self.bias, training=self.training)
+
+
+def _project(x: Tensor, weight: Tensor, bias: Tensor, *, training: bool) -> Tensor:
+    """`[(tasks,) batch, in]` with `[tasks, in, 1]` -> `[batch, tasks]`."""
+    if training:  # with its gradients a third of the time of a product with one column
+        return (x * weight.transpose(1, 2)).sum(dim=2).T + bias
+    if x.dim() == 2:
+        return x @ weight[:, :, 0].T + bias
+    return torch.bmm(x, weight).squeeze(2).T + bias
 
 
 class Gates(nn.Module):

@@ -30,7 +30,7 @@ from torch.nn import functional as F  # noqa: N812 -- the name every torch user 
 
 from cvrbench.data.batches import Features
 from cvrbench.data.schema import Schema
-from cvrbench.nn import FeatureEncoder
+from cvrbench.nn import FeatureEncoder, Output
 from cvrbench.strategies.base import SharingStrategy
 from cvrbench.strategies.ncs import NCS
 from cvrbench.strategies.shared_bottom import SharedBottom
@@ -68,14 +68,14 @@ class TaskNetwork(nn.Module):
         both = zip(self.weights, self.biases, strict=True)
         return tuple(Layer(weight.detach(), bias.detach()) for weight, bias in both)
 
-    def forward(self, features: Features) -> Tensor:
+    def forward(self, features: Features) -> Output:
         """Return the task's logit, `[batch, 1]`."""
         x: Tensor = self.encoder(features)  # [batch, width]
         last = len(self.weights) - 1
         for number, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             x = torch.addmm(bias, x, weight)  # [batch, out]
             x = F.relu_(x) if number < last else x
-        return x
+        return Output(x)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,9 +104,9 @@ def task_network(network: SharingStrategy, schema: Schema, task: int) -> TaskNet
         task: Number of the task.
 
     Returns:
-        None where a task's output needs the paths of others.
+        None where a task's output needs the paths of others, or fields interact below the trunk.
     """
-    if not isinstance(network, OnePath):
+    if not isinstance(network, OnePath) or network.encoder.interaction is not None:
         return None
     effective: dict[str, Tensor] = {}
     if isinstance(network, NCS):

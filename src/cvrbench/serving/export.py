@@ -306,7 +306,7 @@ def make_onnx(
 
 def logits_of(network: nn.Module, features: Features) -> Tensor:
     """Return the logits `[batch, tasks]`: the one place that calls a network to export."""
-    logits: Tensor = network(features)
+    logits: Tensor = network(features).logits
     return logits
 
 

@@ -1,7 +1,9 @@
 """Sharing strategies: which weights the tasks share. One module each, one `case` here."""
 
+from collections.abc import Sequence
 from typing import assert_never
 
+from cvrbench.config.interaction import InteractionConfig, NoInteractionConfig
 from cvrbench.config.model import (
     MMoEConfig,
     ModelConfig,
@@ -11,7 +13,11 @@ from cvrbench.config.model import (
     SingleTaskConfig,
 )
 from cvrbench.config.ncs import NCSConfig
+from cvrbench.config.schema import Config
 from cvrbench.data.schema import Schema
+from cvrbench.nn import FeatureEncoder
+from cvrbench.nn.interactions import build_encoder
+from cvrbench.objectives import build_objective
 from cvrbench.strategies.base import SharingStrategy
 from cvrbench.strategies.mmoe import MMoE
 from cvrbench.strategies.ncs import NCS
@@ -21,54 +27,46 @@ from cvrbench.strategies.shared_bottom import SharedBottom
 from cvrbench.strategies.shared_embedding import SharedEmbedding
 from cvrbench.strategies.single_task import SingleTask
 
+NO_INTERACTION = NoInteractionConfig(kind="none")
 
-def build_strategy(config: ModelConfig, schema: Schema) -> SharingStrategy:
-    """Build a strategy's network, freshly initialised from torch's global generator."""
-    d, hidden, tower = config.embedding_dim, config.hidden, config.tower
-    dropout = config.dropout
+
+def build_network(config: Config, schema: Schema) -> SharingStrategy:
+    """Build the network of a run: strategy, interaction, and heads for the objective."""
+    heads = build_objective(config.objective, schema).heads
+    return build_strategy(config.model, schema, interaction=config.interaction, heads=heads)
+
+
+def build_strategy(
+    config: ModelConfig,
+    schema: Schema,
+    *,
+    interaction: InteractionConfig = NO_INTERACTION,
+    heads: Sequence[str] = (),
+) -> SharingStrategy:
+    """Build a strategy's network, freshly initialised from torch's global generator.
+
+    Args:
+        config: Of the strategy.
+        schema: Of the dataset.
+        interaction: What happens between the look-up and the strategy.
+        heads: Extra heads per task, for the objective (`Objective.heads`).
+    """
+
+    def encoder(copies: int = 1) -> FeatureEncoder:
+        return build_encoder(interaction, schema, config.embedding_dim, copies=copies)
+
     match config:
         case SingleTaskConfig():
-            return SingleTask(schema, embedding_dim=d, hidden=hidden, tower=tower, dropout=dropout)
+            return SingleTask(config, schema, encoder(len(schema.tasks)), heads)
         case SharedEmbeddingConfig():
-            return SharedEmbedding(
-                schema, embedding_dim=d, hidden=hidden, tower=tower, dropout=dropout
-            )
+            return SharedEmbedding(config, schema, encoder(), heads)
         case SharedBottomConfig():
-            return SharedBottom(
-                schema, embedding_dim=d, hidden=hidden, tower=tower, dropout=dropout
-            )
+            return SharedBottom(config, schema, encoder(), heads)
         case MMoEConfig():
-            return MMoE(
-                schema,
-                embedding_dim=d,
-                n_experts=config.n_experts,
-                n_gates=1 if config.gate == "common" else len(schema.tasks),
-                hidden=hidden,
-                tower=tower,
-                dropout=dropout,
-            )
+            return MMoE(config, schema, encoder(), heads)
         case PLEConfig():
-            return PLE(
-                schema,
-                embedding_dim=d,
-                levels=config.levels,
-                n_shared_experts=config.n_shared_experts,
-                n_specific_experts=config.n_specific_experts,
-                hidden=hidden,
-                tower=tower,
-                dropout=dropout,
-            )
+            return PLE(config, schema, encoder(), heads)
         case NCSConfig():
-            return NCS(
-                schema,
-                embedding_dim=d,
-                hidden=hidden,
-                tower=tower,
-                dropout=dropout,
-                masked=config.masked,
-                step=config.step,
-                masked_step=config.masked_step,
-                search=build_search(config),
-            )
+            return NCS(config, schema, encoder(), heads, build_search(config))
         case _:
             assert_never(config)

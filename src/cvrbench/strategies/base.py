@@ -1,15 +1,17 @@
-"""What every sharing strategy is: features in, one logit per task out.
+"""What every sharing strategy is: features in, an `Output` with one logit per task out.
 
 Shape legend of all strategies: `batch` rows, `width` the encoder's output, `experts`, `tasks`.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
 from cvrbench.data.batches import Batch, Features
+from cvrbench.nn import Output
+from cvrbench.objectives import Objective
 from cvrbench.strategies.gates import GateFacts
 
 Moving = Mapping[nn.Parameter, Tensor]
@@ -30,12 +32,19 @@ class Turn(NamedTuple):
 class SharingStrategy(nn.Module, ABC):
     """A network that predicts all tasks from one batch of features.
 
-    Everything but `forward` has a default that fits a network whose weights may all move.
+    Built as `Strategy(config, schema, encoder, heads)`. Everything but `forward` has a default that
+    fits a network whose weights may all move.
+
+    Attributes:
+        stackable: Whether several seeds can be trained as one program (`torch.vmap` over
+            `forward`): no random draw but `nn.kernels.dropout`, no state kept by `forward`.
     """
 
+    stackable: ClassVar[bool] = False
+
     @abstractmethod
-    def forward(self, features: Features) -> Tensor:
-        """Give the logits `[batch, tasks]`; task t's is conditional on its parent's label 1."""
+    def forward(self, features: Features) -> Output:
+        """Return logits `[batch, tasks]`, and the representation that all tasks read."""
 
     def prepare(self, lab: "Lab") -> None:
         """Fix what must be fixed before the final training; nothing by default."""
@@ -48,8 +57,19 @@ class SharingStrategy(nn.Module, ABC):
         """Steps that a batch gets; none means one step on all tasks together."""
         return ()
 
-    def penalty(self) -> Tensor | None:
-        """A term to add to the loss, of the last forward pass; none by default."""
+    def auxiliary(
+        self,
+        output: Output,  # noqa: ARG002 -- for those who override it
+        batch: Batch,  # noqa: ARG002
+        objective: Objective,  # noqa: ARG002
+    ) -> Tensor | None:
+        """Return a loss of the strategy's own that may see labels, `[...]`; none by default.
+
+        Args:
+            output: Of the pass, `[..., batch, tasks]`.
+            batch: The rows of the pass.
+            objective: Says what the logits predict.
+        """
         return None
 
     def after_step(self, step: int) -> bool:  # noqa: ARG002 -- for those who override it
@@ -127,6 +147,6 @@ class Lab(Protocol):
         """Give `n` training batches, the same for one seed; more epochs where rows run out."""
         ...
 
-    def losses(self, logits: Tensor, batch: Batch) -> Tensor:
+    def losses(self, output: Output, batch: Batch) -> Tensor:
         """Loss of each task in its own space, `[tasks]`."""
         ...

@@ -7,43 +7,44 @@ The gates are linear maps of the experts' input, without bias and without batch 
 
 from collections.abc import Sequence
 
-from torch import Tensor
-
+from cvrbench.config.model import MMoEConfig
 from cvrbench.data.batches import Features
 from cvrbench.data.schema import Schema
-from cvrbench.nn import FeatureEncoder, Gates, ParallelMLP, Towers, mix
+from cvrbench.nn import FeatureEncoder, Gates, Output, ParallelMLP, Towers, mix
 from cvrbench.strategies.base import SharingStrategy
 from cvrbench.strategies.gates import GateFacts, gate_facts
 
 
 class MMoE(SharingStrategy):
-    """Shared experts, mixed per task; with `n_gates=1` by one common gate (OMoE)."""
+    """Shared experts, mixed per task; with `gate="common"` by one common gate (OMoE)."""
+
+    stackable = True
 
     def __init__(
         self,
+        config: MMoEConfig,
         schema: Schema,
-        *,
-        embedding_dim: int,
-        n_experts: int,
-        n_gates: int,
-        hidden: Sequence[int],
-        tower: Sequence[int],
-        dropout: float,
+        encoder: FeatureEncoder,
+        heads: Sequence[str],
     ) -> None:
         super().__init__()
         names = [task.name for task in schema.tasks]
-        self.mixed_for = names if n_gates == len(names) else ["common"]
-        self.encoder = FeatureEncoder(schema, embedding_dim)
-        self.experts = ParallelMLP(n_experts, self.encoder.width, hidden, dropout=dropout)
-        self.gates = Gates(n_gates, self.encoder.width, n_experts)
-        self.towers = Towers(len(schema.tasks), self.experts.n_out, tower, dropout=dropout)
+        self.mixed_for = ["common"] if config.gate == "common" else names
+        self.encoder = encoder
+        self.experts = ParallelMLP(
+            config.n_experts, encoder.width, config.hidden, dropout=config.dropout
+        )
+        self.gates = Gates(len(self.mixed_for), encoder.width, config.n_experts)
+        self.towers = Towers(
+            len(names), self.experts.n_out, config.tower, dropout=config.dropout, heads=heads
+        )
 
-    def forward(self, features: Features) -> Tensor:
-        """Give the logits `[batch, tasks]`."""
+    def forward(self, features: Features) -> Output:
+        """Return the logits `[batch, tasks]`."""
         encoded = self.encoder(features)  # [batch, width]
         mixed = mix(self.gates(encoded), self.experts(encoded))  # [gates, batch, out]
-        logits: Tensor = self.towers(mixed)
-        return logits
+        output: Output = self.towers(mixed)
+        return output._replace(shared=encoded)
 
     def gate_facts(self, features: Features) -> list[GateFacts]:
         """Say what each task's gate does on a batch, or the common one."""

@@ -21,19 +21,18 @@ Embeddings, biases and towers are not masked unless asked for.
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from cvrbench.config.ncs import NCSConfig
 from cvrbench.data.batches import Features
 from cvrbench.data.schema import Schema
 from cvrbench.masks.mask_set import MaskSet
-from cvrbench.nn import FeatureEncoder, ParallelMLP, Towers, parallel_mlp
+from cvrbench.nn import FeatureEncoder, Output, ParallelMLP, Towers, parallel_mlp
 from cvrbench.strategies.base import Lab, Moving, SharingStrategy, Turn
-
-Part = Literal["trunk", "biases", "towers", "embeddings"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,27 +53,26 @@ MaskSearch = Callable[["NCS", Lab], Found]
 class NCS(SharingStrategy):
     """One trunk, a mask and a tower per task."""
 
+    stackable = True
+
     def __init__(
         self,
+        config: NCSConfig,
         schema: Schema,
-        *,
-        embedding_dim: int,
-        hidden: Sequence[int],
-        tower: Sequence[int],
-        dropout: float,
-        masked: Sequence[Part],
-        step: Literal["joint", "alternate"],
-        masked_step: Literal["strict", "legacy"],
+        encoder: FeatureEncoder,
+        heads: Sequence[str],
         search: MaskSearch,
     ) -> None:
         super().__init__()
         self.tasks = tuple(task.name for task in schema.tasks)
-        self.encoder = FeatureEncoder(schema, embedding_dim)
-        self.trunk = ParallelMLP(1, self.encoder.width, hidden, dropout=dropout)
-        self.towers = Towers(len(self.tasks), self.trunk.n_out, tower, dropout=dropout)
-        self.step, self.masked_step = step, masked_step
+        self.encoder = encoder
+        self.trunk = ParallelMLP(1, encoder.width, config.hidden, dropout=config.dropout)
+        self.towers = Towers(
+            len(self.tasks), self.trunk.n_out, config.tower, dropout=config.dropout, heads=heads
+        )
+        self.step, self.masked_step = config.step, config.masked_step
         self.search = search
-        self.parts = tuple(masked)
+        self.parts = config.masked
         self.keep = nn.Module()
         for name, parameter in self.masked().items():
             shape = parameter.shape if name == "embedding" else parameter.shape[1:]
@@ -106,8 +104,8 @@ class NCS(SharingStrategy):
             found.append(("embedding", self.encoder.table))
         return dict(found)
 
-    def forward(self, features: Features) -> Tensor:
-        """Give the logits `[batch, tasks]`, all masked networks in one pass."""
+    def forward(self, features: Features) -> Output:
+        """Return the logits `[batch, tasks]`, all masked networks in one pass."""
         return self.through(features, self.effective())
 
     def effective(self) -> dict[str, Tensor]:
@@ -116,16 +114,17 @@ class NCS(SharingStrategy):
         layers = {name: p * keep[name] for name, p in self.masked().items() if name != "embedding"}
         return layers | {name: keep[name] for name in keep if name == "embedding"}
 
-    def through(self, features: Features, effective: Mapping[str, Tensor]) -> Tensor:
-        """Give the logits `[batch, tasks]` that other effective weights than the own ones give."""
+    def through(self, features: Features, effective: Mapping[str, Tensor]) -> Output:
+        """Return the logits `[batch, tasks]` under other effective weights than the own ones."""
         encoded = self.encoder(features, keep=effective.get("embedding"))  # [(tasks,) batch, width]
         weights = [effective.get(f"trunk_{i}", w) for i, w in enumerate(self.trunk.weights)]
         biases = [effective.get(f"trunk_{i}_bias", b) for i, b in enumerate(self.trunk.biases)]
         dropout = self.trunk.dropout if self.training else 0.0
         hidden = parallel_mlp(encoded, weights, biases, dropout=dropout)  # [tasks, batch, out]
         replaced = {_tower_parameter(n): w for n, w in effective.items() if n.startswith("tower_")}
-        logits: Tensor = functional_call(self.towers, replaced, (hidden,))
-        return logits
+        output: Output = functional_call(self.towers, replaced, (hidden,))
+        # Under masks over the table every task reads a representation of its own.
+        return output._replace(shared=None if "embedding" in effective else encoded)
 
     def prepare(self, lab: Lab) -> None:
         """Find the masks; the search leaves the weights to start from."""
@@ -207,13 +206,9 @@ class NCS(SharingStrategy):
 
 
 class TaskAlone(SharingStrategy):
-    """One task's masked network: the same weights, without the other tasks' passes.
+    """One task's masked network: the same weights, without the other tasks' passes."""
 
-    Which task it is stands in a tensor, so that networks of several tasks have the same code and
-    can be trained as one program.
-    """
-
-    place: Tensor
+    stackable = True
     is_own: Tensor
 
     def __init__(self, ncs: NCS, task: int) -> None:
@@ -221,23 +216,20 @@ class TaskAlone(SharingStrategy):
         self.ncs = ncs
         self.task = task
         device = ncs.encoder.table.device
-        self.register_buffer("place", torch.tensor([task], device=device), persistent=False)
         is_own = torch.arange(len(ncs.tasks), device=device) == task
         self.register_buffer("is_own", is_own, persistent=False)
 
-    def forward(self, features: Features) -> Tensor:
-        """Give the logits `[batch, tasks]`; those of the other tasks are 0."""
+    def forward(self, features: Features) -> Output:
+        """Return the logits `[batch, tasks]`; those of the other tasks are 0."""
         effective = self.ncs.effective()
         own = {name: self._own(name, weight) for name, weight in effective.items()}
-        return torch.where(self.is_own, self.ncs.through(features, own), 0.0)
+        output = self.ncs.through(features, own)
+        extra = {name: torch.where(self.is_own, v, 0.0) for name, v in output.extra.items()}
+        return Output(torch.where(self.is_own, output.logits, 0.0), extra)
 
     def _own(self, name: str, weight: Tensor) -> Tensor:
         """What this task reads of a layer, `[1, ...]`; the towers go all, being read by one."""
-        if name.startswith("tower_"):
-            return weight
-        if name == "embedding":  # a view: the mask of a whole table is not to be copied
-            return weight[self.task : self.task + 1]
-        return weight.index_select(0, self.place)
+        return weight if name.startswith("tower_") else weight[self.task : self.task + 1]
 
     def moving(self) -> Moving:
         """A weight may move where this task keeps it."""

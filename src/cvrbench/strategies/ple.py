@@ -16,9 +16,10 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
+from cvrbench.config.model import PLEConfig
 from cvrbench.data.batches import Features
 from cvrbench.data.schema import Schema
-from cvrbench.nn import FeatureEncoder, Gates, ParallelMLP, Towers, mix
+from cvrbench.nn import FeatureEncoder, Gates, Output, ParallelMLP, Towers, mix
 from cvrbench.strategies.base import SharingStrategy
 from cvrbench.strategies.gates import GateFacts, gate_facts
 
@@ -89,46 +90,43 @@ class Extraction(nn.Module):
 class PLE(SharingStrategy):
     """Shared and task-specific experts in levels."""
 
+    stackable = True
+
     def __init__(
         self,
+        config: PLEConfig,
         schema: Schema,
-        *,
-        embedding_dim: int,
-        levels: int,
-        n_shared_experts: int,
-        n_specific_experts: int,
-        hidden: Sequence[int],
-        tower: Sequence[int],
-        dropout: float,
+        encoder: FeatureEncoder,
+        heads: Sequence[str],
     ) -> None:
         super().__init__()
-        n_tasks = len(schema.tasks)
         self.tasks = [task.name for task in schema.tasks]
-        self.own = [[f"{task}_{e}" for e in range(n_specific_experts)] for task in self.tasks]
-        self.common = [f"shared_{e}" for e in range(n_shared_experts)]
-        self.encoder = FeatureEncoder(schema, embedding_dim)
-        width = hidden[-1] if hidden else self.encoder.width
+        n_tasks = len(self.tasks)
+        self.own = [[f"{t}_{e}" for e in range(config.n_specific_experts)] for t in self.tasks]
+        self.common = [f"shared_{e}" for e in range(config.n_shared_experts)]
+        self.encoder = encoder
+        width = config.hidden[-1] if config.hidden else encoder.width
         self.levels = nn.ModuleList(
             Extraction(
                 n_tasks,
-                self.encoder.width if level == 0 else width,
-                hidden,
-                n_shared=n_shared_experts,
-                n_specific=n_specific_experts,
-                shared_gate=level < levels - 1,
-                dropout=dropout,
+                encoder.width if level == 0 else width,
+                config.hidden,
+                n_shared=config.n_shared_experts,
+                n_specific=config.n_specific_experts,
+                shared_gate=level < config.levels - 1,
+                dropout=config.dropout,
             )
-            for level in range(levels)
+            for level in range(config.levels)
         )
-        self.towers = Towers(n_tasks, width, tower, dropout=dropout)
+        self.towers = Towers(n_tasks, width, config.tower, dropout=config.dropout, heads=heads)
 
-    def forward(self, features: Features) -> Tensor:
-        """Give the logits `[batch, tasks]`."""
-        x = self.encoder(features)  # [batch, width]
+    def forward(self, features: Features) -> Output:
+        """Return the logits `[batch, tasks]`."""
+        x = encoded = self.encoder(features)  # [batch, width]
         for level in self.levels:
             x = level(x)
-        logits: Tensor = self.towers(x)  # x: [tasks, batch, out]
-        return logits
+        output: Output = self.towers(x)  # x: [tasks, batch, out]
+        return output._replace(shared=encoded)
 
     def gate_facts(self, features: Features) -> list[GateFacts]:
         """Say what the tasks' gates do on a batch at every level, and the shared path's."""

@@ -5,33 +5,34 @@ logit_t = h_t( f( e(x) ) )
 
 from collections.abc import Sequence
 
-from torch import Tensor
-
+from cvrbench.config.model import SharedBottomConfig
 from cvrbench.data.batches import Features
 from cvrbench.data.schema import Schema
-from cvrbench.nn import FeatureEncoder, ParallelMLP, Towers
+from cvrbench.nn import FeatureEncoder, Output, ParallelMLP, Towers
 from cvrbench.strategies.base import SharingStrategy
 
 
 class SharedBottom(SharingStrategy):
     """Common embeddings and trunk, own tower per task."""
 
+    stackable = True
+
     def __init__(
         self,
+        config: SharedBottomConfig,
         schema: Schema,
-        *,
-        embedding_dim: int,
-        hidden: Sequence[int],
-        tower: Sequence[int],
-        dropout: float,
+        encoder: FeatureEncoder,
+        heads: Sequence[str],
     ) -> None:
         super().__init__()
-        self.encoder = FeatureEncoder(schema, embedding_dim)
-        self.trunk = ParallelMLP(1, self.encoder.width, hidden, dropout=dropout)
-        self.towers = Towers(len(schema.tasks), self.trunk.n_out, tower, dropout=dropout)
+        self.encoder = encoder
+        self.trunk = ParallelMLP(1, encoder.width, config.hidden, dropout=config.dropout)
+        self.towers = Towers(
+            len(schema.tasks), self.trunk.n_out, config.tower, dropout=config.dropout, heads=heads
+        )
 
-    def forward(self, features: Features) -> Tensor:
-        """Give the logits `[batch, tasks]`."""
-        shared = self.trunk(self.encoder(features))  # [1, batch, out]
-        logits: Tensor = self.towers(shared)
-        return logits
+    def forward(self, features: Features) -> Output:
+        """Return the logits `[batch, tasks]`."""
+        encoded = self.encoder(features)  # [batch, width]
+        output: Output = self.towers(self.trunk(encoded))  # trunk: [1, batch, out]
+        return output._replace(shared=encoded)

@@ -8,34 +8,35 @@ as parallel networks without a common weight, so the result equals separate trai
 
 from collections.abc import Sequence
 
-from torch import Tensor
-
+from cvrbench.config.model import SingleTaskConfig
 from cvrbench.data.batches import Features
 from cvrbench.data.schema import Schema
-from cvrbench.nn import FeatureEncoder, ParallelMLP, Towers
+from cvrbench.nn import FeatureEncoder, Output, ParallelMLP, Towers
 from cvrbench.strategies.base import SharingStrategy
 
 
 class SingleTask(SharingStrategy):
     """Own embeddings, trunk and tower per task."""
 
+    stackable = True
+
     def __init__(
         self,
+        config: SingleTaskConfig,
         schema: Schema,
-        *,
-        embedding_dim: int,
-        hidden: Sequence[int],
-        tower: Sequence[int],
-        dropout: float,
+        encoder: FeatureEncoder,
+        heads: Sequence[str],
     ) -> None:
         super().__init__()
         n_tasks = len(schema.tasks)
-        self.encoder = FeatureEncoder(schema, embedding_dim, copies=n_tasks)
-        self.trunks = ParallelMLP(n_tasks, self.encoder.width, hidden, dropout=dropout)
-        self.towers = Towers(n_tasks, self.trunks.n_out, tower, dropout=dropout)
+        self.encoder = encoder  # a table per task
+        self.trunks = ParallelMLP(n_tasks, encoder.width, config.hidden, dropout=config.dropout)
+        self.towers = Towers(
+            n_tasks, self.trunks.n_out, config.tower, dropout=config.dropout, heads=heads
+        )
 
-    def forward(self, features: Features) -> Tensor:
-        """Give the logits `[batch, tasks]`."""
+    def forward(self, features: Features) -> Output:
+        """Return the logits `[batch, tasks]`."""
         encoded = self.encoder(features)  # [tasks, batch, width]
-        logits: Tensor = self.towers(self.trunks(encoded))
-        return logits
+        output: Output = self.towers(self.trunks(encoded))
+        return output

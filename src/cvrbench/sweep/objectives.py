@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cvrbench.config.schema import Config, WeightedConfig
+from cvrbench.config.balancing import WeightedConfig
+from cvrbench.config.schema import Config
 from cvrbench.config.study import Study
 from cvrbench.config.sweep import SIZES
 from cvrbench.data.schema import Task

@@ -5,20 +5,20 @@ and knows no strategy by name.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from cvrbench.config.schema import TrainerConfig
 from cvrbench.data.batches import Batch, Rows
 from cvrbench.rng import derive
-from cvrbench.strategies.base import Moving, SharingStrategy, Turn
+from cvrbench.strategies.base import SharingStrategy
 from cvrbench.training.compiled import forward_of
-from cvrbench.training.schedule import count_steps, evaluation_steps
+from cvrbench.training.schedule import count_steps, evaluation_steps, rate_factor
+from cvrbench.training.step import Forward, train_step, updates_of
 from cvrbench.training.under_way import FitResult, Outside, Task, UnderWay, result_of
 
 
@@ -53,7 +53,7 @@ def fit(
     state = training.state
     batches = train.batches(config.batch_size, seed, epoch=state.epoch, step=state.step_in_epoch)
     with forward_of(network, compiled=config.compile) as forward, closing(batches):
-        _Steps(training, forward, network.turns()).take(batches, epochs)
+        _Steps(training, forward).take(batches, epochs)
     return training.finish()
 
 
@@ -62,8 +62,7 @@ class _Steps:
     """The steps of one training."""
 
     training: UnderWay
-    forward: Callable[..., Tensor]
-    turns: tuple[Turn, ...]
+    forward: Forward
 
     def take(self, batches: Iterator[Batch], epochs: float) -> None:
         training = self.training
@@ -72,12 +71,24 @@ class _Steps:
         total_steps = count_steps(len(training.train), config.batch_size, epochs)
         evaluate_at = evaluation_steps(n_steps, config.evaluations_per_epoch)
         loss_sum = torch.zeros((), device=training.train.device)
+        updates = updates_of(network, training.task.balancing)
         clock = time.monotonic()
         network.train()
         while state.step < total_steps:
             while state.step_in_epoch < n_steps and state.step < total_steps:
                 batch = next(batches)
-                loss_sum += self._step(batch)
+                factor = rate_factor(config.schedule, state.step + 1, total_steps)
+                training.optimizers.set_rate(factor)
+                loss_sum += train_step(
+                    network,
+                    training.task.objective,
+                    training.task.balancing,
+                    batch,
+                    training.optimizers,
+                    updates=updates,
+                    forward=self.forward,
+                    bf16=config.precision == "bf16",
+                )
                 state.advance(len(batch.labels))
                 settled = network.after_step(state.step)
                 last = settled or state.step == total_steps
@@ -99,34 +110,6 @@ class _Steps:
                 if stop:
                     raise training.interrupted()
             state.epoch, state.step_in_epoch = state.epoch + 1, 0
-
-    def _step(self, batch: Batch) -> Tensor:
-        """One optimiser step on all tasks, or one per turn of the network's."""
-        weights = self.training.task.loss_weights
-        if not self.turns:
-            return self._descend(batch, weights, None)
-        total = torch.zeros((), device=weights.device)
-        for turn in self.turns:
-            if turn.task is None:
-                total += self._descend(batch, weights, turn.moving)
-            elif weights[turn.task] > 0:
-                alone = torch.zeros_like(weights)
-                alone[turn.task] = weights[turn.task]
-                total += self._descend(batch, alone, turn.moving)
-        return total
-
-    def _descend(self, batch: Batch, weights: Tensor, moving: Moving | None) -> Tensor:
-        training, bf16 = self.training, self.training.config.precision == "bf16"
-        with torch.autocast(batch.labels.device.type, torch.bfloat16, enabled=bf16):
-            logits = self.forward(batch.features)
-        losses = training.task.objective.losses(logits.float(), batch.labels, batch.weights)
-        loss = (losses * weights).sum()
-        if (penalty := training.network.penalty()) is not None:
-            loss = loss + penalty
-        training.optimizers.zero_grad()
-        loss.backward()
-        training.optimizers.step(moving)
-        return loss.detach()
 
 
 def get_rng() -> dict[str, Any]:

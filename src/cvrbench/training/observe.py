@@ -34,6 +34,7 @@ from cvrbench.nn import FeatureEncoder
 from cvrbench.objectives import Objective
 from cvrbench.rng import derive
 from cvrbench.strategies.base import SharingStrategy
+from cvrbench.training.step import task_losses
 
 OBSERVED_SHARE, FEWEST_ROWS, MOST_ROWS = 0.015, 512, 16384
 """Rows of a probe to those trained on between two looks, which bounds what looking costs."""
@@ -150,8 +151,7 @@ def _gradients(
 ) -> list[tuple[Tensor | None, ...]]:
     """Each task's gradient in every parameter, None where it does not reach it."""
     with torch.enable_grad():
-        logits = network(batch.features).float()
-        losses = objective.losses(logits, batch.labels, batch.weights)
+        _, losses = task_losses(network, objective, batch)
         return [
             torch.autograd.grad(
                 loss, parameters, retain_graph=task + 1 < len(losses), allow_unused=True

@@ -5,6 +5,7 @@ the table has an optimiser that touches only the rows in the batch. Its state is
 table at most, its step is not.
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, assert_never
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from cvrbench.balancing import Balancing
 from cvrbench.config.schema import TrainerConfig
 from cvrbench.nn import FeatureEncoder
 from cvrbench.nn.lookup import gather_rows, summed_rows
@@ -59,7 +61,7 @@ class MaskedAdamW(_Undecorated):
 
     def __init__(
         self,
-        params: Iterable[nn.Parameter],
+        params: Iterable[nn.Parameter] | Sequence[dict[str, Any]],
         *,
         lr: float,
         weight_decay: float,
@@ -187,30 +189,52 @@ class LazyAdam(_Undecorated):
                 table.index_copy_(0, rows, old.add_(step))
 
 
-@dataclass(frozen=True)
+@dataclass
 class Optimizers:
-    """The optimisers that together own every parameter of a network."""
+    """The optimisers that together own every parameter of a network and its balancing."""
 
     dense: Optimizer
     table: Optimizer
     masked: tuple[tuple[nn.Parameter, Tensor, float], ...]
     """Parameters with excluded entries, where they may move, and their decay per step."""
+    clip_norm: float | None = None
+    """Largest norm of the dense weights' gradient."""
+    stacked: bool = False
+    """Whether the leading dimension of dense weights are replicas, each with a norm of its own."""
+    factor: float = 1.0
+    """What the learning rates are multiplied by now."""
+
+    def __post_init__(self) -> None:
+        """Note the rates that the schedule is a factor of."""
+        self.rates = [[g["lr"] for g in o.param_groups] for o in (self.dense, self.table)]
 
     def zero_grad(self) -> None:
         """Drop all gradients."""
         for optimizer in (self.dense, self.table):
             optimizer.zero_grad(set_to_none=True)
 
+    def set_rate(self, factor: float) -> None:
+        """Multiply the learning rates, and the decay that goes with them, from now on."""
+        if factor == self.factor:
+            return
+        self.factor = factor
+        for optimizer, rates in zip((self.dense, self.table), self.rates, strict=True):
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * factor
+
     @torch.no_grad()
     def step(self, moving: Moving | None = None) -> None:
-        """Decay and update; entries that no mask keeps stay exactly where they are.
+        """Clip, decay and update; entries that no mask keeps stay exactly where they are.
 
         Args:
             moving: Confines this step (a turn's) further; None where it does not.
         """
+        if self.clip_norm is not None:
+            parameters = [p for group in self.dense.param_groups for p in group["params"]]
+            clip(parameters, self.clip_norm, stacked=self.stacked)
         for parameter, anywhere, decay in self.masked:
             if decay:
-                parameter.mul_(1 - decay * anywhere)
+                parameter.mul_(1 - self.factor * decay * anywhere)
         if moving is not None:
             for optimizer in (self.dense, self.table):
                 if isinstance(optimizer, MaskedAdamW | RowwiseAdagrad | LazyAdam):
@@ -226,13 +250,17 @@ class Optimizers:
         """Restore what `state_dict` gave."""
         for optimizer, state in zip((self.dense, self.table), states, strict=True):
             optimizer.load_state_dict(state)
+        self.factor = math.nan  # of whatever step the state is: the next `set_rate` sets them
 
 
-def build_optimizers(network: SharingStrategy, config: TrainerConfig) -> Optimizers:
-    """Give a dense optimiser (AdamW) and one for the embedding tables.
+def build_optimizers(
+    network: SharingStrategy, config: TrainerConfig, balancing: Balancing, *, stacked: bool = False
+) -> Optimizers:
+    """Return a dense optimiser (AdamW) and one for the embedding tables.
 
     Tables are the parameters of the network's `FeatureEncoder`s; whether their gradient is
-    sparse is set here, because the optimiser decides it.
+    sparse is set here, because the optimiser decides it. Parameters of the balancing are dense and
+    without weight decay, which would pull the tasks' weights to a value of its own.
     """
     encoders = [module for module in network.modules() if isinstance(module, FeatureEncoder)]
     for encoder in encoders:
@@ -245,18 +273,40 @@ def build_optimizers(network: SharingStrategy, config: TrainerConfig) -> Optimiz
     table = _table_optimizer(tables, config)
     if isinstance(table, RowwiseAdagrad | LazyAdam):
         table.moving = moving
+    learned = {"params": [*balancing.parameters()], "weight_decay": 0.0}
     if any(turn.moving is not None for turn in network.turns()):
-        masked_adamw = MaskedAdamW(dense, lr=lr, weight_decay=decay)
+        parts = [group for group in ({"params": dense}, learned) if group["params"]]
+        masked_adamw = MaskedAdamW(parts, lr=lr, weight_decay=decay)
         masked_adamw.anywhere = moving
-        return Optimizers(masked_adamw, table, ())
+        return Optimizers(masked_adamw, table, (), config.clip_norm, stacked)
     # AdamW would shrink excluded weights too, so theirs is applied apart, by mask.
     masked = tuple((p, where, lr * decay) for p, where in moving.items() if id(p) not in ids)
     groups: list[dict[str, Any]] = [
         {"params": [p for p in dense if p not in moving], "weight_decay": decay},
         {"params": [p for p, *_ in masked], "weight_decay": 0.0},
+        learned,
     ]
     groups = [group for group in groups if group["params"]]
-    return Optimizers(AdamW(groups, lr=lr, fused=True), table, masked)
+    adamw = AdamW(groups, lr=lr, fused=True)
+    return Optimizers(adamw, table, masked, config.clip_norm, stacked)
+
+
+def clip(parameters: Sequence[nn.Parameter], norm: float, *, stacked: bool) -> None:
+    """Scale gradients down in place where their common norm is larger (Pascanu et al., ICML 2013).
+
+    Args:
+        parameters: All dense weights; of a stack with the replicas as the first dimension.
+        norm: The largest that is left as it is.
+        stacked: Whether each replica has a norm of its own.
+    """
+    if not stacked:
+        torch.nn.utils.clip_grad_norm_(parameters, norm)
+        return
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    squares = torch.stack([g.flatten(1).square().sum(dim=1) for g in gradients])
+    scale = (norm / (squares.sum(dim=0).sqrt() + 1e-6)).clamp(max=1)  # the constant is torch's
+    for gradient in gradients:
+        gradient.mul_(scale.view(-1, *[1] * (gradient.dim() - 1)))
 
 
 def _table_optimizer(tables: Sequence[nn.Parameter], config: TrainerConfig) -> Optimizer:

@@ -7,7 +7,8 @@ import numpy.typing as npt
 import torch
 
 from cvrbench.data.batches import Rows
-from cvrbench.objectives import Objective, Probabilities
+from cvrbench.objectives import Objective
+from cvrbench.objectives import Predictions as Probabilities
 from cvrbench.strategies.base import SharingStrategy
 
 CPU = torch.device("cpu")
@@ -60,7 +61,7 @@ def _predict(
     conditional, joint = torch.empty(shape, dtype=torch.float64, device=place).mT
     start = 0
     for batch in split.in_order(batch_size):
-        found = objective.probabilities(network(batch.features))
+        found = objective.predictions(network(batch.features))
         rows = slice(start, start + len(batch.labels))
         conditional[rows] = found.conditional
         joint[rows] = found.joint

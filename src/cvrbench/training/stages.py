@@ -14,14 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cvrbench.balancing import loss_weights
+from cvrbench.balancing import Balancing, build_balancing, trained_tasks, untied
+from cvrbench.config.balancing import BalancingConfig, EqualConfig
 from cvrbench.config.schema import Config
 from cvrbench.data.batches import Batch
 from cvrbench.data.dataset import Dataset
 from cvrbench.data.label_subsampling import label_weights, scarce_task
 from cvrbench.data.verification import Trust, Verification
 from cvrbench.evaluation import counts, selection_score
-from cvrbench.objectives import Objective, alone
+from cvrbench.nn import Output
+from cvrbench.objectives import Objective
 from cvrbench.strategies.base import SharingStrategy, Training
 from cvrbench.training.checkpoint import StageFiles
 from cvrbench.training.effort import effort_of
@@ -81,9 +83,7 @@ class Stages:
             self.config.trainer, self.dataset, self.device, self.label_weights, self.company
         )
         self.watch = Watch(schema, self.answers, self.device)
-        self.weights = loss_weights(self.config.balancing, self.tasks).to(self.device)
-        weighed = zip(self.tasks, self.weights.tolist(), strict=True)
-        self.trained = tuple(name for name, weight in weighed if weight > 0)
+        self.trained = trained_tasks(self.config.balancing, self.tasks)
 
     @property
     def seed(self) -> int:
@@ -97,7 +97,7 @@ class Stages:
     def _request(self, training: Training) -> FitRequest:
         """Bind a training to this run, as its next stage."""
         chosen = self._chosen(training)
-        objective = alone(self.objective) if training.apart else self.objective
+        objective = self.objective.per_task() if training.apart else self.objective
 
         def mean_auc(predictions: Predicted) -> tuple[float, dict[str, float | None]]:
             found = self.watch.score(predictions, ("auc",))
@@ -105,7 +105,7 @@ class Stages:
             return value, found.metrics
 
         predict = self.watch.predict_for(("auc",))
-        task = Task(objective, self._loss_weights(training), mean_auc, predict)
+        task = Task(objective, self._balancing(training), mean_auc, predict)
         outside = Outside(training.label, *self._ties())
         return self._bound(training.network, task, outside, training.epochs)
 
@@ -114,10 +114,14 @@ class Stages:
         asked = self.trained if training.tasks is None else tuple(training.tasks)
         return asked if training.is_of_one else tuple(n for n in asked if n in self.trained)
 
-    def _loss_weights(self, training: Training) -> Tensor:
-        chosen = self._chosen(training)
-        wanted = torch.tensor([float(name in chosen) for name in self.tasks], device=self.device)
-        return wanted if training.is_of_one else wanted * self.weights
+    def _balancing(self, training: Training) -> Balancing:
+        """Build the balancing of a search's training, in which one task alone counts as it is."""
+        config: BalancingConfig = self.config.balancing
+        if training.is_of_one:
+            config = EqualConfig(kind="equal")
+        elif training.apart:
+            config = untied(config)
+        return build_balancing(config, self.tasks, self._chosen(training)).to(self.device)
 
     def finish(self, network: SharingStrategy) -> FitResult:
         """Train on all tasks, validation choosing by `protocol.selection`: the run's last stage."""
@@ -129,7 +133,9 @@ class Stages:
             value = selection_score(found.metrics, self.trained, selection, found.undefined)
             return value, found.metrics
 
-        task = Task(self.objective, self.weights, chosen, self.watch.predict_for(kinds))
+        balancing = build_balancing(self.config.balancing, self.tasks, self.trained)
+        predict = self.watch.predict_for(kinds)
+        task = Task(self.objective, balancing.to(self.device), chosen, predict)
         n_rows = probe_rows(len(self.train_rows) / self.config.trainer.evaluations_per_epoch)
         probe = Probe.draw(
             self.train_rows, self.objective, self.tasks, seed=self.seed, n_rows=n_rows
@@ -149,9 +155,9 @@ class Stages:
                 self.probed += len(batch.labels)
                 yield batch
 
-    def losses(self, logits: Tensor, batch: Batch) -> Tensor:
+    def losses(self, output: Output, batch: Batch) -> Tensor:
         """Loss of each task in its own space, `[tasks]` (`strategies.base.Lab`)."""
-        return alone(self.objective).losses(logits.float(), batch.labels, batch.weights)
+        return self.objective.per_task().losses(output.float(), batch)
 
     def learnt(self) -> dict[str, dict[str, int]]:
         """Count the training rows and positives of every space, without hidden labels."""
@@ -219,8 +225,8 @@ class Stages:
         return result
 
     def _key(self, training: Training) -> str:
-        chosen, weights = self._chosen(training), self._loss_weights(training).tolist()
-        how = [training.label, training.epochs, list(chosen), weights, training.apart]
+        chosen = self._chosen(training)
+        how = [training.label, training.epochs, list(chosen), training.apart]
         same = conditions(self.config, self.dataset.schema.fingerprint, self.scarce, self.device)
         settings = {**same, "training": [*how, dict(training.depends or {})]}
         return training_key(training.network.state_dict(), settings)

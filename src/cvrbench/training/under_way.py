@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor
 
+from cvrbench.balancing import Balancing
 from cvrbench.config.schema import TrainerConfig
 from cvrbench.data.batches import Rows
 from cvrbench.errors import RunError, RunInterrupted
@@ -33,11 +34,10 @@ Metrics = dict[str, float | None]
 
 
 class Task(NamedTuple):
-    """What is optimised: losses, their weights, and how validation is scored."""
+    """What is optimised, and how validation is scored."""
 
     objective: Objective
-    loss_weights: Tensor
-    """`[tasks]`; 0 leaves a task out."""
+    balancing: Balancing
     score: Callable[[Any], tuple[float, Metrics]]
     """What `predict` gives of validation -> the number that is maximised, and every metric."""
     predict: Callable[..., Predicted] = predict
@@ -129,13 +129,14 @@ class UnderWay:
         Returns:
             The training, and where the random state was when it was saved, None if it begins.
         """
-        optimizers = build_optimizers(network, config)
+        optimizers = build_optimizers(network, config, task.balancing)
         state, best = State(), copy_weights(network)
         if saved is None:
             return cls(network, optimizers, train, valid, task, config, outside, state, best), None
         state = State(**saved["state"])
         _copy_into(best, saved["best"])
         network.load_state_dict(saved["network"])
+        task.balancing.load_state_dict(saved["balancing"])
         optimizers.load_state_dict(saved["optimizers"])
         begun = cls(network, optimizers, train, valid, task, config, outside, state, best)
         return begun, saved["rng"]
@@ -202,6 +203,7 @@ class UnderWay:
         return {
             **self.ended(),
             "network": {n: _by_itself(t) for n, t in self.network.state_dict().items()},
+            "balancing": {n: _by_itself(t) for n, t in self.task.balancing.state_dict().items()},
             "optimizers": self.optimizers.state_dict(),
             "rng": rng,
         }

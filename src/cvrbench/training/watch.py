@@ -11,7 +11,7 @@ from cvrbench.data.dataset import Split
 from cvrbench.data.schema import Schema
 from cvrbench.evaluation import Scores, score
 from cvrbench.metrics import on_tensors
-from cvrbench.objectives import Probabilities
+from cvrbench.objectives import Predictions as Probabilities
 from cvrbench.spaces import SpaceOf
 from cvrbench.training.predict import Predicted, predict, predict_there
 

@@ -16,6 +16,7 @@ from cvrbench.errors import RunError
 from cvrbench.masks.drawn import random_scores
 from cvrbench.masks.ranking import keep_best
 from cvrbench.masks.regrow import END, regrow, share_at
+from cvrbench.nn import Output
 from cvrbench.rng import derive
 from cvrbench.strategies.base import Lab, Moving, SharingStrategy, Training, Turn
 from cvrbench.strategies.ncs import NCS
@@ -59,8 +60,8 @@ class Evolving(SharingStrategy):
             self.used.register_buffer(name, where.clone())
         self.effective: dict[str, Tensor] = {}
 
-    def forward(self, features: Features) -> Tensor:
-        """Give the logits `[batch, tasks]`."""
+    def forward(self, features: Features) -> Output:
+        """Return the logits `[batch, tasks]`."""
         effective = self.ncs.effective()
         if self.growth == "gradient" and torch.is_grad_enabled():
             # Dense: theta * M_t has a gradient where M_t is 0, too.

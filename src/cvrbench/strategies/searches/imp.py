@@ -22,6 +22,7 @@ from cvrbench.config.ncs import NCSConfig
 from cvrbench.data.batches import Features
 from cvrbench.masks.mask_set import MaskSet
 from cvrbench.masks.ranking import keep_best
+from cvrbench.nn import Output
 from cvrbench.strategies.base import Lab, Moving, SharingStrategy, Training
 from cvrbench.strategies.ncs import NCS, TaskAlone
 from cvrbench.strategies.searches.candidates import (
@@ -130,6 +131,7 @@ def _merge(tasks: tuple[str, ...], found: Sequence[Candidate]) -> Candidate:
 class Settling(SharingStrategy):
     """A search's network, whose training may end when the mask to be cut stops changing."""
 
+    stackable = True
     last: Tensor
     looked: Tensor
 
@@ -149,10 +151,10 @@ class Settling(SharingStrategy):
         self.register_buffer("last", ncs.masks.flat()[self.tasks])
         self.register_buffer("looked", torch.zeros((), dtype=torch.bool))
 
-    def forward(self, features: Features) -> Tensor:
-        """Give the network's logits `[batch, tasks]`."""
-        logits: Tensor = self.network(features)
-        return logits
+    def forward(self, features: Features) -> Output:
+        """Return the network's output, `[batch, tasks]`."""
+        output: Output = self.network(features)
+        return output
 
     def moving(self) -> Moving:
         """As the network."""

@@ -25,6 +25,7 @@ from cvrbench.masks.gates import (
 )
 from cvrbench.masks.mask_set import OWNED, MaskSet
 from cvrbench.masks.ranking import keep_best
+from cvrbench.nn import Output
 from cvrbench.strategies.base import Lab, SharingStrategy, Training
 from cvrbench.strategies.ncs import NCS
 from cvrbench.strategies.searches.candidates import Candidate, ranked, schedule
@@ -68,11 +69,12 @@ class Gated(SharingStrategy):
         )
         self.register_buffer("n_steps", torch.zeros((), dtype=torch.long))
 
-    def forward(self, features: Features) -> Tensor:
-        """Give the logits `[batch, tasks]` that the gated weights give."""
+    def forward(self, features: Features) -> Output:
+        """Return the logits `[batch, tasks]` under gated weights, and how far the budgets are."""
         gates = self.gates() if self.training else self.cut().keep
         gated = {name: w * gates[name] for name, w in self.ncs.effective().items()}
-        return self.ncs.through(features, gated)
+        penalty = self._penalty() if self.training else None
+        return self.ncs.through(features, gated)._replace(penalty=penalty)
 
     def logits(self) -> dict[str, Tensor]:
         """The gates' logits, layer -> `[tasks, in, out]`."""
@@ -91,7 +93,7 @@ class Gated(SharingStrategy):
         """The masks of the final density that the gates would yield now."""
         return keep_best(self.logits(), self.ncs.masks, self.density, self.config.scope)
 
-    def penalty(self) -> Tensor:
+    def _penalty(self) -> Tensor:
         """Squared distance from the budgets as they are at this step."""
         opens = self.open()
         progress = self.n_steps / (ANNEALED * self.steps)

@@ -12,12 +12,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from cvrbench.config.schema import TrainerConfig
-from cvrbench.data.batches import Rows, SplitTensors
+from cvrbench.data.batches import SplitTensors
 from cvrbench.rng import derive
 from cvrbench.strategies.base import SharingStrategy
 from cvrbench.training.fit import get_rng
-from cvrbench.training.schedule import count_steps, evaluation_steps
+from cvrbench.training.schedule import count_steps, evaluation_steps, rate_factor
 from cvrbench.training.together.program import Program
 from cvrbench.training.together.request import FitRequest
 from cvrbench.training.together.stack import can_stack
@@ -49,8 +48,7 @@ def fit_together(requests: Sequence[FitRequest]) -> list[Trained]:
     members = {
         n: Member(request, request.outside.files.under_way())
         for n, request in enumerate(requests)
-        if is_stackable(request.network, request.train, request.config)
-        and not request.outside.files.finished_file.is_file()
+        if is_stackable(request) and not request.outside.files.finished_file.is_file()
     }
     kinds: dict[Hashable, list[int]] = {}
     for number, member in members.items():
@@ -66,11 +64,11 @@ def fit_together(requests: Sequence[FitRequest]) -> list[Trained]:
     return [trained.get(n) or Trained(_attempt(request)) for n, request in enumerate(requests)]
 
 
-def is_stackable(network: SharingStrategy, rows: Rows, config: TrainerConfig) -> bool:
-    """Whether a training of a network on rows can be part of a program of several."""
-    in_memory = isinstance(rows, SplitTensors)
+def is_stackable(request: FitRequest) -> bool:
+    """Whether a training can be part of a program of several."""
+    in_memory, config = isinstance(request.train, SplitTensors), request.config
     plain = in_memory and config.precision == "fp32" and not config.compile
-    return plain and can_stack(network)
+    return plain and request.task.balancing.stackable and can_stack(request.network)
 
 
 def _attempt(request: FitRequest) -> Ended:
@@ -111,7 +109,7 @@ class Member:
         request = self.request
         weights = request.network.state_dict().items()
         shapes = tuple((name, tuple(t.shape), t.dtype) for name, t in weights)
-        code = type(request.network), request.task.objective.kind
+        code = type(request.network), type(request.task.objective), type(request.task.balancing)
         return code, shapes, request.epochs, len(request.train), self.training.state.step
 
     def count(self, step: int, place: tuple[int, int], *, n_rows: int, seconds: float) -> None:
@@ -190,6 +188,8 @@ class _StackedFit:
     def _step(self, step: int, epoch: int, place: int) -> None:
         begun = time.monotonic()
         index = torch.stack([next(member.indices) for member in self.members])
+        factor = rate_factor(self.config.schedule, step, self.total_steps)
+        self.program.optimizers.set_rate(factor)
         self.loss_sums += self.program.step(index)
         seconds = (time.monotonic() - begun) / len(self.members)
         for member in self.members:
@@ -212,7 +212,7 @@ class _StackedFit:
         stay = [number for number in range(len(self.members)) if number not in over]
         if stay:
             self.program.write_back()
-        self.program.stack.release()
+        self.program.release()
         for number in over:
             member = self.members[number]
             member.indices.close()

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from cvrbench.data.batches import SplitTensors
 from cvrbench.training.optimizers import Optimizers, build_optimizers
+from cvrbench.training.step import train_step
 from cvrbench.training.together.request import FitRequest
-from cvrbench.training.together.stack import Stack
+from cvrbench.training.together.stack import Stack, stack_balancing
 
 States = list[dict[str, Any]]
 """Of a dense optimiser and of one for the tables, as `Optimizers.state_dict` gives them."""
@@ -34,31 +35,35 @@ class Program:
     ) -> None:
         self.own = tuple(own)
         self.stack = Stack([request.network for request in requests], generators)
-        self.optimizers = build_optimizers(self.stack, requests[0].config)
+        self.own_balancing = [request.task.balancing for request in requests]
+        self.balancing = stack_balancing(self.own_balancing)
+        self.optimizers = build_optimizers(
+            self.stack, requests[0].config, self.balancing, stacked=True
+        )
         states = [optimizers.state_dict() for optimizers in own]
         if states[0][0]["state"]:
             self.optimizers.load_state_dict(_join(states))
         self.train = tuple(rows)
-        self.loss_weights = torch.stack([request.task.loss_weights for request in requests])
         self.objective = requests[0].task.objective
 
     def step(self, index: Tensor) -> Tensor:
         """Take one step on the rows `[members, batch]`; give the losses `[members]`."""
-        batch = self.train[0].gather(self.stack.rows_of(index))
-        features, labels = self.stack.take(batch)
-        logits = self.stack(features)
-        losses = self.objective.losses(logits.float(), labels, self._label_weights(index))
-        loss = (losses * self.loss_weights).sum(dim=1)  # [members]
-        self.optimizers.zero_grad()
-        loss.sum().backward()
-        self.optimizers.step()
-        return loss.detach()
+        batch = self.stack.take(self.train[0].gather(self.stack.rows_of(index)))
+        batch = batch._replace(weights=self._label_weights(index))
+        return train_step(self.stack, self.objective, self.balancing, batch, self.optimizers)
 
     def write_back(self) -> None:
         """Bring the members' own optimisers to where they are here."""
         states = self.optimizers.state_dict()
         for number, own in enumerate(self.own):
             own.load_state_dict(_part(states, number, len(self.own)))
+
+    def release(self) -> None:
+        """Give every member tensors of its own again, as they are now."""
+        self.stack.release()
+        for own in self.own_balancing:
+            for tensor in (*own.parameters(), *own.buffers()):
+                tensor.data = tensor.data.clone()
 
     def _label_weights(self, index: Tensor) -> Tensor | None:
         """How much each label counts, `[members, batch, tasks]`."""

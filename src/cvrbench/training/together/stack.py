@@ -17,20 +17,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cvrbench.balancing import Balancing
 from cvrbench.data.batches import Batch, Features
-from cvrbench.nn import FeatureEncoder
+from cvrbench.nn import FeatureEncoder, Output
 from cvrbench.nn.kernels import drawing_from
+from cvrbench.objectives import Objective
 from cvrbench.strategies.base import Moving, SharingStrategy
 
 
 def can_stack(network: SharingStrategy) -> bool:
     """Whether a network can be a member of a stack.
 
-    Not where its loss or its steps are its own: a penalty on the last forward pass, a step per
-    task, a mask over the embeddings, which is looked up by the rows of one table.
+    A strategy says so (`SharingStrategy.stackable`). Not where its steps are its own: a step per
+    task, or a mask over the embeddings, which are looked up by the rows of one table.
     """
     encoders = _encoders(network)
-    plain = type(network).penalty is SharingStrategy.penalty and not network.turns()
+    plain = network.stackable and not network.turns()
     tables = {id(encoder.table) for encoder in encoders.values()}
     return plain and len(encoders) == 1 and not any(id(p) in tables for p in network.moving())
 
@@ -61,14 +63,18 @@ class Stack(SharingStrategy):
         self.slots = [_slot(self.template[0], name) for name in (*self.names, *held)]
         self.run = torch.vmap(self._run_one)
 
-    def forward(self, features: Features) -> Tensor:
-        """Give the logits `[members, batch, tasks]`."""
-        encoded = self.encoder(features)  # [members * copies * batch, width]
+    def forward(self, features: Features) -> Output:
+        """Return the logits `[members, batch, tasks]`."""
+        encoded = self.encoder.look_up(features)  # [members * copies * batch, width]
         encoded = encoded.view(len(self.members), self.copies, -1, encoded.shape[1])
         encoded = encoded.squeeze(1) if self.copies == 1 else encoded
         with drawing_from(self.generators):
-            logits: Tensor = self.run(encoded, *self.dense, *self.held)
-        return logits
+            logits, penalty, extra = self.run(encoded, *self.dense, *self.held)
+        return Output(logits, extra, penalty)
+
+    def auxiliary(self, output: Output, batch: Batch, objective: Objective) -> Tensor | None:
+        """As the members, `[members]`."""
+        return self.members[0].auxiliary(output, batch, objective)
 
     def rows_of(self, index: Tensor) -> Tensor:
         """Say which rows to gather for `forward`: `[members, batch]` -> `[rows]`.
@@ -77,8 +83,8 @@ class Stack(SharingStrategy):
         """
         return index[:, None].expand(-1, self.copies, -1).reshape(-1)
 
-    def take(self, gathered: Batch) -> tuple[Features, Tensor]:
-        """Give what `forward` reads of gathered rows, and the labels `[members, batch, tasks]`."""
+    def take(self, gathered: Batch) -> Batch:
+        """Return all members' batch out of gathered rows, labels `[members, batch, tasks]`."""
         features = gathered.features
         n_tables, n = len(self.members) * self.copies, len(features.rows)
         batch = n // n_tables
@@ -89,7 +95,7 @@ class Stack(SharingStrategy):
             bag_rows=features.bag_rows + shift[features.bag_segments % n],
         )
         labels = gathered.labels.view(len(self.members), self.copies, batch, -1)[:, 0]
-        return features, labels
+        return Batch(features, labels)
 
     def moving(self) -> Moving:
         """As the members, each in its own weights."""
@@ -112,7 +118,9 @@ class Stack(SharingStrategy):
                 tensor.data = tensor.data.clone()
         del self.run  # it holds the stack, whose memory would wait for the garbage collector
 
-    def _run_one(self, encoded: Tensor, *tensors: Tensor) -> Tensor:
+    def _run_one(
+        self, encoded: Tensor, *tensors: Tensor
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Run the common code with one member's weights, in the order of the slots.
 
         They are put where the code looks for them, and stay: nothing else runs it. What
@@ -121,16 +129,37 @@ class Stack(SharingStrategy):
         (template,) = self.template
         for (place, name), tensor in zip(self.slots, tensors, strict=True):
             place[name] = tensor
-        logits: Tensor = template(encoded)
-        return logits
+        output: Output = template(encoded)
+        penalty = output.penalty
+        if penalty is None:
+            penalty = encoded.new_zeros(())
+        return output.logits, penalty, dict(output.extra)
 
 
 class _Given(nn.Module):
-    """Stands in for an encoder whose work is done."""
+    """Stands in for an encoder whose look-up is done."""
+
+    def __init__(self, interaction: nn.Module | None) -> None:
+        super().__init__()
+        self.interaction = interaction
 
     def forward(self, encoded: Tensor, keep: None = None) -> Tensor:
         assert keep is None
+        if self.interaction is not None:
+            encoded = self.interaction(encoded)
         return encoded
+
+
+def stack_balancing(members: Sequence[Balancing]) -> Balancing:
+    """Stack balancing methods: `[members, tasks]`, of which the members' own tensors are views."""
+    stacked = copy.deepcopy(members[0])
+    for name, _ in members[0].named_parameters():
+        place, own_name = _slot(stacked, name)
+        place[own_name] = _stack_parameter(members, name)
+    for name, _ in members[0].named_buffers():
+        place, own_name = _slot(stacked, name)
+        place[own_name] = _stack_buffer(members, name)
+    return stacked
 
 
 def _encoders(network: nn.Module) -> dict[str, FeatureEncoder]:
@@ -143,11 +172,11 @@ def _encoder_of_all(members: Sequence[SharingStrategy], place: str) -> FeatureEn
     tables = [_encoders(member)[place].table.detach() for member in members]
     table = nn.Parameter(torch.cat(tables))
     encoder = copy.deepcopy(first, {id(first.table): table})
-    encoder.copies = 1
+    encoder.copies, encoder.interaction = 1, None
     return encoder
 
 
-def _stack_parameter(members: Sequence[SharingStrategy], name: str) -> nn.Parameter:
+def _stack_parameter(members: Sequence[nn.Module], name: str) -> nn.Parameter:
     own = [member.get_parameter(name) for member in members]
     stacked = nn.Parameter(torch.stack([parameter.detach() for parameter in own]))
     for parameter, now in zip(own, stacked.detach(), strict=True):
@@ -155,7 +184,7 @@ def _stack_parameter(members: Sequence[SharingStrategy], name: str) -> nn.Parame
     return stacked
 
 
-def _stack_buffer(members: Sequence[SharingStrategy], name: str) -> Tensor:
+def _stack_buffer(members: Sequence[nn.Module], name: str) -> Tensor:
     own = [member.get_buffer(name) for member in members]
     stacked = torch.stack(own)
     for buffer, now in zip(own, stacked, strict=True):
@@ -166,7 +195,7 @@ def _stack_buffer(members: Sequence[SharingStrategy], name: str) -> Tensor:
 def _template(member: SharingStrategy, encoder: FeatureEncoder) -> SharingStrategy:
     """The members' common code; it never reads its own weights, so that they are not copied."""
     known: dict[int, object] = {id(p): p for p in (*member.parameters(), *member.buffers())}
-    known[id(encoder)] = _Given()
+    known[id(encoder)] = _Given(copy.deepcopy(encoder.interaction, known))
     return copy.deepcopy(member, known).train()
 
 

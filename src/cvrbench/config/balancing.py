@@ -1,0 +1,28 @@
+"""Configuration of the balancing methods (group `balancing=`): one dataclass per method."""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+from annotated_types import Ge
+
+from cvrbench.config.types import FORBID_EXTRA
+
+
+@dataclass(frozen=True, kw_only=True)
+class EqualConfig:
+    """The plain sum of the tasks' losses."""
+
+    __pydantic_config__: ClassVar = FORBID_EXTRA
+    kind: Literal["equal"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightedConfig:
+    """A weighted sum; `weights` maps a task's name to its weight, 1 for tasks not named."""
+
+    __pydantic_config__: ClassVar = FORBID_EXTRA
+    kind: Literal["weighted"]
+    weights: dict[str, Annotated[float, Ge(0)]]
+
+
+BalancingConfig = EqualConfig | WeightedConfig

@@ -1,0 +1,33 @@
+"""Objectives (group `objective=`): on which rows each task learns, from which label, by which loss.
+
+One module and one dataclass (`config.objective`) each, one `case` here.
+"""
+
+from typing import assert_never
+
+from cvrbench.config.objective import (
+    ClickSpaceConfig,
+    EntireSpaceConfig,
+    ExposureSpaceConfig,
+    ObjectiveConfig,
+)
+from cvrbench.data.schema import Schema
+from cvrbench.objectives.base import Objective, Predictions
+from cvrbench.objectives.click_space import ClickSpace
+from cvrbench.objectives.entire_space import EntireSpace
+from cvrbench.objectives.exposure_space import ExposureSpace
+
+__all__ = ["Objective", "Predictions", "build_objective"]
+
+
+def build_objective(config: ObjectiveConfig, schema: Schema) -> Objective:
+    """Bind an objective to the tasks of a dataset."""
+    match config:
+        case ClickSpaceConfig():
+            return ClickSpace(schema)
+        case EntireSpaceConfig():
+            return EntireSpace(schema)
+        case ExposureSpaceConfig():
+            return ExposureSpace(schema)
+        case _:
+            assert_never(config)

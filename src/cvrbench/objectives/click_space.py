@@ -1,0 +1,23 @@
+"""Every task in its own space: CTR on all exposures, CVR on the clicked ones.
+
+    L_ctr = mean over exposures of BCE(y, s(a)),    L_cvr = mean over clicked rows of BCE(z, s(b))
+
+with labels y (click) and z (conversion), logits a and b, the logistic function s and binary
+cross-entropy BCE. A hidden label leaves its row out of the mean.
+"""
+
+from torch import Tensor
+
+from cvrbench.data.batches import Batch
+from cvrbench.nn.output import Output
+from cvrbench.objectives.base import Objective, binary_cross_entropy, weighted_mean
+
+
+class ClickSpace(Objective):
+    """Each task learns on the rows where all its ancestors' labels are 1."""
+
+    def losses(self, output: Output, batch: Batch) -> Tensor:
+        """Return each task's mean loss in its own space, `[..., tasks]`."""
+        observed = self.observed(batch.labels)
+        loss = binary_cross_entropy(output.logits, batch.labels)
+        return weighted_mean(loss, observed if batch.weights is None else observed * batch.weights)

@@ -1,0 +1,36 @@
+"""Every label on all exposures: the setting of the MMoE and AITM papers.
+
+    L_ctr = mean of BCE(y, s(a)),    L_ctcvr = mean of BCE(z, s(b)),    both on all exposures
+
+The second logit is then that of CTCVR, and CVR follows as the quotient.
+"""
+
+import torch
+from torch import Tensor
+
+from cvrbench.data.batches import Batch
+from cvrbench.nn.output import Output
+from cvrbench.objectives.base import (
+    Objective,
+    Predictions,
+    binary_cross_entropy,
+    mean_over_rows,
+)
+
+
+class ExposureSpace(Objective):
+    """Each task learns its label on all exposures; its logit is of the joint probability."""
+
+    def losses(self, output: Output, batch: Batch) -> Tensor:
+        """Return each task's mean loss over all exposures, `[..., tasks]`."""
+        return mean_over_rows(binary_cross_entropy(output.logits, batch.labels), batch.weights)
+
+    def predictions(self, output: Output) -> Predictions:
+        """Return joint probabilities as predicted, conditional ones as quotients of at most 1."""
+        joint = output.logits.double().sigmoid()
+        parents = [chain[-2] if len(chain) > 1 else None for chain in self.chains]
+        conditional = [
+            joint[..., t] if parent is None else (joint[..., t] / joint[..., parent]).clamp(max=1)
+            for t, parent in enumerate(parents)
+        ]
+        return Predictions(torch.stack(conditional, -1), joint)

@@ -10,7 +10,13 @@ import torch
 
 from cvrbench.balancing.base import Balancing
 from cvrbench.balancing.fixed import Fixed, weights_of
-from cvrbench.config.balancing import BalancingConfig, EqualConfig, WeightedConfig
+from cvrbench.balancing.uncertainty import Uncertainty
+from cvrbench.config.balancing import (
+    BalancingConfig,
+    EqualConfig,
+    UncertaintyConfig,
+    WeightedConfig,
+)
 
 __all__ = ["Balancing", "build_balancing", "trained_tasks", "untied"]
 
@@ -34,6 +40,8 @@ def build_balancing(
             return Fixed(active, torch.ones(len(tasks)))
         case WeightedConfig(weights=weights):
             return Fixed(active, weights_of(weights, tasks))
+        case UncertaintyConfig():
+            return Uncertainty(active)
         case _:
             assert_never(config)
 

@@ -25,4 +25,12 @@ class WeightedConfig:
     weights: dict[str, Annotated[float, Ge(0)]]
 
 
-BalancingConfig = EqualConfig | WeightedConfig
+@dataclass(frozen=True, kw_only=True)
+class UncertaintyConfig:
+    """Weights learned as homoscedastic uncertainty."""
+
+    __pydantic_config__: ClassVar = FORBID_EXTRA
+    kind: Literal["uncertainty"]
+
+
+BalancingConfig = EqualConfig | WeightedConfig | UncertaintyConfig

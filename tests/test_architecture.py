@@ -67,6 +67,7 @@ HOMES = {
     "sqlalchemy": "sweep",
     "submitit": "launch.clusters",
     "tensorboard": "",
+    "torchjd": "balancing.pcgrad",
     "torch": """
         balancing data device experiment launch.job masks memory_estimate
         metrics.on_tensors multiply_adds nn objectives serving strategies threads
@@ -78,7 +79,7 @@ HOMES = {
 }
 """The only modules that may import a heavy package; those below a named package are included."""
 
-OPTIONAL = "cmaes grpc mlflow mysql onnx postgresql ray submitit tensorboard wandb"
+OPTIONAL = "balancing cmaes grpc mlflow mysql onnx postgresql ray submitit tensorboard wandb"
 """Extras that a user installs for one command. What they bring may be missing, so it is imported
 where it is needed, in functions; the other extras are for development and not imported at all."""
 

@@ -10,10 +10,12 @@ import torch
 
 from cvrbench.balancing.base import Balancing
 from cvrbench.balancing.fixed import Fixed, weights_of
+from cvrbench.balancing.pcgrad import PCGrad
 from cvrbench.balancing.uncertainty import Uncertainty
 from cvrbench.config.balancing import (
     BalancingConfig,
     EqualConfig,
+    PCGradConfig,
     UncertaintyConfig,
     WeightedConfig,
 )
@@ -42,6 +44,8 @@ def build_balancing(
             return Fixed(active, weights_of(weights, tasks))
         case UncertaintyConfig():
             return Uncertainty(active)
+        case PCGradConfig():
+            return PCGrad(active)
         case _:
             assert_never(config)
 

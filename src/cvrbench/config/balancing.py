@@ -14,6 +14,7 @@ class EqualConfig:
 
     __pydantic_config__: ClassVar = FORBID_EXTRA
     kind: Literal["equal"]
+    compares_gradients: ClassVar[bool] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +23,7 @@ class WeightedConfig:
 
     __pydantic_config__: ClassVar = FORBID_EXTRA
     kind: Literal["weighted"]
+    compares_gradients: ClassVar[bool] = False
     weights: dict[str, Annotated[float, Ge(0)]]
 
 
@@ -31,6 +33,16 @@ class UncertaintyConfig:
 
     __pydantic_config__: ClassVar = FORBID_EXTRA
     kind: Literal["uncertainty"]
+    compares_gradients: ClassVar[bool] = False
 
 
-BalancingConfig = EqualConfig | WeightedConfig | UncertaintyConfig
+@dataclass(frozen=True, kw_only=True)
+class PCGradConfig:
+    """Conflicting gradients projected off each other."""
+
+    __pydantic_config__: ClassVar = FORBID_EXTRA
+    kind: Literal["pcgrad"]
+    compares_gradients: ClassVar[bool] = True
+
+
+BalancingConfig = EqualConfig | WeightedConfig | UncertaintyConfig | PCGradConfig

@@ -12,7 +12,7 @@ from cvrbench.config.balancing import BalancingConfig
 from cvrbench.config.dataset import DatasetConfig
 from cvrbench.config.interaction import InteractionConfig
 from cvrbench.config.logger import LoggerConfig
-from cvrbench.config.model import ModelConfig
+from cvrbench.config.model import ModelConfig, SingleTaskConfig
 from cvrbench.config.ncs import NCSConfig
 from cvrbench.config.objective import ObjectiveConfig
 from cvrbench.config.types import FORBID_EXTRA
@@ -96,6 +96,24 @@ class Config:
                 "trainer.embedding_optimizer=adam moves the whole table, masked entries included; "
                 "with model.masked=[embeddings] use rowwise_adagrad or lazy_adam"
             )
+
+        if self.balancing.compares_gradients and (why := self._nothing_to_compare(masked)):
+            raise ValueError(
+                f"balancing={self.balancing.kind} compares the tasks' gradients in what they "
+                f"share, but {why}; use balancing=equal or weighted"
+            )
+
+    def _nothing_to_compare(self, masked: bool) -> str | None:
+        """Return why there is no common gradient of all tasks in a step; None where there is."""
+        if isinstance(self.model, SingleTaskConfig):
+            return "model=single_task shares nothing"
+        if masked:
+            return "with model.masked=[embeddings] every task reads embeddings of its own"
+        if isinstance(self.model, NCSConfig) and self.model.step == "alternate":
+            return "model.step=alternate takes a step for one task at a time"
+        if self.trainer.compile:
+            return "trainer.compile=true frees what a second gradient needs"
+        return None
 
     @property
     def all_but_seed(self) -> str:

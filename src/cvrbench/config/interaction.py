@@ -14,4 +14,12 @@ class NoInteractionConfig:
     kind: Literal["none"]
 
 
-InteractionConfig = NoInteractionConfig
+@dataclass(frozen=True, kw_only=True)
+class DotConfig:
+    """Dot products of every two embedded fields, joined to the fields (DLRM)."""
+
+    __pydantic_config__: ClassVar = FORBID_EXTRA
+    kind: Literal["dot"]
+
+
+InteractionConfig = NoInteractionConfig | DotConfig

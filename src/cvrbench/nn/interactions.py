@@ -1,13 +1,19 @@
 """Interactions (group `interaction=`): what happens between the look-up and the trunk.
 
-One module or class and one dataclass (`config.interaction`) each, one `case` here.
+One class and one dataclass (`config.interaction`) each, one `case` here. Shape legend: `batch`
+rows, `fields` embedded fields of `dim` numbers, `in` = fields * dim + numeric features; `copies` of
+interactions that lie beside each other, one per table, are a leading dimension.
 """
 
 from typing import assert_never
 
-from cvrbench.config.interaction import InteractionConfig, NoInteractionConfig
+import torch
+from torch import Tensor, nn
+
+from cvrbench.config.interaction import DotConfig, InteractionConfig, NoInteractionConfig
 from cvrbench.data.schema import Schema
-from cvrbench.nn.embedding import FeatureEncoder
+from cvrbench.nn.embedding import FeatureEncoder, Interaction
+from cvrbench.nn.layers import glorot, parallel_linear
 
 
 def build_encoder(
@@ -21,9 +27,51 @@ def build_encoder(
         embedding_dim: Numbers per id.
         copies: Tables, and interactions, of their own that lie beside each other.
     """
+    n_fields = len(schema.categorical) + len(schema.multivalued)
+    n_numeric = len(schema.numeric)
+    interaction: Interaction | None
     match config:
         case NoInteractionConfig():
             interaction = None
+        case DotConfig():
+            interaction = Dot(n_fields, embedding_dim, n_numeric, copies=copies)
         case _:
             assert_never(config)
     return FeatureEncoder(schema, embedding_dim, copies=copies, interaction=interaction)
+
+
+class Dot(Interaction):
+    """Dot products of every two fields (DLRM: Naumov et al., arXiv 1906.00091).
+
+        out = [e_1, ..., e_F, x; <e_i, e_j> for i < j]
+
+    Numeric features x, if there are some, are mapped to one more field of the dot products (theirs
+    by an MLP, ours by a linear map). Joined to the embeddings rather than to the mapped numeric
+    features alone, as in the authors' network of NCS (arXiv 2008.09872).
+
+    Shape: `[(copies,) batch, in]` -> `[(copies,) batch, in + n (n - 1) / 2]` of n fields.
+    """
+
+    def __init__(self, n_fields: int, dim: int, n_numeric: int, *, copies: int) -> None:
+        super().__init__()
+        self.n_fields, self.dim, self.n_numeric = n_fields, dim, n_numeric
+        if n_numeric:
+            self.weight = glorot(copies, n_numeric, dim)
+            self.bias = nn.Parameter(torch.zeros(copies, 1, dim))
+        n = n_fields + bool(n_numeric)
+        self.register_buffer("pairs", torch.triu_indices(n, n, offset=1), persistent=False)
+        self.width = n_fields * dim + n_numeric + n * (n - 1) // 2
+
+    pairs: Tensor
+
+    def forward(self, encoded: Tensor) -> Tensor:
+        """Join the dot products of every two fields."""
+        embedded, numeric = encoded.split([self.n_fields * self.dim, self.n_numeric], dim=-1)
+        fields = embedded.unflatten(-1, (self.n_fields, self.dim))  # [(copies,) batch, fields, dim]
+        if self.n_numeric:
+            mapped = parallel_linear(numeric, self.weight, self.bias)
+            mapped = mapped.reshape(*numeric.shape[:-1], 1, self.dim)
+            fields = torch.cat([fields, mapped], dim=-2)
+        products = fields @ fields.mT  # [(copies,) batch, fields, fields]
+        first, second = self.pairs
+        return torch.cat([encoded, products[..., first, second]], dim=-1)

@@ -113,7 +113,7 @@ class ParallelMLP(nn.Module):
         self.n, self.dropout = n, dropout
         self.n_out = widths[-1] if widths else n_in
         sizes = [n_in, *widths]
-        self.weights = nn.ParameterList([_weight(n, i, o) for i, o in pairwise(sizes)])
+        self.weights = nn.ParameterList([glorot(n, i, o) for i, o in pairwise(sizes)])
         self.biases = nn.ParameterList([nn.Parameter(torch.zeros(n, 1, o)) for o in widths])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -140,7 +140,7 @@ class Towers(nn.Module):
     ) -> None:
         super().__init__()
         self.network = ParallelMLP(n_tasks, n_in, widths, dropout=dropout)
-        self.head = _weight(n_tasks, self.network.n_out, 1)
+        self.head = glorot(n_tasks, self.network.n_out, 1)
         self.bias = nn.Parameter(torch.zeros(n_tasks))
         self.extra = nn.ModuleDict({name: _Head(n_tasks, self.network.n_out) for name in heads})
 
@@ -158,7 +158,7 @@ class _Head(nn.Module):
 
     def __init__(self, n_tasks: int, n_in: int) -> None:
         super().__init__()
-        self.weight = _weight(n_tasks, n_in, 1)
+        self.weight = glorot(n_tasks, n_in, 1)
         self.bias = nn.Parameter(torch.zeros(n_tasks))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -182,7 +182,7 @@ class Gates(nn.Module):
 
     def __init__(self, n: int, n_in: int, n_experts: int) -> None:
         super().__init__()
-        self.weight = _weight(n, n_in, n_experts)
+        self.weight = glorot(n, n_in, n_experts)
 
     def forward(self, x: Tensor) -> Tensor:
         """Give each gate's mixture, which sums to 1 over the experts."""
@@ -204,7 +204,7 @@ def mix(gates: Tensor, experts: Tensor) -> Tensor:
     return torch.einsum(f"nbe,{experts_axes}->nbo", gates, experts)
 
 
-def _weight(n: int, n_in: int, n_out: int) -> nn.Parameter:
-    """n Glorot-uniform matrices `[n, in, out]`."""
+def glorot(n: int, n_in: int, n_out: int) -> nn.Parameter:
+    """Return n Glorot-uniform matrices `[n, in, out]`."""
     bound = math.sqrt(6 / (n_in + n_out))
     return nn.Parameter(torch.empty(n, n_in, n_out).uniform_(-bound, bound))

@@ -1,0 +1,70 @@
+"""Interactions against DeepCTR-Torch's layers, loops written out, and the network without them."""
+
+import warnings
+from itertools import combinations
+
+import pytest
+import torch
+
+from cvrbench.config.interaction import DotConfig, NoInteractionConfig
+from cvrbench.nn.interactions import Dot, build_encoder
+from tests.models.conftest_models import make_batch, make_schema
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    theirs = pytest.importorskip("deepctr_torch.layers.interaction")
+
+ROWS, FIELDS, DIM = 6, 4, 3
+
+
+def embedded(*leading: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(*leading, ROWS, FIELDS * DIM, generator=generator)
+
+
+def test_dot_is_deepctrs_inner_product_layer():
+    x = embedded()
+    fields = [field[:, None] for field in x.view(ROWS, FIELDS, DIM).unbind(1)]
+    expected = theirs.InnerProductLayer(reduce_sum=True)(fields).squeeze(-1)
+    found = Dot(FIELDS, DIM, 0, copies=1)(x)
+    assert torch.equal(found[:, : FIELDS * DIM], x)
+    torch.testing.assert_close(found[:, FIELDS * DIM :], expected)
+
+
+def test_dot_makes_numeric_features_one_more_field():
+    dot = Dot(FIELDS, DIM, 2, copies=1)
+    x = torch.cat([embedded(), torch.randn(ROWS, 2, generator=torch.Generator())], dim=1)
+    fields = [*x[:, : FIELDS * DIM].view(ROWS, FIELDS, DIM).unbind(1)]
+    fields.append(x[:, FIELDS * DIM :] @ dot.weight[0] + dot.bias[0])
+    expected = [(a * b).sum(1) for a, b in combinations(fields, 2)]
+    found = dot(x)
+    assert found.shape == (ROWS, dot.width)
+    torch.testing.assert_close(found[:, x.shape[1] :], torch.stack(expected, dim=1))
+
+
+@pytest.mark.parametrize("config", [DotConfig(kind="dot")], ids=lambda c: c.kind)
+def test_every_copy_of_an_interaction_is_one_of_its_own(config):
+    schema = make_schema()
+    batch = make_batch(schema, ROWS)
+    torch.manual_seed(0)
+    both = build_encoder(config, schema, DIM, copies=2)
+    one = build_encoder(config, schema, DIM)
+    found = both(batch.features)
+    for copy in range(2):
+        state = {
+            name: value.chunk(2)[copy] if name != "interaction.pairs" else value
+            for name, value in both.state_dict().items()
+        }
+        one.load_state_dict(state)
+        torch.testing.assert_close(found[copy], one(batch.features))
+
+
+@pytest.mark.parametrize("config", [DotConfig(kind="dot")], ids=lambda c: c.kind)
+def test_an_interaction_keeps_what_comes_in_where_that_is_its_first_part(config):
+    schema = make_schema()
+    features = make_batch(schema, ROWS).features
+    torch.manual_seed(0)
+    plain = build_encoder(NoInteractionConfig(kind="none"), schema, DIM)
+    joined = build_encoder(config, schema, DIM)
+    joined.table.data.copy_(plain.table)
+    torch.testing.assert_close(joined(features)[:, : plain.width], plain(features))

@@ -6,8 +6,8 @@ from itertools import combinations
 import pytest
 import torch
 
-from cvrbench.config.interaction import DotConfig, NoInteractionConfig
-from cvrbench.nn.interactions import Dot, build_encoder
+from cvrbench.config.interaction import CrossConfig, DotConfig, NoInteractionConfig
+from cvrbench.nn.interactions import Cross, Dot, build_encoder
 from tests.models.conftest_models import make_batch, make_schema
 
 with warnings.catch_warnings():
@@ -42,7 +42,44 @@ def test_dot_makes_numeric_features_one_more_field():
     torch.testing.assert_close(found[:, x.shape[1] :], torch.stack(expected, dim=1))
 
 
-@pytest.mark.parametrize("config", [DotConfig(kind="dot")], ids=lambda c: c.kind)
+def test_cross_is_deepctrs_with_a_matrix():
+    torch.manual_seed(0)
+    layer = theirs.CrossNet(FIELDS * DIM, layer_num=3, parameterization="matrix")
+    torch.nn.init.normal_(layer.bias)
+    cross = Cross(FIELDS * DIM, 3, None, copies=1)
+    for own, kernel in zip(cross.weights, layer.kernels, strict=True):
+        own.data.copy_(kernel.detach().T[None])
+    for own, bias in zip(cross.biases, layer.bias, strict=True):
+        own.data.copy_(bias.detach().view(1, 1, -1))
+    torch.testing.assert_close(cross(embedded()), layer(embedded()), rtol=1e-4, atol=1e-5)
+
+
+def test_cross_with_a_rank_is_full_cross_with_the_product_of_its_matrices():
+    torch.manual_seed(0)
+    thin, full = (Cross(FIELDS * DIM, 2, rank, copies=2) for rank in (2, None))
+    for layer in range(2):
+        product = thin.weights[2 * layer] @ thin.weights[2 * layer + 1]
+        full.weights[layer].data.copy_(product)
+        torch.nn.init.normal_(thin.biases[layer])
+        full.biases[layer].data.copy_(thin.biases[layer])
+    torch.testing.assert_close(thin(embedded(2)), full(embedded(2)))
+
+
+def test_cross_of_zeros_is_no_interaction():
+    cross = Cross(FIELDS * DIM, 2, None, copies=1)
+    for weight in cross.weights:
+        torch.nn.init.zeros_(weight)
+    assert torch.equal(cross(embedded()), embedded())
+
+
+CONFIGS = [
+    DotConfig(kind="dot"),
+    CrossConfig(kind="cross", layers=2, rank=None),
+    CrossConfig(kind="cross", layers=2, rank=2),
+]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=repr)
 def test_every_copy_of_an_interaction_is_one_of_its_own(config):
     schema = make_schema()
     batch = make_batch(schema, ROWS)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from cvrbench.config.types import FORBID_EXTRA
+from cvrbench.config.types import FORBID_EXTRA, Count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,4 +22,16 @@ class DotConfig:
     kind: Literal["dot"]
 
 
-InteractionConfig = NoInteractionConfig | DotConfig
+@dataclass(frozen=True, kw_only=True)
+class CrossConfig:
+    """Layers of explicit feature crosses (DCNv2)."""
+
+    __pydantic_config__: ClassVar = FORBID_EXTRA
+    kind: Literal["cross"]
+    layers: Count
+    """Crosses; the output has products of at most one feature more than there are of them."""
+    rank: Count | None
+    """Of each layer's matrix; null: full."""
+
+
+InteractionConfig = NoInteractionConfig | DotConfig | CrossConfig

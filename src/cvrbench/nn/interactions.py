@@ -10,7 +10,12 @@ from typing import assert_never
 import torch
 from torch import Tensor, nn
 
-from cvrbench.config.interaction import DotConfig, InteractionConfig, NoInteractionConfig
+from cvrbench.config.interaction import (
+    CrossConfig,
+    DotConfig,
+    InteractionConfig,
+    NoInteractionConfig,
+)
 from cvrbench.data.schema import Schema
 from cvrbench.nn.embedding import FeatureEncoder, Interaction
 from cvrbench.nn.layers import glorot, parallel_linear
@@ -35,6 +40,9 @@ def build_encoder(
             interaction = None
         case DotConfig():
             interaction = Dot(n_fields, embedding_dim, n_numeric, copies=copies)
+        case CrossConfig(layers=layers, rank=rank):
+            width = n_fields * embedding_dim + n_numeric
+            interaction = Cross(width, layers, rank, copies=copies)
         case _:
             assert_never(config)
     return FeatureEncoder(schema, embedding_dim, copies=copies, interaction=interaction)
@@ -75,3 +83,37 @@ class Dot(Interaction):
         products = fields @ fields.mT  # [(copies,) batch, fields, fields]
         first, second = self.pairs
         return torch.cat([encoded, products[..., first, second]], dim=-1)
+
+
+class Cross(Interaction):
+    """Explicit crosses in layers (DCNv2: Wang et al., WWW 2021, eqs. 1 and 2).
+
+        x_{l+1} = x_0 * (W_l x_l + b_l) + x_l,    W_l = U_l V_l^T with a rank
+
+    The strategy's network lies on top of the last x (the paper's stacked form).
+
+    Shape: `[(copies,) batch, in]` -> the same.
+    """
+
+    def __init__(self, width: int, layers: int, rank: int | None, *, copies: int) -> None:
+        super().__init__()
+        self.width = width
+        sizes = [(width, width)] if rank is None else [(width, rank), (rank, width)]
+        self.weights = nn.ParameterList(
+            [glorot(copies, n_in, n_out) for _ in range(layers) for n_in, n_out in sizes]
+        )
+        self.biases = nn.ParameterList(
+            [nn.Parameter(torch.zeros(copies, 1, width)) for _ in range(layers)]
+        )
+
+    def forward(self, encoded: Tensor) -> Tensor:
+        """Cross the input with itself, layer by layer."""
+        x, per_layer = encoded, len(self.weights) // len(self.biases)
+        for layer, bias in enumerate(self.biases):
+            *first, last = self.weights[layer * per_layer : (layer + 1) * per_layer]
+            projected = x
+            for weight in first:
+                projected = parallel_linear(projected, weight, weight.new_zeros(1, 1, 1))
+            crossed = parallel_linear(projected, last, bias).reshape(encoded.shape)
+            x = encoded * crossed + x
+        return x

@@ -82,6 +82,12 @@ class Objective(ABC):
         log_p = F.logsigmoid(logits)
         return torch.stack([log_p[..., chain].sum(-1) for chain in self.chains], dim=-1)
 
+    def joint_cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return BCE(joint label, joint probability) of every entry, `[..., batch, tasks]`."""
+        log_p = self.log_joint(logits)
+        target = self.joint_labels(labels)
+        return -(target * log_p + (1 - target) * _log_one_minus_exp(log_p))
+
 
 def binary_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the loss of every entry, of the shape of `logits`."""
@@ -96,3 +102,11 @@ def weighted_mean(loss: Tensor, weights: Tensor) -> Tensor:
 def mean_over_rows(loss: Tensor, weights: Tensor | None) -> Tensor:
     """Return the mean over all rows whose label is seen, `[..., tasks]`."""
     return loss.mean(-2) if weights is None else weighted_mean(loss, weights)
+
+
+def _log_one_minus_exp(x: Tensor) -> Tensor:
+    """log(1 - exp(x)) for x < 0 without loss of digits at either end (Maechler 2012)."""
+    x = x.clamp(max=-1e-7)
+    near_zero = torch.log(-torch.expm1(x.clamp(min=-0.6931472)))
+    far = torch.log1p(-torch.exp(x.clamp(max=-0.6931472)))
+    return torch.where(x > -0.6931472, near_zero, far)

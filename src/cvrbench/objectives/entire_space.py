@@ -6,7 +6,6 @@ A chain of more tasks multiplies all its probabilities. Where a conversion label
 leaves the mean; rows that were not clicked stay, whose label 0 needs no look at z.
 """
 
-import torch
 from torch import Tensor
 
 from cvrbench.data.batches import Batch
@@ -25,19 +24,9 @@ class EntireSpace(Objective):
 
     def losses(self, output: Output, batch: Batch) -> Tensor:
         """Return each task's mean loss of its joint probability, `[..., tasks]`."""
-        log_p = self.log_joint(output.logits)
-        target = self.joint_labels(batch.labels)
-        loss = -(target * log_p + (1 - target) * _log_one_minus_exp(log_p))
+        loss = self.joint_cross_entropy(output.logits, batch.labels)
         return mean_over_rows(loss, batch.weights)
 
     def per_task(self) -> Objective:
         """Return `click_space`: a product needs both factors trained."""
         return ClickSpace(self.schema)
-
-
-def _log_one_minus_exp(x: Tensor) -> Tensor:
-    """log(1 - exp(x)) for x < 0 without loss of digits at either end (Maechler 2012)."""
-    x = x.clamp(max=-1e-7)
-    near_zero = torch.log(-torch.expm1(x.clamp(min=-0.6931472)))
-    far = torch.log1p(-torch.exp(x.clamp(max=-0.6931472)))
-    return torch.where(x > -0.6931472, near_zero, far)

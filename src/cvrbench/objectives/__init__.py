@@ -8,6 +8,7 @@ from typing import assert_never
 from cvrbench.config.objective import (
     ClickSpaceConfig,
     EntireSpaceConfig,
+    ESCM2IPWConfig,
     ExposureSpaceConfig,
     ObjectiveConfig,
 )
@@ -15,6 +16,7 @@ from cvrbench.data.schema import Schema
 from cvrbench.objectives.base import Objective, Predictions
 from cvrbench.objectives.click_space import ClickSpace
 from cvrbench.objectives.entire_space import EntireSpace
+from cvrbench.objectives.escm2_ipw import ESCM2IPW
 from cvrbench.objectives.exposure_space import ExposureSpace
 
 __all__ = ["Objective", "Predictions", "build_objective"]
@@ -29,5 +31,7 @@ def build_objective(config: ObjectiveConfig, schema: Schema) -> Objective:
             return EntireSpace(schema)
         case ExposureSpaceConfig():
             return ExposureSpace(schema)
+        case ESCM2IPWConfig():
+            return ESCM2IPW(config, schema)
         case _:
             assert_never(config)

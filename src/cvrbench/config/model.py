@@ -92,11 +92,27 @@ class PLEConfig:
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class AITMConfig:
+    """Adaptive information transfer along the chain of tasks."""
+
+    __pydantic_config__: ClassVar = FORBID_EXTRA
+    kind: Literal["aitm"]
+    embedding_dim: Width
+    hidden: Layers
+    """Widths of each task's own network."""
+    tower: tuple[Width, ...]
+    dropout: Dropout
+    calibrator: Annotated[float, Ge(0)]
+    """Weight of the penalty where a task is predicted to be likelier than its parent."""
+
+
 ModelConfig = (
     SingleTaskConfig
     | SharedEmbeddingConfig
     | SharedBottomConfig
     | MMoEConfig
     | PLEConfig
+    | AITMConfig
     | NCSConfig
 )

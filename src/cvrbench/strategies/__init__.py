@@ -5,6 +5,7 @@ from typing import assert_never
 
 from cvrbench.config.interaction import InteractionConfig, NoInteractionConfig
 from cvrbench.config.model import (
+    AITMConfig,
     MMoEConfig,
     ModelConfig,
     PLEConfig,
@@ -18,6 +19,7 @@ from cvrbench.data.schema import Schema
 from cvrbench.nn import FeatureEncoder
 from cvrbench.nn.interactions import build_encoder
 from cvrbench.objectives import build_objective
+from cvrbench.strategies.aitm import AITM
 from cvrbench.strategies.base import SharingStrategy
 from cvrbench.strategies.mmoe import MMoE
 from cvrbench.strategies.ncs import NCS
@@ -66,6 +68,8 @@ def build_strategy(
             return MMoE(config, schema, encoder(), heads)
         case PLEConfig():
             return PLE(config, schema, encoder(), heads)
+        case AITMConfig():
+            return AITM(config, schema, encoder(), heads)
         case NCSConfig():
             return NCS(config, schema, encoder(), heads, build_search(config))
         case _:

@@ -45,6 +45,13 @@ RUNS: dict[str, str] = {
     "lazy_adam": "model=ple trainer.embedding_optimizer=lazy_adam",
     "adam": "model=mmoe trainer.embedding_optimizer=adam",
     "bf16": "model=shared_bottom trainer.precision=bf16",
+    "aitm": "model=aitm objective=exposure_space",
+    "escm2_ipw": "model=shared_bottom objective=escm2_ipw",
+    "uncertainty": "model=shared_bottom balancing=uncertainty",
+    "pcgrad": "model=mmoe balancing=pcgrad",
+    "dot": "model=single_task interaction=dot",
+    "cross": "model=ple interaction=cross",
+    "schedule": "model=mmoe trainer.schedule=warmup_cosine trainer.clip_norm=0.1",
     "label_share": "model=shared_bottom protocol.label_share=0.1",
     "disk": "model=shared_bottom trainer.data=disk",
     **{
@@ -80,6 +87,7 @@ RUNS: dict[str, str] = {
 STACKED: dict[str, str] = {
     "stacked_shared_bottom": "model=shared_bottom",
     "stacked_mmoe": "model=mmoe objective=entire_space",
+    "stacked_aitm": "model=aitm objective=escm2_ipw balancing=uncertainty interaction=dot",
     "stacked_ncs": f"{NCS} model.search=imp",
 }
 """Name -> overrides of a run of which three seeds are trained as one program."""
@@ -156,6 +164,8 @@ def _of_text(text: str) -> str:
 REPORTED = ("shared_bottom", "mmoe", "random")
 """Entries whose runs, with two seeds each, are reported on."""
 RUN_ID = re.compile(r"(-s\d+)-[0-9a-f]{10}")
+SETTINGS = re.compile(r'("settings": )"[0-9a-f]{10}"')
+"""What changes with every new key of the configuration, whatever its value."""
 
 
 def reports(data_dir: Path, results_dir: Path, call: Any) -> dict[str, str]:
@@ -179,7 +189,7 @@ def reports(data_dir: Path, results_dir: Path, call: Any) -> dict[str, str]:
     found = {}
     for layout in ("md", "latex", "csv", "json"):
         text = call("report", str(results_dir), "--full", "--format", layout)
-        found[layout] = _of_text(RUN_ID.sub(r"\1", text))
+        found[layout] = _of_text(SETTINGS.sub(r"\1", RUN_ID.sub(r"\1", text)))
     return found
 
 

@@ -1,7 +1,14 @@
 """No number moves unseen: what every strategy, search, objective and stack writes has a digest."""
 
+from typing import get_args
+
 import pytest
 
+from cvrbench.config.balancing import BalancingConfig
+from cvrbench.config.compose import compose
+from cvrbench.config.interaction import InteractionConfig
+from cvrbench.config.model import ModelConfig
+from cvrbench.config.objective import ObjectiveConfig
 from cvrbench.record import NUMBERS
 from tests.golden import net
 
@@ -14,6 +21,21 @@ def test_the_net_is_of_todays_numbers():
 
 def test_the_net_has_every_entry():
     assert {*net.known()["entries"]} == {*net.RUNS, *net.STACKED}
+
+
+@pytest.mark.parametrize(
+    ("group", "union"),
+    [
+        ("model", ModelConfig),
+        ("objective", ObjectiveConfig),
+        ("balancing", BalancingConfig),
+        ("interaction", InteractionConfig),
+    ],
+)
+def test_the_net_covers_every_kind(group, union):
+    words = [entry.split() for entry in (*net.RUNS.values(), *net.STACKED.values())]
+    covered = {type(getattr(compose(entry).config, group)) for entry in words}
+    assert covered == {*get_args(union)}
 
 
 @pytest.mark.parametrize("name", [*net.RUNS, *net.STACKED])

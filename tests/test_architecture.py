@@ -18,6 +18,13 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "cvrbench"
 MAX_MODULE_LINES = 600
 MAX_FUNCTION_LINES = 60
+THE_STEP = "training.step"
+"""The only module that takes a training step; a search or diagnosis asks for a gradient, which
+`torch.autograd.grad` returns without touching a parameter."""
+REHEARSED = "footprint.rehearsal"
+"""Takes the step on tensors without data, to count their bytes."""
+PEERS = "training.peers"
+"""What other libraries do, in benchmarks."""
 DISPATCHERS = ("build_strategy",)
 """One `match` with a case per configuration: they grow in width, not in depth."""
 
@@ -212,6 +219,13 @@ def optional_packages() -> frozenset[str]:
     return frozenset(re.match(r"[\w-]+", line).group() for line in lines)
 
 
+def descends(_: str, source: str) -> list[str]:
+    """Lines that add gradients to parameters."""
+    calls = (node.func for node in ast.walk(tree(source)) if isinstance(node, ast.Call))
+    named = (func for func in calls if isinstance(func, ast.Attribute))
+    return [str(func.end_lineno) for func in named if func.attr == "backward"]
+
+
 def below(*rooms: str) -> dict[str, str]:
     found = {m: s for m, s in MODULES.items() if any(is_within(m, room) for room in rooms)}
     assert found, f"no module below {rooms}"
@@ -233,6 +247,16 @@ def test_heavy_packages_stay_at_home():
 
 def test_training_knows_no_strategy_by_name():
     assert offenders(strategies_by_name, below("training")) == {}
+
+
+def test_there_is_one_training_step():
+    folder = ROOT / "benchmarks"
+    paths = sorted(folder.rglob("*.py"))
+    benchmarks = {".".join(p.relative_to(folder).with_suffix("").parts): p for p in paths}
+    assert PEERS in benchmarks
+    mine = {f"benchmarks.{m}": p.read_text() for m, p in benchmarks.items() if m != PEERS}
+    assert len(offenders(descends)[THE_STEP]) == 1
+    assert {*offenders(descends, MODULES | mine)} <= {THE_STEP, REHEARSED}
 
 
 def test_report_reads_records_and_runs_nothing():
@@ -263,6 +287,8 @@ def test_what_may_be_missing_is_imported_where_it_is_needed():
         (away_from_home, "cli.app", "from hydra import compose", ["hydra"]),
         (away_from_home, "metrics", "import pandas as pd", ["pandas"]),
         (strategies_by_name, "training", "from cvrbench.strategies import x", ["strategies.x"]),
+        (descends, "benchmarks.x", "def f(x):\n    x.loss(y).sum().backward()", ["2"]),
+        (descends, "nn.kernels", "def backward(x):\n    torch.autograd.grad(x)", []),
         (rooms_that_train, "report.x", "from cvrbench import experiment", ["experiment"]),
         (too_long, "stats", "#\n" * (MAX_MODULE_LINES + 1), [f"{MAX_MODULE_LINES + 1} lines"]),
         (too_long, "stats", "def f():\n" + "    0\n" * MAX_FUNCTION_LINES, ["f: 61 lines"]),

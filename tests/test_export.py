@@ -21,10 +21,8 @@ from cvrbench.data.dataset import Bag, Split
 from cvrbench.serving.compaction import compact, task_network
 from cvrbench.serving.costs import example_features
 from cvrbench.serving.export import make_onnx, tensor_inputs
-from cvrbench.strategies.ncs import NCS
-from cvrbench.strategies.ple import PLE
 from cvrbench.trained import load_trained
-from tests.models.conftest_models import make_batch, make_schema
+from tests.models.conftest_models import build, make_batch, make_schema
 
 CONF = Path(__file__).parents[1] / "conf"
 NCS_CELL = ("model=ncs", "model.hidden=[24,12]", "model.tower=[6]", "model.density=0.1")
@@ -222,18 +220,14 @@ def test_a_task_of_single_task_is_written_without_the_others(trained, export):
 
 @pytest.mark.parametrize("kind", ["ncs", pytest.param("ple", marks=pytest.mark.slow)])
 def test_bags_and_numbers_are_exported(kind, tmp_path):
-    torch.manual_seed(0)
     schema = make_schema(3)
-    common = {"embedding_dim": 4, "hidden": (12, 6), "tower": (5,), "dropout": 0.1}
+    network = build(kind, schema, hidden=(12, 6), dropout=0.1)
     if kind == "ple":
-        network = PLE(schema, levels=2, n_shared_experts=1, n_specific_experts=1, **common)
         columns = {"p_ctr": 0, "p_like": 2}
         reads = schema
     else:
-        parts = {"masked": ("trunk",), "step": "joint", "masked_step": "strict", "search": None}
-        whole = NCS(schema, **common, **parts)
-        whole.keep.trunk_0[1, :4] = False  # no task but the second does without the users
-        network = compact(task_network(whole, schema, 1)).network
+        network.keep.trunk_0[1, :4] = False  # no task but the second does without the users
+        network = compact(task_network(network, schema, 1)).network
         columns, reads = {"p_cvr": 0}, network.schema
         assert [field.name for field in reads.id_fields] == ["item", "tags"]
     network.eval()
@@ -250,7 +244,7 @@ def test_bags_and_numbers_are_exported(kind, tmp_path):
             features = features._replace(**none)
         given = {name: getattr(features, name).numpy() for name in shapes}
         with torch.inference_mode():
-            expected = network(features).sigmoid()
+            expected = network(features).logits.sigmoid()
         for found, column in zip(session.run(None, given), columns.values(), strict=True):
             np.testing.assert_allclose(found, expected[:, column], atol=1e-5)
 

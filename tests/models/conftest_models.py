@@ -1,10 +1,93 @@
-"""A small schema with every kind of field, and batches of it, for tests of models."""
+"""A small schema with every kind of field, batches of it, and everything a config can build on it.
+
+The kinds of every axis are those of its config union, with the values of `conf/`, so that a new
+strategy, objective or balancing method is tested without a line in the tests.
+"""
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from functools import cache
+from typing import Any, get_args
 
 import pytest
 import torch
+from torch import Tensor
 
+from cvrbench.balancing import Balancing, build_balancing
+from cvrbench.config.balancing import BalancingConfig
+from cvrbench.config.compose import compose
+from cvrbench.config.model import ModelConfig
+from cvrbench.config.objective import ObjectiveConfig
 from cvrbench.data.batches import Batch, Features
 from cvrbench.data.schema import Categorical, MultiValued, Numeric, Schema, Task
+from cvrbench.nn import Output
+from cvrbench.objectives import Objective, build_objective
+from cvrbench.strategies import build_strategy
+from cvrbench.strategies.base import SharingStrategy
+
+
+def kinds(union: Any) -> list[str]:
+    """Return the kinds of a config union as a user writes them."""
+    return [get_args(cls.__annotations__["kind"])[0] for cls in get_args(union) or (union,)]
+
+
+KINDS, OBJECTIVES, BALANCINGS = map(kinds, (ModelConfig, ObjectiveConfig, BalancingConfig))
+SMALL: Mapping[str, Any] = {
+    "embedding_dim": 4,
+    "hidden": (8, 6),
+    "tower": (5,),
+    "dropout": 0.0,
+    "n_experts": 3,
+    "levels": 2,
+    "n_shared_experts": 2,
+    "n_specific_experts": 1,
+    "search": "imp",
+    "density": 0.3,
+    "regrow_every": 2,
+    "weights": {"ctr": 0.5},
+}
+"""Sizes of small networks, and what differs from `conf/` so that it shows."""
+
+
+@cache
+def _composed(group: str, kind: str) -> Any:
+    return getattr(compose(["model=shared_bottom", f"{group}={kind}"]).config, group)
+
+
+def chosen(group: str, kind: str, **changes: object) -> Any:
+    """Return the config of one kind of a group: `chosen("model", "mmoe", n_experts=1)`."""
+    config = _composed(group, kind)
+    names = {field.name for field in fields(config)}
+    return replace(config, **{n: v for n, v in SMALL.items() if n in names} | changes)
+
+
+def build(
+    kind: str, schema: Schema, seed: int = 0, *, heads: tuple[str, ...] = (), **changes: object
+) -> SharingStrategy:
+    """Build a small network of a strategy, drawn from a seed."""
+    torch.manual_seed(seed)
+    return build_strategy(chosen("model", kind, **changes), schema, heads=heads)
+
+
+def objective_of(kind: str, schema: Schema) -> Objective:
+    return build_objective(chosen("objective", kind), schema)
+
+
+def balancing_of(kind: str, schema: Schema, **changes: object) -> Balancing:
+    """Build a balancing method by which every task is trained."""
+    names = [task.name for task in schema.tasks]
+    return build_balancing(chosen("balancing", kind, **changes), names, names)
+
+
+def output(logits: Tensor) -> Output:
+    """The output of a strategy that has logits and nothing else."""
+    return Output(logits)
+
+
+def rows_of(labels: Tensor, weights: Tensor | None = None) -> Batch:
+    """A batch of which nothing is read but the labels and how much each counts."""
+    ids = torch.zeros(len(labels), 0, dtype=torch.int64)
+    return Batch(Features(ids, ids, ids.float(), ids, ids.float()), labels, weights)
 
 
 def make_schema(n_tasks: int = 2, *, multivalued: bool = True, numeric: bool = True) -> Schema:

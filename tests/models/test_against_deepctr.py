@@ -11,12 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
-from cvrbench.config.schema import ObjectiveConfig
 from cvrbench.data.batches import Features
 from cvrbench.data.schema import Categorical, Schema, Task
-from cvrbench.objectives import build_objective
 from cvrbench.strategies.base import SharingStrategy
-from tests.models.test_strategy_laws import build
+from tests.models.conftest_models import build, objective_of, output, rows_of
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -73,7 +71,7 @@ def logits(network: SharingStrategy, ids: Tensor) -> Tensor:
     empty = torch.empty(0, dtype=torch.long)
     numeric = torch.empty(len(ids), 0, dtype=torch.double)
     features = Features(ids + starts, empty, empty.double(), empty, numeric)
-    return network(features)
+    return network(features).logits
 
 
 def copy_table(network: SharingStrategy, source: nn.Module) -> None:
@@ -116,7 +114,7 @@ def assert_same(network: SharingStrategy, reference: nn.Module, ids: Tensor) -> 
 
 def shared_bottom_pair() -> tuple[SharingStrategy, nn.Module]:
     reference = theirs("SharedBottom", bottom_dnn_hidden_units=EXPERT)
-    network = ours("SharedBottomConfig")
+    network = ours("shared_bottom")
     copy_table(network, reference)
     copy_mlps(network.trunk, [reference.bottom_dnn])
     copy_towers(network, reference)
@@ -127,7 +125,7 @@ def mmoe_pair() -> tuple[SharingStrategy, nn.Module]:
     reference = theirs(
         "MMOE", num_experts=3, expert_dnn_hidden_units=EXPERT, gate_dnn_hidden_units=()
     )
-    network = ours("MMoEConfig", n_experts=3, gate="per_task")
+    network = ours("mmoe", n_experts=3, gate="per_task")
     copy_table(network, reference)
     copy_mlps(network.experts, list(reference.expert_dnn))
     copy_gates(network.gates, list(reference.gate_dnn_final_layer))
@@ -144,7 +142,7 @@ def ple_pair(levels: int = 2) -> tuple[SharingStrategy, nn.Module]:
         expert_dnn_hidden_units=EXPERT,
         gate_dnn_hidden_units=(),
     )
-    network = ours("PLEConfig", levels=levels, n_shared_experts=1, n_specific_experts=2)
+    network = ours("ple", levels=levels, n_shared_experts=1, n_specific_experts=2)
     copy_table(network, reference)
     for level, extraction in enumerate(network.levels):
         specific = [e for task in reference.specific_experts[level] for e in task]
@@ -185,23 +183,23 @@ def test_entire_space_on_shared_embeddings_is_esmm(ids):
     reference = multitask.ESMM(columns, tower_dnn_hidden_units=EXPERT).double().eval()
     for parameter in reference.parameters():
         nn.init.normal_(parameter, std=0.4)
-    network = ours("SharedEmbeddingConfig", tower=())
+    network = ours("shared_embedding", tower=())
     copy_table(network, reference)
     copy_mlps(network.trunks, [reference.ctr_dnn, reference.cvr_dnn])
     finals = [reference.ctr_dnn_final_layer, reference.cvr_dnn_final_layer]
     network.towers.head.data.copy_(torch.stack([layer.weight.T for layer in finals]))
     network.towers.bias.data.fill_(reference.out.bias.item())  # one bias serves both of its heads
-    objective = build_objective(ObjectiveConfig(kind="entire_space"), SCHEMA)
-    mine = objective.probabilities(logits(network, ids)).joint
+    objective = objective_of("entire_space", SCHEMA)
+    mine = objective.predictions(output(logits(network, ids))).joint
     torch.testing.assert_close(mine, reference(ids.double()), rtol=1e-10, atol=1e-12)
     labels = torch.tensor([[1.0, 1.0], [1.0, 0.0], [0.0, 0.0], [1.0, 1.0]]).repeat(8, 1).double()
     expected = nn.functional.binary_cross_entropy(reference(ids.double()), labels, reduction="none")
-    got = objective.losses(logits(network, ids), labels)
+    got = objective.losses(output(logits(network, ids)), rows_of(labels))
     torch.testing.assert_close(got, expected.mean(0), rtol=1e-9, atol=1e-12)
 
 
 def test_a_masked_trunk_is_one_pruned_by_torch(ids):
-    network = ours("NCSConfig")
+    network = ours("ncs")
     generator = torch.Generator().manual_seed(2)
     for keep in network.keep.buffers():
         keep.copy_(torch.rand(keep.shape, generator=generator) < 0.4)
@@ -218,7 +216,7 @@ def test_a_masked_trunk_is_one_pruned_by_torch(ids):
             torch_prune.custom_from_mask(linear, "weight", keep[task].T)
             layers += [linear, nn.ReLU()]
         hidden = nn.Sequential(*layers)(encoded)
-        expected = network.towers(hidden)[:, task]
+        expected = network.towers(hidden).logits[:, task]
         torch.testing.assert_close(logits(network, ids)[:, task], expected, rtol=1e-10, atol=1e-12)
 
 

@@ -14,34 +14,17 @@ from cvrbench.data.schema import Schema
 from cvrbench.masks.mask_set import MaskSet
 from cvrbench.serving.compaction import Layer, TaskNetwork, compact, task_network
 from cvrbench.serving.costs import compare, cost_as_trained, cost_of_task
-from cvrbench.strategies.mmoe import MMoE
+from cvrbench.strategies import build_strategy
 from cvrbench.strategies.ncs import NCS
-from cvrbench.strategies.shared_bottom import SharedBottom
-from cvrbench.strategies.shared_embedding import SharedEmbedding
-from cvrbench.strategies.single_task import SingleTask
-from tests.models.conftest_models import make_batch, make_schema
+from tests.models.conftest_models import build, chosen, make_batch, make_schema
 
 DENSITIES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
-def no_search(*_):
-    raise AssertionError("masks are set by hand")
-
-
 def ncs(schema: Schema, *, tower=(5,), hidden=(16, 9), masked=("trunk",), own=False, seed=0) -> NCS:
     """A network whose weights are all drawn: biases and embeddings of a size that matters."""
-    torch.manual_seed(seed)
-    network = NCS(
-        schema,
-        embedding_dim=4,
-        hidden=hidden,
-        tower=tower,
-        dropout=0.3,
-        masked=masked,
-        step="joint",
-        masked_step="strict",
-        search=no_search,
-    )
+    sizes = {"hidden": hidden, "tower": tower, "masked": masked}
+    network = build("ncs", schema, seed, dropout=0.3, **sizes)
     if own:
         network.split()
     with torch.no_grad():
@@ -73,8 +56,8 @@ def logits_of(network: NCS, schema: Schema, task: int, rows: int = 12):
     small = compact(alone)
     with torch.inference_mode():
         seen = select(features, schema, small.network.schema)
-        trained, plain = network(features)[:, task], alone(features)[:, 0]
-        return trained, plain, small.network(seen)[:, 0], small
+        trained, plain = network(features).logits[:, task], alone(features).logits[:, 0]
+        return trained, plain, small.network(seen).logits[:, 0], small
 
 
 def check(network: NCS, schema: Schema):
@@ -310,7 +293,7 @@ def test_building_leaves_the_random_state_alone():
 
 def test_a_strategy_without_masks_is_counted_as_a_whole():
     schema = make_schema()
-    network = SharedBottom(schema, embedding_dim=4, hidden=(16,), tower=(), dropout=0.0)
+    network = build("shared_bottom", schema, hidden=(16,), tower=())
     cost = cost_as_trained(network, schema)
     assert cost.multiply_adds == cost.connections == 13 * 16 + 2 * 16
     assert not isinstance(network, TaskNetwork)
@@ -364,25 +347,24 @@ def test_savings_are_told_plainly(density, words):
     assert json.loads(json.dumps(savings.to_json()))["networks"][2]["task"] == "cvr"
 
 
-@pytest.mark.parametrize("strategy", [SingleTask, SharedEmbedding, SharedBottom])
+@pytest.mark.parametrize("strategy", ["single_task", "shared_embedding", "shared_bottom"])
 @pytest.mark.parametrize("tower", [(), (5,)])
 def test_a_task_without_masks_is_written_without_the_other_tasks(strategy, tower):
-    torch.manual_seed(0)
     schema = make_schema(3)
-    network = strategy(schema, embedding_dim=4, hidden=(16, 9), tower=tower, dropout=0.3).eval()
+    network = build(strategy, schema, hidden=(16, 9), tower=tower, dropout=0.3).eval()
     features = make_batch(schema).features
     for task in range(3):
         own = task_network(network, schema, task)
         small = compact(own).network
         with torch.inference_mode():
-            expected = network(features)[:, task]
-            torch.testing.assert_close(own(features)[:, 0], expected)
-            torch.testing.assert_close(small(features)[:, 0], expected)
+            expected = network(features).logits[:, task]
+            torch.testing.assert_close(own(features).logits[:, 0], expected)
+            torch.testing.assert_close(small(features).logits[:, 0], expected)
     savings = compare(network, schema, ["like"])
     whole, alone = (row.cost for row in savings.rows)
     assert alone.multiply_adds < whole.multiply_adds
     assert savings.compactions == {}
-    if strategy is SingleTask:
+    if strategy == "single_task":
         assert 3 * alone.multiply_adds == whole.multiply_adds
         assert 3 * alone.embedding_parameters == whole.embedding_parameters
     assert "There are no masks" in savings.sentences[0]
@@ -390,9 +372,16 @@ def test_a_task_without_masks_is_written_without_the_other_tasks(strategy, tower
 
 def test_a_task_that_reads_common_experts_is_served_by_the_whole_network():
     schema = make_schema()
-    sizes = {"embedding_dim": 4, "hidden": (8,), "tower": (), "dropout": 0.0}
-    network = MMoE(schema, n_experts=2, n_gates=2, **sizes).eval()
+    network = build("mmoe", schema).eval()
     assert task_network(network, schema, 0) is None
     savings = compare(network, schema, ["cvr"])
     assert len(savings.rows) == 1
     assert "served by the whole network" in savings.sentences[0]
+
+
+def test_a_task_whose_fields_interact_is_served_by_the_whole_network():
+    schema = make_schema()
+    interaction = chosen("interaction", "dot")
+    config = chosen("model", "shared_bottom")
+    network = build_strategy(config, schema, interaction=interaction).eval()
+    assert task_network(network, schema, 0) is None

@@ -14,8 +14,7 @@ from cvrbench.masks.mask_set import MaskSet
 from cvrbench.masks.regrow import regrow, share_at
 from cvrbench.strategies.searches.dynamic import Evolving
 from cvrbench.training.optimizers import MaskedAdamW, build_optimizers
-from tests.models.conftest_models import make_batch, make_schema
-from tests.models.test_strategy_laws import build
+from tests.models.conftest_models import build, make_batch, make_schema
 from tests.training.test_fit import Bench
 
 
@@ -129,7 +128,7 @@ def bench(quick_data, tmp_path):
 def test_the_optimiser_forgets_what_the_search_drops(bench) -> None:
     one = bench()
     network = evolving(one, "random")
-    optimizers = build_optimizers(network, one.config.trainer)
+    optimizers = build_optimizers(network, one.config.trainer, one.balancing)
     (turn,) = network.turns()
     weight = network.ncs.trunk.weights[0]
     used = network.moving()[weight]
@@ -196,17 +195,17 @@ def test_density_is_exact_at_every_step_and_excluded_weights_rest(
 def test_rigl_grows_by_the_tasks_own_dense_gradients() -> None:
     """Against each task alone, through a plain copy of its effective weights."""
     schema = make_schema(3)
-    ncs = build("NCSConfig", schema)
+    ncs = build("ncs", schema)
     batch = make_batch(schema, rows=64)
     network = Evolving(ncs, ncs.search.keywords["config"], "gradient", seed=0, steps=100)
     weights = torch.tensor([1.0, 0.5, 2.0])
-    ((network(batch.features).square().mean(0)) * weights).sum().backward()
+    ((network(batch.features).logits.square().mean(0)) * weights).sum().backward()
     gains = network._gains(step=2)
     for task in range(3):
         alone = {
             n: w[task : task + 1].detach().requires_grad_() for n, w in ncs.effective().items()
         }
-        loss = weights[task] * ncs.through(batch.features, alone)[:, task].square().mean()
+        loss = weights[task] * ncs.through(batch.features, alone).logits[:, task].square().mean()
         for name, gradient in zip(alone, torch.autograd.grad(loss, [*alone.values()]), strict=True):
             torch.testing.assert_close(gains[name][task], gradient[0].abs())
             outside = ~ncs.masks.keep[name][task]

@@ -7,14 +7,13 @@ import torch
 
 from cvrbench.strategies.base import SharingStrategy
 from cvrbench.strategies.gates import gate_facts
-from tests.models.conftest_models import make_batch, make_schema
-from tests.models.test_strategy_laws import KINDS, build
+from tests.models.conftest_models import KINDS, build, make_batch, make_schema
 
-GATED = {"MMoEConfig": {}, "OMoE": {"gate": "common"}, "PLEConfig": {}, "CGC": {"levels": 1}}
+GATED = {"mmoe": {}, "OMoE": {"gate": "common"}, "ple": {}, "CGC": {"levels": 1}}
 
 
 def built(name: str, n_tasks: int = 2, **changes: object) -> SharingStrategy:
-    kind = {"OMoE": "MMoEConfig", "CGC": "PLEConfig"}.get(name, name)
+    kind = {"OMoE": "mmoe", "CGC": "ple"}.get(name, name)
     return build(kind, make_schema(n_tasks), **{**GATED[name], **changes})
 
 
@@ -74,7 +73,7 @@ def test_zero_weights_mix_all_alike_and_huge_ones_choose_one(name):
 
 def test_mmoe_has_a_gate_per_task_and_omoe_a_common_one():
     experts = ("expert_0", "expert_1", "expert_2")
-    assert [(f.gate, f.experts) for f in facts_of(built("MMoEConfig"))] == [
+    assert [(f.gate, f.experts) for f in facts_of(built("mmoe"))] == [
         ("ctr", experts),
         ("cvr", experts),
     ]
@@ -82,7 +81,7 @@ def test_mmoe_has_a_gate_per_task_and_omoe_a_common_one():
 
 
 def test_ple_has_task_gates_at_every_level_and_shared_ones_below_the_last():
-    found = facts_of(built("PLEConfig", levels=2, n_specific_experts=2, n_shared_experts=1))
+    found = facts_of(built("ple", levels=2, n_specific_experts=2, n_shared_experts=1))
     assert [(f.level, f.gate) for f in found] == [
         (0, "ctr"),
         (0, "cvr"),
@@ -97,16 +96,16 @@ def test_ple_has_task_gates_at_every_level_and_shared_ones_below_the_last():
 @pytest.mark.parametrize("level", [0, 1])
 def test_ples_names_are_those_of_the_experts_that_its_gates_weigh(level):
     """The experts that a name stands for are silenced: only a gate that has it feels it."""
-    network = built("PLEConfig", levels=2, n_specific_experts=1, n_shared_experts=1)
+    network = built("ple", levels=2, n_specific_experts=1, n_shared_experts=1)
     features = make_batch(make_schema(), rows=64).features
-    before = network(features)
+    before = network(features).logits
     owned = {"ctr_0": 0, "cvr_0": 1, "shared_0": 2}  # in the order of the parallel networks
     experts = network.levels[level].experts
     for name, place in owned.items():
         kept = experts.weights[-1].detach().clone()
         with torch.no_grad():
             experts.weights[-1][place] = 0
-        moved = (network(features) - before).abs().sum(dim=0) > 0
+        moved = (network(features).logits - before).abs().sum(dim=0) > 0
         feels = [name in f.experts for f in network.gate_facts(features) if f.level == level][:2]
         if level == 1:  # below, the shared path brings every expert to every task
             assert moved.tolist() == feels, name

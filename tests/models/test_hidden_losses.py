@@ -6,7 +6,7 @@ import torch
 from sklearn.metrics import log_loss
 
 from cvrbench.data.label_subsampling import label_weights
-from tests.models.conftest_models import make_schema
+from tests.models.conftest_models import make_schema, output, rows_of
 from tests.models.test_objectives import objective, sigmoid
 
 KINDS = ["click_space", "entire_space", "exposure_space"]
@@ -37,7 +37,7 @@ def in_their_words(kind: str, logits, labels, weights) -> list[float]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_loss_is_the_weighted_mean_over_what_is_seen(kind):
     logits, labels, weights = case()
-    got = objective(kind).losses(logits, labels, weights)
+    got = objective(kind).losses(output(logits), rows_of(labels, weights))
     np.testing.assert_allclose(got, in_their_words(kind, logits, labels, weights), rtol=1e-5)
 
 
@@ -45,7 +45,7 @@ def test_in_click_space_it_is_the_plain_mean_over_the_seen_clicks():
     logits, labels, weights = case()
     seen = (labels[:, 0] == 1) & (weights[:, 1] > 0)
     expected = log_loss(labels[seen, 1], sigmoid(logits)[seen, 1])
-    got = objective("click_space").losses(logits, labels, weights)[1]
+    got = objective("click_space").losses(output(logits), rows_of(labels, weights))[1]
     assert got.item() == pytest.approx(expected, rel=5e-3)  # but for rounding of two strata
 
 
@@ -59,7 +59,7 @@ def test_no_bit_of_loss_or_gradient_depends_on_a_hidden_label(kind):
     found = []
     for seen in (labels, flipped):
         leaf = logits.clone().requires_grad_()
-        losses = objective(kind).losses(leaf, seen, weights)
+        losses = objective(kind).losses(output(leaf), rows_of(seen, weights))
         losses.sum().backward()
         found.append((losses.detach(), leaf.grad))
     assert all(map(torch.equal, *found))
@@ -70,7 +70,7 @@ def test_no_bit_of_loss_or_gradient_depends_on_a_hidden_label(kind):
 def test_a_batch_of_hidden_labels_has_no_loss(kind):
     logits = torch.randn(8, 2, requires_grad=True)
     weights = torch.tensor([[1.0, 0.0]]).expand(8, 2)
-    losses = objective(kind).losses(logits, torch.ones(8, 2), weights)
+    losses = objective(kind).losses(output(logits), rows_of(torch.ones(8, 2), weights))
     losses[1].backward()
     assert losses[1] == 0
     assert torch.equal(logits.grad, torch.zeros(8, 2))
@@ -80,12 +80,15 @@ def test_a_batch_of_hidden_labels_has_no_loss(kind):
 def test_over_many_draws_the_loss_is_that_of_the_full_log(kind):
     """Within its standard error, and with the spread of a draw far above the bias."""
     logits, labels, _ = case()
-    full = objective(kind).losses(logits, labels)[1].item()
+    full = objective(kind).losses(output(logits), rows_of(labels))[1].item()
     drawn = [
         label_weights(make_schema(2), labels.numpy().astype(np.uint8), 1, share=0.1, seed=seed)
         for seed in range(300)
     ]
-    losses = [objective(kind).losses(logits, labels, torch.from_numpy(w))[1].item() for w in drawn]
+    losses = [
+        objective(kind).losses(output(logits), rows_of(labels, torch.from_numpy(w)))[1].item()
+        for w in drawn
+    ]
     assert np.mean(losses) == pytest.approx(full, abs=4 * np.std(losses) / 300**0.5)
     assert np.std(losses) > 0
 
@@ -100,7 +103,7 @@ def test_a_constant_still_learns_the_conversion_rate_of_the_full_log(kind):
 
     def closure():
         descent.zero_grad()
-        losses = objective(kind).losses(bias.expand(ROWS, 2), labels, weights)
+        losses = objective(kind).losses(output(bias.expand(ROWS, 2)), rows_of(labels, weights))
         # The product teaches both factors; only the second is asked about here.
         total = losses.sum() + 50 * losses[0]
         total.backward()

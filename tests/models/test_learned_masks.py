@@ -26,6 +26,7 @@ from cvrbench.training.predict import Predictions
 from cvrbench.training.schedule import count_steps
 from cvrbench.training.under_way import FitResult, Outside
 from cvrbench.training.under_way import Task as FitTask
+from tests.models.conftest_models import balancing_of
 from tests.training.test_fit import Bench
 
 KINDS = ["hard_concrete", "straight_through"]
@@ -138,7 +139,7 @@ class Toy:
     def train(self, training: Training) -> list[FitResult]:
         assert training.apart
         outside = Outside(training.label, StageFiles(self.folder, 0), lambda _: None, lambda: False)
-        task = FitTask(self.objective, torch.ones(2), self.score)
+        task = FitTask(self.objective, balancing_of("equal", self.schema), self.score)
         config = replace(self.config.trainer, patience=99)
         self.result = fit(
             training.network,
@@ -210,10 +211,10 @@ def test_evaluation_is_by_the_masks_that_would_be_cut(tmp_path, gate) -> None:
             generator = torch.Generator().manual_seed(number)
             offset.copy_(torch.randn(offset.shape, generator=generator))
     features = toy.valid_rows.gather(torch.arange(32)).features
-    expected = network.eval()(features)
-    assert not torch.equal(network.train()(features), expected)
+    expected = network.eval()(features).logits
+    assert not torch.equal(network.train()(features).logits, expected)
     toy.ncs.set_masks(network.cut())
-    assert torch.equal(toy.ncs(features), expected)
+    assert torch.equal(toy.ncs(features).logits, expected)
 
 
 @pytest.mark.parametrize("gate", KINDS)

@@ -39,7 +39,7 @@ def test_the_masked_untrained_student_is_the_teacher(planted: Planted) -> None:
     valid = SplitTensors.load(planted.dataset.valid, schema, torch.device("cpu"))
     batch = valid.gather(torch.arange(len(valid)))
     with torch.no_grad():
-        logits = network(batch.features).numpy()
+        logits = network(batch.features).logits.numpy()
     labels = batch.labels.numpy()
     clicked = labels[:, 0] == 1
     # Inputs are standardised by a sample's deviation, which is not exactly 1.

@@ -1,17 +1,27 @@
 """Objectives against their equations written out, and scikit-learn's log loss."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import log_loss
 
-from cvrbench.config.schema import ObjectiveConfig
-from cvrbench.objectives import Objective, alone, build_objective
-from tests.models.conftest_models import make_batch, make_schema
+from cvrbench.data.schema import Task
+from cvrbench.objectives import Objective
+from cvrbench.objectives.click_space import ClickSpace
+from tests.models.conftest_models import (
+    OBJECTIVES,
+    make_batch,
+    make_schema,
+    objective_of,
+    output,
+    rows_of,
+)
 
 
 def objective(kind: str, n_tasks: int = 2) -> Objective:
-    return build_objective(ObjectiveConfig(kind=kind), make_schema(n_tasks))
+    return objective_of(kind, make_schema(n_tasks))
 
 
 @pytest.fixture
@@ -32,7 +42,7 @@ def test_click_space_learns_cvr_on_clicked_rows(case: tuple[torch.Tensor, torch.
         log_loss(labels[:, 0], p[:, 0]),
         log_loss(labels[clicked, 1], p[clicked, 1]),
     ]
-    got = objective("click_space").losses(logits, labels)
+    got = objective("click_space").losses(output(logits), rows_of(labels))
     np.testing.assert_allclose(got.numpy(), expected, rtol=1e-6)
 
 
@@ -41,7 +51,7 @@ def test_entire_space_is_esmm(case: tuple[torch.Tensor, torch.Tensor]) -> None:
     p = sigmoid(logits)
     both = labels[:, 0] * labels[:, 1]
     expected = [log_loss(labels[:, 0], p[:, 0]), log_loss(both, p[:, 0] * p[:, 1])]
-    got = objective("entire_space").losses(logits, labels)
+    got = objective("entire_space").losses(output(logits), rows_of(labels))
     np.testing.assert_allclose(got.numpy(), expected, rtol=1e-6)
 
 
@@ -51,7 +61,7 @@ def test_exposure_space_learns_each_label_on_all_rows(
     logits, labels = case
     p = sigmoid(logits)
     expected = [log_loss(labels[:, t], p[:, t]) for t in range(2)]
-    got = objective("exposure_space").losses(logits, labels)
+    got = objective("exposure_space").losses(output(logits), rows_of(labels))
     np.testing.assert_allclose(got.numpy(), expected, rtol=1e-6)
 
 
@@ -59,7 +69,7 @@ def test_exposure_space_learns_each_label_on_all_rows(
 def test_joint_probability_is_the_product(
     kind: str, case: tuple[torch.Tensor, torch.Tensor]
 ) -> None:
-    probabilities = objective(kind).probabilities(case[0])
+    probabilities = objective(kind).predictions(output(case[0]))
     p = sigmoid(case[0])
     np.testing.assert_allclose(probabilities.conditional.numpy(), p, rtol=1e-12)
     np.testing.assert_allclose(probabilities.joint[:, 1].numpy(), p[:, 0] * p[:, 1], rtol=1e-12)
@@ -67,25 +77,25 @@ def test_joint_probability_is_the_product(
 
 
 def test_exposure_space_gives_cvr_as_a_quotient(case: tuple[torch.Tensor, torch.Tensor]) -> None:
-    probabilities = objective("exposure_space").probabilities(case[0])
+    probabilities = objective("exposure_space").predictions(output(case[0]))
     p = sigmoid(case[0])
     np.testing.assert_allclose(probabilities.joint.numpy(), p, rtol=1e-12)
     expected = np.minimum(p[:, 1] / p[:, 0], 1)
     np.testing.assert_allclose(probabilities.conditional[:, 1].numpy(), expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize("kind", ["click_space", "entire_space", "exposure_space"])
+@pytest.mark.parametrize("kind", OBJECTIVES)
 def test_extreme_logits_give_finite_losses_and_gradients(kind: str) -> None:
     logits = torch.tensor([[60.0, 60.0], [-60.0, 60.0], [60.0, -60.0]], requires_grad=True)
     labels = torch.tensor([[0.0, 0.0], [1.0, 1.0], [1.0, 1.0]])
-    objective(kind).losses(logits, labels).sum().backward()
+    objective(kind).losses(output(logits), rows_of(labels)).sum().backward()
     assert logits.grad is not None
     assert torch.isfinite(logits.grad).all()
 
 
 def test_a_batch_without_clicks_has_no_cvr_loss() -> None:
     logits = torch.randn(4, 2, requires_grad=True)
-    losses = objective("click_space").losses(logits, torch.zeros(4, 2))
+    losses = objective("click_space").losses(output(logits), rows_of(torch.zeros(4, 2)))
     losses.sum().backward()
     assert losses[1] == 0
     assert logits.grad is not None
@@ -93,10 +103,11 @@ def test_a_batch_without_clicks_has_no_cvr_loss() -> None:
 
 
 def test_tasks_without_parents_make_the_objectives_equal() -> None:
-    chains = ((0,), (1,))
+    tasks = (Task(name="ctr", label="click"), Task(name="like", label="is_like"))
+    schema = replace(make_schema(2), tasks=tasks)
     logits, labels = torch.randn(50, 2), torch.randint(2, (50, 2)).float()
     losses = [
-        Objective(kind=kind, chains=chains).losses(logits, labels)
+        objective_of(kind, schema).losses(output(logits), rows_of(labels))
         for kind in ("click_space", "entire_space", "exposure_space")
     ]
     torch.testing.assert_close(losses[0], losses[1])
@@ -104,5 +115,7 @@ def test_tasks_without_parents_make_the_objectives_equal() -> None:
 
 
 def test_a_task_alone_learns_its_own_factor() -> None:
-    assert alone(objective("entire_space")).kind == "click_space"
-    assert alone(objective("exposure_space")).kind == "exposure_space"
+    assert isinstance(objective("entire_space").per_task(), ClickSpace)
+    for kind in ("click_space", "exposure_space"):
+        one = objective(kind)
+        assert one.per_task() is one

@@ -12,6 +12,7 @@ from cvrbench.config.ncs import NCSConfig
 from cvrbench.data.batches import Batch
 from cvrbench.masks import saliency
 from cvrbench.masks.ranking import keep_best
+from cvrbench.nn import Output
 from cvrbench.strategies import build_strategy
 from cvrbench.strategies.ncs import NCS
 from cvrbench.strategies.searches.at_start import curvature_along, grasp, snip, synflow
@@ -34,10 +35,10 @@ class Probe:
             doubled = features._replace(**{name: t.double() for name, t in double.items()})
             yield Batch(doubled, labels.double())
 
-    def losses(self, logits: Tensor, batch: Batch) -> Tensor:
+    def losses(self, output: Output, batch: Batch) -> Tensor:
         seen = torch.ones_like(batch.labels)
         seen[:, 1:] = batch.labels[:, :1]
-        loss = F.binary_cross_entropy_with_logits(logits, batch.labels, reduction="none")
+        loss = F.binary_cross_entropy_with_logits(output.logits, batch.labels, reduction="none")
         return (loss * seen).sum(0) / seen.sum(0)
 
 

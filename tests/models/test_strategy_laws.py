@@ -1,68 +1,17 @@
 """Laws that every sharing strategy obeys, over every member of the config union."""
 
-from dataclasses import fields
-from typing import get_args
-
 import pytest
 import torch
 
-from cvrbench.config.model import ModelConfig
 from cvrbench.data.batches import Features
-from cvrbench.data.schema import Schema
-from cvrbench.strategies import build_strategy
-from cvrbench.strategies.base import SharingStrategy
-from tests.models.conftest_models import make_batch, make_schema
-
-VALUES = {
-    "embedding_dim": 4,
-    "hidden": (8, 6),
-    "tower": (5,),
-    "dropout": 0.0,
-    "n_experts": 3,
-    "gate": "per_task",
-    "levels": 2,
-    "n_shared_experts": 2,
-    "n_specific_experts": 1,
-    "masked": ("trunk",),
-    "search": "imp",
-    "base": None,
-    "density": 0.3,
-    "rate": None,
-    "rounds": 2,
-    "scope": "global",
-    "warmup_epochs": 0.0,
-    "search_epochs": 1.0,
-    "together": True,
-    "early_bird": None,
-    "choice": "validation",
-    "take": None,
-    "scored": "under",
-    "rewind": True,
-    "step": "joint",
-    "masked_step": "strict",
-    "probe_batches": 2,
-    "relaxation": "hard_concrete",
-    "gate_rate": 50.0,
-    "sharing": None,
-    "regrow_every": 2,
-    "regrow_share": 0.3,
-}
-KINDS = [cls.__name__ for cls in get_args(ModelConfig)]
-
-
-def build(kind: str, schema: Schema, seed: int = 0, **changes: object) -> SharingStrategy:
-    cls = next(c for c in get_args(ModelConfig) if c.__name__ == kind)
-    values = {f.name: VALUES[f.name] for f in fields(cls) if f.name != "kind"}
-    name = get_args(cls.__annotations__["kind"])[0]
-    torch.manual_seed(seed)
-    return build_strategy(cls(kind=name, **{**values, **changes}), schema)
+from tests.models.conftest_models import KINDS, build, make_batch, make_schema
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("n_tasks", [1, 2, 3])
 def test_logits_have_one_column_per_task_and_are_finite(kind: str, n_tasks: int) -> None:
     schema = make_schema(n_tasks)
-    logits = build(kind, schema)(make_batch(schema).features)
+    logits = build(kind, schema)(make_batch(schema).features).logits
     assert logits.shape == (16, n_tasks)
     assert torch.isfinite(logits).all()
 
@@ -70,17 +19,15 @@ def test_logits_have_one_column_per_task_and_are_finite(kind: str, n_tasks: int)
 @pytest.mark.parametrize("kind", KINDS)
 def test_towers_can_be_left_out(kind: str) -> None:
     schema = make_schema()
-    assert build(kind, schema, tower=())(make_batch(schema).features).shape == (16, 2)
+    assert build(kind, schema, tower=())(make_batch(schema).features).logits.shape == (16, 2)
 
 
-@pytest.mark.parametrize(
-    "kind", ["SingleTaskConfig", "SharedEmbeddingConfig", "SharedBottomConfig"]
-)
+@pytest.mark.parametrize("kind", ["single_task", "shared_embedding", "shared_bottom"])
 @pytest.mark.parametrize("tower", [(), (5,)])
 def test_trunks_can_be_left_out(kind: str, tower: tuple[int, ...]) -> None:
     schema = make_schema()
     network = build(kind, schema, hidden=(), tower=tower)
-    assert network(make_batch(schema).features).shape == (16, 2)
+    assert network(make_batch(schema).features).logits.shape == (16, 2)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -96,7 +43,7 @@ def test_rows_do_not_influence_each_other(kind: str) -> None:
         features.bag_segments,
         features.numeric[order],
     )
-    torch.testing.assert_close(network(shuffled), network(features)[order])
+    torch.testing.assert_close(network(shuffled).logits, network(features).logits[order])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -112,7 +59,7 @@ def test_one_seed_fixes_the_initial_weights(kind: str) -> None:
 def test_gradient_reaches_every_parameter(kind: str) -> None:
     schema = make_schema(3)
     network = build(kind, schema)
-    network(make_batch(schema, rows=256).features).square().sum().backward()
+    network(make_batch(schema, rows=256).features).logits.square().sum().backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
         grad = parameter.grad
@@ -129,7 +76,7 @@ def test_a_network_overfits_a_few_rows(kind: str) -> None:
     optimizer = torch.optim.Adam(network.parameters(), lr=0.02)
     for _ in range(300):
         loss = torch.nn.functional.binary_cross_entropy_with_logits(
-            network(batch.features), batch.labels
+            network(batch.features).logits, batch.labels
         )
         optimizer.zero_grad()
         loss.backward()

@@ -8,19 +8,23 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 
+from cvrbench.balancing import build_balancing
+from cvrbench.balancing.fixed import Fixed
 from cvrbench.config.compose import compose
 from cvrbench.data.batches import SplitTensors
 from cvrbench.data.registry import ensure
 from cvrbench.errors import RunError, RunInterrupted
 from cvrbench.evaluation import score, selection_score
 from cvrbench.objectives import build_objective
-from cvrbench.strategies import build_strategy
+from cvrbench.strategies import build_network
 from cvrbench.strategies.ncs import TaskAlone
 from cvrbench.training.checkpoint import StageFiles
 from cvrbench.training.fit import fit
 from cvrbench.training.predict import predict
 from cvrbench.training.under_way import FitResult, Outside, Task
+from tests.models.conftest_models import BALANCINGS
 
 CPU = torch.device("cpu")
 
@@ -35,22 +39,26 @@ class Bench:
         self.train = SplitTensors.load(self.dataset.train, self.schema, CPU)
         self.valid = SplitTensors.load(self.dataset.valid, self.schema, CPU)
         self.objective = build_objective(self.config.objective, self.schema)
+        self.tasks = [task.name for task in self.schema.tasks]
+        self.balancing = build_balancing(self.config.balancing, self.tasks, self.tasks)
         self.folder = folder
         torch.manual_seed(0)
-        self.network = build_strategy(self.config.model, self.schema)
+        self.network = build_network(self.config, self.schema)
 
     def score(self, predictions):
         labels = self.dataset.valid.labels
         found = score(self.schema, labels, *predictions, kinds=("auc",))
         return selection_score(found.metrics, ["ctr", "cvr"], "mean_auc"), found.metrics
 
-    def fit(self, network=None, *, weights=(1.0, 1.0), stop_after=None, **trainer) -> FitResult:
+    def fit(self, network=None, *, trained=None, stop_after=None, **trainer) -> FitResult:
         steps = iter(range(10**9))
+        if trained is not None:
+            self.balancing = build_balancing(self.config.balancing, self.tasks, trained)
         return fit(
             network or self.network,
             self.train,
             self.valid,
-            Task(self.objective, torch.tensor(weights), self.score),
+            Task(self.objective, self.balancing, self.score),
             replace(self.config.trainer, **trainer),
             epochs=2,
             seed=0,
@@ -99,15 +107,18 @@ def test_validation_is_looked_at_as_often_as_asked_and_at_each_epochs_end(bench)
 
 
 TABLES = ("rowwise_adagrad", "lazy_adam", "adam")
-MODELS_AND_TABLES = [
+RESUMED = [
     pytest.param(
-        model,
-        table,
+        (f"model={model}", f"trainer.embedding_optimizer={table}"),
         marks=[pytest.mark.slow] if model == "ple" and table != TABLES[0] else [],
     )
     for model in ("shared_bottom", "ncs", "ple")
     for table in TABLES
 ]
+RESUMED += [("model=mmoe", f"balancing={balancing}") for balancing in BALANCINGS]
+RESUMED += [("model=mmoe", "trainer.schedule=warmup_cosine", "trainer.clip_norm=0.1")]
+LENGTH = {"batch_size": 512, "patience": 99}
+"""Nine steps an epoch, and two epochs."""
 
 
 @pytest.fixture(scope="module")
@@ -117,26 +128,78 @@ def uninterrupted(quick_data, tmp_path_factory):
     @functools.cache
     def trained(*options: str) -> tuple[Bench, FitResult]:
         straight = Bench(quick_data, tmp_path_factory.mktemp("straight"), *options)
-        return straight, straight.fit(batch_size=512, patience=99)
+        return straight, straight.fit(**LENGTH)
 
     return trained
 
 
-@pytest.mark.parametrize(("model", "table"), MODELS_AND_TABLES)
+def assert_ends_alike(one: Bench, result: FitResult, other: Bench, expected: FitResult) -> None:
+    """The same looks at validation, and the same bits in the network and the balancing."""
+    assert result.state.history == expected.state.history
+    for mine, theirs in ((one.network, other.network), (one.balancing, other.balancing)):
+        for name, tensor in theirs.state_dict().items():
+            assert torch.equal(tensor, mine.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("options", RESUMED, ids=" ".join)
 @pytest.mark.parametrize("stop_after", [3, 11])
 def test_a_resumed_training_ends_bit_for_bit_where_an_uninterrupted_one_ends(
-    bench, uninterrupted, model, table, stop_after
+    bench, uninterrupted, options, stop_after
 ):
-    options = (f"model={model}", f"trainer.embedding_optimizer={table}")
     straight, expected = uninterrupted(*options)
     broken = bench(*options)
     with pytest.raises(RunInterrupted):
-        broken.fit(batch_size=512, patience=99, stop_after=stop_after)
+        broken.fit(**LENGTH, stop_after=stop_after)
     again = bench(*options)
-    resumed = again.fit(batch_size=512, patience=99)
-    assert resumed.state.history == expected.state.history
-    for name, tensor in straight.network.state_dict().items():
-        assert torch.equal(tensor, again.network.state_dict()[name]), name
+    assert_ends_alike(again, again.fit(**LENGTH), straight, expected)
+
+
+class Learned(Fixed):
+    """A balancing with a parameter, and a buffer that moves at every step.
+
+    sum_t (L_t / mean_t) exp(-s_t) + s_t, with the running mean of each loss; s is learned.
+    """
+
+    mean: Tensor
+
+    def __init__(self, n_tasks: int) -> None:
+        super().__init__(torch.ones(n_tasks), torch.ones(n_tasks))
+        self.logarithm = nn.Parameter(torch.zeros(n_tasks))
+        self.register_buffer("mean", torch.ones(n_tasks))
+
+    def weigh(self, losses: Tensor) -> Tensor:
+        self.mean.lerp_(losses.detach(), 0.1)
+        return losses / self.mean.clone() * (-self.logarithm).exp() + self.logarithm
+
+
+def test_what_a_balancing_learns_and_holds_is_resumed_with_the_rest(bench, quick_data, tmp_path):
+    def make(folder: Path) -> Bench:
+        one = Bench(quick_data, folder, "model=shared_bottom")
+        one.balancing = Learned(2)
+        return one
+
+    straight = make(tmp_path / "straight")
+    expected = straight.fit(**LENGTH)
+    assert (straight.balancing.logarithm != 0).all()
+    assert (straight.balancing.mean != 1).all()
+    with pytest.raises(RunInterrupted):
+        make(tmp_path / "broken").fit(**LENGTH, stop_after=11)
+    again = make(tmp_path / "broken")
+    assert_ends_alike(again, again.fit(**LENGTH), straight, expected)
+
+
+@pytest.mark.parametrize("change", [{"schedule": "warmup_cosine"}, {"clip_norm": 0.1}], ids=str)
+def test_a_schedule_and_a_norm_change_a_training_and_their_absence_does_not(
+    bench, uninterrupted, tmp_path, quick_data, change
+):
+    straight, expected = uninterrupted("model=mmoe", "balancing=equal")
+    changed = Bench(quick_data, tmp_path / "changed", "model=mmoe")
+    changed.fit(**LENGTH, **change)
+    for name, parameter in straight.network.named_parameters():
+        assert not torch.equal(parameter, changed.network.get_parameter(name)), name
+    plain = Bench(quick_data, tmp_path / "plain", "model=mmoe")
+    vast = {"schedule": "constant", "clip_norm": None if "schedule" in change else 1e9}
+    assert_ends_alike(plain, plain.fit(**LENGTH, **vast), straight, expected)
 
 
 def test_a_finished_stage_is_answered_from_its_file(bench):
@@ -171,7 +234,7 @@ def test_a_task_alone_moves_only_what_its_own_mask_keeps(bench):
     one = bench("model=ncs")
     halve(one.network)
     before = [w.detach().clone() for w in one.network.trunk.weights]
-    one.fit(TaskAlone(one.network, 1), weights=(0.0, 1.0), weight_decay=0.5, learning_rate=0.01)
+    one.fit(TaskAlone(one.network, 1), trained=["cvr"], weight_decay=0.5, learning_rate=0.01)
     keeps = one.network.keep.buffers()
     for weight, old, keep in zip(one.network.trunk.weights, before, keeps, strict=True):
         assert torch.equal(weight[0][~keep[1]], old[0][~keep[1]])

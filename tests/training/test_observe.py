@@ -10,15 +10,20 @@ from torch.nn import functional as F  # noqa: N812
 from cvrbench.config.compose import compose
 from cvrbench.data.batches import Batch, SplitTensors
 from cvrbench.data.registry import ensure
-from cvrbench.objectives import Objective, build_objective
+from cvrbench.objectives import build_objective
 from cvrbench.strategies import build_strategy
 from cvrbench.training.observe import Probe, gradient_cosines, layer_name, probe_rows
 from cvrbench.training.stages import Stages
-from tests.models.conftest_models import make_batch, make_schema
-from tests.models.test_strategy_laws import KINDS
-from tests.models.test_strategy_laws import build as build_tiny
+from tests.models.conftest_models import (
+    KINDS,
+    OBJECTIVES,
+    make_batch,
+    make_schema,
+    objective_of,
+)
+from tests.models.conftest_models import build as build_tiny
 
-APART = Objective(kind="exposure_space", chains=((0,), (0, 1)))
+APART = objective_of("exposure_space", make_schema())
 """Both tasks learn from all rows, so that two tasks can be made equal or opposite."""
 CPU = torch.device("cpu")
 build = functools.partial(build_tiny, hidden=(24, 16), tower=(12,))
@@ -52,7 +57,7 @@ def test_layers_have_readable_names():
     assert layer_name("towers.network.biases.0") == "towers_0_bias"
 
 
-@pytest.mark.parametrize("kind", ["SharedBottomConfig", "NCSConfig"])
+@pytest.mark.parametrize("kind", ["shared_bottom", "ncs"])
 def test_equal_tasks_agree_and_opposite_ones_conflict(kind):
     schema = make_schema()
     network = symmetric(build(kind, schema))
@@ -67,11 +72,11 @@ def test_equal_tasks_agree_and_opposite_ones_conflict(kind):
 
 
 @pytest.mark.parametrize("sparse", [True, False])
-@pytest.mark.parametrize("objective", ["click_space", "entire_space", "exposure_space"])
+@pytest.mark.parametrize("objective", OBJECTIVES)
 def test_cosines_are_those_of_autograd_by_hand(objective, sparse):
     schema = make_schema(numeric=False)
-    network = build("SharedBottomConfig", schema).eval()
-    goal = Objective(kind=objective, chains=((0,), (0, 1)))
+    network = build("shared_bottom", schema).eval()
+    goal = objective_of(objective, schema)
     both = halves(schema, rows=200)
     network.encoder.sparse = sparse
     between, within = cosines(network, both, goal)
@@ -79,7 +84,7 @@ def test_cosines_are_those_of_autograd_by_hand(objective, sparse):
     network.encoder.sparse = False
     shared = [p for name, p in network.named_parameters() if not name.startswith("towers")]
     for half in both:
-        losses = goal.losses(network(half.features), half.labels)
+        losses = goal.losses(network(half.features), half)
         of_halves.append([torch.autograd.grad(x, shared, retain_graph=True) for x in losses])
     names = ["embedding", "trunk_0", "trunk_1", "trunk_0_bias", "trunk_1_bias"]
     # Entire space: the product's loss reaches the towers of both.
@@ -100,21 +105,21 @@ def test_cosines_are_those_of_autograd_by_hand(objective, sparse):
 def test_only_what_two_tasks_reach_is_compared():
     schema = make_schema()
     found = {kind: set(cosines(build(kind, schema), halves(schema))[0]) for kind in KINDS}
-    assert found["SingleTaskConfig"] == set()
-    assert found["SharedEmbeddingConfig"] == {"embedding"}
-    assert {n for n in found["MMoEConfig"] if "bias" not in n} == {
+    assert found["single_task"] == set()
+    assert found["shared_embedding"] == {"embedding"}
+    assert {n for n in found["mmoe"] if "bias" not in n} == {
         "embedding",
         "experts_0",
         "experts_1",
     }
-    assert "levels_0_shared_gate" in found["PLEConfig"]
-    assert not any("task_gates" in name or "towers" in name for name in found["PLEConfig"])
+    assert "levels_0_shared_gate" in found["ple"]
+    assert not any("task_gates" in name or "towers" in name for name in found["ple"])
 
 
 def test_a_common_gate_is_shared_and_three_tasks_are_three_pairs():
     schema = make_schema(3)
-    network = build("MMoEConfig", schema, gate="common")
-    goal = Objective(kind="click_space", chains=((0,), (0, 1), (0, 2)))
+    network = build("mmoe", schema, gate="common")
+    goal = objective_of("click_space", schema)
     found, _ = gradient_cosines(network, halves(schema, 300), goal, ("ctr", "cvr", "like"))
     assert set(found["gates"]) == {"ctr-cvr", "ctr-like", "cvr-like"}
 
@@ -122,7 +127,7 @@ def test_a_common_gate_is_shared_and_three_tasks_are_three_pairs():
 def test_experts_of_one_task_alone_are_left_out():
     """One level of PLE: an own expert is reached by its task only, a shared one by both."""
     schema = make_schema()
-    network = symmetric(build("PLEConfig", schema, levels=1))
+    network = symmetric(build("ple", schema, levels=1))
     with torch.no_grad():
         network.levels[0].task_gates.weight.zero_()
     with torch.no_grad():  # what the tasks own differs, what they share is used alike
@@ -133,7 +138,7 @@ def test_experts_of_one_task_alone_are_left_out():
 
 def test_masks_without_a_common_connection_leave_nothing_to_conflict():
     schema = make_schema()
-    network = build("NCSConfig", schema)
+    network = build("ncs", schema)
     for keep in network.keep.buffers():
         keep.copy_(torch.stack([keep[0].cumsum(1) % 2 == 0, keep[0].cumsum(1) % 2 == 1]))
         assert (keep.sum(dim=0) == 1).all()
@@ -148,21 +153,21 @@ def test_masks_without_a_common_connection_leave_nothing_to_conflict():
 def test_a_task_without_a_row_of_its_own_is_left_out():
     schema = make_schema()
     nobody = halves(schema, labels=lambda y: [0 * y, 0 * y])
-    goal = Objective(kind="click_space", chains=((0,), (0, 1)))
-    assert cosines(build("SharedBottomConfig", schema), nobody, goal) == ({}, {})
+    goal = objective_of("click_space", schema)
+    assert cosines(build("shared_bottom", schema), nobody, goal) == ({}, {})
 
 
 def test_one_task_has_nobody_to_conflict_with():
     schema = make_schema(1)
-    network = build("SharedBottomConfig", schema)
-    goal = Objective(kind="click_space", chains=((0,),))
+    network = build("shared_bottom", schema)
+    goal = objective_of("click_space", schema)
     assert gradient_cosines(network, halves(schema), goal, ("ctr",)) == ({}, {})
 
 
 def test_a_huge_table_is_never_filled():
     """Each gradient of the table in full would be as large as the table."""
     schema = make_schema()
-    network = build("SharedBottomConfig", schema)
+    network = build("shared_bottom", schema)
     network.encoder.sparse = False  # as the dense optimiser has it
     vast = torch.empty(1, 4).expand(10**9, 4)  # memory for one row
     with torch.no_grad():

@@ -12,7 +12,6 @@ import torch
 
 from cvrbench import experiment
 from cvrbench.config.compose import compose
-from cvrbench.config.schema import ObjectiveConfig
 from cvrbench.data.batches import SplitTensors
 from cvrbench.data.registry import ensure
 from cvrbench.data.schema import Categorical, Numeric, Schema, Task
@@ -24,11 +23,11 @@ from cvrbench.strategies import build_strategy
 from cvrbench.training import watch
 from cvrbench.training.optimizers import build_optimizers
 from cvrbench.training.predict import CPU, predict, predict_there
+from cvrbench.training.step import train_step
 from cvrbench.training.watch import ON_TENSORS, metrics_of_tensors
+from tests.models.conftest_models import KINDS, OBJECTIVES, balancing_of, objective_of
 
-MODELS = ("single_task", "shared_embedding", "shared_bottom", "mmoe", "ple", "ncs")
 OPTIMIZERS = ("rowwise_adagrad", "lazy_adam")
-OBJECTIVES = ("click_space", "entire_space", "exposure_space")
 
 
 @pytest.fixture
@@ -61,18 +60,17 @@ def split():
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", KINDS)
 def test_a_step_never_waits_for_a_value(schema, split, model, optimizer):
     config = compose([f"model={model}", f"trainer.embedding_optimizer={optimizer}"]).config
     network = build_strategy(config.model, schema).to("meta")
-    optimizers = build_optimizers(network, config.trainer)
-    objective = build_objective(config.objective, schema)
+    balancing = balancing_of("equal", schema).to("meta")
+    optimizers = build_optimizers(network, config.trainer, balancing)
+    optimizers.dense.step = lambda: None  # torch's own, which knows no such tensors
     for _ in range(2):
         batch = split.gather(torch.empty(16, dtype=torch.int64, device="meta"))
-        loss = objective.losses(network(batch.features), batch.labels, batch.weights).sum()
-        optimizers.zero_grad()
-        loss.backward()
-        optimizers.table.step()  # the dense one is torch's, which knows no such tensors
+        objective = build_objective(config.objective, schema)
+        loss = train_step(network, objective, balancing, batch, optimizers)
     with pytest.raises((NotImplementedError, RuntimeError)):
         loss.item()  # so that the test is one
 
@@ -80,7 +78,7 @@ def test_a_step_never_waits_for_a_value(schema, split, model, optimizer):
 def test_a_prediction_pass_never_waits_for_a_value(schema, split):
     network = build_strategy(compose(["model=mmoe"]).config.model, schema).to("meta")
     for kind in OBJECTIVES:
-        objective = build_objective(ObjectiveConfig(kind=kind), schema)
+        objective = objective_of(kind, schema)
         found = predict_there(network, split, objective, batch_size=32)
         assert [(t.shape, t.device.type) for t in found] == [((100, 2), "meta")] * 2
         with pytest.raises((NotImplementedError, RuntimeError)):
@@ -92,10 +90,10 @@ def test_rows_predicted_in_batches_are_those_predicted_at_once(quick, kind):
     config = quick("model=mmoe").config
     dataset = ensure(config.dataset, "synthetic", Path(config.data_dir))
     valid = SplitTensors.load(dataset.valid, dataset.schema, CPU)
-    objective = build_objective(ObjectiveConfig(kind=kind), dataset.schema)
+    objective = objective_of(kind, dataset.schema)
     network = build_strategy(config.model, dataset.schema).eval()
     with torch.no_grad():
-        at_once = objective.probabilities(network(valid.gather(torch.arange(len(valid))).features))
+        at_once = objective.predictions(network(valid.gather(torch.arange(len(valid))).features))
     there = predict_there(network, valid, objective, batch_size=700)
     here = predict(network, valid, objective, batch_size=700)
     for whole, tensor, array in zip(at_once, there, here, strict=True):

@@ -1,11 +1,22 @@
-"""The row-wise optimisers against torch's, and the rule that masked weights never move."""
+"""Optimisers, rates and clipping against torch's, and that masked weights never move."""
+
+import math
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from cvrbench.training.optimizers import LazyAdam, MaskedAdamW, RowwiseAdagrad
+from cvrbench.config.compose import compose
+from cvrbench.training.optimizers import (
+    LazyAdam,
+    MaskedAdamW,
+    RowwiseAdagrad,
+    build_optimizers,
+    clip,
+)
+from cvrbench.training.schedule import WARMUP, rate_factor
+from tests.models.conftest_models import balancing_of, build, make_schema
 
 IDS = [torch.tensor([0, 3, 3, 5]), torch.tensor([3, 1]), torch.tensor([5, 5, 0])]
 
@@ -125,3 +136,95 @@ def test_a_checkpoint_of_masked_adamw_moves_to_its_parameters_device_whole() -> 
     other = MaskedAdamW([elsewhere], lr=0.05, weight_decay=0.0)
     other.load_state_dict(optimizer.state_dict())
     assert {state.device.type for state in other.state[elsewhere].values()} == {"meta"}
+
+
+@pytest.mark.parametrize("steps", [2, 19, 20, 21, 100, 1000])
+def test_the_schedule_is_torchs_linear_rise_and_cosine(steps: int) -> None:
+    rising = math.ceil(WARMUP * steps)
+    optimizer = torch.optim.SGD([table()], lr=0.3)
+    rise = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / rising, 1.0, max(rising - 1, 1))
+    fall = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps - rising)
+    torchs = torch.optim.lr_scheduler.SequentialLR(optimizer, [rise, fall], [rising - 1])
+    for step in range(1, steps + 1):
+        expected = optimizer.param_groups[0]["lr"] / 0.3
+        assert rate_factor("warmup_cosine", step, steps) == pytest.approx(expected, abs=1e-9), step
+        assert rate_factor("constant", step, steps) == 1
+        optimizer.step()
+        torchs.step()
+    assert rate_factor("warmup_cosine", 1, 1) == 1
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_rate_is_that_of_fresh_optimisers_whatever_came_before(masked: bool) -> None:
+    """Both learning rates and the decay of masked weights."""
+    schema = make_schema()
+    network = build("ncs" if masked else "mmoe", schema)
+    config = compose(["trainer.learning_rate=0.02", "trainer.weight_decay=0.5"]).config.trainer
+    made = build_optimizers(network, config, balancing_of("equal", schema))
+    assert bool(made.masked) == masked
+    for factor in (0.5, 0.25, 0.25, 1.0):
+        made.set_rate(factor)
+        assert {group["lr"] for group in made.dense.param_groups} == {0.02 * factor}
+        (group,) = made.table.param_groups
+        assert group["lr"] == config.embedding_learning_rate * factor
+        before = [p.detach().clone() for p in network.parameters()]
+        for parameter in network.parameters():
+            parameter.grad = torch.zeros_like(parameter)  # so that decay alone moves
+        network.encoder.table.grad = None
+        made.step()
+        for parameter, old in zip(network.parameters(), before, strict=True):
+            rate = 0.0 if parameter is network.encoder.table else 0.02 * factor
+            torch.testing.assert_close(parameter.detach(), old * (1 - rate * 0.5))
+
+
+def gradients(seed: int, shapes=((3,), (2, 4), ())) -> list[nn.Parameter]:
+    """Parameters with gradients."""
+    g = torch.Generator().manual_seed(seed)
+    found = [nn.Parameter(torch.zeros(shape)) for shape in shapes]
+    for parameter in found:
+        parameter.grad = torch.randn(parameter.shape, generator=g)
+    return [*found, nn.Parameter(torch.zeros(2))]  # of which no loss asked
+
+
+@pytest.mark.parametrize("norm", [0.5, 2.0, 100.0])
+def test_gradients_are_clipped_as_by_torch_in_every_replica(norm: float) -> None:
+    replicas = [gradients(seed) for seed in range(3)]
+    stacked = []
+    for parameters in zip(*replicas, strict=True):
+        stack = nn.Parameter(torch.stack([p.detach() for p in parameters]))
+        if parameters[0].grad is not None:
+            stack.grad = torch.stack([p.grad.clone() for p in parameters])
+        stacked.append(stack)
+    for parameters in replicas:
+        torch.nn.utils.clip_grad_norm_(parameters, norm)
+    clip(stacked, norm, stacked=True)
+    (alone,) = (gradients(seed) for seed in [0])
+    clip(alone, norm, stacked=False)
+    for number, stack in enumerate(stacked):
+        for replica, parameters in enumerate(replicas):
+            expected = parameters[number].grad
+            assert (stack.grad is None) == (expected is None)
+            if expected is not None:
+                torch.testing.assert_close(stack.grad[replica], expected)
+        if stack.grad is not None:
+            torch.testing.assert_close(alone[number].grad, replicas[0][number].grad)
+
+
+@pytest.mark.parametrize("norm", [None, 1e-3, 1e3])
+def test_a_step_clips_the_dense_weights_and_leaves_the_table(norm: float | None) -> None:
+    schema = make_schema()
+    network, other = build("mmoe", schema), build("mmoe", schema)
+    config = compose([f"trainer.clip_norm={'null' if norm is None else norm}"]).config.trainer
+    made = build_optimizers(network, config, balancing_of("equal", schema))
+    for parameter, twin in zip(network.parameters(), other.parameters(), strict=True):
+        parameter.grad = torch.randn_like(parameter)
+        twin.grad = parameter.grad.clone()
+    table = network.encoder.table
+    table.grad = table.grad.to_sparse(1)
+    dense = [p for n, p in other.named_parameters() if n != "encoder.table"]
+    if norm is not None:
+        torch.nn.utils.clip_grad_norm_(dense, norm)
+    made.step()
+    for parameter, twin in zip(network.parameters(), other.parameters(), strict=True):
+        got = parameter.grad.to_dense() if parameter is table else parameter.grad
+        torch.testing.assert_close(got, twin.grad)

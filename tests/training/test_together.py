@@ -1,58 +1,46 @@
 """Several trainings as one program: each ends where it would have ended alone."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import torch
 
+from cvrbench.balancing import build_balancing
 from cvrbench.config.compose import compose
 from cvrbench.data.batches import BagTensors, SplitTensors
-from cvrbench.data.registry import ensure
 from cvrbench.errors import RunError, RunInterrupted
-from cvrbench.evaluation import score, selection_score
 from cvrbench.objectives import build_objective
-from cvrbench.strategies import build_strategy
+from cvrbench.strategies import build_network, build_strategy
 from cvrbench.strategies.base import SharingStrategy
 from cvrbench.strategies.searches.imp import Settling
 from cvrbench.training.checkpoint import StageFiles
 from cvrbench.training.optimizers import build_optimizers
+from cvrbench.training.step import train_step
 from cvrbench.training.together.fit import fit_together
 from cvrbench.training.together.program import Program
 from cvrbench.training.together.request import FitRequest
 from cvrbench.training.under_way import Outside, State, Task
-from tests.models.conftest_models import make_schema
+from tests.models.conftest_models import balancing_of, make_schema
+from tests.training.test_fit import Bench
 
-CPU = torch.device("cpu")
 SEEDS = (3, 7, 11)
 
 
-class Lab:
+class Lab(Bench):
     """Makes the same requests again and again, on the small planted log."""
-
-    def __init__(self, data_dir: Path, *overrides: str) -> None:
-        self.config = compose(["experiment=quick_check", *overrides]).config
-        self.dataset = ensure(self.config.dataset, "synthetic", data_dir)
-        self.schema = self.dataset.schema
-        self.train = SplitTensors.load(self.dataset.train, self.schema, CPU)
-        self.valid = SplitTensors.load(self.dataset.valid, self.schema, CPU)
-        self.objective = build_objective(self.config.objective, self.schema)
-
-    def score(self, predictions):
-        found = score(self.schema, self.dataset.valid.labels, *predictions, kinds=("auc",))
-        return selection_score(found.metrics, ["ctr", "cvr"], "mean_auc"), found.metrics
 
     def request(self, seed, folder, *, change=lambda _: None, stop_after=None, **trainer):
         torch.manual_seed(seed)
-        network = build_strategy(self.config.model, self.schema)
+        network = build_network(self.config, self.schema)
         change(network)
+        balancing = build_balancing(self.config.balancing, self.tasks, self.tasks)
         steps = iter(range(10**9))
         return FitRequest(
             network,
             self.train,
             self.valid,
-            Task(self.objective, torch.ones(2), self.score),
+            Task(self.objective, balancing, self.score),
             replace(self.config.trainer, batch_size=256, **trainer),
             epochs=2,
             seed=seed,
@@ -69,8 +57,8 @@ class Lab:
 
 
 @pytest.fixture
-def lab(quick_data):
-    return lambda *overrides: Lab(quick_data, *overrides)
+def lab(quick_data, tmp_path):
+    return lambda *overrides: Lab(quick_data, tmp_path, *overrides)
 
 
 @pytest.fixture(autouse=True)
@@ -149,31 +137,27 @@ def test_fields_of_many_values_numbers_and_hidden_labels_are_each_members_own(la
     trainer = lab().config.trainer
     config = compose([f"model={model}", "model.embedding_dim=4"]).config
     objective = build_objective(config.objective, schema)
+    weights = {"ctr": 1.0, "cvr": 0.5, "like": 2.0}
     orders = torch.stack([next(rows.indices(400, seed)) for seed in SEEDS])
 
     def request(seed):
         torch.manual_seed(seed)
         network = build_strategy(config.model, schema).train()
-        task = Task(objective, torch.tensor([1.0, 0.5, 2.0]), None)
+        task = Task(objective, balancing_of("weighted", schema, weights=weights), None)
         return FitRequest(network, rows, rows, task, trainer, 1, seed, None)
 
     stacked = [request(seed) for seed in SEEDS]
-    own = [build_optimizers(one.network, trainer) for one in stacked]
+    own = [build_optimizers(one.network, trainer, one.task.balancing) for one in stacked]
     generators = [torch.Generator().manual_seed(seed) for seed in SEEDS]
     program = Program(stacked, [rows] * len(SEEDS), generators, own)
     together = [program.step(index) for index in orders.split(64, dim=1)]
     for number, seed in enumerate(SEEDS):
         network, _, _, task, *_ = request(seed)
-        optimizers = build_optimizers(network, trainer)
+        optimizers = build_optimizers(network, trainer, task.balancing)
         torch.manual_seed(seed)
         for index, losses in zip(orders[number].split(64), together, strict=True):
-            batch = rows.gather(index)
-            found = objective.losses(network(batch.features), batch.labels, batch.weights)
-            loss = (found * task.loss_weights).sum()
+            loss = train_step(network, objective, task.balancing, rows.gather(index), optimizers)
             assert loss.item() == pytest.approx(losses[number].item(), abs=1e-5)
-            optimizers.zero_grad()
-            loss.backward()
-            optimizers.step()
         for name, tensor in network.state_dict().items():
             now = stacked[number].network.state_dict()[name]
             assert torch.allclose(tensor, now, rtol=0, atol=1e-5), name

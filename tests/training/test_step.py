@@ -1,0 +1,246 @@
+"""The training step: what reaches the loss, alone and in a stack of replicas.
+
+A stack is several networks under their common code. Whatever takes part in it says so (`stackable`)
+and then moves each replica as the replica's own steps would.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cvrbench.balancing import Balancing
+from cvrbench.config.compose import compose
+from cvrbench.data.batches import Batch, Features, SplitTensors
+from cvrbench.data.schema import Schema
+from cvrbench.nn import FeatureEncoder, Output, Towers
+from cvrbench.objectives import Objective
+from cvrbench.objectives.exposure_space import ExposureSpace
+from cvrbench.strategies.base import SharingStrategy
+from cvrbench.training.optimizers import Optimizers, build_optimizers
+from cvrbench.training.step import train_step, updates_of
+from cvrbench.training.together.program import Program
+from cvrbench.training.together.request import FitRequest
+from cvrbench.training.together.stack import can_stack
+from cvrbench.training.under_way import Task
+from tests.models.conftest_models import (
+    BALANCINGS,
+    KINDS,
+    OBJECTIVES,
+    balancing_of,
+    build,
+    make_batch,
+    make_schema,
+    objective_of,
+)
+from tests.training.test_fit import Learned
+from tests.training.test_together import rows_with_tags
+
+SEEDS = (3, 7)
+SCHEMA = make_schema(3)
+TRAINER = compose(["trainer.learning_rate=0.01"]).config.trainer
+
+
+class Replica(NamedTuple):
+    """One network, and what it takes to train it."""
+
+    network: SharingStrategy
+    objective: Objective
+    balancing: Balancing
+    optimizers: Optimizers
+
+    def step(self, batch: Batch) -> Tensor:
+        network, objective, balancing, optimizers = self
+        updates = updates_of(network, balancing)
+        return train_step(network, objective, balancing, batch, optimizers, updates=updates)
+
+    def weights(self) -> dict[str, Tensor]:
+        """Copy everything that a step can move."""
+        state = self.network.state_dict() | self.balancing.state_dict(prefix="balancing.")
+        return {name: tensor.detach().clone() for name, tensor in state.items()}
+
+
+def replica(network, objective, balancing, trainer=TRAINER) -> Replica:
+    optimizers = build_optimizers(network.train(), trainer, balancing)
+    return Replica(network, objective, balancing, optimizers)
+
+
+def replicas(strategy: str, objective: str, balancing: str, trainer=TRAINER) -> list[Replica]:
+    """Replicas of two seeds, with dropout."""
+    goal = objective_of(objective, SCHEMA)
+    return [
+        replica(
+            build(strategy, SCHEMA, seed, heads=goal.heads, dropout=0.3),
+            goal,
+            balancing_of(balancing, SCHEMA),
+            trainer,
+        )
+        for seed in SEEDS
+    ]
+
+
+def stacked(members: Sequence[Replica], rows: SplitTensors, trainer=TRAINER) -> Program:
+    """Put replicas into one program; replica n draws from the generator of seed n."""
+    requests = [
+        FitRequest(r.network, rows, rows, Task(r.objective, r.balancing, None), trainer, 1, s, None)
+        for r, s in zip(members, SEEDS, strict=True)
+    ]
+    generators = [torch.Generator().manual_seed(seed) for seed in SEEDS]
+    return Program(requests, [rows] * len(members), generators, [r.optimizers for r in members])
+
+
+def assert_stacked_is_alone(
+    alone: Sequence[Replica], members: Sequence[Replica], trainer=TRAINER, n_steps: int = 2
+) -> None:
+    """Train copies of the same replicas alone and in a stack."""
+    rows = rows_with_tags(64 * n_steps)
+    orders = torch.stack([next(rows.indices(64 * n_steps, seed)) for seed in SEEDS])
+    before = [one.weights() for one in members]
+    program = stacked(members, rows, trainer)
+    together = torch.stack([program.step(index) for index in orders.split(64, dim=1)])
+    program.release()
+    for number, (one, seed) in enumerate(zip(alone, SEEDS, strict=True)):
+        torch.manual_seed(seed)
+        losses = [one.step(rows.gather(index)) for index in orders[number].split(64)]
+        torch.testing.assert_close(torch.stack(losses), together[:, number], atol=1e-5, rtol=1e-5)
+        now, start = members[number].weights(), before[number]
+        for name, tensor in one.weights().items():
+            torch.testing.assert_close(now[name], tensor, atol=1e-5, rtol=0, msg=name)
+        assert any(not torch.equal(now[name], start[name]) for name in now)
+
+
+@pytest.mark.parametrize("balancing", BALANCINGS)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("strategy", KINDS)
+def test_a_step_of_a_stack_is_each_replicas_own_step(strategy, objective, balancing):
+    members = replicas(strategy, objective, balancing)
+    if not (can_stack(members[0].network) and members[0].balancing.stackable):
+        assert not (type(members[0].network).stackable and type(members[0].balancing).stackable)
+        return
+    assert_stacked_is_alone(replicas(strategy, objective, balancing), members)
+
+
+def test_what_a_balancing_learns_and_holds_is_each_replicas_own():
+    def learned() -> list[Replica]:
+        goal = objective_of("click_space", SCHEMA)
+        return [replica(build("mmoe", SCHEMA, seed), goal, Learned(3)) for seed in SEEDS]
+
+    assert_stacked_is_alone(learned(), members := learned(), n_steps=3)
+    assert not torch.equal(*[one.balancing.logarithm for one in members])
+
+
+def test_every_replica_of_a_stack_is_clipped_by_its_own_norm():
+    clipped = replace(TRAINER, clip_norm=0.05)
+    names = ("mmoe", "click_space", "equal")
+    assert_stacked_is_alone(replicas(*names, clipped), replicas(*names, clipped), clipped)
+    with pytest.raises(AssertionError):
+        assert_stacked_is_alone(replicas(*names), replicas(*names, clipped), clipped)
+
+
+class Toy(SharingStrategy):
+    """A strategy that uses everything an `Output` and a strategy may add to a loss."""
+
+    stackable = True
+
+    def __init__(self, schema: Schema, *, penalty: float = 0.0, auxiliary: float = 0.0) -> None:
+        super().__init__()
+        self.encoder = FeatureEncoder(schema, 4)
+        self.towers = Towers(
+            len(schema.tasks), self.encoder.width, (5,), dropout=0.0, heads=("other",)
+        )
+        self.size, self.share = penalty, auxiliary
+        self.scale = nn.Parameter(torch.ones(3))
+        self.offset = nn.Parameter(torch.zeros(()))  # which a stack has as a vector
+
+    def forward(self, features: Features) -> Output:
+        output: Output = self.towers(self.encoder(features))
+        output = output._replace(logits=output.logits + self.offset)
+        penalty = self.size * self.scale.square().sum() if self.training and self.size else None
+        return output._replace(penalty=penalty)
+
+    def auxiliary(self, output: Output, batch: Batch, objective: Objective) -> Tensor | None:
+        """CVR may not be above CTR where there was no click; sees labels and the logits."""
+        assert isinstance(objective, WithHead)
+        over = (output.logits[..., 1] - output.logits[..., 0]).relu() * (1 - batch.labels[..., 0])
+        return self.share * over.mean(-1) if self.share else None
+
+
+class WithHead(ExposureSpace):
+    """Each label on all exposures, and by a second head once more."""
+
+    heads = ("other",)
+
+    def __init__(self, schema: Schema, share: float) -> None:
+        super().__init__(schema)
+        self.share = share
+
+    def losses(self, output: Output, batch: Batch) -> Tensor:
+        other = super().losses(output._replace(logits=output.extra["other"]), batch)
+        return super().losses(output, batch) + self.share * other
+
+
+def toys(*, head: float = 0.0, trainer=TRAINER, **shares: float) -> list[Replica]:
+    found = []
+    for seed in SEEDS:
+        torch.manual_seed(seed)
+        network, balancing = Toy(SCHEMA, **shares), balancing_of("equal", SCHEMA)
+        found.append(replica(network, WithHead(SCHEMA, head), balancing, trainer))
+    return found
+
+
+BATCH = make_batch(SCHEMA, 64)
+
+
+def test_a_penalty_is_added_to_the_loss_and_descended():
+    plain, penalised = toys()[0], toys(penalty=0.7)[0]
+    losses = [one.step(BATCH) for one in (plain, penalised)]
+    torch.testing.assert_close(losses[1] - losses[0], torch.tensor(0.7 * 3))
+    assert torch.equal(plain.network.scale, torch.ones(3))
+    assert (penalised.network.scale < 1).all()
+    assert penalised.network.eval()(BATCH.features).penalty is None
+
+
+def test_an_auxiliary_loss_sees_labels_and_is_descended():
+    plain, one = toys()[0], toys(auxiliary=0.7)[0]
+    logits = one.network(BATCH.features).logits
+    unclicked = BATCH.labels[:, 0] == 0
+    over = (logits[:, 1] - logits[:, 0]).clamp_min(0)[unclicked].sum() / len(logits)
+    assert over > 0
+    losses = [each.step(BATCH) for each in (plain, one)]
+    torch.testing.assert_close(losses[1] - losses[0], 0.7 * over.detach())
+    now = [each.weights()["towers.bias"] for each in (plain, one)]
+    assert not torch.equal(*now)
+
+
+def test_an_objectives_own_heads_are_trained_by_it_alone():
+    plain, one = toys()[0], toys(head=0.5)[0]
+    start = plain.weights()
+    extra = one.network(BATCH.features).extra["other"]
+    expected = nn.functional.binary_cross_entropy_with_logits(
+        extra, BATCH.labels, reduction="none"
+    ).mean(0)
+    losses = [each.step(BATCH) for each in (plain, one)]
+    torch.testing.assert_close(losses[1] - losses[0], 0.5 * expected.sum().detach())
+    head = "towers.extra.other.bias"
+    assert torch.equal(plain.weights()[head], start[head])
+    assert (one.weights()[head] != start[head]).all()
+
+
+@pytest.mark.parametrize(
+    "shares", [{"penalty": 0.7}, {"auxiliary": 0.7}, {"head": 0.5}], ids=lambda s: next(iter(s))
+)
+@pytest.mark.parametrize("clip_norm", [None, 0.1])
+def test_all_of_it_reaches_each_replica_of_a_stack(shares, clip_norm):
+    assert can_stack(toys()[0].network)
+    trainer = replace(TRAINER, clip_norm=clip_norm)
+
+    def made(**given: float) -> list[Replica]:
+        return toys(trainer=trainer, **given)
+
+    assert_stacked_is_alone(made(**shares), made(**shares), trainer)
+    # So that the law above can fail: without the term the same steps end elsewhere.
+    with pytest.raises(AssertionError):
+        assert_stacked_is_alone(made(), made(**shares), trainer)

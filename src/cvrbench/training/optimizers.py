@@ -303,7 +303,7 @@ def clip(parameters: Sequence[nn.Parameter], norm: float, *, stacked: bool) -> N
         torch.nn.utils.clip_grad_norm_(parameters, norm)
         return
     gradients = [p.grad for p in parameters if p.grad is not None]
-    squares = torch.stack([g.flatten(1).square().sum(dim=1) for g in gradients])
+    squares = torch.stack([g.reshape(len(g), -1).square().sum(dim=1) for g in gradients])
     scale = (norm / (squares.sum(dim=0).sqrt() + 1e-6)).clamp(max=1)  # the constant is torch's
     for gradient in gradients:
         gradient.mul_(scale.view(-1, *[1] * (gradient.dim() - 1)))

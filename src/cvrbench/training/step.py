@@ -5,6 +5,7 @@ output = network(features) -> losses = objective(output, batch), one per task
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -82,7 +83,9 @@ def task_losses(
     bf16: bool = False,
 ) -> tuple[Output, Tensor]:
     """Return a network's output on a batch, in fp32, and each task's loss, `[..., tasks]`."""
-    with torch.autocast(batch.labels.device.type, torch.bfloat16, enabled=bf16):
+    device = batch.labels.device.type
+    # Not `enabled=bf16`: torch refuses devices that it has no autocast for even then.
+    with torch.autocast(device, torch.bfloat16) if bf16 else nullcontext():
         output: Output = (network if forward is None else forward)(batch.features)
     output = output.float()
     return output, objective.losses(output, batch)

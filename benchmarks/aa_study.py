@@ -42,6 +42,7 @@ from rich.console import Console
 from rich.progress import track
 from scipy import stats
 
+from cvrbench.balancing import build_balancing
 from cvrbench.config.compose import compose
 from cvrbench.config.schema import Config
 from cvrbench.data.batches import SplitTensors
@@ -61,7 +62,7 @@ from cvrbench.stats.influence import (
     row_variance,
 )
 from cvrbench.stats.intervals import t_interval
-from cvrbench.strategies import build_strategy
+from cvrbench.strategies import build_network
 from cvrbench.training.checkpoint import StageFiles
 from cvrbench.training.device import torch_settings
 from cvrbench.training.fit import fit
@@ -121,6 +122,7 @@ class Bench:
         config = replace(settings(model, self.folder), seed=seed)
         objective = build_objective(config.objective, self.dataset.schema)
         names = [task.name for task in self.dataset.schema.tasks]
+        balancing = build_balancing(config.balancing, names, names)
         valid = self.dataset.valid
 
         def mean_auc(found: Predictions) -> tuple[float, dict[str, float | None]]:
@@ -130,12 +132,12 @@ class Bench:
 
         with tempfile.TemporaryDirectory() as checkpoints, torch_settings(config.trainer, CPU):
             torch.manual_seed(derive(seed, "init"))
-            network = build_strategy(config.model, self.dataset.schema)
+            network = build_network(config, self.dataset.schema)
             fit(
                 network,
                 self.train,
                 self.valid,
-                Task(objective, torch.ones(len(names)), mean_auc),
+                Task(objective, balancing, mean_auc),
                 config.trainer,
                 epochs=config.trainer.epochs,
                 seed=seed,

@@ -12,19 +12,18 @@ stage, which is written once whatever the pace.
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from benchmarks.figures import Figure, print_table
-from benchmarks.training.ours import TRAINER, network_of
+from benchmarks.training.ours import TRAINER, goal_of, network_of
 from benchmarks.training.shapes import REFERENCE, SMALL, Shape, draw
 
 from cvrbench.data.batches import SplitTensors
 from cvrbench.errors import RunInterrupted
-from cvrbench.objectives import Objective
 from cvrbench.training import checkpoint
 from cvrbench.training.checkpoint import SHARE, StageFiles
 from cvrbench.training.fit import fit
@@ -57,15 +56,11 @@ def watch(shape: Shape, *, seconds: float, every: float) -> Watched:
     rows = torch.from_numpy((data.ids + starts).astype(np.int32))
     train = SplitTensors(rows, torch.zeros(len(rows), 0), torch.from_numpy(data.labels), (), None)
     valid = SplitTensors(*(part[:4096] for part in train[:3]), (), None)
-    objective = Objective(kind="exposure_space", chains=((0,), (1,)))
-    config = SimpleNamespace(
-        **vars(TRAINER),
+    config = replace(
+        TRAINER,
         batch_size=shape.batch,
-        eval_batch_size=8192,
         evaluations_per_epoch=1,
         patience=10**9,
-        compile=False,
-        precision="fp32",
         checkpoint_seconds=every,
     )
     saves: list[float] = []
@@ -79,7 +74,7 @@ def watch(shape: Shape, *, seconds: float, every: float) -> Watched:
         sizes.append(files.partial_file.stat().st_size)
 
     end = time.monotonic() + seconds
-    task = Task(objective, torch.ones(2), lambda _: (0.5, {}))
+    task = Task(*goal_of(shape), lambda _: (0.5, {}))
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder, patched(timed):
         files = StageFiles(Path(folder), 0)
         outside = Outside("train", files, lambda _: None, lambda: time.monotonic() > end)

@@ -27,17 +27,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from benchmarks.figures import Figure, print_table
-from benchmarks.training.ours import TRAINER, network_of
+from benchmarks.training.ours import network_of, trainer_of
 from benchmarks.training.shapes import ALICCP_SIZES, SMALL, schema_of
 from benchmarks.turns import WARM_UP, Contender, compare, ratio
 
 from cvrbench.data import sampler
-from cvrbench.data.batches import Batch
 from cvrbench.data.dataset import SPLITS, StoreWriter, open_dataset
 from cvrbench.data.streaming import DiskRows, Placement
 from cvrbench.memory import keep_freed_memory
-from cvrbench.objectives import Objective
-from cvrbench.training.optimizers import build_optimizers
 
 BATCH, CHUNK_ROWS, ZIPF_POWER = SMALL.batch, 2**18, 4
 CPU = torch.device("cpu")
@@ -73,17 +70,8 @@ def build(folder: Path, asked: str, limit: int | None, block_bytes: int, note: P
     """
     keep_freed_memory()
     sampler.BLOCK_BYTES = block_bytes
-    network = network_of("shared_bottom", SMALL)
-    optimizers = build_optimizers(network, TRAINER)
-    objective = Objective(kind="exposure_space", chains=((0,), (1,)))
+    train = trainer_of(network_of("shared_bottom", SMALL), SMALL)
     dataset = open_dataset(folder)
-
-    def train(batch: Batch) -> None:
-        loss = objective.losses(network(batch.features), batch.labels).sum()
-        optimizers.zero_grad()
-        loss.backward()
-        optimizers.step()
-
     with closing(DiskRows(dataset.train, dataset.schema, CPU).in_order(BATCH)) as some:
         for batch in islice(some, WARM_UP):
             train(batch)

@@ -35,7 +35,7 @@ from cvrbench.masks.mask_set import MaskSet
 from cvrbench.metrics import auc
 from cvrbench.nn import parallel_mlp
 from cvrbench.rng import derive, numpy_stream
-from cvrbench.strategies import build_strategy
+from cvrbench.strategies import build_network
 from cvrbench.strategies.ncs import NCS
 
 TASKS = (
@@ -139,7 +139,7 @@ def relevant_inputs(folder: Path, *, seed: int, size: Size) -> Planted:
 
 def _student(config: Config, schema: Schema) -> NCS:
     torch.manual_seed(derive(config.seed, "init"))
-    network = build_strategy(config.model, schema)
+    network = build_network(config, schema)
     assert isinstance(network, NCS)
     return network
 

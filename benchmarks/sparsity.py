@@ -36,7 +36,7 @@ from cvrbench.data.registry import ensure
 from cvrbench.masks.drawn import random_scores
 from cvrbench.masks.ranking import keep_best
 from cvrbench.serving.costs import Savings, compare
-from cvrbench.strategies import build_strategy
+from cvrbench.strategies import build_network
 from cvrbench.strategies.ncs import NCS
 from cvrbench.trained import load_trained
 
@@ -50,7 +50,7 @@ def untrained(dataset: Dataset, overrides: list[str]) -> Iterator[tuple[str, flo
     """Networks as they begin, cut at random and by their initial weights."""
     config = compose(["model=ncs", *overrides]).config
     torch.manual_seed(config.seed)
-    network = build_strategy(config.model, dataset.schema)
+    network = build_network(config, dataset.schema)
     assert isinstance(network, NCS)
     whole = network.masks
     ways = {

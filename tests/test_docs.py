@@ -6,14 +6,34 @@ from pathlib import Path
 
 import pytest
 
-from cvrbench.config import dataset, launcher, logger, model, schema, sweep
+from cvrbench.config import (
+    balancing,
+    dataset,
+    interaction,
+    launcher,
+    logger,
+    model,
+    objective,
+    schema,
+    sweep,
+)
 from cvrbench.evaluation import METRICS_INFO
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 CONFIGS = {
     name: cls
-    for module in (schema, model, dataset, launcher, logger, sweep)
+    for module in (
+        schema,
+        model,
+        interaction,
+        objective,
+        balancing,
+        dataset,
+        launcher,
+        logger,
+        sweep,
+    )
     for name, cls in vars(module).items()
     if dataclasses.is_dataclass(cls) and cls.__module__.startswith("cvrbench.config")
 }
@@ -32,7 +52,7 @@ def test_every_strategy_has_its_paragraph():
     assert headings("strategies.md") == options("model")
 
 
-@pytest.mark.parametrize("group", ["dataset", "model", "objective", "balancing"])
+@pytest.mark.parametrize("group", ["dataset", "interaction", "model", "objective", "balancing"])
 def test_the_readme_names_every_option(group):
     row = re.search(rf"^\| `{group}=` \| (.*) \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
     named = set(re.findall(r"`(\w+)`", row.group(1)))

@@ -12,7 +12,7 @@ from cvrbench.config.runtime_groups import take_launcher
 from cvrbench.errors import ConfigError, RunInterrupted
 from cvrbench.launch.together import run_together
 from cvrbench.store import ResultStore
-from cvrbench.strategies import build_strategy
+from cvrbench.strategies import build_network
 from cvrbench.training.together.pays import MOST, most_that_pay
 
 
@@ -116,7 +116,7 @@ def test_large_steps_and_what_cannot_share_a_program_go_one_by_one(quick):
 
     def most(*options):
         config = quick(*options).config
-        return most_that_pay(config, partial(build_strategy, config.model, schema))
+        return most_that_pay(config, partial(build_network, config, schema))
 
     assert most("model=shared_bottom") == MOST
     assert most("model=shared_bottom", "trainer.batch_size=65536") == 1

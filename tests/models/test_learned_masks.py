@@ -16,7 +16,7 @@ from cvrbench.data.schema import Categorical, Numeric, Schema, Task
 from cvrbench.errors import RunInterrupted
 from cvrbench.masks import gates
 from cvrbench.objectives import build_objective
-from cvrbench.strategies import build_strategy
+from cvrbench.strategies import build_network
 from cvrbench.strategies.base import Training
 from cvrbench.strategies.ncs import NCS
 from cvrbench.strategies.searches.learned import Gated, learned
@@ -118,7 +118,7 @@ class Toy:
         self.objective = build_objective(self.config.objective, self.schema)
         self.folder, self.labels = folder, [""]
         torch.manual_seed(0)
-        self.ncs: NCS = build_strategy(self.config.model, self.schema)
+        self.ncs: NCS = build_network(self.config, self.schema)
 
     def rows(self, seed: int) -> SplitTensors:
         g = torch.Generator().manual_seed(seed)

@@ -11,7 +11,7 @@ from cvrbench.config.ncs import NCSConfig
 from cvrbench.data.registry import ensure
 from cvrbench.errors import ConfigError, RunError
 from cvrbench.objectives import build_objective
-from cvrbench.strategies import build_strategy
+from cvrbench.strategies import build_network
 from cvrbench.strategies.ncs import NCS
 from cvrbench.training.stages import Stages
 
@@ -34,7 +34,7 @@ class Search:
         dataset = ensure(self.config.dataset, "synthetic", data_dir)
         assert isinstance(self.config.model, NCSConfig)
         torch.manual_seed(0)
-        network = build_strategy(self.config.model, dataset.schema)
+        network = build_network(self.config, dataset.schema)
         assert isinstance(network, NCS)
         self.network = network
         self.stages = Stages(

@@ -11,7 +11,7 @@ from cvrbench.config.compose import compose
 from cvrbench.data.batches import Batch, SplitTensors
 from cvrbench.data.registry import ensure
 from cvrbench.objectives import build_objective
-from cvrbench.strategies import build_strategy
+from cvrbench.strategies import build_network
 from cvrbench.training.observe import Probe, gradient_cosines, layer_name, probe_rows
 from cvrbench.training.stages import Stages
 from tests.models.conftest_models import (
@@ -218,7 +218,7 @@ def finish(quick, tmp_path, *overrides, observed=True, monkeypatch=None):
     cell = quick(*overrides)
     dataset = ensure(cell.config.dataset, "synthetic", Path(cell.config.data_dir))
     torch.manual_seed(0)
-    network = build_strategy(cell.config.model, dataset.schema)
+    network = build_network(cell.config, dataset.schema)
     goal = build_objective(cell.config.objective, dataset.schema)
     stages = Stages(cell.config, dataset, goal, CPU, tmp_path, lambda _: None, lambda: False)
     if not observed:

@@ -19,7 +19,7 @@ from cvrbench.errors import RunError
 from cvrbench.evaluation import score
 from cvrbench.objectives import build_objective
 from cvrbench.store import ResultStore
-from cvrbench.strategies import build_strategy
+from cvrbench.strategies import build_network, build_strategy
 from cvrbench.training import watch
 from cvrbench.training.optimizers import build_optimizers
 from cvrbench.training.predict import CPU, predict, predict_there
@@ -63,7 +63,7 @@ def split():
 @pytest.mark.parametrize("model", KINDS)
 def test_a_step_never_waits_for_a_value(schema, split, model, optimizer):
     config = compose([f"model={model}", f"trainer.embedding_optimizer={optimizer}"]).config
-    network = build_strategy(config.model, schema).to("meta")
+    network = build_network(config, schema).to("meta")
     balancing = balancing_of("equal", schema).to("meta")
     optimizers = build_optimizers(network, config.trainer, balancing)
     optimizers.dense.step = lambda: None  # torch's own, which knows no such tensors
@@ -91,7 +91,7 @@ def test_rows_predicted_in_batches_are_those_predicted_at_once(quick, kind):
     dataset = ensure(config.dataset, "synthetic", Path(config.data_dir))
     valid = SplitTensors.load(dataset.valid, dataset.schema, CPU)
     objective = objective_of(kind, dataset.schema)
-    network = build_strategy(config.model, dataset.schema).eval()
+    network = build_network(config, dataset.schema).eval()
     with torch.no_grad():
         at_once = objective.predictions(network(valid.gather(torch.arange(len(valid))).features))
     there = predict_there(network, valid, objective, batch_size=700)

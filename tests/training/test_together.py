@@ -7,21 +7,15 @@ import pytest
 import torch
 
 from cvrbench.balancing import build_balancing
-from cvrbench.config.compose import compose
-from cvrbench.data.batches import BagTensors, SplitTensors
 from cvrbench.errors import RunError, RunInterrupted
-from cvrbench.objectives import build_objective
-from cvrbench.strategies import build_network, build_strategy
+from cvrbench.strategies import build_network
 from cvrbench.strategies.base import SharingStrategy
 from cvrbench.strategies.searches.imp import Settling
 from cvrbench.training.checkpoint import StageFiles
-from cvrbench.training.optimizers import build_optimizers
-from cvrbench.training.step import train_step
 from cvrbench.training.together.fit import fit_together
-from cvrbench.training.together.program import Program
 from cvrbench.training.together.request import FitRequest
 from cvrbench.training.under_way import Outside, State, Task
-from tests.models.conftest_models import balancing_of, make_schema
+from tests.models.conftest_models import KINDS
 from tests.training.test_fit import Bench
 
 SEEDS = (3, 7, 11)
@@ -77,12 +71,11 @@ class Done(NamedTuple):
     state: State
 
 
-def both(one, folder, *, threads=1, **options):
-    """Train seeds one after another, and together on so many threads."""
+def both(one, folder, **options):
+    """Train seeds one after another, and together."""
     requests = one.requests(folder / "alone", **options)
     alone = [Done(request.network, request.alone().state) for request in requests]
     requests = one.requests(folder / "together", **options)
-    torch.set_num_threads(threads)
     trained = fit_together(requests)
     assert [t.n_together for t in trained] == [len(SEEDS)] * len(SEEDS)
     ended = [Done(r.network, t.ended.state) for r, t in zip(requests, trained, strict=True)]
@@ -101,8 +94,7 @@ def assert_same(alone, together):
             assert torch.allclose(tensor, weights[name], rtol=0, atol=1e-5), name
 
 
-MODELS = ["single_task", "shared_embedding", "shared_bottom", "mmoe", "ple", "ncs"]
-MODELS += [pytest.param(m, marks=pytest.mark.slow) for m in ("omoe", "cgc")]  # mmoe, ple with less
+MODELS = [*KINDS, *[pytest.param(m, marks=pytest.mark.slow) for m in ("omoe", "cgc")]]
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -110,67 +102,10 @@ def test_seeds_trained_together_end_where_each_ends_alone(lab, tmp_path, model):
     assert_same(*both(lab(f"model={model}"), tmp_path))
 
 
-def rows_with_tags(n: int) -> SplitTensors:
-    """Users, items, one to four weighted tags, an age and three labels, some of them hidden."""
-    draw = torch.Generator().manual_seed(0)
-    ids = torch.stack(
-        [torch.randint(50, (n,), generator=draw), torch.randint(30, (n,), generator=draw)]
-    )
-    counts = torch.randint(1, 5, (n,), generator=draw)
-    offsets = torch.cat([torch.zeros(1, dtype=torch.long), counts.cumsum(0)])
-    n_tags = int(offsets[-1])
-    tags = torch.randint(12, (n_tags,), generator=draw) + 80
-    weights = torch.rand(n_tags, generator=draw) + 0.1
-    return SplitTensors(
-        rows=ids.T + torch.tensor([0, 50]),
-        numeric=torch.randn(n, 1, generator=draw),
-        labels=torch.randint(2, (n, 3), generator=draw).to(torch.uint8),
-        bags=(BagTensors(offsets, tags, weights, False),),
-        contexts=None,
-        weights=(torch.rand(n, 3, generator=draw) > 0.3).float(),
-    )
-
-
-@pytest.mark.parametrize("model", MODELS)
-def test_fields_of_many_values_numbers_and_hidden_labels_are_each_members_own(lab, model):
-    rows, schema = rows_with_tags(400), make_schema(3)
-    trainer = lab().config.trainer
-    config = compose([f"model={model}", "model.embedding_dim=4"]).config
-    objective = build_objective(config.objective, schema)
-    weights = {"ctr": 1.0, "cvr": 0.5, "like": 2.0}
-    orders = torch.stack([next(rows.indices(400, seed)) for seed in SEEDS])
-
-    def request(seed):
-        torch.manual_seed(seed)
-        network = build_strategy(config.model, schema).train()
-        task = Task(objective, balancing_of("weighted", schema, weights=weights), None)
-        return FitRequest(network, rows, rows, task, trainer, 1, seed, None)
-
-    stacked = [request(seed) for seed in SEEDS]
-    own = [build_optimizers(one.network, trainer, one.task.balancing) for one in stacked]
-    generators = [torch.Generator().manual_seed(seed) for seed in SEEDS]
-    program = Program(stacked, [rows] * len(SEEDS), generators, own)
-    together = [program.step(index) for index in orders.split(64, dim=1)]
-    for number, seed in enumerate(SEEDS):
-        network, _, _, task, *_ = request(seed)
-        optimizers = build_optimizers(network, trainer, task.balancing)
-        torch.manual_seed(seed)
-        for index, losses in zip(orders[number].split(64), together, strict=True):
-            loss = train_step(network, objective, task.balancing, rows.gather(index), optimizers)
-            assert loss.item() == pytest.approx(losses[number].item(), abs=1e-5)
-        for name, tensor in network.state_dict().items():
-            now = stacked[number].network.state_dict()[name]
-            assert torch.allclose(tensor, now, rtol=0, atol=1e-5), name
-
-
 @pytest.mark.parametrize("table", ["lazy_adam", "adam"])
 def test_every_optimiser_of_the_table_serves_a_stack(lab, tmp_path, table):
     one = lab("model=single_task", f"trainer.embedding_optimizer={table}")
     assert_same(*both(one, tmp_path))
-
-
-def test_two_threads_share_the_trainings_and_change_nothing(lab, tmp_path):
-    assert_same(*both(lab("model=ncs"), tmp_path, threads=2))
 
 
 def test_one_that_stops_early_leaves_and_the_others_go_on(lab, tmp_path):

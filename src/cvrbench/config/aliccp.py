@@ -21,10 +21,10 @@ class AliCCPConfig:
     kind: Literal["aliccp"]
     fields: Annotated[tuple[FieldName, ...], MinLen(1)]
     values: Literal["all", "last"]
-    """Of the fields with several values a row: all of them as a weighted bag, or the last alone."""
+    """Fields with several values a row: all of them as a weighted bag, or the last alone."""
     weights: Literal["keep", "drop", "numeric"]
-    """Of those fields: weigh the values of a bag, weigh them alike, or make a number of the last
-    one's weight, scaled to [0, 1] over all splits, as torch-rechub does (it sees the test)."""
+    """Weights of those values: weigh a bag's values by them, weigh all alike, or make a number of
+    the last one's, scaled to [0, 1] over all splits, as torch-rechub does (it sees the test)."""
     max_len: Annotated[int, Ge(1)] | None
     """Longest bag: the values with the largest weights are kept, in their order."""
     min_count: Count

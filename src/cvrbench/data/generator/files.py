@@ -61,7 +61,7 @@ COMMON = tuple(field.name for field in FIELDS if field.kind == "common")
 CONTEXT_BITS, SHARD_BITS = 24, 39
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 DECIMALS = 12
-"""Of a probability in the truth files: seven significant digits down to one in a million."""
+"""Decimals in the truth files: a probability of one in a million has seven significant digits."""
 VALUES = pl.Series(["1.0", *log_of_count(np.arange(1.0, MAX_EVENTS + 1))])
 TWELFTHS = pl.Series(["1.0", *log_of_count(np.round(np.arange(1.0, MAX_EVENTS + 1) / 12, 3))])
 """Text of each count, and of each count in twelfths; 0 stands for a field without counts."""

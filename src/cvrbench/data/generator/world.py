@@ -60,7 +60,7 @@ class GeneratorConfig:
 
     Attributes:
         rows, test_rows: Skeleton rows of the two halves, at least 10 each.
-        seed: Of everything that is drawn.
+        seed: Seed of everything that is drawn.
         card: Scale of the number of values of a field, 1 = the real training rows'.
         hist: Scale of the length of the users' histories, 1 = the real files'.
         ctr: Share of rows that are clicked, in (0, 1).
@@ -131,7 +131,7 @@ class World:
         profile: 0 missing, else 1 + value, `[u, 8]`.
         favourites: Categories, `[u, 14]`.
         user_factors, category_factors: P `[u, 8]` and Q `[c, 8]`.
-        shop, category, brand: `[i]`; a brand of -1 is none.
+        shop, category, brand: `[i]`; -1 where an item has no brand.
         item_id: Ids of field 205, `[i]`.
         item_cum: Popularity, `[i]`, ascending to 1; a category is a range of it.
         category_range: First item of each category, `[c + 1]`.
@@ -255,7 +255,7 @@ def _starts(values: Ints, n: int) -> Longs:
 
 
 def _mass(values: Ints, weight: Doubles, n: int) -> Doubles:
-    """Sum of the weights of each value, `[n]`; a value of -1 is none."""
+    """Sum of the weights of each value, `[n]`; a value of -1 is not counted."""
     return np.bincount(values + 1, weight, n + 1)[1:].astype(np.float64)
 
 
@@ -314,7 +314,7 @@ def _intentions(
 
 
 def _crossing(rng: Rng, name: str, weight: Doubles, card: float) -> Crossing:
-    """Give values their ids; only the most popular are shared with the histories."""
+    """Draw the ids of values; only the most popular are shared with the histories."""
     history, cross = CROSSED[name]
     past_ids = _spread(rng, history, _size(history, card))
     cross_ids = _spread(rng, cross, _size(cross, card))

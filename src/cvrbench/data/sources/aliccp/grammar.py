@@ -107,4 +107,4 @@ KNOWN_TOTALS = {
     "test skeleton rows": 43_016_840,
     "test common rows": 884_212,
 }
-"""Of the real files; what another count than these means, only the user can know."""
+"""Counts of the published files; another count may be a part of them, or other data."""

@@ -63,7 +63,7 @@ def words_of(figure):
     [
         (1, 1, 1, 0.5, True),
         (2, 1, 2, 0.5, False),
-        (6, 2, 3, 0.04, True),
+        (3, 2, 3, 0.04, True),
         pytest.param(20, 2, 2, 0.3, True, marks=pytest.mark.slow),
     ],
 )

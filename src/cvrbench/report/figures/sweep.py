@@ -300,6 +300,7 @@ def _parallel(summary: StudySummary) -> Figure | None:
     figure, _ = _taken(drawn)
     for axes in figure.axes:
         axes.grid(visible=False)
+        axes.spines["right"].set_visible(True)  # the line of each coordinate
     figure.set_size_inches(max(6.0, 1.2 * len(keys) + 2.4), 4.4)
     return _finished(figure, summary, "a line per trial, the better the darker", marks=False)
 

@@ -9,7 +9,7 @@ from scipy import stats as scipy_stats
 
 from cvrbench.cli.console import out
 from cvrbench.stats.intervals import auc_standard_error
-from tests.report.test_frames import COUNTS, run
+from tests.report.test_comparison import COUNTS, run
 
 HOSTILE = "[bold]x[/bold][/red]\x1b[31m"
 USUAL = (0.70, 0.702, 0.701)

@@ -15,7 +15,7 @@ from cvrbench.cli.console import out
 from cvrbench.report.pairs import pair
 from cvrbench.stats.difference import row_difference
 from cvrbench.stats.intervals import Estimate, t_interval, welch_half_width
-from tests.report.test_frames import run
+from tests.report.test_comparison import run
 
 ROWS = 60
 HOSTILE = "a-[bold]b[/bold]-[/red]-\x1b[31m-s0"

@@ -9,7 +9,7 @@ import pytest
 from cvrbench.cli.console import out
 from cvrbench.errors import StoreError
 from cvrbench.record import RunRecord, run_id
-from tests.report.test_frames import run
+from tests.report.test_comparison import run
 from tests.test_store import RECORD
 
 HOSTILE = "[red]x\x1b[31m"

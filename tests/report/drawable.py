@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 from cvrbench.record import RunRecord
 from cvrbench.report.dataset_report import DatasetReport, build, with_curves
 from cvrbench.store import ResultStore
-from tests.report.test_frames import run
+from tests.report.test_comparison import run
 
 ROWS = 500
 TASKS = (

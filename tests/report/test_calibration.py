@@ -12,7 +12,7 @@ from cvrbench.errors import StoreError
 from cvrbench.report.calibration import BINS, CELLS, bins_of, calibrations, reliability
 from cvrbench.report.comparison import compare
 from cvrbench.store import ResultStore
-from tests.report.test_frames import run
+from tests.report.test_comparison import run
 
 ROWS = 6000
 TRUTH = np.random.default_rng(7).permutation(np.linspace(0, 0.6, ROWS))

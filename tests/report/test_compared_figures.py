@@ -27,7 +27,7 @@ from cvrbench.stats.difference import Difference
 from cvrbench.stats.intervals import t_interval
 from tests.report.drawable import keep, part_of
 from tests.report.mask_records import masked_record
-from tests.report.test_frames import run
+from tests.report.test_comparison import run
 
 DOCS = Path(__file__).parents[2] / "docs" / "read-a-report.md"
 HOSTILE = "a_b $x^{ [bold] \\frac \x1b[31m\u202e <b>\n" + "long " * 30

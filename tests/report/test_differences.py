@@ -24,7 +24,7 @@ from cvrbench.report.differences import (
 from cvrbench.report.grids import difference_grid, over_seeds_grid, power_grid
 from cvrbench.stats.influence import auc_influence
 from cvrbench.store import ResultStore
-from tests.report.test_frames import COUNTS, TASKS, run
+from tests.report.test_comparison import COUNTS, TASKS, run
 
 ROWS, USERS = 4000, 500
 

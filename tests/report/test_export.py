@@ -12,7 +12,7 @@ from cvrbench.report.comparison import compare
 from cvrbench.report.dataset_report import to_csv
 from cvrbench.report.grids import comparison_grid
 from cvrbench.report.tables import Cell, Grid, grid_table, to_latex, to_markdown
-from tests.report.test_frames import run
+from tests.report.test_comparison import run
 
 HOSTILE = r"a|b_c\d{e}$f$ &g% #h ~i ^j [bold]k[/bold] <script>l</script> `m` *n*" + "\nnext"
 

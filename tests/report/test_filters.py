@@ -8,7 +8,7 @@ from cvrbench.errors import ConfigError
 from cvrbench.report.comparison import Filters
 from cvrbench.store import Unfinished
 from tests.report.made_up_studies import searched
-from tests.report.test_frames import run
+from tests.report.test_comparison import run
 
 RUNS = [
     run(model, seed, 0.7, dataset=dataset)

@@ -24,9 +24,9 @@ from cvrbench.report.tables import Cell, Grid
 from cvrbench.store import ResultStore
 from cvrbench.studies import StudySummary
 from tests.report.made_up_studies import params, searched, study, trial
+from tests.report.test_comparison import run
 from tests.report.test_differences import ROWS
 from tests.report.test_differences import write as write_run
-from tests.report.test_frames import run
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=y>&amp;\x1b[31m\u202e\ud800 $x^{"
 ENVIRONMENT = {

@@ -8,7 +8,7 @@ from cvrbench.errors import StoreError
 from cvrbench.report.comparison import compare
 from cvrbench.report.sharing import learnings, over_seeds
 from cvrbench.store import ResultStore
-from tests.report.test_frames import run
+from tests.report.test_comparison import run
 
 
 def keep(folder, record, looks):

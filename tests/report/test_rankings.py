@@ -8,7 +8,7 @@ import pytest
 from cvrbench.report.comparison import MEAN, compare, shared_metrics
 from cvrbench.report.figures.across import ranks_figure
 from cvrbench.report.figures.style import save
-from tests.report.test_frames import run
+from tests.report.test_comparison import run
 
 TASK = {"name": "income", "label": "income", "parent": None, "joint": None}
 

@@ -18,8 +18,8 @@ from cvrbench.report.grids import transfer_grid
 from cvrbench.report.sharing import agreements, gatings, read_observed
 from cvrbench.stats.intervals import t_interval
 from cvrbench.store import ResultStore
+from tests.report.test_comparison import run
 from tests.report.test_differences import ROWS, versus, write
-from tests.report.test_frames import run
 
 HOSTILE = r"a_b $x^{ [bold] \frac"
 

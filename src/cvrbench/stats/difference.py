@@ -8,6 +8,7 @@ import numpy as np
 from scipy import stats
 
 from cvrbench.stats import mixture
+from cvrbench.stats.intervals import CONFIDENCE
 
 
 class Difference(NamedTuple):
@@ -25,7 +26,9 @@ class Difference(NamedTuple):
     """Variance over redrawn test rows."""
 
 
-def difference(per_seed: Sequence[float], variance: float, confidence: float = 0.95) -> Difference:
+def difference(
+    per_seed: Sequence[float], variance: float, confidence: float = CONFIDENCE
+) -> Difference:
     """Test a mean difference against 0 with both its doubts: the seeds' and the test rows'.
 
     The variance of the mean is the seeds' spread over their number, which is estimated, plus
@@ -40,7 +43,7 @@ def difference(per_seed: Sequence[float], variance: float, confidence: float = 0
         variance: `row_variance` of the mean of their influences, which errs on the careful side,
             as what rows do to one seed alone is in the seeds' spread already; or theirs,
             `common_row_variance`, which counts it once.
-        confidence: Of the interval.
+        confidence: Confidence of the interval.
 
     Raises:
         ValueError: There is only one seed, which says nothing about the next.
@@ -68,7 +71,7 @@ class RowDifference(NamedTuple):
     p: float
 
 
-def row_difference(mean: float, variance: float, confidence: float = 0.95) -> RowDifference:
+def row_difference(mean: float, variance: float) -> RowDifference:
     """Test a difference of two single runs against 0 with the test rows' doubt alone.
 
     For two AUCs and a `row_variance` without groups this is the test of DeLong et al. (Biometrics
@@ -78,12 +81,11 @@ def row_difference(mean: float, variance: float, confidence: float = 0.95) -> Ro
     Args:
         mean: The difference.
         variance: `row_variance` of the difference of their influences.
-        confidence: Of the interval.
     """
     if variance == 0:
         return RowDifference(mean, 0.0, 1.0 if mean == 0 else 0.0)
     error = math.sqrt(variance)
-    half_width = float(stats.norm.ppf((1 + confidence) / 2)) * error
+    half_width = float(stats.norm.ppf((1 + CONFIDENCE) / 2)) * error
     return RowDifference(mean, half_width, float(2 * stats.norm.sf(abs(mean) / error)))
 
 
@@ -156,7 +158,7 @@ def wilcoxon(per_seed: Sequence[float]) -> float:
 
 
 def smallest_wilcoxon_p(n_seeds: int) -> float:
-    """The least two-sided p that the signed-rank test of so many differences can give.
+    """Return the least two-sided p that the signed-rank test of so many differences can have.
 
     All of one sign is one of 2^n equally likely choices of signs, and so is the opposite.
 

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+CONFIDENCE = 0.95
+
 
 class Estimate(NamedTuple):
     """A mean and the half-width of its interval; None where one value allows no interval."""
@@ -16,8 +18,8 @@ class Estimate(NamedTuple):
     n: int
 
 
-def t_interval(values: Sequence[float], confidence: float = 0.95) -> Estimate:
-    """Mean of independent values with Student's interval.
+def t_interval(values: Sequence[float]) -> Estimate:
+    """Mean of independent values with Student's 95 % interval.
 
     >>> t_interval([0.70, 0.72, 0.74]).half_width
     0.0496...
@@ -26,7 +28,7 @@ def t_interval(values: Sequence[float], confidence: float = 0.95) -> Estimate:
     if n < 2:
         return Estimate(mean, None, n)
     spread = float(np.std(values, ddof=1)) / math.sqrt(n)
-    return Estimate(mean, float(stats.t.ppf((1 + confidence) / 2, n - 1)) * spread, n)
+    return Estimate(mean, _student(n - 1) * spread, n)
 
 
 def auc_standard_error(auc: float, positives: int, negatives: int) -> float:
@@ -40,13 +42,12 @@ def auc_standard_error(auc: float, positives: int, negatives: int) -> float:
     return math.sqrt(max(variance, 0.0) / (positives * negatives))
 
 
-def welch_half_width(first: Estimate, second: Estimate, confidence: float = 0.95) -> float:
-    """Half-width of the interval of a difference of two means (Welch, Biometrika 1947).
+def welch_half_width(first: Estimate, second: Estimate) -> float:
+    """Half-width of the 95 % interval of a difference of two means (Welch, Biometrika 1947).
 
     Args:
         first: A `t_interval` of at least two values.
         second: Another, of other values.
-        confidence: Of the interval, and of the two that are given.
 
     Raises:
         ValueError: One value has no spread.
@@ -55,11 +56,16 @@ def welch_half_width(first: Estimate, second: Estimate, confidence: float = 0.95
     for one in (first, second):
         if one.half_width is None or one.n < 2:
             raise ValueError("a mean needs at least two values")
-        error = one.half_width / float(stats.t.ppf((1 + confidence) / 2, one.n - 1))
+        error = one.half_width / _student(one.n - 1)
         variances.append(error**2)
         freedom.append(one.n - 1)
     total = sum(variances)
     if total == 0:
         return 0.0
     df = total**2 / sum(v**2 / n for v, n in zip(variances, freedom, strict=True))
-    return float(stats.t.ppf((1 + confidence) / 2, df)) * math.sqrt(total)
+    return _student(df) * math.sqrt(total)
+
+
+def _student(freedom: float) -> float:
+    """Half-width of Student's 95 % interval in standard errors."""
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))

@@ -92,9 +92,9 @@ class StudySummary:
     pruner: str
     seeds: tuple[int, ...]
     axes: dict[str, Axis]
-    limits: dict[str, float | None]
+    limits: dict[str, int | float | None]
     """`trials`, `epochs`, `examples`, `seconds`: the budget; None where not limited."""
-    spent: dict[str, float]
+    spent: dict[str, int | float]
     """The same, and `reused`, the examples that sharing searches saved."""
     trials: tuple[TrialSummary, ...]
     best: tuple[int, ...]

@@ -220,6 +220,12 @@ def results(tmp_path, monkeypatch):
     return Path("results")
 
 
+def test_a_study_is_read_as_it_was_written(tmp_path):
+    folder = Studies(tmp_path).folder("ncs-log")
+    folder.write(searched())
+    assert json.dumps(study_json(folder.read())) == json.dumps(study_json(searched()))
+
+
 def test_report_ends_with_what_tuning_cost(results, cvrbench):
     said = cvrbench("report")
     assert said.code == 0

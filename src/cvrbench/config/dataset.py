@@ -4,18 +4,46 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Annotated, ClassVar, Literal
 
-from annotated_types import MinLen
+from annotated_types import Ge, Gt, Le, MinLen
 
-from cvrbench.config.aliccp import AliCCPConfig
-from cvrbench.config.public import (
-    AliExpressConfig,
-    CriteoAttributionConfig,
-    KuaiRecConfig,
-    TenrecConfig,
-    TikTokConfig,
-)
-from cvrbench.config.synthetic import SyntheticConfig
 from cvrbench.config.types import FORBID_EXTRA, Count, Fraction, Policy, Seed
+
+FieldName = Literal[
+    "101", "109_14", "110_14", "121", "122", "124", "125", "126", "127", "127_14", "128", "129",
+    "150_14", "205", "206", "207", "210", "216", "301", "508", "509", "702", "853",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyntheticConfig:
+    """Exposures, clicks and conversions drawn from a known model; see `sources.synthetic`."""
+
+    __pydantic_config__: ClassVar = FORBID_EXTRA
+    kind: Literal["synthetic"]
+    rows: Annotated[int, Ge(100)]
+    users: Count
+    items: Count
+    n_fields: Annotated[int, Ge(1)]
+    """Further categorical fields."""
+    cardinality: Count
+    """Values of each further field."""
+    zipf: Annotated[float, Ge(0)]
+    """Skew of the values: the k-th most frequent has weight `1 / k ** zipf`."""
+    click_rate: Fraction
+    conversion_rate: Fraction
+    """Of clicked exposures."""
+    correlation: Annotated[float, Ge(-1), Le(1)]
+    """Of the two tasks' effects, apart from the conflicting ones."""
+    conflict: Annotated[float, Ge(0)]
+    """Strength of effects that act on the two tasks with opposite sign."""
+    signal: Annotated[float, Gt(0)]
+    """Standard deviation of each task's logit."""
+    split: Literal["time", "user"]
+    """`time`: the last rows are tested, users recur; `user`: no user is in two splits."""
+    valid_fraction: Fraction
+    test_fraction: Fraction
+    min_count: Count
+    data_seed: Annotated[int, Ge(0)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +161,128 @@ class TableConfig:
             raise ValueError(f"split={self.split} needs split_column, the column to go by")
         if self.split == "group" and self.group is None:
             raise ValueError("split=group needs group, the column to go by")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AliExpressConfig:
+    """AliExpress search, one country; test pages are the provider's."""
+
+    __pydantic_config__: ClassVar = FORBID_EXTRA
+    kind: Literal["aliexpress"]
+    country: Literal["NL", "FR", "ES", "US", "RU"]
+    valid_fraction: Fraction
+    """Of training pages."""
+    split_seed: Seed
+    min_count: Count
+
+
+@dataclass(frozen=True, kw_only=True)
+class TenrecConfig:
+    """Tenrec, one scenario: clicks, and a feedback given a click."""
+
+    __pydantic_config__: ClassVar = FORBID_EXTRA
+    kind: Literal["tenrec"]
+    scenario: str
+    """Name of the csv file: ctr_data_1M, QK-video, QB-video, ..."""
+    conversion: Literal["like", "share", "follow"]
+    split: Literal["user", "random"]
+    valid_fraction: Fraction
+    test_fraction: Fraction
+    split_seed: Seed
+    negatives_per_positive: Annotated[float, Gt(0)] | None
+    """Keep so many unclicked rows for each clicked one, as the official protocol does with 2; AUC
+    and log loss can then not be compared with those of all rows."""
+    min_count: Count
+    unclicked_conversions: Policy
+
+
+@dataclass(frozen=True, kw_only=True)
+class TikTokConfig:
+    """ICME 2019 short videos: finished and liked, two parallel labels."""
+
+    __pydantic_config__: ClassVar = FORBID_EXTRA
+    kind: Literal["tiktok"]
+    split: Literal["time", "user"]
+    valid_fraction: Fraction
+    test_fraction: Fraction
+    split_seed: Seed
+    min_count: Count
+
+
+@dataclass(frozen=True, kw_only=True)
+class CriteoAttributionConfig:
+    """Criteo Attribution: clicks, and sales after a click; by day."""
+
+    __pydantic_config__: ClassVar = FORBID_EXTRA
+    kind: Literal["criteo_attribution"]
+    conversion: Literal["conversion_and_click", "attribution"]
+    valid_from_day: Annotated[int, Ge(1)]
+    test_from_day: Annotated[int, Ge(2)]
+    last_day: Annotated[int, Ge(2)]
+    """Later displays are left out: their sales may not be known yet."""
+    min_count: Count
+    unclicked_conversions: Policy
+
+    def __post_init__(self) -> None:
+        """Refuse days out of order."""
+        if not self.valid_from_day < self.test_from_day <= self.last_day:
+            raise ValueError("valid_from_day < test_from_day <= last_day must hold")
+
+
+@dataclass(frozen=True, kw_only=True)
+class KuaiRecConfig:
+    """KuaiRec: watched, and watched again, by thresholds on the watch ratio."""
+
+    __pydantic_config__: ClassVar = FORBID_EXTRA
+    kind: Literal["kuairec"]
+    watched_above: Annotated[float, Gt(0)]
+    """Task `ctr`: this share of the video, or more of it, was watched."""
+    rewatched_above: Annotated[float, Gt(0)]
+    """Task `cvr`, given the first: 2 is twice its length."""
+    valid_fraction: Fraction
+    """The last rows of the big matrix."""
+    min_count: Count
+
+    def __post_init__(self) -> None:
+        """Refuse thresholds that do not nest."""
+        if self.watched_above >= self.rewatched_above:
+            raise ValueError("rewatched_above must be larger than watched_above")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AliCCPConfig:
+    """Ali-CCP: Taobao's exposures, clicks and purchases (Ma et al., SIGIR 2018)."""
+
+    __pydantic_config__: ClassVar = FORBID_EXTRA
+    kind: Literal["aliccp"]
+    fields: Annotated[tuple[FieldName, ...], MinLen(1)]
+    values: Literal["all", "last"]
+    """Fields with several values a row: all of them as a weighted bag, or the last alone."""
+    weights: Literal["keep", "drop", "numeric"]
+    """Weights of those values: weigh a bag's values by them, weigh all alike, or make a number of
+    the last one's, scaled to [0, 1] over all splits, as torch-rechub does (it sees the test)."""
+    max_len: Annotated[int, Ge(1)] | None
+    """Longest bag: the values with the largest weights are kept, in their order."""
+    min_count: Count
+    missing: Literal["own_id", "oov"]
+    """Whether an absent value has an id of its own, or that of the rare and unknown ones."""
+    validation: Literal["user", "random", "test_half", "test"]
+    """`user`: users of the training file; `random`: its rows (a user is then on both sides);
+    `test_half`: half of the test file's rows; `test`: the test rows serve as both."""
+    valid_fraction: Fraction
+    split_seed: Seed
+    unclicked_conversions: Policy
+
+    def __post_init__(self) -> None:
+        """Refuse settings that contradict each other."""
+        if len(set(self.fields)) < len(self.fields):
+            raise ValueError("a field is listed twice in fields")
+        if self.values == "all" and self.weights == "numeric":
+            raise ValueError("weights=numeric takes the last value's weight; set values=last")
+        if self.values == "last" and self.weights == "keep":
+            raise ValueError("values=last leaves no bag to weigh; set weights=drop or numeric")
+        if self.values == "last" and self.max_len is not None:
+            raise ValueError("values=last leaves no bag to shorten; set max_len=null")
 
 
 TabularConfig = (

@@ -57,7 +57,7 @@ class RayConfig:
     workers: Count
     """Most tasks at once."""
     address: str | None
-    """Of a running cluster; null starts one on this machine."""
+    """Address of a running cluster; null starts one on this machine."""
     cpus: Count
     gpus: Annotated[float, Ge(0)]
 

@@ -42,23 +42,23 @@ class Numbers:
     integer: bool
 
     def ends(self) -> list[str]:
-        """Overrides at the borders, where a value that the config refuses would show."""
+        """Return overrides at the borders, where a value that the config refuses would show."""
         return [self.word(self.low), self.word(self.high)]
 
     def word(self, value: Value) -> str:
-        """Give a value as an override."""
+        """Return a value as an override."""
         assert isinstance(value, int | float)
         return f"{self.key}={int(value) if self.integer else float(value)!r}"
 
     def plain_of(self, value: Value) -> Any:
-        """Give a value as a config holds it."""
+        """Return a value as a config holds it."""
         return value
 
     def own(self, value: Any) -> Value:
-        """Give a config's value as one of this dimension.
+        """Convert a config value to this dimension's domain.
 
         Raises:
-            ValueError: It is none.
+            ValueError: It lies outside the domain.
         """
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if not is_number or not self.low <= value <= self.high or not self._is_on_step(value):
@@ -72,7 +72,7 @@ class Numbers:
         return math.isclose(steps, round(steps), abs_tol=1e-9)
 
     def grid(self) -> list[Value]:
-        """Give all values.
+        """Return all values.
 
         Raises:
             ValueError: There is no end of them.
@@ -86,7 +86,7 @@ class Numbers:
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """A dimension of things without an order."""
+    """A dimension of values without an order."""
 
     key: str
     text: str
@@ -98,29 +98,29 @@ class Choice:
     words: tuple[str, ...]
 
     def ends(self) -> list[str]:
-        """Overrides for all of them."""
+        """Return overrides with every value."""
         return list(self.words)
 
     def word(self, value: Value) -> str:
-        """Give a value as an override."""
+        """Return a value as an override."""
         return self.words[self.values.index(value)]
 
     def plain_of(self, value: Value) -> Any:
-        """Give a value as a config holds it."""
+        """Return a value as a config holds it."""
         return self.plain[self.values.index(value)]
 
     def own(self, value: Any) -> Value:
-        """Give a config's value as one of this dimension.
+        """Convert a config value to this dimension's domain.
 
         Raises:
-            ValueError: It is none.
+            ValueError: It lies outside the domain.
         """
         if value not in self.plain:
             raise ValueError(f"{value!r} is no value of {self.text}")
         return self.values[self.plain.index(value)]
 
     def grid(self) -> list[Value]:
-        """Give all values."""
+        """Return all values."""
         return list(self.values)
 
 
@@ -145,11 +145,11 @@ class Space:
     when: tuple[Condition, ...]
 
     def dimensions(self) -> list[Dimension]:
-        """All of them, conditional ones last."""
+        """Return all dimensions, conditional ones last."""
         return [*self.always, *(d for condition in self.when for d in condition.dimensions)]
 
     def walk(self, take: Callable[[Dimension], Any]) -> None:
-        """Visit the dimensions that a configuration has; `take` gives its value of each."""
+        """Visit the dimensions that a configuration has; `take` returns its value of each."""
         taken = {dimension.key: take(dimension) for dimension in self.always}
         for condition in self.when:
             if condition.key in taken and taken[condition.key] == condition.value:
@@ -167,7 +167,7 @@ def read_space(
         where: What the reader is told the space comes from.
 
     Raises:
-        ConfigError: A dimension is none, is upside down, or the space is empty.
+        ConfigError: A text is no dimension or upside down, or the space is empty.
     """
     conditions = []
     for condition, keys in when.items():

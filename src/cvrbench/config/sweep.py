@@ -51,7 +51,7 @@ class SweepConfig:
     storage: str | None
     """A file in the study's folder (null), or a URL: sqlite, postgresql, mysql, grpc."""
     name: str | None
-    """Of the study; null: made of model, dataset, sweep and a hash of what it searches."""
+    """Name of the study; null: made of model, dataset, sweep and a hash of what it searches."""
     overrides: tuple[str, ...]
     """What all trials have in common, unless the command line says otherwise."""
     space: dict[str, str]

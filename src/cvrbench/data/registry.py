@@ -11,8 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cvrbench.config.aliccp import AliCCPConfig
-from cvrbench.config.dataset import DatasetConfig, TableConfig
+from cvrbench.config.dataset import AliCCPConfig, DatasetConfig, TableConfig
 from cvrbench.data.dataset import FORMAT_VERSION, Dataset, open_dataset, read_manifest, sha256_of
 from cvrbench.data.prepare import prepare
 from cvrbench.data.raw import STRICT, OnRows, Tolerance, silent

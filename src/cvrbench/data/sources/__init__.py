@@ -5,21 +5,19 @@ from typing import assert_never
 
 from cvrbench.config.dataset import (
     AdultConfig,
+    AliExpressConfig,
     CensusIncomeConfig,
+    CriteoAttributionConfig,
     DatasetConfig,
     HillstromConfig,
     KuaiRandConfig,
+    KuaiRecConfig,
+    SyntheticConfig,
     TableConfig,
     TabularConfig,
-)
-from cvrbench.config.public import (
-    AliExpressConfig,
-    CriteoAttributionConfig,
-    KuaiRecConfig,
     TenrecConfig,
     TikTokConfig,
 )
-from cvrbench.config.synthetic import SyntheticConfig
 from cvrbench.data.raw import RawStream
 from cvrbench.data.sources import (
     aliexpress,

@@ -16,7 +16,7 @@ from typing import Literal
 
 import polars as pl
 
-from cvrbench.config.public import AliExpressConfig
+from cvrbench.config.dataset import AliExpressConfig
 from cvrbench.data.archives import RawFile, locate
 from cvrbench.data.raw import RawStream, click_conversion, feature_fields
 from cvrbench.data.sources.delimited import Layout, counted, read

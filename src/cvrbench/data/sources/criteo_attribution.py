@@ -16,7 +16,7 @@ from pathlib import Path
 
 import polars as pl
 
-from cvrbench.config.public import CriteoAttributionConfig
+from cvrbench.config.dataset import CriteoAttributionConfig
 from cvrbench.data.archives import locate
 from cvrbench.data.raw import RawStream, click_conversion, feature_fields
 from cvrbench.data.sources.delimited import Layout, counted

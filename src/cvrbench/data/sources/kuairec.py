@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from cvrbench.config.public import KuaiRecConfig
+from cvrbench.config.dataset import KuaiRecConfig
 from cvrbench.data.archives import RawFile, locate
 from cvrbench.data.raw import RawStream, click_conversion, feature_fields
 from cvrbench.data.sources.delimited import Layout, counted, frames, read

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from cvrbench.config.synthetic import SyntheticConfig
+from cvrbench.config.dataset import SyntheticConfig
 from cvrbench.data.raw import RawStream, click_conversion, feature_fields
 from cvrbench.data.splits import Fractions, by_group, by_time, table_chunks
 from cvrbench.rng import numpy_stream

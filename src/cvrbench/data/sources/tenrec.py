@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from cvrbench.config.public import TenrecConfig
+from cvrbench.config.dataset import TenrecConfig
 from cvrbench.data.archives import RawFile, locate
 from cvrbench.data.raw import RawStream, click_conversion, feature_fields
 from cvrbench.data.sources.delimited import Layout, counted, frames

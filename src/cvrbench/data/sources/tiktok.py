@@ -11,7 +11,7 @@ from pathlib import Path
 
 import polars as pl
 
-from cvrbench.config.public import TikTokConfig
+from cvrbench.config.dataset import TikTokConfig
 from cvrbench.data.archives import locate
 from cvrbench.data.raw import RawStream, feature_fields
 from cvrbench.data.schema import Task

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from cvrbench.config.aliccp import AliCCPConfig
+from cvrbench.config.dataset import AliCCPConfig
 from cvrbench.data.dataset import SPLITS, Bag
 from cvrbench.data.encode import Vocabulary, vocabulary_table
 from cvrbench.data.schema import MISSING, N_RESERVED, OOV

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from cvrbench.config.aliccp import AliCCPConfig
+from cvrbench.config.dataset import AliCCPConfig
 from cvrbench.data.archives import RawFile, locate
 from cvrbench.data.dataset import SPLITS, Bag, Dataset, StoreWriter, open_dataset, read_manifest
 from cvrbench.data.raw import OnRows, RowsProgress, Tolerance, silent

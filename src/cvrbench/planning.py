@@ -25,25 +25,27 @@ from cvrbench.training.device import resolve_device
 from cvrbench.training.together.pays import can_go_together, most_that_pay
 
 POLL_SECONDS = 1.0
-"""Between two looks whether another process has let go of a run."""
+"""Time between two checks whether another process has let go of a run."""
 
 
 def state_of(composed: Composed) -> State:
-    """Say whether a cell of a plan is finished, begun or new, without computing anything."""
-    config = composed.config
-    folder = prepared_folder(config.dataset, composed.choices["dataset"], Path(config.data_dir))
-    if not folder.is_dir():
+    """Return whether a cell of a plan is finished, begun or new, without computing anything."""
+    if not _prepared(composed).is_dir():
         return "new"
-    return ResultStore(Path(config.results_dir)).state(folder_of(composed).name)
+    return ResultStore(Path(composed.config.results_dir)).state(folder_of(composed).name)
 
 
 def folder_of(composed: Composed) -> Path:
-    """Say where a cell's run is, or will be; its dataset must be prepared."""
+    """Return where a cell's run is, or will be; its dataset must be prepared."""
+    config, schema = composed.config, open_dataset(_prepared(composed)).schema
+    name = run_id(config_to_dict(config), composed.choices, schema.fingerprint)
+    return ResultStore(Path(config.results_dir)).runs / name
+
+
+def _prepared(composed: Composed) -> Path:
+    """Return where a cell's prepared data are, or will be."""
     config = composed.config
-    name = composed.choices["dataset"]
-    dataset = open_dataset(prepared_folder(config.dataset, name, Path(config.data_dir)))
-    store = ResultStore(Path(config.results_dir))
-    return store.runs / run_id(config_to_dict(config), composed.choices, dataset.schema.fingerprint)
+    return prepared_folder(config.dataset, composed.choices["dataset"], Path(config.data_dir))
 
 
 def groups_of(
@@ -81,9 +83,7 @@ def _most_together(cell: Composed, together: Literal["auto"] | int) -> int:
     config = cell.config
     if together != "auto":
         return together if can_go_together(config) else 1
-    name = cell.choices["dataset"]
-    folder = prepared_folder(config.dataset, name, Path(config.data_dir))
-    schema = open_dataset(folder).schema
+    schema = open_dataset(_prepared(cell)).schema
     return most_that_pay(config, partial(build_network, config, schema))
 
 
@@ -124,9 +124,9 @@ def check_plan(cells: Sequence[Composed], *, at_once: int = 1, on_rows: OnRows =
     runs = []
     for cell in cells:
         config = cell.config
-        name, data_dir = cell.choices["dataset"], Path(config.data_dir)
-        folder = prepared_folder(config.dataset, name, data_dir)
+        name, folder = cell.choices["dataset"], _prepared(cell)
         if folder not in prepared:  # many cells share a dataset
+            data_dir = Path(config.data_dir)
             prepared[folder] = ensure(config.dataset, name, data_dir, on_rows=on_rows)
         runs.append((config, prepared[folder]))
         tasks = prepared[folder].schema.tasks

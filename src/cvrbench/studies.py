@@ -82,7 +82,7 @@ class StudySummary:
     model: str
     dataset: str
     fingerprint: str
-    """Of the prepared data."""
+    """Fingerprint of the prepared data."""
     overrides: tuple[str, ...]
     """What all trials have in common."""
     objectives: tuple[str, ...]
@@ -98,16 +98,16 @@ class StudySummary:
     """The same, and `reused`, the examples that sharing searches saved."""
     trials: tuple[TrialSummary, ...]
     best: tuple[int, ...]
-    """Number of the best trial; of several objectives the Pareto front's."""
+    """Number of the best trial; with several objectives, numbers of the Pareto front."""
     importances: dict[str, float] = field(default_factory=dict)
-    """Of the first objective (PED-ANOVA), where enough trials are complete."""
+    """Shares of the first objective's variance (PED-ANOVA), where enough trials are complete."""
     chosen: dict[str, Any] | None = None
     """`trial`, `overrides`, `seeds` and `runs` of the final configuration, once it is retrained."""
 
     def best_words(self) -> list[str]:
-        """Give the overrides of the best configuration so far; none without a complete trial.
+        """Return the overrides of the best configuration so far; none without a complete trial.
 
-        Of several objectives it is the front's member that is best in the first.
+        With several objectives it is the member of the Pareto front that is best in the first.
         """
         sign = 1 if self.directions[0] == "maximize" else -1
         front = [t for t in self.trials if t.number in self.best and t.values is not None]
@@ -179,7 +179,7 @@ class Studies:
         self.path = results_dir / "sweeps"
 
     def folder(self, name: str) -> StudyFolder:
-        """Give the folder of a study, there or not."""
+        """Return the folder of a study, there or not."""
         return StudyFolder(self.path / name)
 
     def names(self) -> list[str]:

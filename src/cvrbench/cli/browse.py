@@ -16,7 +16,7 @@ ResultsDir = Annotated[Path, typer.Option(help="Folder of results")]
 
 
 def options() -> str:
-    """Name every group and its options, for the end of a help text; nothing without a conf."""
+    """Return every group and its options, for the end of a help text; nothing without a conf."""
     from cvrbench.config.folder import find_conf, groups
 
     try:

@@ -44,7 +44,7 @@ def warn(text: str) -> None:
 
 
 def note(text: str) -> None:
-    """Tell a person something that is no result; silent when piped."""
+    """Print on a terminal what is no result; silent when piped."""
     if errors.is_terminal:
         errors.print(text, style="dim")
 
@@ -196,7 +196,7 @@ def _bar(
 def _task_of(
     bar: Progress, shown: dict[str, TaskID], stage: str, description: str, **fields: Any
 ) -> TaskID:
-    """Give a stage's line; where it is a new one, those of the stages before it are hidden."""
+    """Return a stage's line; where it is a new one, those of the stages before it are hidden."""
     if stage not in shown:
         for other in shown.values():
             bar.update(other, visible=False)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def workers_here(launcher: "LauncherConfig") -> int:
-    """Say how many runs share this machine's memory at any time."""
+    """Return how many runs share this machine's memory at any time."""
     return launcher.workers if launcher.kind == "processes" else 1
 
 
@@ -67,7 +67,7 @@ def run_plan(
 
 @dataclass(kw_only=True)
 class _Plan:
-    """How far the cells are, by their number."""
+    """State of a plan's cells, by their number."""
 
     cells: "Sequence[Composed]"
     fail_fast: bool
@@ -80,7 +80,7 @@ class _Plan:
     """Those that another process is running."""
 
     def title(self, index: int) -> str:
-        """Name a cell for a person."""
+        """Return a cell's name for a person."""
         cell = self.cells[index]
         name = f"{cell.choices['model']} on {cell.choices['dataset']}, seed {cell.config.seed}"
         return f"{index + 1}/{len(self.cells)} {name}"
@@ -107,7 +107,7 @@ class _Plan:
         note(f"{self.title(index)}: another process is running it; it comes last")
 
     def wait(self) -> list[int]:
-        """Wait for the cells that others are running; give those to look at again."""
+        """Wait for the cells that others are running; return those to look at again."""
         from cvrbench import planning
 
         if not self.busy:
@@ -162,7 +162,7 @@ def _run_group(plan: _Plan, group: Sequence[int], *, force: bool) -> None:
 
 
 def _settle(plan: _Plan, index: int, error: CvrbenchError) -> None:
-    """Do what is to be done about a cell that has no record."""
+    """Raise, note or put last a cell that has no record."""
     if isinstance(error, RunInterrupted):
         raise _with_advice(error, plan.cells[index]) from None
     if not isinstance(error, CellBusy):
@@ -250,7 +250,7 @@ def _line(record: "RunRecord") -> str:
 
 
 def summary(record: "RunRecord", folder: Path) -> dict[str, object]:
-    """Give what `--json` says of a run."""
+    """Return what `--json` says of a run."""
     return {
         "run_dir": str(folder),
         "model": record.model,

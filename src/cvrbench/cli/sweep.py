@@ -1,21 +1,25 @@
 """`cvrbench sweep`."""
 
 import shlex
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Group, RenderableType
+from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from cvrbench.cli.browse import ResultsDir
 from cvrbench.cli.console import errors, note, out, preparing_bar, print_json
 from cvrbench.cli.plan import run_plan, workers_here
 from cvrbench.cli.report import present_runs
 from cvrbench.cli.run import AsJson, Overrides
-from cvrbench.cli.sweep_view import study_view
 from cvrbench.errors import CvrbenchError, RunInterrupted, StoreError
 
 if TYPE_CHECKING:
@@ -24,9 +28,12 @@ if TYPE_CHECKING:
     from cvrbench.record import RunRecord
     from cvrbench.studies import StudySummary
     from cvrbench.sweep.study import Plan
+    from cvrbench.training.progress import Progress
 
 ROWS = 10
 """Trials that are printed of a study that is over; `--status` prints all."""
+LIVE_ROWS = 12
+"""Trials that the live view has room for."""
 
 
 def sweep(
@@ -222,3 +229,77 @@ def _print_stored(
 def _command(summary: "StudySummary") -> str:
     """The best configuration as a line that can be run."""
     return shlex.join(["cvrbench", "run", *summary.best_words()])
+
+
+class StudyView:
+    """The live view of a study: its best and latest trials, what is spent, and the time left."""
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+        self.summary: StudySummary | None = None
+        self.table: Table | str = ""
+        self.step = ""
+        self.begun = time.monotonic()
+        self.finished_before: int | None = None
+
+    def on_summary(self, summary: "StudySummary") -> None:
+        """Show what the study has come to."""
+        if self.finished_before is None:
+            self.finished_before = int(summary.spent["trials"])
+        self.summary = summary
+        if errors.is_terminal:
+            from cvrbench.report.studies import trials_grid
+            from cvrbench.report.tables import grid_table
+
+            self.table = grid_table(trials_grid(summary, limit=LIVE_ROWS))
+            self.table.caption = None
+
+    def on_trial(self, number: int, now: "Progress") -> None:
+        """Show where the trial of this process is."""
+        done = 100 * now.step // max(now.total_steps, 1)
+        rate = f"{now.examples_per_second:,.0f} examples/s"
+        self.step = f"trial {number} · {now.stage} {done} % · {rate}"
+
+    def render(self) -> RenderableType:
+        """Return the table, and a line of where everything is."""
+        return Group(self.table, Text(self._line(), style="dim"))
+
+    def _line(self) -> str:
+        if self.summary is None:
+            return f"{self.title}: beginning"
+        spent, limits = self.summary.spent, self.summary.limits
+        parts = [f"{self.title}: {_of(spent['trials'], limits['trials'])} trials"]
+        parts += [
+            f"{_of(spent[name], limits[name])} {name}"
+            for name in ("epochs", "examples", "seconds")
+            if limits[name] is not None
+        ]
+        return " · ".join(p for p in (*parts, self._left(), self.step) if p)
+
+    def _left(self) -> str:
+        """Return the time left, by what this command has seen of it."""
+        assert self.summary is not None
+        spent, limits = self.summary.spent, self.summary.limits
+        done = spent["trials"] - (self.finished_before or 0)
+        shares = [spent[name] / limit for name, limit in limits.items() if limit]
+        if done < 1 or not shares or max(shares) <= 0:
+            return ""
+        each = (time.monotonic() - self.begun) / done
+        trials_left = spent["trials"] / max(shares) - spent["trials"]
+        minutes = max(0.0, each * trials_left) / 60
+        return f"{minutes:.0f} min left" if minutes >= 1 else f"{60 * minutes:.0f} s left"
+
+
+@contextmanager
+def study_view(title: str) -> Iterator[StudyView]:
+    """Show a study on a terminal; quiet when piped."""
+    view = StudyView(title)
+    if not errors.is_terminal:
+        yield view
+        return
+    with Live(console=errors, transient=True, refresh_per_second=2, get_renderable=view.render):
+        yield view
+
+
+def _of(value: float, limit: float | None) -> str:
+    return f"{value:,.0f}" if limit is None else f"{value:,.0f}/{limit:,.0f}"

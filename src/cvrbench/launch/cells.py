@@ -11,7 +11,7 @@ from cvrbench.record import RunRecord
 
 
 def cell_argument(cell: Composed, *, force: bool) -> dict[str, Any]:
-    """Give a cell as plain values, for `run_cell`."""
+    """Return a cell as plain values, for `run_cell`."""
     return {
         "config": config_to_dict(cell.config),
         "choices": cell.choices,
@@ -21,7 +21,7 @@ def cell_argument(cell: Composed, *, force: bool) -> dict[str, Any]:
 
 
 def run_cell(argument: dict[str, Any]) -> dict[str, Any] | None:
-    """Run a cell; give its record as plain values, None where another process is running it."""
+    """Run a cell; return its record as plain values, None where another process is running it."""
     cell = Composed(
         config=config_from_dict(argument["config"]),
         choices=argument["choices"],
@@ -34,5 +34,5 @@ def run_cell(argument: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def record_of(value: dict[str, Any] | None) -> RunRecord | None:
-    """Read what `run_cell` gave."""
+    """Return the record in what `run_cell` returned."""
     return None if value is None else RunRecord.from_json(value, Path(value["run_id"]))

@@ -14,11 +14,11 @@ from cvrbench.record import RunRecord
 from cvrbench.studies import Direction
 
 WATCHED = ("auc", "logloss")
-"""Kinds of metric that every look at validation holds."""
+"""Kinds of metric that every evaluation on validation rows holds."""
 
 
 def directions(study: Study, tasks: Sequence[Task]) -> tuple[Direction, ...]:
-    """Say of each objective whether more or less of it is better.
+    """Return of each objective whether more or less of it is better.
 
     Raises:
         ConfigError: It is no metric of the dataset, or nothing a pruner can watch.
@@ -59,9 +59,9 @@ def measure(
     """Read an objective off validation metrics.
 
     Args:
-        name: Of the objective; no size.
+        name: Name of the objective; no size.
         metrics: Metrics by name.
-        tasks: Those whose AUC `mean_auc` is the mean of.
+        tasks: Tasks whose AUC `mean_auc` is the mean of.
         why: Reasons for metrics that are None.
 
     Raises:
@@ -92,7 +92,7 @@ def of_record(study: Study, record: RunRecord) -> tuple[float, ...]:
 
 
 def trained(config: Config, tasks: Sequence[str]) -> list[str]:
-    """Name the tasks that a run trains, those whose loss weighs something."""
+    """Return the tasks that a run trains, those whose loss weighs something."""
     if not isinstance(config.balancing, WeightedConfig):
         return list(tasks)
     return [name for name in tasks if config.balancing.weights.get(name, 1) > 0]

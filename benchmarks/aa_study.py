@@ -63,12 +63,12 @@ from cvrbench.stats.influence import (
 )
 from cvrbench.stats.intervals import t_interval
 from cvrbench.strategies import build_network
+from cvrbench.training.callbacks import ignore
 from cvrbench.training.checkpoint import StageFiles
 from cvrbench.training.device import torch_settings
-from cvrbench.training.fit import fit
+from cvrbench.training.loop import fit
 from cvrbench.training.predict import Predictions, predict
-from cvrbench.training.progress import ignore
-from cvrbench.training.under_way import Outside, Task
+from cvrbench.training.state import Callbacks, Task
 
 DRAWS, CHUNKS = 300, 250
 CPU = torch.device("cpu")
@@ -141,7 +141,9 @@ class Bench:
                 config.trainer,
                 epochs=config.trainer.epochs,
                 seed=seed,
-                outside=Outside("train", StageFiles(Path(checkpoints), 0), ignore, lambda: False),
+                callbacks=Callbacks(
+                    "train", StageFiles(Path(checkpoints), 0), ignore, lambda: False
+                ),
             )
             index = torch.from_numpy(rows)
             part = SplitTensors(*(tensor[index] for tensor in self.pool[:3]), (), None)

@@ -26,8 +26,8 @@ from cvrbench.data.batches import SplitTensors
 from cvrbench.errors import RunInterrupted
 from cvrbench.training import checkpoint
 from cvrbench.training.checkpoint import SHARE, StageFiles
-from cvrbench.training.fit import fit
-from cvrbench.training.under_way import Outside, Task
+from cvrbench.training.loop import fit
+from cvrbench.training.state import Callbacks, Task
 
 LARGE = REFERENCE.grown_to(5_000_000)
 BATCHES = 64
@@ -77,9 +77,9 @@ def watch(shape: Shape, *, seconds: float, every: float) -> Watched:
     task = Task(*goal_of(shape), lambda _: (0.5, {}))
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder, patched(timed):
         files = StageFiles(Path(folder), 0)
-        outside = Outside("train", files, lambda _: None, lambda: time.monotonic() > end)
+        callbacks = Callbacks("train", files, lambda _: None, lambda: time.monotonic() > end)
         try:
-            fit(network, train, valid, task, config, epochs=EPOCH, seed=0, outside=outside)
+            fit(network, train, valid, task, config, epochs=EPOCH, seed=0, callbacks=callbacks)
         except RunInterrupted:
             state = files.under_way()
         begun = time.monotonic()

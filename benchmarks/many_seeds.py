@@ -22,7 +22,7 @@ from benchmarks.turns import Contender, Step, compare, ratio
 from cvrbench import experiment
 from cvrbench.config.compose import compose
 from cvrbench.data.registry import ensure
-from cvrbench.launch.together import run_together
+from cvrbench.launch.stacked import run_stacked
 
 SEEDS, THREADS = 8, 2
 MODELS = ("shared_bottom", "single_task", "ncs", "mmoe")
@@ -44,7 +44,7 @@ def build(options: tuple[str, ...], folder: Path, rows: int, n_seeds: int, toget
                 for cell in cells:
                     experiment.run(cell)
                 return
-            for record in run_together(cells):
+            for record in run_stacked(cells):
                 assert not isinstance(record, BaseException), record
 
     return step

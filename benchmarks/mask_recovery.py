@@ -13,7 +13,8 @@ Truths (`benchmarks.planted_masks`; a fresh truth, log and network per seed):
                        common, 6 of its own; 12 are noise.
 
 Every search runs through the engine: a configuration composed as on the command line, the log
-prepared as `dataset=table`, `Stages`, all tasks trained together under the found masks at the end.
+prepared as `dataset=table`, `TrainingSession`, all tasks trained together under the found masks at
+the end.
 Searches cut to the true density and train 16 epochs in all, `imp` in 4 rounds of 4, unless a name
 says otherwise. `oracle` is given the truth (behind relevant inputs a random choice of that
 density); `random` and `identical` are chance.
@@ -58,10 +59,10 @@ from cvrbench.masks.mask_set import MaskSet
 from cvrbench.masks.ranking import keep_best
 from cvrbench.objectives import build_objective
 from cvrbench.rng import derive
-from cvrbench.strategies.base import Lab
-from cvrbench.strategies.ncs import NCS, Found
+from cvrbench.strategies.base import PretrainContext
+from cvrbench.strategies.ncs import NCS, SearchResult
 from cvrbench.training.device import torch_settings
-from cvrbench.training.stages import Stages
+from cvrbench.training.session import TrainingSession
 
 Row = dict[str, Any]
 ALIGNED = ("precision", "sharing", "own", "jaccard")
@@ -143,7 +144,7 @@ def measure(planted: Planted, search: str, overrides: Sequence[str] = COMMON) ->
         network = planted.student(config)
         if search == "oracle":
             network.search = partial(_oracle, planted=planted)
-        stages = Stages(
+        stages = TrainingSession(
             config=config,
             dataset=planted.dataset,
             objective=build_objective(config.objective, planted.dataset.schema),
@@ -160,10 +161,10 @@ def measure(planted: Planted, search: str, overrides: Sequence[str] = COMMON) ->
     return row | {"seconds": round(time.monotonic() - clock, 1)}
 
 
-def _oracle(ncs: NCS, lab: Lab, *, planted: Planted) -> Found:
+def _oracle(ncs: NCS, context: PretrainContext, *, planted: Planted) -> SearchResult:
     """The truth at its density, or a random choice from a denser truth."""
-    scores = random_scores(ncs.masks, derive(lab.seed, "oracle"), identical=True)
-    return Found(masks=keep_best(scores, planted.truth, planted.size.density, "layer"))
+    scores = random_scores(ncs.masks, derive(context.seed, "oracle"), identical=True)
+    return SearchResult(masks=keep_best(scores, planted.truth, planted.size.density, "layer"))
 
 
 def _scores(found: MaskSet, planted: Planted) -> Scores:

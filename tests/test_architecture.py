@@ -274,7 +274,7 @@ def test_what_may_be_missing_is_imported_where_it_is_needed():
 @pytest.mark.parametrize(
     ("rule", "module", "source", "found"),
     [
-        (upward, "metrics", "from cvrbench.training.fit import fit", ["training.fit.fit"]),
+        (upward, "metrics", "from cvrbench.training.loop import fit", ["training.fit.fit"]),
         (upward, "data.batches", "import cvrbench.strategies", ["strategies"]),
         (upward, "data.raw", "def f():\n    from cvrbench import cli", ["cli"]),
         (upward, "metrics", "from cvrbench import config", ["config"]),

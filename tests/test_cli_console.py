@@ -11,7 +11,7 @@ from cvrbench.data.downloads import FetchProgress
 from cvrbench.data.raw import RowsProgress
 from cvrbench.report import MARGIN
 from cvrbench.report.differences import Method
-from cvrbench.training.progress import Progress
+from cvrbench.training.callbacks import Progress
 
 
 def use_all() -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from cvrbench.config.compose import Composed
     from cvrbench.record import RunRecord
-    from cvrbench.training.progress import Progress
+    from cvrbench.training.callbacks import Progress
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "compose", "results", "run"]
@@ -36,7 +36,7 @@ def run(
 ) -> "RunRecord":
     """Run one experiment, or read it if it is finished."""
     from cvrbench.experiment import run as worker
-    from cvrbench.training.progress import ignore
+    from cvrbench.training.callbacks import ignore
 
     return worker(composed, force=force, on_progress=on_progress or ignore)
 

@@ -36,6 +36,14 @@ from cvrbench.store import ResultStore
 from cvrbench.strategies import build_network
 from cvrbench.strategies.base import SharingStrategy
 from cvrbench.tracking import check_installed, tracked
+from cvrbench.training.cache import TrainingCache
+from cvrbench.training.callbacks import (
+    OnEvaluation,
+    OnProgress,
+    StopRequested,
+    ignore,
+    stop_on_interrupt,
+)
 from cvrbench.training.device import (
     Determinism,
     explain_memory,
@@ -43,16 +51,8 @@ from cvrbench.training.device import (
     torch_settings,
 )
 from cvrbench.training.predict import Predictions, predict
-from cvrbench.training.progress import (
-    OnLook,
-    OnProgress,
-    StopRequested,
-    ignore,
-    stop_on_interrupt,
-)
-from cvrbench.training.shared import SharedStages
-from cvrbench.training.stages import Stages
-from cvrbench.training.together.company import Company
+from cvrbench.training.session import TrainingSession
+from cvrbench.training.stacked.seed_group import SeedGroup
 
 FLOP_ROWS = 64
 
@@ -62,9 +62,9 @@ def run(
     *,
     force: bool = False,
     on_progress: OnProgress = ignore,
-    on_look: OnLook = ignore,
+    on_evaluation: OnEvaluation = ignore,
     searches: Path | None = None,
-    company: Company | None = None,
+    seed_group: SeedGroup | None = None,
 ) -> RunRecord:
     """Run one experiment and record it; a finished one is only read, a begun one goes on.
 
@@ -72,10 +72,10 @@ def run(
         composed: What to run.
         force: Run a finished one again.
         on_progress: Told of every step.
-        on_look: Told of every look at validation during the final training; what it raises ends
-            the run, whose folder then holds what it had.
+        on_evaluation: Called at every evaluation during the final training; what it raises ends the
+            run, whose folder then holds what it had.
         searches: A folder of trainings that mask searches of several runs share.
-        company: Runs that go on at the same time in other threads, and train together with this.
+        seed_group: Runs that go on at the same time in other threads, and train together with this.
 
     Raises:
         DataError: The dataset is neither prepared nor to be prepared from files at hand.
@@ -97,7 +97,7 @@ def run(
         return record
     check_installed(config.logger)
     with (
-        _stop_requested(company) as stop_requested,
+        _stop_requested(seed_group) as stop_requested,
         store.open(name, config=plain, choices=composed.choices, fresh=force) as folder,
         torch_settings(config.trainer, device) as determinism,
         explain_memory(),
@@ -105,20 +105,20 @@ def run(
         if not force and (record := store.find(name)) is not None:
             return record  # another process has finished it meanwhile
         check_memory(config, dataset, device)
-        ties = (on_progress, stop_requested, on_look, _shared(searches, name), company)
+        ties = (on_progress, stop_requested, on_evaluation, _shared(searches, name), seed_group)
         goal = build_objective(config.objective, dataset.schema)
-        stages = Stages(config, dataset, goal, device, folder.checkpoints, *ties)
+        session = TrainingSession(config, dataset, goal, device, folder.checkpoints, *ties)
         with tracked(composed, dataset.schema.fingerprint, folder.path, fresh=force) as tracker:
-            stages.on_any_look = tracker.look
-            return tracker.finish(_Cell(composed, dataset, folder, stages, determinism).run())
+            session.on_any_evaluation = tracker.look
+            return tracker.finish(_Cell(composed, dataset, folder, session, determinism).run())
 
 
-def _shared(searches: Path | None, name: str) -> SharedStages | None:
-    return None if searches is None else SharedStages(searches, name)
+def _shared(searches: Path | None, name: str) -> TrainingCache | None:
+    return None if searches is None else TrainingCache(searches, name)
 
 
-def _stop_requested(company: Company | None) -> AbstractContextManager[StopRequested]:
-    return stop_on_interrupt() if company is None else nullcontext(company.stop_requested)
+def _stop_requested(seed_group: SeedGroup | None) -> AbstractContextManager[StopRequested]:
+    return stop_on_interrupt() if seed_group is None else nullcontext(seed_group.stop_requested)
 
 
 def resume(run_dir: Path, *, on_progress: OnProgress = ignore) -> RunRecord:
@@ -144,51 +144,51 @@ def resume(run_dir: Path, *, on_progress: OnProgress = ignore) -> RunRecord:
 
 @dataclass
 class _Cell:
-    """One run under way: what its stages have in common."""
+    """One run under way: what its session have in common."""
 
     composed: Composed
     dataset: Dataset
     folder: RunFolder
-    stages: Stages
+    session: TrainingSession
     determinism: Determinism
 
     def __post_init__(self) -> None:
         self.config = self.composed.config
         self.schema = self.dataset.schema
-        self.device = self.stages.device
+        self.device = self.session.device
 
     def run(self) -> RunRecord:
         """Search, train, choose, test once, record, the data being verified meanwhile."""
-        with Verification(self.dataset) as self.stages.verification:
+        with Verification(self.dataset) as self.session.verification:
             return self._run()
 
     def _run(self) -> RunRecord:
         begun, clock = datetime.now(UTC), time.monotonic()
         torch.manual_seed(derive(self.config.seed, "init"))
         network = build_network(self.config, self.schema).to(self.device)
-        stages = self.stages
-        network.prepare(stages)
-        final = stages.finish(network)
-        scores = {"valid": self._score(network, stages.answers, stages.valid)[0]}
+        session = self.session
+        network.prepare(session)
+        final = session.finish(network)
+        scores = {"valid": self._score(network, session.answers, session.valid)[0]}
         n_scored = 0
         if self.config.protocol.score_test:
             n_scored = self.folder.count_test()
             scores["test"] = self._test(network)
         self._save_weights(network)
-        self.folder.write_history(stages.history)
+        self.folder.write_history(session.history)
         record = RunRecord(
             **self._identity(),
             **_results(scores),
-            **_count(network, stages.valid),
-            **stages.effort(time.monotonic() - clock),
+            **_count(network, session.valid),
+            **session.effort(time.monotonic() - clock),
             best_step=final.state.best_step,
-            best_epoch=round(stages.epochs_of(final.state.best_step), 3),
+            best_epoch=round(session.epochs_of(final.state.best_step), 3),
             test_scored=n_scored,
-            diagnostics={**network.diagnostics(), **stages.sharing},
+            diagnostics={**network.diagnostics(), **session.sharing},
             environment={
                 **_environment(self.device, begun, self.determinism),
-                "together": stages.together,
-                "data": stages.keeping.where,
+                "together": session.together,
+                "data": session.keeping.where,
             },
         )
         return self.folder.finish(record)
@@ -198,19 +198,19 @@ class _Cell:
     ) -> tuple[Scores, Predictions]:
         """Predict a whole split and compute every metric."""
         size = self.config.trainer.eval_batch_size
-        predictions = predict(network, rows, self.stages.objective, batch_size=size)
+        predictions = predict(network, rows, self.session.objective, batch_size=size)
         # A GPU's host has cores to spare; on a CPU, what a second space needs may be too much.
         workers = 1 if self.device.type == "cpu" else torch.get_num_threads()
         scores = score(
             self.schema, split.labels, *predictions, split.groups, split.truth, workers=workers
         )
-        self.stages.verification.finish()
+        self.session.verification.finish()
         return scores, predictions
 
     def _test(self, network: SharingStrategy) -> Scores:
         split = load_labels(self.dataset.test, self.schema.name)
         # Read once, in order: no reason to have it in memory.
-        keeping = replace(self.stages.keeping, where="disk")
+        keeping = replace(self.session.keeping, where="disk")
         rows = keeping.open(split, self.schema, self.device)
         scores, predictions = self._score(network, split, rows)
         columns: dict[str, Any] = {}
@@ -250,7 +250,7 @@ class _Cell:
             "config": config,
             "fingerprint": self.schema.fingerprint,
             "tasks": [asdict(task) for task in self.schema.tasks],
-            "counts": {"train": self.stages.learnt(), **of_others},
+            "counts": {"train": self.session.learnt(), **of_others},
         }
 
 

@@ -51,7 +51,7 @@ EVALUATION_INPUT, EVALUATION_OUTPUT = 2.0, 1.2
 PER_ID = 60
 """Bytes of an id in a batch: row number, weight, segment, and its place in the sort of ids."""
 MOST_PROBED = 8192
-"""Rows of half a probe of the tasks' gradients at most (`training.observe`)."""
+"""Rows of half a probe of the tasks' gradients at most (`training.diagnostics`)."""
 SCORING = 36
 """Bytes per row of what the metrics of one space need at once; with them, two columns per task."""
 GB = 1e9

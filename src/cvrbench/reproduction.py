@@ -21,7 +21,7 @@ from cvrbench.errors import DataError, RunError, StoreError
 from cvrbench.record import RunRecord
 from cvrbench.run_files import RunFolder, checked, read_record, read_run_config
 from cvrbench.store import ResultStore
-from cvrbench.training.progress import OnProgress, ignore
+from cvrbench.training.callbacks import OnProgress, ignore
 
 NOISE = 1e-4
 """Deviation of a metric that still counts as rounding, by default. Rounding grows while a network

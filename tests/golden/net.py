@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 
 from cvrbench import experiment
 from cvrbench.config.compose import compose
-from cvrbench.launch.together import run_together
+from cvrbench.launch.stacked import run_stacked
 
 FILE = Path(__file__).with_name("digests.json")
 TOLERANCE = 0.02
@@ -112,7 +112,7 @@ def measure(name: str, data_dir: Path, results_dir: Path) -> dict[str, Any]:
         compose(["experiment=quick_check", *places, f"seed={seed}", *STACKED[name].split()])
         for seed in range(3)
     ]
-    records = run_together(cells)
+    records = run_stacked(cells)
     for record in records:
         if isinstance(record, BaseException):
             raise record
@@ -144,7 +144,7 @@ def _digests(folder: Path, record: Any) -> dict[str, str]:
 
 
 def _of_tensors(file: Path) -> str:
-    """Digest of tensors whatever their names, which may change without a number moving."""
+    """Digest of tensors whatever their names, which may change without a number update_mask."""
     return _of_text(" ".join(sorted(_of_array(t.numpy()) for t in load_file(file).values())))
 
 

@@ -10,10 +10,10 @@ import torch
 from cvrbench import experiment, planning
 from cvrbench.config.runtime_groups import take_launcher
 from cvrbench.errors import ConfigError, RunInterrupted
-from cvrbench.launch.together import run_together
+from cvrbench.launch.stacked import run_stacked
 from cvrbench.store import ResultStore
 from cvrbench.strategies import build_network
-from cvrbench.training.together.pays import MOST, most_that_pay
+from cvrbench.training.stacked.heuristics import MOST, most_that_pay
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +42,7 @@ def test_a_run_among_others_has_the_record_that_it_would_have_alone(quick, tmp_p
         for seed in range(3)
     ]
     cells = [quick(*options, f"seed={s}", f"results_dir={tmp_path}/together") for s in range(3)]
-    together = run_together(cells)
+    together = run_stacked(cells)
     for one, other in zip(alone, together, strict=True):
         assert not isinstance(other, BaseException), other
         assert one.run_id == other.run_id
@@ -60,7 +60,7 @@ def test_a_run_among_others_has_the_record_that_it_would_have_alone(quick, tmp_p
 
 
 def test_the_time_that_passes_is_shared_by_all(quick):
-    records = run_together([quick("model=shared_bottom", f"seed={seed}") for seed in range(3)])
+    records = run_stacked([quick("model=shared_bottom", f"seed={seed}") for seed in range(3)])
     train = [record.seconds["train"] for record in records]
     assert train == pytest.approx([train[0]] * 3, abs=0.002)
 
@@ -70,7 +70,7 @@ def test_a_stopped_group_goes_on_run_by_run_to_the_same_end(quick, tmp_path):
         options = ("model=ncs", "trainer.batch_size=64", f"results_dir={tmp_path}/{folder}")
         return [quick(*options, f"seed={seed}") for seed in range(2)]
 
-    expected = run_together(cells("straight"))
+    expected = run_stacked(cells("straight"))
     n_told = []
 
     def stop_soon(progress):
@@ -78,7 +78,7 @@ def test_a_stopped_group_goes_on_run_by_run_to_the_same_end(quick, tmp_path):
         if len(n_told) == 30:
             signal.raise_signal(signal.SIGINT)
 
-    stopped = run_together(cells("stopped"), on_progress=stop_soon)
+    stopped = run_stacked(cells("stopped"), on_progress=stop_soon)
     assert all(isinstance(one, RunInterrupted) for one in stopped)
     store = ResultStore(tmp_path / "stopped")
     assert len(store.unfinished()) == 2
@@ -92,7 +92,7 @@ def test_one_that_fails_takes_no_other_with_it(quick):
     with ResultStore(planning.folder_of(cells[1]).parents[1]).open(
         planning.folder_of(cells[1]).name, config={}, choices={}, fresh=False
     ):
-        first, held, last = run_together(cells)
+        first, held, last = run_stacked(cells)
     assert "another process" in str(held)
     assert first.environment["together"] == last.environment["together"] == 2
 

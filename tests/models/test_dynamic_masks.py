@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cvrbench.errors import RunInterrupted
 from cvrbench.masks.mask_set import MaskSet
 from cvrbench.masks.regrow import regrow, share_at
-from cvrbench.strategies.searches.dynamic import Evolving
+from cvrbench.strategies.ncs.dynamic_sparse import DynamicSparse
 from cvrbench.training.optimizers import MaskedAdamW, build_optimizers
 from tests.models.conftest_models import build, make_batch, make_schema
 from tests.training.test_fit import Bench
@@ -91,7 +91,7 @@ def test_what_is_let_in_again_moves_as_under_an_adamw_of_its_own() -> None:
     ours = nn.Parameter(torch.ones(6))
     optimizer = MaskedAdamW([ours], lr=0.05, weight_decay=0.1)
     inside = torch.tensor([True, True, True, False, False, False])
-    optimizer.moving = optimizer.anywhere = {ours: inside}
+    optimizer.update_mask = optimizer.anywhere = {ours: inside}
     g = torch.Generator().manual_seed(0)
     for step in range(9):
         if step == 3:
@@ -111,9 +111,9 @@ def test_what_is_let_in_again_moves_as_under_an_adamw_of_its_own() -> None:
     assert torch.equal(ours[3:], torch.ones(3))
 
 
-def evolving(bench: Bench, growth: str, **attributes: int) -> Evolving:
+def evolving(bench: Bench, growth: str, **attributes: int) -> DynamicSparse:
     """Of 36 steps, 9 per epoch: masks change up to step 27."""
-    network = Evolving(bench.network, bench.config.model, growth, seed=0, steps=36)
+    network = DynamicSparse(bench.network, bench.config.model, growth, seed=0, steps=36)
     for name, value in attributes.items():
         setattr(network, name, value)
     return network
@@ -129,16 +129,16 @@ def test_the_optimiser_forgets_what_the_search_drops(bench) -> None:
     one = bench()
     network = evolving(one, "random")
     optimizers = build_optimizers(network, one.config.trainer, one.balancing)
-    (turn,) = network.turns()
+    (turn,) = network.update_steps()
     weight = network.ncs.trunk.weights[0]
-    used = network.moving()[weight]
+    used = network.update_mask()[weight]
     place, other = used.nonzero()[:2].tolist()
     for step in range(5):
         used[tuple(place)] = step != 3
         for parameter in network.parameters():
             parameter.grad = torch.ones_like(parameter)
         network.ncs.encoder.table.grad = torch.ones_like(network.ncs.encoder.table).to_sparse(1)
-        optimizers.step(turn.moving)
+        optimizers.step(turn.update_mask)
     clock = optimizers.dense.state[weight]["clock"]
     assert clock[tuple(place)] == 1
     assert clock[tuple(other)] == 5
@@ -157,18 +157,18 @@ def test_density_is_exact_at_every_step_and_excluded_weights_rest(
     seen: list[tuple[MaskSet, dict[str, Tensor]]] = []
 
     def look() -> None:
-        used = {n: network.moving()[p].expand_as(p).clone() for n, p in ncs.masked().items()}
+        used = {n: network.update_mask()[p].expand_as(p).clone() for n, p in ncs.masked().items()}
         weights = {n: p.detach().clone() for n, p in ncs.masked().items()}
         seen.append((ncs.masks, {n: torch.stack([weights[n], used[n]]) for n in weights}))
 
-    after_step = Evolving.after_step
+    after_step = DynamicSparse.after_step
 
-    def spy(self: Evolving, step: int) -> bool:
+    def spy(self: DynamicSparse, step: int) -> bool:
         done = after_step(self, step)
         look()
         return done
 
-    monkeypatch.setattr(Evolving, "after_step", spy)
+    monkeypatch.setattr(DynamicSparse, "after_step", spy)
     look()
     one.fit(network, learning_rate=0.01, weight_decay=0.5, batch_size=512, patience=99)
     assert len(seen) == 19
@@ -197,7 +197,7 @@ def test_rigl_grows_by_the_tasks_own_dense_gradients() -> None:
     schema = make_schema(3)
     ncs = build("ncs", schema)
     batch = make_batch(schema, rows=64)
-    network = Evolving(ncs, ncs.search.keywords["config"], "gradient", seed=0, steps=100)
+    network = DynamicSparse(ncs, ncs.search.keywords["config"], "gradient", seed=0, steps=100)
     weights = torch.tensor([1.0, 0.5, 2.0])
     ((network(batch.features).logits.square().mean(0)) * weights).sum().backward()
     gains = network._gains(step=2)

@@ -19,13 +19,13 @@ from cvrbench.objectives import build_objective
 from cvrbench.strategies import build_network
 from cvrbench.strategies.base import Training
 from cvrbench.strategies.ncs import NCS
-from cvrbench.strategies.searches.learned import Gated, learned
+from cvrbench.strategies.ncs.learned import Gated, learned
 from cvrbench.training.checkpoint import StageFiles
-from cvrbench.training.fit import fit
+from cvrbench.training.loop import fit
 from cvrbench.training.predict import Predictions
 from cvrbench.training.schedule import count_steps
-from cvrbench.training.under_way import FitResult, Outside
-from cvrbench.training.under_way import Task as FitTask
+from cvrbench.training.state import Callbacks, FitResult
+from cvrbench.training.state import Task as FitTask
 from tests.models.conftest_models import balancing_of
 from tests.training.test_fit import Bench
 
@@ -94,7 +94,7 @@ N_INPUTS, N_ROWS = 8, 4000
 class Toy:
     """Two tasks on numbers: the first reads all of them, the second the first half alone.
 
-    As a lab it trains for real.
+    As a context it trains for real.
     """
 
     seed = 0
@@ -138,7 +138,9 @@ class Toy:
 
     def train(self, training: Training) -> list[FitResult]:
         assert training.apart
-        outside = Outside(training.label, StageFiles(self.folder, 0), lambda _: None, lambda: False)
+        callbacks = Callbacks(
+            training.label, StageFiles(self.folder, 0), lambda _: None, lambda: False
+        )
         task = FitTask(self.objective, balancing_of("equal", self.schema), self.score)
         config = replace(self.config.trainer, patience=99)
         self.result = fit(
@@ -149,7 +151,7 @@ class Toy:
             config,
             epochs=training.epochs,
             seed=0,
-            outside=outside,
+            callbacks=callbacks,
         )
         return [self.result]
 

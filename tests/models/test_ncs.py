@@ -9,7 +9,7 @@ from torch import Tensor
 from cvrbench.config.compose import compose
 from cvrbench.masks.drawn import random_scores
 from cvrbench.masks.ranking import keep_best
-from cvrbench.strategies.ncs import NCS, TaskAlone
+from cvrbench.strategies.ncs import NCS, SingleTaskView
 from cvrbench.training.optimizers import MaskedAdamW, build_optimizers
 from cvrbench.training.step import train_step
 from tests.models.conftest_models import balancing_of, build, make_batch, make_schema
@@ -52,11 +52,11 @@ def test_a_task_computes_with_what_its_masks_keep_and_nothing_else(masked) -> No
     for task in range(3):
         expected = network(features).logits[:, task]
         twin = sparse(build("ncs", schema, masked=masked))
-        for parameter, allowed in twin.moving_of(task).items():
+        for parameter, allowed in twin.update_mask_of(task).items():
             noise = torch.randn_like(parameter)
             parameter.data = torch.where(allowed.expand_as(parameter), parameter, noise)
         torch.testing.assert_close(twin(features).logits[:, task], expected)
-        torch.testing.assert_close(TaskAlone(twin, task)(features).logits[:, task], expected)
+        torch.testing.assert_close(SingleTaskView(twin, task)(features).logits[:, task], expected)
 
 
 def test_apart_the_tasks_compute_the_same_with_weights_of_their_own() -> None:
@@ -85,14 +85,14 @@ def test_strict_turns_move_nothing_that_their_task_does_not_keep(
     rates = {"learning_rate": 0.1, "weight_decay": 0.5, "embedding_weight_decay": 0.5}
     trainer = replace(bench.config.trainer, embedding_optimizer=table, **rates)
     optimizers = build_optimizers(network, trainer, balancing)
-    turns = network.turns()
+    turns = network.update_steps()
     assert [turn.task for turn in turns] == [0, 1]
     for number in range(6):
         batch = bench.train.gather(torch.arange(number * 64, (number + 1) * 64))
         for turn in turns:
             before = snapshot(network)
             train_step(network, bench.objective, balancing, batch, optimizers, updates=[turn])
-            allowed = {id(p): mask for p, mask in turn.moving.items()}
+            allowed = {id(p): mask for p, mask in turn.update_mask.items()}
             for name, parameter in network.named_parameters():
                 moved = parameter != before[name]
                 may = allowed.get(id(parameter))
@@ -102,7 +102,7 @@ def test_strict_turns_move_nothing_that_their_task_does_not_keep(
                     assert moved.any(), name
 
 
-def leak(network: NCS, optimizer: torch.optim.Optimizer, moving, steps: int = 200) -> float:
+def leak(network: NCS, optimizer: torch.optim.Optimizer, update_mask, steps: int = 200) -> float:
     """Movement per step of weights outside the stepping task's mask, over the learning rate."""
     lr = optimizer.param_groups[0]["lr"]
     g = torch.Generator().manual_seed(0)
@@ -115,8 +115,8 @@ def leak(network: NCS, optimizer: torch.optim.Optimizer, moving, steps: int = 20
         noise = 0.3 * torch.randn(8, 6, generator=g)
         ((weight[0] * keep[task] - target[task] + noise).square().sum()).backward()
         before = weight.detach().clone()
-        if moving:
-            optimizer.moving = network.moving_of(task)
+        if update_mask:
+            optimizer.update_mask = network.update_mask_of(task)
         optimizer.step()
         only_other = keep[1 - task] & ~keep[task]
         total += (weight - before)[0].abs()[only_other].mean().item()
@@ -129,12 +129,12 @@ def test_the_published_step_leaks_and_the_strict_one_does_not() -> None:
     schema = make_schema(multivalued=False, numeric=False)  # encoder of width 8
     options = {"hidden": (6,), "tower": (), "step": "alternate"}
     legacy = sparse(build("ncs", schema, masked_step="legacy", **options), 0.5)
-    assert [turn.moving for turn in legacy.turns()] == [None, None]
+    assert [turn.update_mask for turn in legacy.update_steps()] == [None, None]
     weight = [legacy.trunk.weights[0]]
-    assert 0.2 < leak(legacy, torch.optim.Adam(weight, lr=0.02), moving=False) < 1.0
+    assert 0.2 < leak(legacy, torch.optim.Adam(weight, lr=0.02), update_mask=False) < 1.0
     strict = sparse(build("ncs", schema, **options), 0.5)
     own = MaskedAdamW([strict.trunk.weights[0]], lr=0.02, weight_decay=0.0)
-    assert leak(strict, own, moving=True) == 0.0
+    assert leak(strict, own, update_mask=True) == 0.0
 
 
 def test_legacy_turns_are_optimised_by_plain_adam_and_strict_ones_are_not() -> None:

@@ -13,7 +13,7 @@ from cvrbench.errors import ConfigError, RunError
 from cvrbench.objectives import build_objective
 from cvrbench.strategies import build_network
 from cvrbench.strategies.ncs import NCS
-from cvrbench.training.stages import Stages
+from cvrbench.training.session import TrainingSession
 
 CPU = torch.device("cpu")
 
@@ -37,7 +37,7 @@ class Search:
         network = build_network(self.config, dataset.schema)
         assert isinstance(network, NCS)
         self.network = network
-        self.stages = Stages(
+        self.stages = TrainingSession(
             self.config,
             dataset,
             build_objective(self.config.objective, dataset.schema),

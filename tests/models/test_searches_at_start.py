@@ -15,13 +15,13 @@ from cvrbench.masks.ranking import keep_best
 from cvrbench.nn import Output
 from cvrbench.strategies import build_strategy
 from cvrbench.strategies.ncs import NCS
-from cvrbench.strategies.searches.at_start import curvature_along, grasp, snip, synflow
-from cvrbench.strategies.searches.gradients import gradient_sums
+from cvrbench.strategies.ncs.gradients import gradient_sums
+from cvrbench.strategies.ncs.pruning_at_init import curvature_along, grasp, snip, synflow
 from tests.models.conftest_models import make_batch, make_schema
 
 
 class Probe:
-    """A lab without training: batches in double precision, every task's loss in its space."""
+    """A context without training: batches in double precision, every task's loss in its space."""
 
     seed = 0
 

@@ -5,7 +5,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from cvrbench.training.progress import OnProgress, Progress
+from cvrbench.training.callbacks import OnProgress, Progress
 
 WEIGHED = ("best.safetensors", "masks.safetensors", "predictions.parquet", "history.jsonl")
 
@@ -21,7 +21,7 @@ def empty(file: Path) -> None:
 
 
 def flip(file: Path, at: float = 0.5) -> None:
-    """Turn one bit round, at some part of the file."""
+    """UpdateStep one bit round, at some part of the file."""
     content = bytearray(file.read_bytes())
     content[int(at * (len(content) - 1))] ^= 0b100
     file.write_bytes(content)

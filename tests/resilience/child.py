@@ -118,8 +118,8 @@ def _tell(board: Path) -> None:
 
     say(now)
     watch(registry, "prepare", "data preparation")
-    watch(stages.Stages, "_fit", lambda *given: _stage(given[1].outside.stage))
-    watch(under_way.UnderWay, "evaluate", "evaluation")
+    watch(stages.TrainingSession, "_fit", lambda *given: _stage(given[1].outside.stage))
+    watch(under_way.TrainingState, "evaluate", "evaluation")
     watch(experiment._Cell, "_score", "evaluation")
     watch(experiment._Cell, "_save_weights", "record writing")
     watch(run_files.RunFolder, "count_test", "record writing")

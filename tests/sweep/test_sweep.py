@@ -22,7 +22,7 @@ from cvrbench.sweep.run_study import _importances
 from cvrbench.sweep.samplers import quiet
 from cvrbench.sweep.study import check_studies, plan_studies
 from cvrbench.sweep.worker import work
-from cvrbench.training.stages import Stages
+from cvrbench.training.session import TrainingSession
 
 ROOT = Path(__file__).parents[2]
 SMALL = ("experiment=quick_check", "trainer.threads=1", "final_seeds=[0,1]")
@@ -231,7 +231,7 @@ def test_a_trial_that_runs_out_of_memory_is_recorded_and_the_study_goes_on(
     study, monkeypatch, error
 ):
     plan = study("trials=3", "trainer.epochs=1")
-    real, calls = Stages.finish, []
+    real, calls = TrainingSession.finish, []
 
     def sometimes(stages, network):
         calls.append(network)
@@ -239,7 +239,7 @@ def test_a_trial_that_runs_out_of_memory_is_recorded_and_the_study_goes_on(
             raise error
         return real(stages, network)
 
-    monkeypatch.setattr(Stages, "finish", sometimes)
+    monkeypatch.setattr(TrainingSession, "finish", sometimes)
     work(plan)
     states = [t.state.name for t in trials(plan)]
     assert states == ["COMPLETE", "FAIL", "COMPLETE"]
@@ -377,7 +377,7 @@ def test_what_always_raises_ends_as_a_failed_trial(study, monkeypatch, budget):
     def broken(stages, network):
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    monkeypatch.setattr(Stages, "finish", broken)
+    monkeypatch.setattr(TrainingSession, "finish", broken)
     plan = study(budget, *([] if "trials" in budget else ["trials=null"]), "model.search=random")
     if "trials" in budget:
         work(plan)
@@ -404,14 +404,14 @@ def test_an_objective_that_looks_do_not_hold_is_read_at_the_end(study):
 
 
 def test_a_final_run_that_fails_is_told_and_the_exit_code_says_so(cvrbench, monkeypatch):
-    real = Stages.finish
+    real = TrainingSession.finish
 
     def only_tuning(stages, network):
         if stages.config.protocol.score_test:
             raise RunError("planted")
         return real(stages, network)
 
-    monkeypatch.setattr(Stages, "finish", only_tuning)
+    monkeypatch.setattr(TrainingSession, "finish", only_tuning)
     for seeds in ("[0]", "[0,1]"):
         said = cvrbench("sweep", *SMALL[:2], "trials=2", f"final_seeds={seeds}")
         assert said.code == 1
@@ -420,14 +420,14 @@ def test_a_final_run_that_fails_is_told_and_the_exit_code_says_so(cvrbench, monk
 
 
 def test_one_study_that_fails_stops_no_other(cvrbench, monkeypatch, tmp_path):
-    real = Stages.finish
+    real = TrainingSession.finish
 
     def only_bottom(stages, network):
         if stages.config.model.kind != "shared_bottom":
             raise RunError("planted")
         return real(stages, network)
 
-    monkeypatch.setattr(Stages, "finish", only_bottom)
+    monkeypatch.setattr(TrainingSession, "finish", only_bottom)
     words = ["model=mmoe,shared_bottom", "model.dropout=interval(0,0.5)", "trials=2"]
     said = cvrbench("sweep", "-m", *SMALL, *words, "sweep.space={}")
     assert said.code == 1

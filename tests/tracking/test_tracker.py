@@ -100,7 +100,7 @@ def test_a_run_that_goes_on_with_another_tracker_begins_anew_there(quick, monkey
     monkeypatch.setattr(tracking, "open_sink", lambda *_: Noting("nowhere"))
     for logger in ("tensorboard", "tensorboard", "mlflow"):
         with pytest.raises(KeyboardInterrupt):
-            experiment.run(quick(*SMALL, f"logger={logger}"), on_look=die)
+            experiment.run(quick(*SMALL, f"logger={logger}"), on_evaluation=die)
     first, second, third = begun
     assert (first, third) == (None, None)
     assert second.run == "there"

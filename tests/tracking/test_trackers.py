@@ -82,7 +82,7 @@ def test_a_run_that_died_goes_on_in_the_same_place_and_tells_nothing_twice(quick
             raise RunInterrupted("no checkpoint was written since the run began")
 
     with pytest.raises(RunInterrupted):
-        experiment.run(died, on_look=die)
+        experiment.run(died, on_evaluation=die)
     (before,) = read(kind, tmp_path / "died")
     assert len(before.points["valid/ctr_auc"]) == 3
     assert before.record is None

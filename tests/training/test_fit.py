@@ -19,11 +19,11 @@ from cvrbench.errors import RunError, RunInterrupted
 from cvrbench.evaluation import score, selection_score
 from cvrbench.objectives import build_objective
 from cvrbench.strategies import build_network
-from cvrbench.strategies.ncs import TaskAlone
+from cvrbench.strategies.ncs import SingleTaskView
 from cvrbench.training.checkpoint import StageFiles
-from cvrbench.training.fit import fit
+from cvrbench.training.loop import fit
 from cvrbench.training.predict import predict
-from cvrbench.training.under_way import FitResult, Outside, Task
+from cvrbench.training.state import Callbacks, FitResult, Task
 from tests.models.conftest_models import BALANCINGS
 
 CPU = torch.device("cpu")
@@ -62,7 +62,7 @@ class Bench:
             replace(self.config.trainer, **trainer),
             epochs=2,
             seed=0,
-            outside=Outside(
+            callbacks=Callbacks(
                 stage="train",
                 files=StageFiles(self.folder, 0),
                 on_progress=lambda _: None,
@@ -234,7 +234,7 @@ def test_a_task_alone_moves_only_what_its_own_mask_keeps(bench):
     one = bench("model=ncs")
     halve(one.network)
     before = [w.detach().clone() for w in one.network.trunk.weights]
-    one.fit(TaskAlone(one.network, 1), trained=["cvr"], weight_decay=0.5, learning_rate=0.01)
+    one.fit(SingleTaskView(one.network, 1), trained=["cvr"], weight_decay=0.5, learning_rate=0.01)
     keeps = one.network.keep.buffers()
     for weight, old, keep in zip(one.network.trunk.weights, before, keeps, strict=True):
         assert torch.equal(weight[0][~keep[1]], old[0][~keep[1]])

@@ -12,7 +12,7 @@ from cvrbench import experiment
 from cvrbench.config.compose import plan
 from cvrbench.data.registry import ensure
 from cvrbench.errors import ConfigError, RunInterrupted
-from cvrbench.training import stages
+from cvrbench.training import session as stages
 
 SCARCE = ("trainer.batch_size=256", "protocol.label_share=0.3")
 LOOK_AT_LABELS = [

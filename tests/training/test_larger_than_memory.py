@@ -17,7 +17,7 @@ from cvrbench.data import sampler, streaming
 from cvrbench.data.registry import ensure
 from cvrbench.data.streaming import Placement
 from cvrbench.errors import DataError, RunInterrupted
-from cvrbench.training import stages
+from cvrbench.training import session as stages
 from tests.data.stores import write_store
 
 CPU = torch.device("cpu")
@@ -139,7 +139,7 @@ def test_a_file_cut_short_while_a_run_goes_on_is_an_error_with_its_name(damaged,
     assert not record.exists()
 
 
-Found = namedtuple("Found", "n_bytes")
+SearchResult = namedtuple("SearchResult", "n_bytes")
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_memory_is_taken_where_it_has_room(quick_data, monkeypatch, asked, free,
     dataset = ensure(compose(["experiment=quick_check"]).config.dataset, "synthetic", quick_data)
     files = (dataset.path / "train").glob("[inl]*.npy")  # ids, numeric, labels
     size = sum(file.stat().st_size - 128 for file in files)
-    monkeypatch.setattr(streaming, "available_memory", lambda: Found(int(free * size)))
+    monkeypatch.setattr(streaming, "available_memory", lambda: SearchResult(int(free * size)))
     keeping = Placement.choose(asked, [dataset.train], CPU)
     assert keeping.where == where
     rows = keeping.open(dataset.train, dataset.schema, CPU)

@@ -12,8 +12,8 @@ from cvrbench.data.batches import Batch, SplitTensors
 from cvrbench.data.registry import ensure
 from cvrbench.objectives import build_objective
 from cvrbench.strategies import build_network
-from cvrbench.training.observe import Probe, gradient_cosines, layer_name, probe_rows
-from cvrbench.training.stages import Stages
+from cvrbench.training.diagnostics import Probe, gradient_cosines, layer_name, probe_rows
+from cvrbench.training.session import TrainingSession
 from tests.models.conftest_models import (
     KINDS,
     OBJECTIVES,
@@ -220,9 +220,11 @@ def finish(quick, tmp_path, *overrides, observed=True, monkeypatch=None):
     torch.manual_seed(0)
     network = build_network(cell.config, dataset.schema)
     goal = build_objective(cell.config.objective, dataset.schema)
-    stages = Stages(cell.config, dataset, goal, CPU, tmp_path, lambda _: None, lambda: False)
+    stages = TrainingSession(
+        cell.config, dataset, goal, CPU, tmp_path, lambda _: None, lambda: False
+    )
     if not observed:
-        monkeypatch.setattr("cvrbench.training.stages.Probe.draw", lambda *_, **__: None)
+        monkeypatch.setattr("cvrbench.training.session.Probe.draw", lambda *_, **__: None)
     network.prepare(stages)
     return network, stages.finish(network), stages
 
@@ -264,7 +266,7 @@ def test_the_gates_of_the_record_are_those_of_the_weights_that_are_kept(quick, t
 @pytest.mark.parametrize("model", ["shared_bottom", "mmoe"])
 def test_tasks_planted_alike_agree_and_unrelated_ones_do_not(quick, tmp_path, monkeypatch, model):
     """Opposite effects would not do: a trunk serves both signs, and the heads turn one round."""
-    monkeypatch.setattr("cvrbench.training.stages.probe_rows", lambda _: 10**6)  # least noise
+    monkeypatch.setattr("cvrbench.training.session.probe_rows", lambda _: 10**6)  # least noise
     frequent = ("dataset.click_rate=0.5", "dataset.conversion_rate=0.5", "dataset.conflict=0")
     means = []
     for correlation in (1, 0):

@@ -20,11 +20,11 @@ from cvrbench.evaluation import score
 from cvrbench.objectives import build_objective
 from cvrbench.store import ResultStore
 from cvrbench.strategies import build_network, build_strategy
-from cvrbench.training import watch
+from cvrbench.training import evaluator as watch
+from cvrbench.training.evaluator import ON_TENSORS, metrics_of_tensors
 from cvrbench.training.optimizers import build_optimizers
 from cvrbench.training.predict import CPU, predict, predict_there
 from cvrbench.training.step import train_step
-from cvrbench.training.watch import ON_TENSORS, metrics_of_tensors
 from tests.models.conftest_models import KINDS, OBJECTIVES, balancing_of, objective_of
 
 OPTIMIZERS = ("rowwise_adagrad", "lazy_adam")

@@ -117,7 +117,7 @@ def test_masked_adamw_moves_an_entry_as_an_adamw_that_saw_its_steps_only() -> No
     g = torch.Generator().manual_seed(2)
     for step in range(8):
         gradient = torch.randn(ours.shape, generator=g)
-        optimizer.moving = {ours: keep if step % 2 else ~keep}
+        optimizer.update_mask = {ours: keep if step % 2 else ~keep}
         ours.grad = gradient.clone()
         optimizer.step()
         if step % 2:

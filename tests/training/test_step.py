@@ -20,12 +20,12 @@ from cvrbench.nn import FeatureEncoder, Output, Towers
 from cvrbench.objectives import Objective
 from cvrbench.objectives.exposure_space import ExposureSpace
 from cvrbench.strategies.base import SharingStrategy
+from cvrbench.training.job import TrainingJob
 from cvrbench.training.optimizers import Optimizers, build_optimizers
+from cvrbench.training.stacked.stack import can_stack
+from cvrbench.training.stacked.stacked_step import Program
+from cvrbench.training.state import Task
 from cvrbench.training.step import train_step, updates_of
-from cvrbench.training.together.program import Program
-from cvrbench.training.together.request import FitRequest
-from cvrbench.training.together.stack import can_stack
-from cvrbench.training.under_way import Task
 from tests.models.conftest_models import (
     BALANCINGS,
     KINDS,
@@ -105,7 +105,9 @@ def rows_with_tags(n: int) -> SplitTensors:
 def stacked(members: Sequence[Replica], rows: SplitTensors, trainer=TRAINER) -> Program:
     """Put replicas into one program; replica n draws from the generator of seed n."""
     requests = [
-        FitRequest(r.network, rows, rows, Task(r.objective, r.balancing, None), trainer, 1, s, None)
+        TrainingJob(
+            r.network, rows, rows, Task(r.objective, r.balancing, None), trainer, 1, s, None
+        )
         for r, s in zip(members, SEEDS, strict=True)
     ]
     generators = [torch.Generator().manual_seed(seed) for seed in SEEDS]

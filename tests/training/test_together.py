@@ -10,27 +10,27 @@ from cvrbench.balancing import build_balancing
 from cvrbench.errors import RunError, RunInterrupted
 from cvrbench.strategies import build_network
 from cvrbench.strategies.base import SharingStrategy
-from cvrbench.strategies.searches.imp import Settling
+from cvrbench.strategies.ncs.imp import EarlyBird
 from cvrbench.training.checkpoint import StageFiles
-from cvrbench.training.together.fit import fit_together
-from cvrbench.training.together.request import FitRequest
-from cvrbench.training.under_way import Outside, State, Task
+from cvrbench.training.job import TrainingJob
+from cvrbench.training.stacked.replicas import fit_stacked
+from cvrbench.training.state import Callbacks, State, Task
 from tests.models.conftest_models import KINDS
 from tests.training.test_fit import Bench
 
 SEEDS = (3, 7, 11)
 
 
-class Lab(Bench):
-    """Makes the same requests again and again, on the small planted log."""
+class PretrainContext(Bench):
+    """Makes the same jobs again and again, on the small planted log."""
 
-    def request(self, seed, folder, *, change=lambda _: None, stop_after=None, **trainer):
+    def job(self, seed, folder, *, change=lambda _: None, stop_after=None, **trainer):
         torch.manual_seed(seed)
         network = build_network(self.config, self.schema)
         change(network)
         balancing = build_balancing(self.config.balancing, self.tasks, self.tasks)
         steps = iter(range(10**9))
-        return FitRequest(
+        return TrainingJob(
             network,
             self.train,
             self.valid,
@@ -38,7 +38,7 @@ class Lab(Bench):
             replace(self.config.trainer, batch_size=256, **trainer),
             epochs=2,
             seed=seed,
-            outside=Outside(
+            callbacks=Callbacks(
                 stage="train",
                 files=StageFiles(folder / str(seed), 0),
                 on_progress=lambda _: None,
@@ -46,13 +46,13 @@ class Lab(Bench):
             ),
         )
 
-    def requests(self, folder, **options):
-        return [self.request(seed, folder, **options) for seed in SEEDS]
+    def jobs(self, folder, **options):
+        return [self.job(seed, folder, **options) for seed in SEEDS]
 
 
 @pytest.fixture
 def lab(quick_data, tmp_path):
-    return lambda *overrides: Lab(quick_data, tmp_path, *overrides)
+    return lambda *overrides: PretrainContext(quick_data, tmp_path, *overrides)
 
 
 @pytest.fixture(autouse=True)
@@ -73,12 +73,12 @@ class Done(NamedTuple):
 
 def both(one, folder, **options):
     """Train seeds one after another, and together."""
-    requests = one.requests(folder / "alone", **options)
-    alone = [Done(request.network, request.alone().state) for request in requests]
-    requests = one.requests(folder / "together", **options)
-    trained = fit_together(requests)
+    jobs = one.jobs(folder / "alone", **options)
+    alone = [Done(job.network, job.alone().state) for job in jobs]
+    jobs = one.jobs(folder / "together", **options)
+    trained = fit_stacked(jobs)
     assert [t.n_together for t in trained] == [len(SEEDS)] * len(SEEDS)
-    ended = [Done(r.network, t.ended.state) for r, t in zip(requests, trained, strict=True)]
+    ended = [Done(r.network, t.ended.state) for r, t in zip(jobs, trained, strict=True)]
     return alone, ended
 
 
@@ -130,7 +130,7 @@ def test_what_no_mask_keeps_stays_where_it_is_in_a_stack(lab, tmp_path):
     )
     assert_same(alone, together)
     for seed, done in zip(SEEDS, together, strict=True):
-        begun = lab("model=ncs").request(seed, tmp_path / "other", change=halve).network
+        begun = lab("model=ncs").job(seed, tmp_path / "other", change=halve).network
         keeps = done.network.keep.buffers()
         layers = zip(done.network.trunk.weights, begun.trunk.weights, keeps, strict=True)
         for weight, old, keep in layers:
@@ -142,18 +142,18 @@ def test_what_no_mask_keeps_stays_where_it_is_in_a_stack(lab, tmp_path):
 def test_a_mask_that_settles_ends_its_own_search_alone(lab, tmp_path):
     one = lab("model=ncs", "model.search=imp", "model.early_bird=0.05")
 
-    def requests(folder):
+    def jobs(folder):
         found = []
-        for request in one.requests(folder):
-            ncs = request.network.apart()
-            watched = Settling(ncs, ncs, None, 0.5, one.config.model)
-            found.append(request._replace(network=watched))
+        for job in one.jobs(folder):
+            ncs = job.network.apart()
+            watched = EarlyBird(ncs, ncs, None, 0.5, one.config.model)
+            found.append(job._replace(network=watched))
         return found
 
-    alone = requests(tmp_path / "alone")
-    ends = [request.alone().state.step for request in alone]
-    together = requests(tmp_path / "together")
-    trained = fit_together(together)
+    alone = jobs(tmp_path / "alone")
+    ends = [job.alone().state.step for job in alone]
+    together = jobs(tmp_path / "together")
+    trained = fit_stacked(together)
     assert [t.ended.state.step for t in trained] == ends
     assert min(ends) < 2 * 17
     assert [t.n_together for t in trained] == [3, 3, 3]
@@ -163,42 +163,42 @@ def test_a_mask_that_settles_ends_its_own_search_alone(lab, tmp_path):
 @pytest.mark.parametrize("table", ["rowwise_adagrad", "lazy_adam"])
 def test_a_stopped_stack_goes_on_together_or_one_by_one(lab, tmp_path, model, table):
     one = lab(f"model={model}", f"trainer.embedding_optimizer={table}")
-    expected = [Done(r.network, r.alone().state) for r in one.requests(tmp_path / "straight")]
+    expected = [Done(r.network, r.alone().state) for r in one.jobs(tmp_path / "straight")]
     for name in ("together", "alone"):
-        begun = fit_together(one.requests(tmp_path / name, stop_after=20))
+        begun = fit_stacked(one.jobs(tmp_path / name, stop_after=20))
         assert all(isinstance(t.ended, RunInterrupted) for t in begun)
-        requests = one.requests(tmp_path / name)
+        jobs = one.jobs(tmp_path / name)
         if name == "together":
-            ended = [t.ended for t in fit_together(requests)]
+            ended = [t.ended for t in fit_stacked(jobs)]
         else:
-            ended = [request.alone() for request in requests]
-        done = [Done(r.network, e.state) for r, e in zip(requests, ended, strict=True)]
+            ended = [job.alone() for job in jobs]
+        done = [Done(r.network, e.state) for r, e in zip(jobs, ended, strict=True)]
         assert_same(expected, done)
 
 
 def test_a_training_that_was_stopped_alone_goes_on_in_a_stack(lab, tmp_path):
     one = lab("model=shared_bottom")
-    expected = [Done(r.network, r.alone().state) for r in one.requests(tmp_path / "straight")]
-    for request in one.requests(tmp_path / "broken", stop_after=5):
+    expected = [Done(r.network, r.alone().state) for r in one.jobs(tmp_path / "straight")]
+    for job in one.jobs(tmp_path / "broken", stop_after=5):
         with pytest.raises(RunInterrupted):
-            request.alone()
-    requests = one.requests(tmp_path / "broken")
-    trained = fit_together(requests)
+            job.alone()
+    jobs = one.jobs(tmp_path / "broken")
+    trained = fit_stacked(jobs)
     assert [t.n_together for t in trained] == [3, 3, 3]
-    done = [Done(r.network, t.ended.state) for r, t in zip(requests, trained, strict=True)]
+    done = [Done(r.network, t.ended.state) for r, t in zip(jobs, trained, strict=True)]
     assert_same(expected, done)
 
 
 def test_one_that_diverges_fails_alone(lab, tmp_path):
     one = lab("model=shared_bottom")
-    requests = one.requests(tmp_path / "together")
+    jobs = one.jobs(tmp_path / "together")
     with torch.no_grad():
-        requests[1].network.towers.head.fill_(float("nan"))
-    ended = [t.ended for t in fit_together(requests)]
+        jobs[1].network.towers.head.fill_(float("nan"))
+    ended = [t.ended for t in fit_stacked(jobs)]
     assert isinstance(ended[1], RunError)
     assert "not finite" in str(ended[1])
-    expected = [Done(r.network, r.alone().state) for r in one.requests(tmp_path / "alone")]
-    good = [Done(requests[n].network, ended[n].state) for n in (0, 2)]
+    expected = [Done(r.network, r.alone().state) for r in one.jobs(tmp_path / "alone")]
+    good = [Done(jobs[n].network, ended[n].state) for n in (0, 2)]
     assert_same([expected[0], expected[2]], good)
 
 
@@ -208,14 +208,14 @@ def test_one_that_diverges_fails_alone(lab, tmp_path):
 )
 def test_what_has_steps_or_masks_of_its_own_is_trained_alone(lab, tmp_path, options):
     search = "model.search=random"
-    trained = fit_together(lab(*options, search).requests(tmp_path))
+    trained = fit_stacked(lab(*options, search).jobs(tmp_path))
     assert [t.n_together for t in trained] == [1, 1, 1]
     assert all(t.ended.state.step > 0 for t in trained)
 
 
 def test_networks_share_no_memory_once_they_are_trained(lab, tmp_path):
-    requests = lab("model=shared_bottom").requests(tmp_path)
-    fit_together(requests)
-    for request in requests:
-        for parameter in request.network.parameters():
+    jobs = lab("model=shared_bottom").jobs(tmp_path)
+    fit_stacked(jobs)
+    for job in jobs:
+        for parameter in job.network.parameters():
             assert parameter.untyped_storage().nbytes() == parameter.nbytes

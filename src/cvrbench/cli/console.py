@@ -22,7 +22,7 @@ from cvrbench.report.escape import escape_control
 if TYPE_CHECKING:
     from cvrbench.data.downloads import FetchProgress
     from cvrbench.data.raw import RowsProgress
-    from cvrbench.training import progress as training
+    from cvrbench.training import callbacks as training
 
 out = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)

@@ -140,13 +140,13 @@ def _run_here(
 
 def _run_group(plan: _Plan, group: Sequence[int], *, force: bool) -> None:
     """Run cells that differ in their seed alone at once."""
-    from cvrbench.launch.together import run_together
+    from cvrbench.launch.stacked import run_stacked
 
     cells = [plan.cells[index] for index in group]
     first, seeds = cells[0], ", ".join(str(cell.config.seed) for cell in cells)
     name = f"{first.choices['model']} on {first.choices['dataset']}, seeds {seeds}"
     with training_bar(name) as on_progress:
-        ended = run_together(cells, force=force, on_progress=on_progress)
+        ended = run_stacked(cells, force=force, on_progress=on_progress)
     stopped = None
     for index, outcome in zip(group, ended, strict=True):
         if isinstance(outcome, RunInterrupted):

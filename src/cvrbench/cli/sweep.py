@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from cvrbench.record import RunRecord
     from cvrbench.studies import StudySummary
     from cvrbench.sweep.study import Plan
-    from cvrbench.training.progress import Progress
+    from cvrbench.training.callbacks import Progress
 
 ROWS = 10
 """Trials that are printed of a study that is over; `--status` prints all."""

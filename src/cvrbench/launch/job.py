@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from cvrbench.errors import CvrbenchError, RunInterrupted
-from cvrbench.training.progress import stop_on_interrupt
+from cvrbench.training.callbacks import stop_on_interrupt
 
 OURS = "CVRBENCH_"
 """Prefix of environment variables that say where things are; a job sees those of its starter."""

@@ -1,6 +1,6 @@
 """Dropout, and the linear maps of networks of several runs that are computed as one program.
 
-`training.together` stacks the weights of networks of one structure and runs their common code under
+`training.stacked` stacks the weights of networks of one structure and runs their common code under
 `torch.vmap`. What torch makes of a linear map there copies inputs and adds biases in passes of
 their own, and a random draw is one of all networks; here a map costs what it costs alone, and every
 network draws from its own generator what it would draw alone.

@@ -23,8 +23,8 @@ from cvrbench.strategies.aitm import AITM
 from cvrbench.strategies.base import SharingStrategy
 from cvrbench.strategies.mmoe import MMoE
 from cvrbench.strategies.ncs import NCS
+from cvrbench.strategies.ncs.searches import build_search
 from cvrbench.strategies.ple import PLE
-from cvrbench.strategies.searches import build_search
 from cvrbench.strategies.shared_bottom import SharedBottom
 from cvrbench.strategies.shared_embedding import SharedEmbedding
 from cvrbench.strategies.single_task import SingleTask

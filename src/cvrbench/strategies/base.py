@@ -14,17 +14,17 @@ from cvrbench.nn import Output
 from cvrbench.objectives import Objective
 from cvrbench.strategies.gates import GateFacts
 
-Moving = Mapping[nn.Parameter, Tensor]
+UpdateMask = Mapping[nn.Parameter, Tensor]
 """Where parameters may move: parameter -> mask that broadcasts to it, True where it may.
 Parameters not named may move everywhere."""
 
 
-class Turn(NamedTuple):
+class UpdateStep(NamedTuple):
     """One optimiser step of those that every batch gets."""
 
     task: int | None
     """Whose loss it descends; None: all tasks'."""
-    moving: Moving | None
+    update_mask: UpdateMask | None
     """What this step may change. None: everything that has a gradient, be it 0, so that excluded
     weights still move on an optimiser's leftover momentum, as in the published code."""
 
@@ -46,14 +46,14 @@ class SharingStrategy(nn.Module, ABC):
     def forward(self, features: Features) -> Output:
         """Return logits `[batch, tasks]`, and the representation that all tasks read."""
 
-    def prepare(self, lab: "Lab") -> None:
+    def prepare(self, context: "PretrainContext") -> None:
         """Fix what must be fixed before the final training; nothing by default."""
 
-    def moving(self) -> Moving:
+    def update_mask(self) -> UpdateMask:
         """Where masked parameters may move at all. Training applies weight decay by it."""
         return {}
 
-    def turns(self) -> tuple[Turn, ...]:
+    def update_steps(self) -> tuple[UpdateStep, ...]:
         """Steps that a batch gets; none means one step on all tasks together."""
         return ()
 
@@ -100,7 +100,7 @@ class Fitted(Protocol):
 
 
 class Training(NamedTuple):
-    """A training that a strategy asks its `Lab` for."""
+    """A training that a strategy asks its `PretrainContext` for."""
 
     network: SharingStrategy
     """What is trained."""
@@ -111,7 +111,7 @@ class Training(NamedTuple):
     tasks: Sequence[str] | None = None
     """Those to train; None for all that the run trains. One alone counts whatever its loss weighs;
     several weigh as in the run."""
-    apart: bool = False
+    per_task: bool = False
     """Each task in its own space from its own label, so that no task's loss reaches another's path;
     otherwise by the run's objective."""
     depends: Mapping[str, object] | None = None
@@ -124,7 +124,7 @@ class Training(NamedTuple):
         return self.tasks is not None and len(self.tasks) == 1
 
 
-class Lab(Protocol):
+class PretrainContext(Protocol):
     """What a strategy may use before its final training: training rows, and validation to choose.
 
     The test split is out of reach.

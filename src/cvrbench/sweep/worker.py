@@ -21,7 +21,7 @@ from cvrbench.sweep.leases import ATTEMPTS, FURTHER, REASON, Leases
 from cvrbench.sweep.objectives import WATCHED, measure, of_record, trained
 from cvrbench.sweep.samplers import build_pruner, build_sampler, fixed_trials, suggest
 from cvrbench.sweep.study import Opened, Plan, open_study, plan_studies
-from cvrbench.training.progress import Look, Progress
+from cvrbench.training.callbacks import Evaluation, Progress
 
 HOPELESS = 12
 """Failures in a row, none of which computed anything, after which there is no hope."""
@@ -184,13 +184,16 @@ class _TrialRun:
         """Run a cell, or wait for the process that runs it; one that is pruned leaves nothing."""
         searches = self.plan.folder.searches if self.settings.share_searches else None
 
-        def on_look(look: Look) -> None:
+        def on_evaluation(look: Evaluation) -> None:
             self._show_evaluation(look, cell, number)
 
         while True:
             try:
                 return experiment.run(
-                    cell, on_progress=self._on_progress, on_look=on_look, searches=searches
+                    cell,
+                    on_progress=self._on_progress,
+                    on_evaluation=on_evaluation,
+                    searches=searches,
                 )
             except CellBusy:
                 time.sleep(BUSY_PAUSE)
@@ -210,7 +213,7 @@ class _TrialRun:
         self.trial.set_user_attr("reused", self.reused)
         self.trial.set_user_attr("seconds", round(seconds, 3))
 
-    def _show_evaluation(self, look: Look, cell: Composed, number: int) -> None:
+    def _show_evaluation(self, look: Evaluation, cell: Composed, number: int) -> None:
         """Show an evaluation of the run of seed `number` to pruners that watch evaluations."""
         self.under_way = look.examples
         attrs, pruner = self.trial.user_attrs, self.settings.pruner

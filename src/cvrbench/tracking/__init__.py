@@ -23,7 +23,7 @@ from cvrbench.errors import ConfigError
 from cvrbench.files import write_text
 from cvrbench.record import RunRecord
 from cvrbench.tracking.sinks import About, Earlier, Finished, Sink, open_sink
-from cvrbench.training.progress import Look
+from cvrbench.training.callbacks import Evaluation
 
 LONGEST = 300
 """Characters of a tracker's complaint that are shown."""
@@ -102,7 +102,7 @@ class Tracker:
                 run = sink.begin(about, earlier)
                 self._write(Earlier(run, -1 if earlier is None else earlier.step))
 
-    def look(self, look: Look) -> None:
+    def look(self, look: Evaluation) -> None:
         """Log an evaluation on validation, unless an earlier process has."""
         with self._switched_off_by_errors() as sink:
             if sink is not None and look.examples > self.now.step:

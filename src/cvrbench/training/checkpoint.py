@@ -60,7 +60,7 @@ class StageFiles:
         return self._file("-partial-before")
 
     @property
-    def lent_file(self) -> Path:
+    def reused_file(self) -> Path:
         """A mark that the finished stage was computed by another run; empty."""
         return self.finished_file.with_suffix(".lent")
 
@@ -126,7 +126,7 @@ class StageFiles:
         with explain_write(aside):
             path.replace(aside)
             if path == self.finished_file:
-                self.lent_file.unlink(missing_ok=True)
+                self.reused_file.unlink(missing_ok=True)
         words = "the checkpoint %s is damaged; it is put aside as %s, and %s"
         logging.getLogger(__name__).warning(words, path, aside.name, otherwise)
         return None

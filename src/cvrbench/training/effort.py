@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from cvrbench.training.under_way import FitResult
+from cvrbench.training.state import FitResult
 
 
-def effort_of(
+def cost_of(
     trainings: Sequence[FitResult], probed: int, reused: int, *, total_seconds: float
 ) -> dict[str, Any]:
     """Give seconds, examples and examples per second for a run's record.

@@ -18,7 +18,7 @@ from cvrbench.balancing import Balancing
 from cvrbench.config.schema import TrainerConfig
 from cvrbench.nn import FeatureEncoder
 from cvrbench.nn.lookup import gather_rows, summed_rows
-from cvrbench.strategies.base import Moving, SharingStrategy
+from cvrbench.strategies.base import SharingStrategy, UpdateMask
 
 
 class _Undecorated(Optimizer):
@@ -53,9 +53,9 @@ class MaskedAdamW(_Undecorated):
     ICLR 2019, algorithm 2). With nothing excluded it is `torch.optim.AdamW`.
     """
 
-    moving: Moving
+    update_mask: UpdateMask
     """Of the next step."""
-    anywhere: Moving
+    anywhere: UpdateMask
     """Of any step. What lies outside forgets its moments and its clock, so that it starts afresh
     where masks that change let it in again."""
 
@@ -71,11 +71,11 @@ class MaskedAdamW(_Undecorated):
         super().__init__(
             params, {"lr": lr, "weight_decay": weight_decay, "betas": betas, "eps": eps}
         )
-        self.moving, self.anywhere = {}, {}
+        self.update_mask, self.anywhere = {}, {}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Update what `moving` allows."""
+        """Update what `update_mask` allows."""
         assert closure is None
         for group in self.param_groups:
             beta1, beta2 = group["betas"]
@@ -89,7 +89,7 @@ class MaskedAdamW(_Undecorated):
                 if (known := self.anywhere.get(p)) is not None:
                     for memory in state.values():
                         memory.mul_(known)
-                allowed = self.moving.get(p)
+                allowed = self.update_mask.get(p)
                 here = torch.ones_like(p) if allowed is None else allowed.to(p).expand_as(p)
                 state["clock"].add_(here)
                 state["mean"].lerp_(p.grad, (1 - beta1) * here)
@@ -108,14 +108,14 @@ class RowwiseAdagrad(_Undecorated):
     (Duchi et al., JMLR 2011, made row-wise as in FBGEMM's embedding operators).
     """
 
-    moving: Moving
+    update_mask: UpdateMask
     """Of the next step; entries it excludes have no gradient and get no decay."""
 
     def __init__(
         self, params: Iterable[nn.Parameter], *, lr: float, weight_decay: float, eps: float = 1e-8
     ) -> None:
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "eps": eps})
-        self.moving = {}
+        self.update_mask = {}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -128,7 +128,9 @@ class RowwiseAdagrad(_Undecorated):
                 state = self.state[table]
                 if not state:
                     state["sum"] = table.new_zeros(len(table))
-                rows, grad, old = _touched(table, group["weight_decay"], self.moving.get(table))
+                rows, grad, old = _touched(
+                    table, group["weight_decay"], self.update_mask.get(table)
+                )
                 squared = torch.linalg.vecdot(grad, grad).div_(grad.shape[1])
                 total = squared.add_(state["sum"].index_select(0, rows))
                 state["sum"].index_copy_(0, rows, total)
@@ -142,7 +144,7 @@ class LazyAdam(_Undecorated):
     The bias correction counts all steps, as `torch.optim.SparseAdam` does.
     """
 
-    moving: Moving
+    update_mask: UpdateMask
     """Of the next step; entries it excludes keep their weight and moments."""
 
     def __init__(
@@ -157,7 +159,7 @@ class LazyAdam(_Undecorated):
         super().__init__(
             params, {"lr": lr, "weight_decay": weight_decay, "betas": betas, "eps": eps}
         )
-        self.moving = {}
+        self.update_mask = {}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -174,7 +176,7 @@ class LazyAdam(_Undecorated):
                     state["mean"] = torch.zeros_like(table)
                     state["square"] = torch.zeros_like(table)
                 state["step"] += 1
-                allowed = self.moving.get(table)
+                allowed = self.update_mask.get(table)
                 rows, grad, old = _touched(table, group["weight_decay"], allowed)
                 here = 1.0 if allowed is None else allowed[rows].to(table)
                 mean = state["mean"].index_select(0, rows)
@@ -223,11 +225,11 @@ class Optimizers:
                 group["lr"] = rate * factor
 
     @torch.no_grad()
-    def step(self, moving: Moving | None = None) -> None:
+    def step(self, update_mask: UpdateMask | None = None) -> None:
         """Clip, decay and update; entries that no mask keeps stay exactly where they are.
 
         Args:
-            moving: Confines this step (a turn's) further; None where it does not.
+            update_mask: Confines this step (a turn's) further; None where it does not.
         """
         if self.clip_norm is not None:
             parameters = [p for group in self.dense.param_groups for p in group["params"]]
@@ -235,10 +237,10 @@ class Optimizers:
         for parameter, anywhere, decay in self.masked:
             if decay:
                 parameter.mul_(1 - self.factor * decay * anywhere)
-        if moving is not None:
+        if update_mask is not None:
             for optimizer in (self.dense, self.table):
                 if isinstance(optimizer, MaskedAdamW | RowwiseAdagrad | LazyAdam):
-                    optimizer.moving = moving
+                    optimizer.update_mask = update_mask
         self.dense.step()
         self.table.step()
 
@@ -269,20 +271,20 @@ def build_optimizers(
     ids = {id(table) for table in tables}
     dense = [p for p in network.parameters() if id(p) not in ids]
     lr, decay = config.learning_rate, config.weight_decay
-    moving = network.moving()
+    update_mask = network.update_mask()
     table = _table_optimizer(tables, config)
     if isinstance(table, RowwiseAdagrad | LazyAdam):
-        table.moving = moving
+        table.update_mask = update_mask
     learned = {"params": [*balancing.parameters()], "weight_decay": 0.0}
-    if any(turn.moving is not None for turn in network.turns()):
+    if any(turn.update_mask is not None for turn in network.update_steps()):
         parts = [group for group in ({"params": dense}, learned) if group["params"]]
         masked_adamw = MaskedAdamW(parts, lr=lr, weight_decay=decay)
-        masked_adamw.anywhere = moving
+        masked_adamw.anywhere = update_mask
         return Optimizers(masked_adamw, table, (), config.clip_norm, stacked)
     # AdamW would shrink excluded weights too, so theirs is applied apart, by mask.
-    masked = tuple((p, where, lr * decay) for p, where in moving.items() if id(p) not in ids)
+    masked = tuple((p, where, lr * decay) for p, where in update_mask.items() if id(p) not in ids)
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in dense if p not in moving], "weight_decay": decay},
+        {"params": [p for p in dense if p not in update_mask], "weight_decay": decay},
         {"params": [p for p, *_ in masked], "weight_decay": 0.0},
         learned,
     ]
@@ -323,12 +325,12 @@ def _table_optimizer(tables: Sequence[nn.Parameter], config: TrainerConfig) -> O
 
 
 def _touched(
-    table: Tensor, weight_decay: float, moving: Tensor | None
+    table: Tensor, weight_decay: float, update_mask: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Rows of a table's sparse gradient, their summed gradients and weights; see `summed_rows`."""
     assert table.grad is not None
     rows, grad = summed_rows(table.grad)
     old = gather_rows(table, rows)
     if weight_decay:
-        grad.add_(old if moving is None else old * moving[rows], alpha=weight_decay)
+        grad.add_(old if update_mask is None else old * update_mask[rows], alpha=weight_decay)
     return rows, grad, old

@@ -11,7 +11,7 @@ from cvrbench.data.array_reader import load_labels
 from cvrbench.data.batches import Rows
 from cvrbench.data.dataset import Dataset, Split
 from cvrbench.data.streaming import Placement
-from cvrbench.training.together.company import Company
+from cvrbench.training.stacked.seed_group import SeedGroup
 
 
 class RunRows(NamedTuple):
@@ -29,7 +29,7 @@ def open_rows(
     dataset: Dataset,
     device: torch.device,
     weights: npt.NDArray[np.float32] | None,
-    company: Company | None,
+    seed_group: SeedGroup | None,
 ) -> RunRows:
     """Open the training rows, whose labels count as `weights` say, and the validation rows.
 
@@ -38,11 +38,11 @@ def open_rows(
     """
     train, valid, schema = dataset.train, dataset.valid, dataset.schema
     # In memory they are once for all runs that go the same way, so the first one has chosen.
-    asked = "memory" if company is not None and company.loaded else config.data
+    asked = "memory" if seed_group is not None and seed_group.loaded else config.data
     keeping = Placement.choose(asked, (train, valid), device)
     load = keeping.open
-    if company is not None and keeping.where == "memory":
-        load = company.load
+    if seed_group is not None and keeping.where == "memory":
+        load = seed_group.load
     return RunRows(
         keeping,
         load(train, schema, device, weights),

@@ -16,12 +16,12 @@ from cvrbench.data.batches import Batch, Features
 from cvrbench.errors import RunError
 from cvrbench.nn import Output
 from cvrbench.objectives import Objective
-from cvrbench.strategies.base import SharingStrategy, Turn
+from cvrbench.strategies.base import SharingStrategy, UpdateStep
 from cvrbench.training.optimizers import Optimizers
 
 Forward = Callable[[Features], Output]
 """A network, or what torch compiled of it."""
-ON_ALL_TASKS = (Turn(None, None),)
+ON_ALL_TASKS = (UpdateStep(None, None),)
 """One update of all tasks together, which may move every weight."""
 
 
@@ -32,7 +32,7 @@ def train_step(
     batch: Batch,
     optimizers: Optimizers,
     *,
-    updates: Sequence[Turn] = ON_ALL_TASKS,
+    updates: Sequence[UpdateStep] = ON_ALL_TASKS,
     forward: Forward | None = None,
     bf16: bool = False,
 ) -> Tensor:
@@ -61,15 +61,15 @@ def train_step(
             loss = loss + auxiliary
         optimizers.zero_grad()
         loss.sum().backward()
-        optimizers.step(update.moving)
+        optimizers.step(update.update_mask)
         total = loss.detach() if total is None else total + loss.detach()
     assert total is not None
     return total
 
 
-def updates_of(network: SharingStrategy, balancing: Balancing) -> tuple[Turn, ...]:
+def updates_of(network: SharingStrategy, balancing: Balancing) -> tuple[UpdateStep, ...]:
     """Return the updates that a step takes: the network's own, less those of tasks left out."""
-    own = network.turns()
+    own = network.update_steps()
     trained = tuple(u for u in own if u.task is None or u.task in balancing.trained)
     return trained if own else ON_ALL_TASKS
 

@@ -20,7 +20,7 @@ ON_TENSORS = ("auc", "logloss")
 
 
 @dataclass(frozen=True)
-class Watch:
+class Evaluator:
     """Scores the looks of all trainings of a run."""
 
     schema: Schema

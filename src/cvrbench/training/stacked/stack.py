@@ -1,13 +1,13 @@
 """Several networks of one structure as one: stacked weights under their common code.
 
-    members 1..S with weights w_1..w_S    ->    one program with weights W = [w_1; ...; w_S]
+    replicas 1..S with weights w_1..w_S    ->    one program with weights W = [w_1; ...; w_S]
 
-While they are stacked, the members' own parameters and buffers are views of the stack, so that
-whatever reads or changes a member in place, as a mask search after a step, reads and changes the
+While they are stacked, the replicas' own parameters and buffers are views of the stack, so that
+whatever reads or changes a replica in place, as a mask search after a step, reads and changes the
 stack.
 
 The embedding tables lie behind each other in one, so that one look-up and one optimiser step serve
-all members; what comes after the look-up runs under `torch.vmap`.
+all replicas; what comes after the look-up runs under `torch.vmap`.
 """
 
 import copy
@@ -22,71 +22,71 @@ from cvrbench.data.batches import Batch, Features
 from cvrbench.nn import FeatureEncoder, Output
 from cvrbench.nn.kernels import drawing_from
 from cvrbench.objectives import Objective
-from cvrbench.strategies.base import Moving, SharingStrategy
+from cvrbench.strategies.base import SharingStrategy, UpdateMask
 
 
 def can_stack(network: SharingStrategy) -> bool:
-    """Whether a network can be a member of a stack.
+    """Whether a network can be a replica of a stack.
 
     A strategy says so (`SharingStrategy.stackable`). Not where its steps are its own: a step per
     task, or a mask over the embeddings, which are looked up by the rows of one table.
     """
     encoders = _encoders(network)
-    plain = network.stackable and not network.turns()
+    plain = network.stackable and not network.update_steps()
     tables = {id(encoder.table) for encoder in encoders.values()}
-    return plain and len(encoders) == 1 and not any(id(p) in tables for p in network.moving())
+    return plain and len(encoders) == 1 and not any(id(p) in tables for p in network.update_mask())
 
 
 class Stack(SharingStrategy):
     """Networks of one structure, trained as one.
 
-    Shape: features of all members' rows (`take`) -> logits `[members, batch, tasks]`.
+    Shape: features of all replicas' rows (`take`) -> logits `[replicas, batch, tasks]`.
     """
 
     def __init__(
-        self, members: Sequence[SharingStrategy], generators: Sequence[torch.Generator]
+        self, replicas: Sequence[SharingStrategy], generators: Sequence[torch.Generator]
     ) -> None:
         super().__init__()
-        # In a tuple, so that no member's weights are counted twice.
-        self.members, self.generators = tuple(members), tuple(generators)
-        ((place, own),) = _encoders(members[0]).items()
+        # In a tuple, so that no replica's weights are counted twice.
+        self.replicas, self.generators = tuple(replicas), tuple(generators)
+        ((place, own),) = _encoders(replicas[0]).items()
         self.copies, self.vocabulary_size = own.copies, own.vocabulary_size
-        self.encoder = _encoder_of_all(members, place)
-        self.names = [n for n, _ in members[0].named_parameters() if n != f"{place}.table"]
-        self.dense = nn.ParameterList([_stack_parameter(members, name) for name in self.names])
-        held = [n for n, _ in members[0].named_buffers() if not n.startswith(f"{place}.")]
-        self.held = [_stack_buffer(members, name) for name in held]
-        tables = self.encoder.table.detach().chunk(len(members))
-        for member, table in zip(members, tables, strict=True):
-            member.get_parameter(f"{place}.table").data = table
-        self.template = (_template(members[0], own),)
+        self.encoder = _encoder_of_all(replicas, place)
+        self.names = [n for n, _ in replicas[0].named_parameters() if n != f"{place}.table"]
+        self.dense = nn.ParameterList([_stack_parameter(replicas, name) for name in self.names])
+        held = [n for n, _ in replicas[0].named_buffers() if not n.startswith(f"{place}.")]
+        self.held = [_stack_buffer(replicas, name) for name in held]
+        tables = self.encoder.table.detach().chunk(len(replicas))
+        for replica, table in zip(replicas, tables, strict=True):
+            replica.get_parameter(f"{place}.table").data = table
+        self.template = (_template(replicas[0], own),)
         self.slots = [_slot(self.template[0], name) for name in (*self.names, *held)]
         self.run = torch.vmap(self._run_one)
 
     def forward(self, features: Features) -> Output:
-        """Return the logits `[members, batch, tasks]`."""
-        encoded = self.encoder.look_up(features)  # [members * copies * batch, width]
-        encoded = encoded.view(len(self.members), self.copies, -1, encoded.shape[1])
+        """Return the logits `[replicas, batch, tasks]`."""
+        encoded = self.encoder.look_up(features)  # [replicas * copies * batch, width]
+        encoded = encoded.view(len(self.replicas), self.copies, -1, encoded.shape[1])
         encoded = encoded.squeeze(1) if self.copies == 1 else encoded
         with drawing_from(self.generators):
             logits, penalty, extra = self.run(encoded, *self.dense, *self.held)
         return Output(logits, extra, penalty)
 
     def auxiliary(self, output: Output, batch: Batch, objective: Objective) -> Tensor | None:
-        """As the members, `[members]`."""
-        return self.members[0].auxiliary(output, batch, objective)
+        """As the replicas, `[replicas]`."""
+        return self.replicas[0].auxiliary(output, batch, objective)
 
     def rows_of(self, index: Tensor) -> Tensor:
-        """Say which rows to gather for `forward`: `[members, batch]` -> `[rows]`.
+        """Say which rows to gather for `forward`: `[replicas, batch]` -> `[rows]`.
 
-        A member with a table per task reads its rows once for each.
+        A replica with a table per task reads its rows once for each.
         """
         return index[:, None].expand(-1, self.copies, -1).reshape(-1)
 
     def take(self, gathered: Batch) -> Batch:
-        """Return all members' batch out of gathered rows, labels `[members, batch, tasks]`."""
+        """Return all replicas' batch out of gathered rows, labels `[replicas, batch, tasks]`."""
         features = gathered.features
-        n_tables, n = len(self.members) * self.copies, len(features.rows)
+        n_tables, n = len(self.replicas) * self.copies, len(features.rows)
         batch = n // n_tables
         first = torch.arange(n_tables, device=features.rows.device) * self.vocabulary_size
         shift = first.repeat_interleave(batch)
@@ -94,17 +94,17 @@ class Stack(SharingStrategy):
             rows=features.rows + shift[:, None],
             bag_rows=features.bag_rows + shift[features.bag_segments % n],
         )
-        labels = gathered.labels.view(len(self.members), self.copies, batch, -1)[:, 0]
+        labels = gathered.labels.view(len(self.replicas), self.copies, batch, -1)[:, 0]
         return Batch(features, labels)
 
-    def moving(self) -> Moving:
-        """As the members, each in its own weights."""
-        moving = [member.moving() for member in self.members]
+    def update_mask(self) -> UpdateMask:
+        """As the replicas, each in its own weights."""
+        update_mask = [replica.update_mask() for replica in self.replicas]
         stacked: dict[nn.Parameter, Tensor] = {}
         for name, parameter in zip(self.names, self.dense, strict=True):
             masks = [
-                of_one.get(member.get_parameter(name))
-                for member, of_one in zip(self.members, moving, strict=True)
+                of_one.get(replica.get_parameter(name))
+                for replica, of_one in zip(self.replicas, update_mask, strict=True)
             ]
             if (known := [mask for mask in masks if mask is not None]) != []:
                 assert len(known) == len(masks)
@@ -112,16 +112,16 @@ class Stack(SharingStrategy):
         return stacked
 
     def release(self) -> None:
-        """Give every member weights of its own again, as they are now."""
-        for member in self.members:
-            for tensor in (*member.parameters(), *member.buffers()):
+        """Give every replica weights of its own again, as they are now."""
+        for replica in self.replicas:
+            for tensor in (*replica.parameters(), *replica.buffers()):
                 tensor.data = tensor.data.clone()
         del self.run  # it holds the stack, whose memory would wait for the garbage collector
 
     def _run_one(
         self, encoded: Tensor, *tensors: Tensor
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Run the common code with one member's weights, in the order of the slots.
+        """Run the common code with one replica's weights, in the order of the slots.
 
         They are put where the code looks for them, and stay: nothing else runs it. What
         `torch.func.functional_call` does besides takes as long as a small layer.
@@ -150,15 +150,15 @@ class _Given(nn.Module):
         return encoded
 
 
-def stack_balancing(members: Sequence[Balancing]) -> Balancing:
-    """Stack balancing methods: `[members, tasks]`, of which the members' own tensors are views."""
-    stacked = copy.deepcopy(members[0])
-    for name, _ in members[0].named_parameters():
+def stack_balancing(replicas: Sequence[Balancing]) -> Balancing:
+    """Stack balancing methods, `[replicas, tasks]`; the replicas' own tensors become views."""
+    stacked = copy.deepcopy(replicas[0])
+    for name, _ in replicas[0].named_parameters():
         place, own_name = _slot(stacked, name)
-        place[own_name] = _stack_parameter(members, name)
-    for name, _ in members[0].named_buffers():
+        place[own_name] = _stack_parameter(replicas, name)
+    for name, _ in replicas[0].named_buffers():
         place, own_name = _slot(stacked, name)
-        place[own_name] = _stack_buffer(members, name)
+        place[own_name] = _stack_buffer(replicas, name)
     return stacked
 
 
@@ -166,37 +166,37 @@ def _encoders(network: nn.Module) -> dict[str, FeatureEncoder]:
     return {n: m for n, m in network.named_modules() if isinstance(m, FeatureEncoder)}
 
 
-def _encoder_of_all(members: Sequence[SharingStrategy], place: str) -> FeatureEncoder:
-    """One encoder over all members' tables, which it takes for one."""
-    first = _encoders(members[0])[place]
-    tables = [_encoders(member)[place].table.detach() for member in members]
+def _encoder_of_all(replicas: Sequence[SharingStrategy], place: str) -> FeatureEncoder:
+    """One encoder over all replicas' tables, which it takes for one."""
+    first = _encoders(replicas[0])[place]
+    tables = [_encoders(replica)[place].table.detach() for replica in replicas]
     table = nn.Parameter(torch.cat(tables))
     encoder = copy.deepcopy(first, {id(first.table): table})
     encoder.copies, encoder.interaction = 1, None
     return encoder
 
 
-def _stack_parameter(members: Sequence[nn.Module], name: str) -> nn.Parameter:
-    own = [member.get_parameter(name) for member in members]
+def _stack_parameter(replicas: Sequence[nn.Module], name: str) -> nn.Parameter:
+    own = [replica.get_parameter(name) for replica in replicas]
     stacked = nn.Parameter(torch.stack([parameter.detach() for parameter in own]))
     for parameter, now in zip(own, stacked.detach(), strict=True):
         parameter.data = now
     return stacked
 
 
-def _stack_buffer(members: Sequence[nn.Module], name: str) -> Tensor:
-    own = [member.get_buffer(name) for member in members]
+def _stack_buffer(replicas: Sequence[nn.Module], name: str) -> Tensor:
+    own = [replica.get_buffer(name) for replica in replicas]
     stacked = torch.stack(own)
     for buffer, now in zip(own, stacked, strict=True):
         buffer.data = now
     return stacked
 
 
-def _template(member: SharingStrategy, encoder: FeatureEncoder) -> SharingStrategy:
-    """The members' common code; it never reads its own weights, so that they are not copied."""
-    known: dict[int, object] = {id(p): p for p in (*member.parameters(), *member.buffers())}
+def _template(replica: SharingStrategy, encoder: FeatureEncoder) -> SharingStrategy:
+    """The replicas' common code; it never reads its own weights, so that they are not copied."""
+    known: dict[int, object] = {id(p): p for p in (*replica.parameters(), *replica.buffers())}
     known[id(encoder)] = _Given(copy.deepcopy(encoder.interaction, known))
-    return copy.deepcopy(member, known).train()
+    return copy.deepcopy(replica, known).train()
 
 
 def _slot(template: nn.Module, name: str) -> tuple[dict[str, Tensor | None], str]:

@@ -35,7 +35,7 @@ StopRequested = Callable[[], bool]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
+class Evaluation:
     """One look at validation during a training."""
 
     stage: str
@@ -47,7 +47,7 @@ class Look:
     """As in `Progress`."""
 
 
-OnLook = Callable[[Look], None]
+OnEvaluation = Callable[[Evaluation], None]
 """Told of every look; may raise to end the run."""
 
 
@@ -57,7 +57,7 @@ def ignore(_: Any) -> None:
 
 @contextmanager
 def stop_on_interrupt() -> Iterator[StopRequested]:
-    """Turn the first Ctrl-C into a polite request, so that no step is torn in the middle.
+    """UpdateStep the first Ctrl-C into a polite request, so that no step is torn in the middle.
 
     Yields:
         A function that says whether the user asked to stop. A second Ctrl-C interrupts at once.

@@ -25,26 +25,33 @@ from cvrbench.evaluation import counts, selection_score
 from cvrbench.nn import Output
 from cvrbench.objectives import Objective
 from cvrbench.strategies.base import SharingStrategy, Training
+from cvrbench.training.cache import TrainingCache, conditions, training_key
+from cvrbench.training.callbacks import (
+    Evaluation,
+    OnEvaluation,
+    OnProgress,
+    Progress,
+    StopRequested,
+    ignore,
+)
 from cvrbench.training.checkpoint import StageFiles
-from cvrbench.training.effort import effort_of
-from cvrbench.training.observe import Probe, probe_rows
+from cvrbench.training.diagnostics import Probe, probe_rows
+from cvrbench.training.effort import cost_of
+from cvrbench.training.evaluator import Evaluator
+from cvrbench.training.job import TrainingJob
 from cvrbench.training.predict import Predicted
-from cvrbench.training.progress import Look, OnLook, OnProgress, Progress, StopRequested, ignore
 from cvrbench.training.rows import open_rows
 from cvrbench.training.schedule import count_steps
-from cvrbench.training.shared import SharedStages, conditions, training_key
-from cvrbench.training.together.company import Company
-from cvrbench.training.together.request import FitRequest
-from cvrbench.training.under_way import FitResult, Outside, Task
-from cvrbench.training.watch import Watch
+from cvrbench.training.stacked.seed_group import SeedGroup
+from cvrbench.training.state import Callbacks, FitResult, Task
 
 WATCHED_KINDS = ("auc", "logloss")
 """Metrics computed at every look at validation; all of them once, at the end."""
 
 
 @dataclass
-class Stages:
-    """The trainings of one run; to a strategy, its `Lab`."""
+class TrainingSession:
+    """The trainings of one run; to a strategy, its `PretrainContext`."""
 
     config: Config
     dataset: Dataset
@@ -53,13 +60,13 @@ class Stages:
     checkpoints: Path
     on_progress: OnProgress
     stop_requested: StopRequested
-    on_look: OnLook = ignore
-    shared: SharedStages | None = None
+    on_evaluation: OnEvaluation = ignore
+    shared: TrainingCache | None = None
     """Where trainings of searches are that other runs have done, or will want."""
-    company: Company | None = None
+    seed_group: SeedGroup | None = None
     """The runs that train at the same time, if some do."""
-    on_any_look: OnLook = ignore
-    """Told of the looks of every stage; `on_look` of the last one's alone."""
+    on_any_evaluation: OnEvaluation = ignore
+    """Told of the looks of every stage; `on_evaluation` of the last one's alone."""
     results: list[FitResult] = field(default_factory=list)
     probed: int = 0
     """Examples whose gradients were taken outside a training."""
@@ -80,9 +87,9 @@ class Stages:
             schema, train.labels, self.scarce, share=protocol.label_share, seed=self.seed
         )
         self.keeping, self.train_rows, self.valid, self.answers = open_rows(
-            self.config.trainer, self.dataset, self.device, self.label_weights, self.company
+            self.config.trainer, self.dataset, self.device, self.label_weights, self.seed_group
         )
-        self.watch = Watch(schema, self.answers, self.device)
+        self.evaluator = Evaluator(schema, self.answers, self.device)
         self.trained = trained_tasks(self.config.balancing, self.tasks)
 
     @property
@@ -91,23 +98,23 @@ class Stages:
         return self.config.seed
 
     def train(self, training: Training) -> FitResult:
-        """Train, the trained tasks' mean AUC choosing (`strategies.base.Lab`)."""
+        """Train, the trained tasks' mean AUC choosing (`strategies.base.PretrainContext`)."""
         return self._fit(self._request(training), training)
 
-    def _request(self, training: Training) -> FitRequest:
+    def _request(self, training: Training) -> TrainingJob:
         """Bind a training to this run, as its next stage."""
         chosen = self._chosen(training)
-        objective = self.objective.per_task() if training.apart else self.objective
+        objective = self.objective.per_task() if training.per_task else self.objective
 
         def mean_auc(predictions: Predicted) -> tuple[float, dict[str, float | None]]:
-            found = self.watch.score(predictions, ("auc",))
+            found = self.evaluator.score(predictions, ("auc",))
             value = selection_score(found.metrics, chosen, "mean_auc", found.undefined)
             return value, found.metrics
 
-        predict = self.watch.predict_for(("auc",))
+        predict = self.evaluator.predict_for(("auc",))
         task = Task(objective, self._balancing(training), mean_auc, predict)
-        outside = Outside(training.label, *self._ties())
-        return self._bound(training.network, task, outside, training.epochs)
+        callbacks = Callbacks(training.label, *self._callbacks())
+        return self._bound(training.network, task, callbacks, training.epochs)
 
     def _chosen(self, training: Training) -> tuple[str, ...]:
         """Say which tasks a training trains: one asked for alone whatever its loss weighs."""
@@ -119,7 +126,7 @@ class Stages:
         config: BalancingConfig = self.config.balancing
         if training.is_of_one:
             config = EqualConfig(kind="equal")
-        elif training.apart:
+        elif training.per_task:
             config = untied(config)
         return build_balancing(config, self.tasks, self._chosen(training)).to(self.device)
 
@@ -129,26 +136,26 @@ class Stages:
         kinds = tuple(sorted({*WATCHED_KINDS, selection.rsplit("_", 1)[-1]}))
 
         def chosen(predictions: Predicted) -> tuple[float, dict[str, float | None]]:
-            found = self.watch.score(predictions, kinds)
+            found = self.evaluator.score(predictions, kinds)
             value = selection_score(found.metrics, self.trained, selection, found.undefined)
             return value, found.metrics
 
         balancing = build_balancing(self.config.balancing, self.tasks, self.trained)
-        predict = self.watch.predict_for(kinds)
+        predict = self.evaluator.predict_for(kinds)
         task = Task(self.objective, balancing.to(self.device), chosen, predict)
         n_rows = probe_rows(len(self.train_rows) / self.config.trainer.evaluations_per_epoch)
         probe = Probe.draw(
             self.train_rows, self.objective, self.tasks, seed=self.seed, n_rows=n_rows
         )
-        outside = Outside("train", *self._ties(), probe, self.on_look)
-        return self._fit(self._bound(network, task, outside, self.config.trainer.epochs))
+        callbacks = Callbacks("train", *self._callbacks(), probe, self.on_evaluation)
+        return self._fit(self._bound(network, task, callbacks, self.config.trainer.epochs))
 
     def steps(self, epochs: float) -> int:
-        """Count the steps of a training (`strategies.base.Lab`)."""
+        """Count the steps of a training (`strategies.base.PretrainContext`)."""
         return count_steps(len(self.train_rows), self.config.trainer.batch_size, epochs)
 
     def batches(self, n: int) -> Iterator[Batch]:
-        """Give the first `n` batches of the epochs' orders (`strategies.base.Lab`)."""
+        """Give the first `n` batches of the epochs' orders (`strategies.base.PretrainContext`)."""
         size = self.config.trainer.batch_size
         with closing(self.train_rows.batches(size, self.seed)) as batches:
             for batch in islice(batches, n):
@@ -156,7 +163,7 @@ class Stages:
                 yield batch
 
     def losses(self, output: Output, batch: Batch) -> Tensor:
-        """Loss of each task in its own space, `[tasks]` (`strategies.base.Lab`)."""
+        """Loss of each task in its own space, `[tasks]` (`strategies.base.PretrainContext`)."""
         return self.objective.per_task().losses(output.float(), batch)
 
     def learnt(self) -> dict[str, dict[str, int]]:
@@ -184,54 +191,52 @@ class Stages:
 
     def effort(self, total_seconds: float) -> dict[str, Any]:
         """Say what the run cost; of time that several runs shared, each has an equal part."""
-        n_runs = self.company.size if self.company else 1
-        return effort_of(
-            self.results, self.probed, self.reused, total_seconds=total_seconds / n_runs
-        )
+        n_runs = self.seed_group.size if self.seed_group else 1
+        return cost_of(self.results, self.probed, self.reused, total_seconds=total_seconds / n_runs)
 
     def epochs_of(self, step: int) -> float:
-        """Turn a number of steps into passes over the training rows."""
+        """UpdateStep a number of steps into passes over the training rows."""
         return step * self.config.trainer.batch_size / len(self.train_rows)
 
     def _bound(
-        self, network: SharingStrategy, task: Task, outside: Outside, epochs: float
-    ) -> FitRequest:
+        self, network: SharingStrategy, task: Task, callbacks: Callbacks, epochs: float
+    ) -> TrainingJob:
         before = self._examples()
 
-        def on_look(look: Look) -> None:
+        def on_evaluation(look: Evaluation) -> None:
             self.verification.finish()
-            self.on_any_look(replace(look, examples=before + look.examples))
-            outside.on_look(replace(look, examples=before + look.examples))
+            self.on_any_evaluation(replace(look, examples=before + look.examples))
+            callbacks.on_evaluation(replace(look, examples=before + look.examples))
 
         trainer, seed = self.config.trainer, self.config.seed
-        told = outside._replace(on_look=on_look)
-        return FitRequest(network, self.train_rows, self.valid, task, trainer, epochs, seed, told)
+        told = callbacks._replace(on_evaluation=on_evaluation)
+        return TrainingJob(network, self.train_rows, self.valid, task, trainer, epochs, seed, told)
 
-    def _fit(self, request: FitRequest, training: Training | None = None) -> FitResult:
+    def _fit(self, request: TrainingJob, training: Training | None = None) -> FitResult:
         """Train, or take what another run has trained alike."""
-        files, n_together = request.outside.files, 1
+        files, n_together = request.callbacks.files, 1
         shared: AbstractContextManager[None] = nullcontext()
         if self.shared is not None and training is not None and training.depends is not None:
-            shared = self.shared.among(self._key(training), files, self.stop_requested)
+            shared = self.shared.answer(self._key(training), files, self.stop_requested)
         with shared:
-            if self.company is not None:
-                result, n_together = self.company.fit(request)
+            if self.seed_group is not None:
+                result, n_together = self.seed_group.fit(request)
             else:
                 result = request.alone()
         self.together = max(self.together, n_together)
-        if files.lent_file.is_file():
+        if files.reused_file.is_file():
             self.reused += result.state.examples
         self.results.append(result)
         return result
 
     def _key(self, training: Training) -> str:
         chosen = self._chosen(training)
-        how = [training.label, training.epochs, list(chosen), training.apart]
+        how = [training.label, training.epochs, list(chosen), training.per_task]
         same = conditions(self.config, self.dataset.schema.fingerprint, self.scarce, self.device)
         settings = {**same, "training": [*how, dict(training.depends or {})]}
         return training_key(training.network.state_dict(), settings)
 
-    def _ties(self) -> tuple[StageFiles, OnProgress, StopRequested]:
+    def _callbacks(self) -> tuple[StageFiles, OnProgress, StopRequested]:
         """The next training's files, and who is told and asked."""
         before = self._examples()
 

@@ -7,66 +7,64 @@ import torch
 from torch import Tensor
 
 from cvrbench.data.batches import SplitTensors
+from cvrbench.training.job import TrainingJob
 from cvrbench.training.optimizers import Optimizers, build_optimizers
+from cvrbench.training.stacked.stack import Stack, stack_balancing
 from cvrbench.training.step import train_step
-from cvrbench.training.together.request import FitRequest
-from cvrbench.training.together.stack import Stack, stack_balancing
 
 States = list[dict[str, Any]]
 """Of a dense optimiser and of one for the tables, as `Optimizers.state_dict` gives them."""
 
 
-class Program:
-    """A stack and its optimisers, which begin where the members' own are.
+class StackedStep:
+    """A stack and its optimisers, which begin where the replicas' own are.
 
     Args:
-        requests: What the members are trained on and how; alike but for networks and labels seen.
+        jobs: What the replicas are trained on and how; alike but for networks and labels seen.
         rows: The training rows of each: the same, but for the labels that are seen.
         generators: What each draws from.
-        own: The members' optimisers.
+        own: The replicas' optimisers.
     """
 
     def __init__(
         self,
-        requests: Sequence[FitRequest],
+        jobs: Sequence[TrainingJob],
         rows: Sequence[SplitTensors],
         generators: Sequence[torch.Generator],
         own: Sequence[Optimizers],
     ) -> None:
         self.own = tuple(own)
-        self.stack = Stack([request.network for request in requests], generators)
-        self.own_balancing = [request.task.balancing for request in requests]
+        self.stack = Stack([job.network for job in jobs], generators)
+        self.own_balancing = [job.task.balancing for job in jobs]
         self.balancing = stack_balancing(self.own_balancing)
-        self.optimizers = build_optimizers(
-            self.stack, requests[0].config, self.balancing, stacked=True
-        )
+        self.optimizers = build_optimizers(self.stack, jobs[0].config, self.balancing, stacked=True)
         states = [optimizers.state_dict() for optimizers in own]
         if states[0][0]["state"]:
             self.optimizers.load_state_dict(_join(states))
         self.train = tuple(rows)
-        self.objective = requests[0].task.objective
+        self.objective = jobs[0].task.objective
 
     def step(self, index: Tensor) -> Tensor:
-        """Take one step on the rows `[members, batch]`; give the losses `[members]`."""
+        """Take one step on the rows `[replicas, batch]`; give the losses `[replicas]`."""
         batch = self.stack.take(self.train[0].gather(self.stack.rows_of(index)))
         batch = batch._replace(weights=self._label_weights(index))
         return train_step(self.stack, self.objective, self.balancing, batch, self.optimizers)
 
     def write_back(self) -> None:
-        """Bring the members' own optimisers to where they are here."""
+        """Bring the replicas' own optimisers to where they are here."""
         states = self.optimizers.state_dict()
         for number, own in enumerate(self.own):
             own.load_state_dict(_part(states, number, len(self.own)))
 
     def release(self) -> None:
-        """Give every member tensors of its own again, as they are now."""
+        """Give every replica tensors of its own again, as they are now."""
         self.stack.release()
         for own in self.own_balancing:
             for tensor in (*own.parameters(), *own.buffers()):
                 tensor.data = tensor.data.clone()
 
     def _label_weights(self, index: Tensor) -> Tensor | None:
-        """How much each label counts, `[members, batch, tasks]`."""
+        """How much each label counts, `[replicas, batch, tasks]`."""
         found = [
             rows.weights.index_select(0, own)
             for rows, own in zip(self.train, index, strict=True)

@@ -23,9 +23,9 @@ from cvrbench.data.batches import Features
 from cvrbench.masks.mask_set import MaskSet
 from cvrbench.masks.ranking import keep_best
 from cvrbench.nn import Output
-from cvrbench.strategies.base import Lab, Moving, SharingStrategy, Training
-from cvrbench.strategies.ncs import NCS, TaskAlone
-from cvrbench.strategies.searches.candidates import (
+from cvrbench.strategies.base import PretrainContext, SharingStrategy, Training, UpdateMask
+from cvrbench.strategies.ncs import NCS, SingleTaskView
+from cvrbench.strategies.ncs.candidates import (
     Candidate,
     epochs_of_round,
     schedule,
@@ -36,23 +36,23 @@ LOOK_EVERY = 16
 """Steps between two looks at the mask that would be cut."""
 
 
-def imp(ncs: NCS, lab: Lab, config: NCSConfig) -> list[Candidate]:
+def imp(ncs: NCS, context: PretrainContext, config: NCSConfig) -> list[Candidate]:
     """Prune in rounds; one candidate per round."""
-    return _rounds(ncs, lab, config, schedule(config), epochs_of_round(config))
+    return _rounds(ncs, context, config, schedule(config), epochs_of_round(config))
 
 
-def one_shot(ncs: NCS, lab: Lab, config: NCSConfig) -> list[Candidate]:
+def one_shot(ncs: NCS, context: PretrainContext, config: NCSConfig) -> list[Candidate]:
     """Train once and prune once, to the last density (Han et al. 2015)."""
-    return _rounds(ncs, lab, config, schedule(config)[-1:], config.search_epochs)
+    return _rounds(ncs, context, config, schedule(config)[-1:], config.search_epochs)
 
 
 def _rounds(
-    ncs: NCS, lab: Lab, config: NCSConfig, densities: Sequence[float], epochs: float
+    ncs: NCS, context: PretrainContext, config: NCSConfig, densities: Sequence[float], epochs: float
 ) -> list[Candidate]:
     if config.together:
-        return _prune(_Search(ncs.apart(), None), lab, config, densities, epochs)
+        return _prune(_Search(ncs.untied(), None), context, config, densities, epochs)
     per_task = [
-        _prune(_Search(ncs.copy(), task), lab, config, densities, epochs)
+        _prune(_Search(ncs.copy(), task), context, config, densities, epochs)
         for task in range(len(ncs.tasks))
     ]
     return [_merge(ncs.tasks, found) for found in zip(*per_task, strict=True)]
@@ -68,12 +68,12 @@ class _Search:
         self.among = network.masks
         self.candidates: list[Candidate] = []
 
-    def rewound(self, density: float | None, config: NCSConfig) -> "Settling":
+    def rewound(self, density: float | None, config: NCSConfig) -> "EarlyBird":
         """Set what is left of the network back, and say what a round trains."""
         self.network.load_state_dict(self.start)
         self.network.set_masks(self.among)
-        alone = self.network if self.task is None else TaskAlone(self.network, self.task)
-        return Settling(alone, self.network, self.task, density, config)
+        alone = self.network if self.task is None else SingleTaskView(self.network, self.task)
+        return EarlyBird(alone, self.network, self.task, density, config)
 
     def cut(self, density: float | None, scores: Mapping[str, float], config: NCSConfig) -> None:
         """Go on to the next candidate from what a round's training learned."""
@@ -89,7 +89,11 @@ class _Search:
 
 
 def _prune(
-    search: _Search, lab: Lab, config: NCSConfig, densities: Sequence[float], epochs: float
+    search: _Search,
+    context: PretrainContext,
+    config: NCSConfig,
+    densities: Sequence[float],
+    epochs: float,
 ) -> list[Candidate]:
     """Train, prune, rewind, in rounds."""
     # A candidate scored by the network trained under it needs one training after the last cut.
@@ -101,10 +105,10 @@ def _prune(
             label=f"search {' '.join(search.tasks)} {number}/{len(rounds)}",
             epochs=epochs,
             tasks=search.tasks,
-            apart=True,
+            per_task=True,
             depends=settings_of(config, **_settling(config, density)),
         )
-        search.cut(density, lab.train(training).scores, config)
+        search.cut(density, context.train(training).scores, config)
     return search.candidates
 
 
@@ -128,7 +132,7 @@ def _merge(tasks: tuple[str, ...], found: Sequence[Candidate]) -> Candidate:
     return Candidate(density=found[0].density, masks=masks, scores=scores)
 
 
-class Settling(SharingStrategy):
+class EarlyBird(SharingStrategy):
     """A search's network, whose training may end when the mask to be cut stops changing."""
 
     stackable = True
@@ -156,9 +160,9 @@ class Settling(SharingStrategy):
         output: Output = self.network(features)
         return output
 
-    def moving(self) -> Moving:
+    def update_mask(self) -> UpdateMask:
         """As the network."""
-        return self.network.moving()
+        return self.network.update_mask()
 
     def after_step(self, step: int) -> bool:
         """Compare the mask that would be cut now with that of the last look."""

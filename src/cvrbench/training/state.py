@@ -1,6 +1,6 @@
 """One training under way: where it is, and what happens between its steps.
 
-Whoever takes the steps, `training.fit` alone or `training.together` for several at once, looks at
+Whoever takes the steps, `loop.fit` alone or `training.stacked` for several at once, looks at
 validation, saves and ends by this.
 """
 
@@ -18,17 +18,17 @@ from cvrbench.data.batches import Rows
 from cvrbench.errors import RunError, RunInterrupted
 from cvrbench.objectives import Objective
 from cvrbench.strategies.base import SharingStrategy
-from cvrbench.training.checkpoint import Pace, StageFiles
-from cvrbench.training.optimizers import Optimizers, build_optimizers
-from cvrbench.training.predict import Predicted, predict
-from cvrbench.training.progress import (
-    Look,
-    OnLook,
+from cvrbench.training.callbacks import (
+    Evaluation,
+    OnEvaluation,
     OnProgress,
     Progress,
     StopRequested,
     ignore,
 )
+from cvrbench.training.checkpoint import Pace, StageFiles
+from cvrbench.training.optimizers import Optimizers, build_optimizers
+from cvrbench.training.predict import Predicted, predict
 
 Metrics = dict[str, float | None]
 
@@ -44,7 +44,7 @@ class Task(NamedTuple):
     """How (`training.predict`), which says where the predictions then are."""
 
 
-class Outside(NamedTuple):
+class Callbacks(NamedTuple):
     """A training's ties to the rest of the program."""
 
     stage: str
@@ -53,7 +53,7 @@ class Outside(NamedTuple):
     stop_requested: StopRequested
     observe: Callable[[SharingStrategy], dict[str, Any]] | None = None
     """What to note of the network at every look at validation; it may change nothing."""
-    on_look: OnLook = ignore
+    on_evaluation: OnEvaluation = ignore
 
 
 @dataclass
@@ -94,7 +94,7 @@ class FitResult(NamedTuple):
 
 
 @dataclass
-class UnderWay:
+class TrainingState:
     """A training between two steps."""
 
     network: SharingStrategy
@@ -103,14 +103,14 @@ class UnderWay:
     valid: Rows
     task: Task
     config: TrainerConfig
-    outside: Outside
+    callbacks: Callbacks
     state: State
     best: dict[str, Tensor]
     """The weights that validated best, by their names in the network."""
 
     def __post_init__(self) -> None:
         """Count time and saves from here."""
-        self.pace = Pace(self.outside.files, self.config.checkpoint_seconds)
+        self.pace = Pace(self.callbacks.files, self.config.checkpoint_seconds)
         self.begun_with = self.state.seconds
 
     @classmethod
@@ -121,7 +121,7 @@ class UnderWay:
         valid: Rows,
         task: Task,
         config: TrainerConfig,
-        outside: Outside,
+        callbacks: Callbacks,
         saved: Mapping[str, Any] | None,
     ) -> tuple[Self, Any]:
         """Begin anew, or where it was when it was `saved`.
@@ -132,13 +132,15 @@ class UnderWay:
         optimizers = build_optimizers(network, config, task.balancing)
         state, best = State(), copy_weights(network)
         if saved is None:
-            return cls(network, optimizers, train, valid, task, config, outside, state, best), None
+            return cls(
+                network, optimizers, train, valid, task, config, callbacks, state, best
+            ), None
         state = State(**saved["state"])
         _copy_into(best, saved["best"])
         network.load_state_dict(saved["network"])
         task.balancing.load_state_dict(saved["balancing"])
         optimizers.load_state_dict(saved["optimizers"])
-        begun = cls(network, optimizers, train, valid, task, config, outside, state, best)
+        begun = cls(network, optimizers, train, valid, task, config, callbacks, state, best)
         return begun, saved["rng"]
 
     def check_finite(self, loss_sum: Tensor) -> None:
@@ -150,7 +152,7 @@ class UnderWay:
         if not bool(torch.isfinite(loss_sum)):
             raise RunError(
                 f"the loss is not finite by step {self.state.step} of stage "
-                f"'{self.outside.stage}'; lower trainer.learning_rate or "
+                f"'{self.callbacks.stage}'; lower trainer.learning_rate or "
                 "trainer.embedding_learning_rate, or use precision=fp32"
             )
 
@@ -170,21 +172,21 @@ class UnderWay:
             state.evaluations_since_best = 0
             _copy_into(self.best, self.network.state_dict())
         epoch = round(state.examples / len(self.train), 4)
-        look: dict[str, Any] = {"stage": self.outside.stage, "step": state.step, "epoch": epoch}
+        look: dict[str, Any] = {"stage": self.callbacks.stage, "step": state.step, "epoch": epoch}
         look |= {"score": score, "metrics": metrics}
-        if self.outside.observe is not None:
-            look["sharing"] = self.outside.observe(self.network)
+        if self.callbacks.observe is not None:
+            look["sharing"] = self.callbacks.observe(self.network)
         state.history.append(look)
-        stage, number = self.outside.stage, len(state.history)
-        told = Look(stage=stage, number=number, metrics=metrics, examples=state.examples)
-        self.outside.on_look(told)
+        stage, number = self.callbacks.stage, len(state.history)
+        told = Evaluation(stage=stage, number=number, metrics=metrics, examples=state.examples)
+        self.callbacks.on_evaluation(told)
 
     def report(self, total_steps: int) -> None:
         """Tell how far it is."""
         state = self.state
-        self.outside.on_progress(
+        self.callbacks.on_progress(
             Progress(
-                stage=self.outside.stage,
+                stage=self.callbacks.stage,
                 step=state.step,
                 total_steps=total_steps,
                 examples_per_second=state.examples / max(state.seconds, 1e-9),
@@ -214,7 +216,7 @@ class UnderWay:
 
     def interrupted(self) -> RunInterrupted:
         """Say that the user stopped it."""
-        return RunInterrupted(f"stopped by the user in stage '{self.outside.stage}'")
+        return RunInterrupted(f"stopped by the user in stage '{self.callbacks.stage}'")
 
     def ended(self) -> dict[str, Any]:
         """Give what is left of it once it has ended."""
@@ -223,7 +225,7 @@ class UnderWay:
     def finish(self) -> FitResult:
         """Leave the best weights in the network, and keep them on disk."""
         ended = self.ended()
-        self.outside.files.save_finished(ended)
+        self.callbacks.files.save_finished(ended)
         return result_of(ended, self.network)
 
 

@@ -18,8 +18,8 @@ from cvrbench.rng import derive
 from cvrbench.strategies.base import SharingStrategy
 from cvrbench.training.compiled import forward_of
 from cvrbench.training.schedule import count_steps, evaluation_steps, rate_factor
+from cvrbench.training.state import Callbacks, FitResult, Task, TrainingState, result_of
 from cvrbench.training.step import Forward, train_step, updates_of
-from cvrbench.training.under_way import FitResult, Outside, Task, UnderWay, result_of
 
 
 def fit(
@@ -31,7 +31,7 @@ def fit(
     *,
     epochs: float,
     seed: int,
-    outside: Outside,
+    callbacks: Callbacks,
 ) -> FitResult:
     """Train `network` for at most `epochs`, stopping early on validation.
 
@@ -43,11 +43,11 @@ def fit(
         RunError: The loss is no longer finite.
         RunInterrupted: A stop was requested; the checkpoint is written.
     """
-    if (done := outside.files.finished()) is not None:
+    if (done := callbacks.files.finished()) is not None:
         return result_of(done, network)
-    saved = outside.files.under_way()
-    training, rng = UnderWay.begin(network, train, valid, task, config, outside, saved)
-    torch.manual_seed(derive(seed, "fit", outside.stage))
+    saved = callbacks.files.under_way()
+    training, rng = TrainingState.begin(network, train, valid, task, config, callbacks, saved)
+    torch.manual_seed(derive(seed, "fit", callbacks.stage))
     if rng is not None:
         _set_rng(rng)
     state = training.state
@@ -61,7 +61,7 @@ def fit(
 class _Steps:
     """The steps of one training."""
 
-    training: UnderWay
+    training: TrainingState
     forward: Forward
 
     def take(self, batches: Iterator[Batch], epochs: float) -> None:
@@ -103,7 +103,7 @@ class _Steps:
                         return
                     clock = time.monotonic()
                 training.report(total_steps)
-                stop = training.outside.stop_requested()
+                stop = training.callbacks.stop_requested()
                 if stop or training.pace.is_due():
                     training.save(get_rng(), at_once=stop)
                     clock = time.monotonic()

@@ -18,29 +18,37 @@ from cvrbench.masks.ranking import keep_best
 from cvrbench.masks.regrow import END, regrow, share_at
 from cvrbench.nn import Output
 from cvrbench.rng import derive
-from cvrbench.strategies.base import Lab, Moving, SharingStrategy, Training, Turn
+from cvrbench.strategies.base import (
+    PretrainContext,
+    SharingStrategy,
+    Training,
+    UpdateMask,
+    UpdateStep,
+)
 from cvrbench.strategies.ncs import NCS
-from cvrbench.strategies.searches.candidates import Candidate, schedule
+from cvrbench.strategies.ncs.candidates import Candidate, schedule
 
 Growth = Literal["random", "gradient"]
 
 
-def dynamic(ncs: NCS, lab: Lab, config: NCSConfig, growth: Growth) -> list[Candidate]:
+def dynamic(
+    ncs: NCS, context: PretrainContext, config: NCSConfig, growth: Growth
+) -> list[Candidate]:
     """Train under changing masks; the only candidate are those with which it validated best."""
-    steps = lab.steps(config.search_epochs)
+    steps = context.steps(config.search_epochs)
     if steps * END <= config.regrow_every:
         raise RunError(
             f"model.search={config.search} would never change a mask: {steps} steps of search, the "
             f"first change after model.regrow_every={config.regrow_every}; lower it, or raise "
             "model.search_epochs"
         )
-    evolving = Evolving(ncs, config, growth, seed=lab.seed, steps=steps)
+    evolving = DynamicSparse(ncs, config, growth, seed=context.seed, steps=steps)
     epochs = config.search_epochs
-    lab.train(Training(evolving, label="search all tasks", epochs=epochs, apart=True))
+    context.train(Training(evolving, label="search all tasks", epochs=epochs, per_task=True))
     return [Candidate(density=evolving.density, masks=ncs.masks)]
 
 
-class Evolving(SharingStrategy):
+class DynamicSparse(SharingStrategy):
     """An NCS whose masks change during its training."""
 
     def __init__(
@@ -70,13 +78,13 @@ class Evolving(SharingStrategy):
             self.effective = effective
         return self.ncs.through(features, effective)
 
-    def moving(self) -> Moving:
+    def update_mask(self) -> UpdateMask:
         """A weight may move where at least one task keeps it; up to date at all times."""
         return {p: self.used.get_buffer(name) for name, p in self.ncs.masked().items()}
 
-    def turns(self) -> tuple[Turn, ...]:
+    def update_steps(self) -> tuple[UpdateStep, ...]:
         """One strict step on all tasks: a dropped weight does not go on by its momentum."""
-        return (Turn(None, self.moving()),)
+        return (UpdateStep(None, self.update_mask()),)
 
     @torch.no_grad()
     def after_step(self, step: int) -> bool:
@@ -118,5 +126,5 @@ class Evolving(SharingStrategy):
 
     def _used_now(self) -> dict[str, Tensor]:
         """Where any task uses a parameter, layer -> broadcasts to the parameter."""
-        moving = self.ncs.moving()
-        return {name: moving[parameter] for name, parameter in self.ncs.masked().items()}
+        update_mask = self.ncs.update_mask()
+        return {name: update_mask[parameter] for name, parameter in self.ncs.masked().items()}

@@ -8,30 +8,30 @@ from torch import Tensor
 from cvrbench.config.ncs import NCSConfig
 from cvrbench.masks import saliency
 from cvrbench.masks.ranking import keep_best, keep_rates
-from cvrbench.strategies.base import Lab
+from cvrbench.strategies.base import PretrainContext
 from cvrbench.strategies.ncs import NCS
-from cvrbench.strategies.searches.candidates import Candidate, ranked, schedule
-from cvrbench.strategies.searches.gradients import gradient_sums
+from cvrbench.strategies.ncs.candidates import Candidate, ranked, schedule
+from cvrbench.strategies.ncs.gradients import gradient_sums
 
 SYNFLOW_ROUNDS = 100
 """Of pruning by synaptic flow down to the last density (Tanaka et al. 2020, algorithm 1)."""
 
 
-def snip(ncs: NCS, lab: Lab, config: NCSConfig) -> list[Candidate]:
+def snip(ncs: NCS, context: PretrainContext, config: NCSConfig) -> list[Candidate]:
     """Keep the connections whose removal would change the task's loss most (Lee et al. 2019)."""
-    sums = gradient_sums(ncs, lab, config.probe_batches)
+    sums = gradient_sums(ncs, context, config.probe_batches)
     scores = saliency.snip(ncs.effective(), sums.total)
     return ranked(scores, ncs.masks, config, schedule(config))
 
 
-def grasp(ncs: NCS, lab: Lab, config: NCSConfig) -> list[Candidate]:
+def grasp(ncs: NCS, context: PretrainContext, config: NCSConfig) -> list[Candidate]:
     """Keep the connections that the task's gradient flow needs most (Wang et al. 2020).
 
     Theirs divides the logits by a temperature of 200, so that the softmax is not saturated; ours
     are next to 0 at the start.
     """
-    gradient = gradient_sums(ncs, lab, config.probe_batches).total
-    curvature = curvature_along(gradient, ncs, lab, config.probe_batches)
+    gradient = gradient_sums(ncs, context, config.probe_batches).total
+    curvature = curvature_along(gradient, ncs, context, config.probe_batches)
     return ranked(saliency.grasp(ncs.effective(), curvature), ncs.masks, config, schedule(config))
 
 
@@ -59,7 +59,7 @@ def synflow(ncs: NCS, config: NCSConfig) -> list[Candidate]:
 
 
 def curvature_along(
-    direction: Mapping[str, Tensor], ncs: NCS, lab: Lab, n_batches: int
+    direction: Mapping[str, Tensor], ncs: NCS, context: PretrainContext, n_batches: int
 ) -> dict[str, Tensor]:
     """H_t v_t of every task's loss, summed over batches: `[tasks, in, out]` in and out.
 
@@ -72,8 +72,8 @@ def curvature_along(
     leaves = {n: w.detach().clone().requires_grad_() for n, w in ncs.effective().items()}
     weights = list(leaves.values())
     total = {name: torch.zeros_like(v) for name, v in direction.items()}
-    for batch in lab.batches(n_batches):
-        loss = lab.losses(ncs.through(batch.features, leaves), batch).sum()
+    for batch in context.batches(n_batches):
+        loss = context.losses(ncs.through(batch.features, leaves), batch).sum()
         gradients = torch.autograd.grad(loss, weights, create_graph=True)
         named = zip(leaves, gradients, strict=True)
         along = torch.stack([(g * direction[name]).sum() for name, g in named]).sum()

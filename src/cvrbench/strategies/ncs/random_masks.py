@@ -3,14 +3,16 @@
 from cvrbench.config.ncs import NCSConfig
 from cvrbench.masks.drawn import random_scores
 from cvrbench.rng import derive
-from cvrbench.strategies.base import Lab
+from cvrbench.strategies.base import PretrainContext
 from cvrbench.strategies.ncs import NCS
-from cvrbench.strategies.searches.candidates import Candidate, ranked, schedule
+from cvrbench.strategies.ncs.candidates import Candidate, ranked, schedule
 
 
-def drawn(ncs: NCS, lab: Lab, config: NCSConfig, *, identical: bool) -> list[Candidate]:
+def drawn(
+    ncs: NCS, context: PretrainContext, config: NCSConfig, *, identical: bool
+) -> list[Candidate]:
     """Draw masks of every density; `identical` draws one for all tasks."""
-    seed = derive(lab.seed, "masks", "identical" if identical else "random")
+    seed = derive(context.seed, "masks", "identical" if identical else "random")
     scores = random_scores(ncs.masks, seed, identical=identical)
     return ranked(scores, ncs.masks, config, schedule(config))
 

@@ -4,11 +4,11 @@ import torch
 from torch import Tensor
 
 from cvrbench.masks.saliency import GradientSums
-from cvrbench.strategies.base import Lab
+from cvrbench.strategies.base import PretrainContext
 from cvrbench.strategies.ncs import NCS
 
 
-def gradient_sums(ncs: NCS, lab: Lab, n_batches: int) -> GradientSums:
+def gradient_sums(ncs: NCS, context: PretrainContext, n_batches: int) -> GradientSums:
     """Sum g_t, abs(theta * g_t) and g_t * g_u over batches, in evaluation mode.
 
     A task's path has masked weights of its own, `theta * M_t`, so that one backward pass gives
@@ -20,8 +20,8 @@ def gradient_sums(ncs: NCS, lab: Lab, n_batches: int) -> GradientSums:
     total = {n: torch.zeros_like(w, requires_grad=False) for n, w in leaves.items()}
     need = {n: torch.zeros_like(w, requires_grad=False) for n, w in leaves.items()}
     products = {n: w.new_zeros(len(w), *w.shape) for n, w in leaves.items()}
-    for batch in lab.batches(n_batches):
-        loss = lab.losses(ncs.through(batch.features, leaves), batch).sum()
+    for batch in context.batches(n_batches):
+        loss = context.losses(ncs.through(batch.features, leaves), batch).sum()
         gradients = torch.autograd.grad(loss, list(leaves.values()))
         for (name, weight), gradient in zip(leaves.items(), gradients, strict=True):
             g: Tensor = gradient.detach()

@@ -2,26 +2,26 @@
 
 from cvrbench.config.ncs import NCSConfig
 from cvrbench.masks.saliency import agreeing
-from cvrbench.strategies.base import Lab, Training
+from cvrbench.strategies.base import PretrainContext, Training
 from cvrbench.strategies.ncs import NCS
-from cvrbench.strategies.searches.candidates import Candidate, ranked, schedule, settings_of
-from cvrbench.strategies.searches.gradients import gradient_sums
+from cvrbench.strategies.ncs.candidates import Candidate, ranked, schedule, settings_of
+from cvrbench.strategies.ncs.gradients import gradient_sums
 
 
-def gradient_conflict(ncs: NCS, lab: Lab, config: NCSConfig) -> list[Candidate]:
+def gradient_conflict(ncs: NCS, context: PretrainContext, config: NCSConfig) -> list[Candidate]:
     """Train the dense trunk on all tasks, then let their gradients say who keeps what.
 
     Every connection goes to the task that needs it most and to those whose gradients agree with
     that task's; then each task keeps, down to the density, what it needs most of its own.
     """
-    lab.train(
+    context.train(
         Training(
             ncs,
             label="search all tasks",
             epochs=config.search_epochs,
-            apart=True,
+            per_task=True,
             depends=settings_of(config),
         )
     )
-    sums = gradient_sums(ncs, lab, config.probe_batches)
+    sums = gradient_sums(ncs, context, config.probe_batches)
     return ranked(sums.need, agreeing(sums, ncs.masks), config, schedule(config))

@@ -4,7 +4,7 @@ NCS4CVR, arXiv 2008.09872:
 
     logit_t = h_t( f(e(x); theta * M_t) ),    M_t in {0, 1}^|theta|
 
-A mask search (`strategies.searches`) finds the M_t; then the survivors are set back to the weights
+A mask search (`strategies.ncs`) finds the M_t; then the survivors are set back to the weights
 that the search started from, which the lottery-ticket hypothesis needs (Frankle and Carbin, ICLR
 2019; per task: Sun et al., AAAI 2020), and all tasks are trained together:
 
@@ -32,11 +32,11 @@ from cvrbench.data.batches import Features
 from cvrbench.data.schema import Schema
 from cvrbench.masks.mask_set import MaskSet
 from cvrbench.nn import FeatureEncoder, Output, ParallelMLP, Towers, parallel_mlp
-from cvrbench.strategies.base import Lab, Moving, SharingStrategy, Turn
+from cvrbench.strategies.base import PretrainContext, SharingStrategy, UpdateMask, UpdateStep
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class SearchResult:
     """What a mask search ends with."""
 
     masks: MaskSet
@@ -46,7 +46,7 @@ class Found:
     """Whether every task gets trunk weights of its own: sparsity without sharing."""
 
 
-MaskSearch = Callable[["NCS", Lab], Found]
+MaskSearch = Callable[["NCS", PretrainContext], SearchResult]
 """Finds masks and leaves in the network the weights that the final training starts from."""
 
 
@@ -126,9 +126,9 @@ class NCS(SharingStrategy):
         # Under masks over the table every task reads a representation of its own.
         return output._replace(shared=None if "embedding" in effective else encoded)
 
-    def prepare(self, lab: Lab) -> None:
+    def prepare(self, context: PretrainContext) -> None:
         """Find the masks; the search leaves the weights to start from."""
-        found = self.search(self, lab)
+        found = self.search(self, context)
         if found.own_weights:
             self.split()
         self.set_masks(found.masks)
@@ -152,41 +152,41 @@ class NCS(SharingStrategy):
         """Copy the network as it is."""
         return copy.deepcopy(self)
 
-    def apart(self) -> "NCS":
+    def untied(self) -> "NCS":
         """Copy the network, every task with trunk weights of its own, embeddings in common."""
         twin = self.copy()
         twin.split()
         return twin
 
-    def moving(self) -> Moving:
+    def update_mask(self) -> UpdateMask:
         """A weight may move where at least one of the tasks that use it keeps it."""
         keep = self._keep()
         return {p: _somewhere(keep[name], p) for name, p in self.masked().items()}
 
-    def turns(self) -> tuple[Turn, ...]:
+    def update_steps(self) -> tuple[UpdateStep, ...]:
         """One step per task and batch, if so trained."""
         if self.step == "joint" or len(self.tasks) == 1:
             return ()
         if self.masked_step == "legacy":
-            return tuple(Turn(t, None) for t in range(len(self.tasks)))
-        return tuple(Turn(t, self.moving_of(t)) for t in range(len(self.tasks)))
+            return tuple(UpdateStep(t, None) for t in range(len(self.tasks)))
+        return tuple(UpdateStep(t, self.update_mask_of(t)) for t in range(len(self.tasks)))
 
-    def moving_of(self, task: int) -> Moving:
+    def update_mask_of(self, task: int) -> UpdateMask:
         """Where one task may move what it uses: its own parts, and its mask's of common ones."""
         keep = self._keep()
         names = {id(p): name for name, p in self.masked().items()}
         owned = [*self.towers.parameters(), *(self.trunk.parameters() if self.trunk.n > 1 else ())]
         own = torch.arange(len(self.tasks), device=self.encoder.table.device) == task
-        moving: dict[nn.Parameter, Tensor] = {}
+        update_mask: dict[nn.Parameter, Tensor] = {}
         for parameter in owned:
             mask = own.view(-1, *[1] * (parameter.dim() - 1))
             name = names.get(id(parameter))
-            moving[parameter] = mask if name is None else mask & keep[name]
+            update_mask[parameter] = mask if name is None else mask & keep[name]
         for name, parameter in self.masked().items():
-            if parameter not in moving:
+            if parameter not in update_mask:
                 mask = keep[name][task]
-                moving[parameter] = mask if name == "embedding" else mask[None]
-        return moving
+                update_mask[parameter] = mask if name == "embedding" else mask[None]
+        return update_mask
 
     def diagnostics(self) -> dict[str, object]:
         """Give density, overlap and dead units of the masks, and the way to them."""
@@ -205,7 +205,7 @@ class NCS(SharingStrategy):
         return dict(self.keep.named_buffers())
 
 
-class TaskAlone(SharingStrategy):
+class SingleTaskView(SharingStrategy):
     """One task's masked network: the same weights, without the other tasks' passes."""
 
     stackable = True
@@ -231,9 +231,9 @@ class TaskAlone(SharingStrategy):
         """What this task reads of a layer, `[1, ...]`; the towers go all, being read by one."""
         return weight if name.startswith("tower_") else weight[self.task : self.task + 1]
 
-    def moving(self) -> Moving:
+    def update_mask(self) -> UpdateMask:
         """A weight may move where this task keeps it."""
-        return self.ncs.moving_of(self.task)
+        return self.ncs.update_mask_of(self.task)
 
 
 def _somewhere(keep: Tensor, parameter: nn.Parameter) -> Tensor:

@@ -20,10 +20,10 @@ import torch
 from cvrbench.data.batches import SplitTensors
 from cvrbench.data.dataset import Split
 from cvrbench.data.schema import Schema
-from cvrbench.training.progress import StopRequested
-from cvrbench.training.together.fit import Trained, fit_together
-from cvrbench.training.together.request import FitRequest
-from cvrbench.training.under_way import FitResult
+from cvrbench.training.callbacks import StopRequested
+from cvrbench.training.job import TrainingJob
+from cvrbench.training.stacked.replicas import Trained, fit_stacked
+from cvrbench.training.state import FitResult
 
 Result = TypeVar("Result")
 POLL_SECONDS = 0.2
@@ -31,7 +31,7 @@ POLL_SECONDS = 0.2
 
 
 @dataclass
-class Company:
+class SeedGroup:
     """What the runs of a group have in common.
 
     The runs differ in nothing but their seed, and read the same prepared dataset.
@@ -42,7 +42,7 @@ class Company:
     stop_requested: StopRequested
     turn: threading.Condition = field(default_factory=threading.Condition)
     """Held by the run whose turn it is."""
-    wanted: dict[int, FitRequest] = field(default_factory=dict)
+    wanted: dict[int, TrainingJob] = field(default_factory=dict)
     """What the runs that wait want to train, by the number of their thread."""
     trained: dict[int, Trained] = field(default_factory=dict)
     loaded: dict[str, SplitTensors] = field(default_factory=dict)
@@ -61,14 +61,14 @@ class Company:
                 self.n_left -= 1
                 self._train_if_all_wait()
 
-    def fit(self, request: FitRequest) -> tuple[FitResult, int]:
+    def fit(self, job: TrainingJob) -> tuple[FitResult, int]:
         """Train with the others; say how many trainings were one program.
 
         Raises:
             RunError, RunInterrupted: As `fit`.
         """
         me = threading.get_ident()
-        self.wanted[me] = request
+        self.wanted[me] = job
         self._train_if_all_wait()
         self.turn.wait_for(lambda: me in self.trained)
         ended, n_together = self.trained.pop(me)
@@ -95,32 +95,32 @@ class Company:
             return
         wanted, self.wanted = self.wanted, {}
         try:
-            trained = fit_together(list(wanted.values()))
+            trained = fit_stacked(list(wanted.values()))
         except BaseException as error:  # else they would wait for ever
             trained = [Trained(error)] * len(wanted)
         self.trained |= dict(zip(wanted, trained, strict=True))
         self.turn.notify_all()
 
 
-def in_company(
-    runs: Sequence[Callable[[Company], Result]], stop_requested: StopRequested
+def in_seed_group(
+    runs: Sequence[Callable[[SeedGroup], Result]], stop_requested: StopRequested
 ) -> list[Result | BaseException]:
     """Call functions that train, each in a thread of its own, and let them train together.
 
     Args:
-        runs: Called with their company; they differ in nothing but their seed.
+        runs: Called with their seed_group; they differ in nothing but their seed.
         stop_requested: Asked after every step.
 
     Returns:
         What each gave or raised, in their order.
     """
-    company = Company(len(runs), stop_requested)
+    seed_group = SeedGroup(len(runs), stop_requested)
     ended: dict[int, Result | BaseException] = {}
 
     def call(number: int) -> None:
         try:
-            with company.attend():
-                ended[number] = runs[number](company)
+            with seed_group.attend():
+                ended[number] = runs[number](seed_group)
         except BaseException as error:
             ended[number] = error
 

@@ -1,7 +1,7 @@
 """Cells of a plan that differ in nothing but their seed, run at the same time in this process.
 
 Each has its own folder, lock, checkpoints, history and record, as if it had run alone; what it
-trains is one program with what the others train (`training.together`).
+trains is one program with what the others train (`training.stacked`).
 """
 
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ from functools import partial
 from cvrbench import experiment
 from cvrbench.config.compose import Composed
 from cvrbench.record import RunRecord
-from cvrbench.training.progress import OnProgress, ignore, stop_on_interrupt
-from cvrbench.training.together.company import Company, in_company
+from cvrbench.training.callbacks import OnProgress, ignore, stop_on_interrupt
+from cvrbench.training.stacked.seed_group import SeedGroup, in_seed_group
 
 
-def run_together(
+def run_stacked(
     cells: Sequence[Composed], *, force: bool = False, on_progress: OnProgress = ignore
 ) -> list[RunRecord | BaseException]:
     """Run cells as `experiment.run` does each.
@@ -29,8 +29,8 @@ def run_together(
     """
     with stop_on_interrupt() as stop_requested:
         runs = [partial(_run, cell, force, on_progress) for cell in cells]
-        return in_company(runs, stop_requested)
+        return in_seed_group(runs, stop_requested)
 
 
-def _run(cell: Composed, force: bool, on_progress: OnProgress, company: Company) -> RunRecord:
-    return experiment.run(cell, force=force, on_progress=on_progress, company=company)
+def _run(cell: Composed, force: bool, on_progress: OnProgress, seed_group: SeedGroup) -> RunRecord:
+    return experiment.run(cell, force=force, on_progress=on_progress, seed_group=seed_group)

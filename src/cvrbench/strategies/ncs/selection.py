@@ -6,13 +6,13 @@ from statistics import mean
 
 from cvrbench.config.ncs import NCSConfig
 from cvrbench.masks.mask_set import MaskSet
-from cvrbench.strategies.base import Lab, Training
+from cvrbench.strategies.base import PretrainContext, Training
 from cvrbench.strategies.ncs import NCS
-from cvrbench.strategies.searches.candidates import Candidate, epochs_of_round, settings_of
+from cvrbench.strategies.ncs.candidates import Candidate, epochs_of_round, settings_of
 
 
 def choose(
-    ncs: NCS, candidates: Sequence[Candidate], lab: Lab, config: NCSConfig
+    ncs: NCS, candidates: Sequence[Candidate], context: PretrainContext, config: NCSConfig
 ) -> tuple[MaskSet, Sequence[Candidate]]:
     """Take one mask per task; the network's weights stay what they are.
 
@@ -28,10 +28,10 @@ def choose(
     if config.choice == "last" or len(candidates) == 1:
         return candidates[-1].masks, candidates
     if config.choice == "joint":
-        scored = _score(ncs, candidates, lab, config, together=True)
+        scored = _score(ncs, candidates, context, config, together=True)
         return max(scored, key=lambda c: mean(c.scores.values())).masks, scored
     unscored = [candidate for candidate in candidates if not candidate.scores]
-    late = iter(_score(ncs, unscored, lab, config, together=False))
+    late = iter(_score(ncs, unscored, context, config, together=False))
     scored = [candidate if candidate.scores else next(late) for candidate in candidates]
     chosen = [_best(scored, name).masks for name in ncs.tasks]
     return MaskSet.of_tasks(ncs.tasks, chosen), scored
@@ -42,23 +42,28 @@ def _best(candidates: Sequence[Candidate], task: str) -> Candidate:
 
 
 def _score(
-    ncs: NCS, candidates: Sequence[Candidate], lab: Lab, config: NCSConfig, *, together: bool
+    ncs: NCS,
+    candidates: Sequence[Candidate],
+    context: PretrainContext,
+    config: NCSConfig,
+    *,
+    together: bool,
 ) -> list[Candidate]:
     """Train a network under each candidate, the tasks with common weights or with their own."""
 
     def training(candidate: Candidate) -> Training:
-        network = ncs.copy() if together else ncs.apart()
+        network = ncs.copy() if together else ncs.untied()
         network.set_masks(candidate.masks)
         return Training(
             network,
             label=f"choose density {candidate.density:.2f}",
             epochs=epochs_of_round(config),
-            apart=not together,
+            per_task=not together,
             depends=settings_of(config),
         )
 
     return [
-        replace(candidate, scores=_of_tasks(lab.train(training(candidate)).scores, ncs.tasks))
+        replace(candidate, scores=_of_tasks(context.train(training(candidate)).scores, ncs.tasks))
         for candidate in candidates
     ]
 

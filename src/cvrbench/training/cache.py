@@ -24,8 +24,8 @@ from cvrbench.environment import versions
 from cvrbench.errors import RunInterrupted
 from cvrbench.files import atomic_write, explain_write, lock
 from cvrbench.record import NUMBERS, decisive
+from cvrbench.training.callbacks import StopRequested
 from cvrbench.training.checkpoint import StageFiles, is_whole
-from cvrbench.training.progress import StopRequested
 
 NAMED_OTHERWISE = ("model", "dataset", "protocol.selection", "protocol.score_test")
 """Keys of a config that do not distinguish shared trainings: the strategy states what of its
@@ -34,7 +34,7 @@ chosen by the mean AUC and sees no test row."""
 
 
 @dataclass(frozen=True)
-class SharedStages:
+class TrainingCache:
     """A folder of finished trainings, as one run sees it."""
 
     folder: Path
@@ -42,7 +42,7 @@ class SharedStages:
     """Name of the run that looks."""
 
     @contextmanager
-    def turn(self, key: str, stop_requested: StopRequested) -> Iterator[None]:
+    def lock(self, key: str, stop_requested: StopRequested) -> Iterator[None]:
         """Keep other processes from computing the same at the same time: they wait and take it.
 
         Raises:
@@ -59,7 +59,7 @@ class SharedStages:
                 raise RunInterrupted("stopped by the user while another run computes its search")
 
     @contextmanager
-    def among(self, key: str, files: StageFiles, stop_requested: StopRequested) -> Iterator[None]:
+    def answer(self, key: str, files: StageFiles, stop_requested: StopRequested) -> Iterator[None]:
         """Answer a stage that another run has computed, or keep what is computed meanwhile.
 
         Args:
@@ -70,19 +70,19 @@ class SharedStages:
         Raises:
             RunInterrupted: As `turn`.
         """
-        with self.turn(key, stop_requested):
-            lent = self.lend(key, files)
+        with self.lock(key, stop_requested):
+            lent = self.get(key, files)
             yield
             if not lent:
-                self.keep(key, files)
+                self.put(key, files)
 
-    def lend(self, key: str, files: StageFiles) -> bool:
+    def get(self, key: str, files: StageFiles) -> bool:
         """Give a stage the result that another run computed.
 
         Returns:
             Whether the stage is answered by another run's work, be it from an earlier try.
         """
-        marker = files.lent_file
+        marker = files.reused_file
         if is_whole(files.finished_file):
             return marker.is_file()
         files.finished_file.unlink(missing_ok=True)
@@ -100,7 +100,7 @@ class SharedStages:
                 return False
         return True
 
-    def keep(self, key: str, files: StageFiles) -> None:
+    def put(self, key: str, files: StageFiles) -> None:
         """Keep what this run computed for others."""
         own = self.folder / f"{key}-{self.run}.pt"
         with explain_write(own):

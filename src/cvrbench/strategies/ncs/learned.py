@@ -26,9 +26,9 @@ from cvrbench.masks.gates import (
 from cvrbench.masks.mask_set import OWNED, MaskSet
 from cvrbench.masks.ranking import keep_best
 from cvrbench.nn import Output
-from cvrbench.strategies.base import Lab, SharingStrategy, Training
+from cvrbench.strategies.base import PretrainContext, SharingStrategy, Training
 from cvrbench.strategies.ncs import NCS
-from cvrbench.strategies.searches.candidates import Candidate, ranked, schedule
+from cvrbench.strategies.ncs.candidates import Candidate, ranked, schedule
 
 START = 1.0
 """Logit that every gate starts with: open (hard-concrete: in 93 of 100 draws), and near closing."""
@@ -39,11 +39,11 @@ ANNEALED = 0.7
 """Share of the search over which the budgets fall from 1; the rest is spent at their ends."""
 
 
-def learned(ncs: NCS, lab: Lab, config: NCSConfig) -> list[Candidate]:
+def learned(ncs: NCS, context: PretrainContext, config: NCSConfig) -> list[Candidate]:
     """Train weights and gates; the gates' logits then rank the connections, at every density."""
-    gated = Gated(ncs, config, steps=lab.steps(config.search_epochs))
+    gated = Gated(ncs, config, steps=context.steps(config.search_epochs))
     epochs = config.search_epochs
-    lab.train(Training(gated, label="search all tasks", epochs=epochs, apart=True))
+    context.train(Training(gated, label="search all tasks", epochs=epochs, per_task=True))
     return ranked(gated.logits(), ncs.masks, config, schedule(config))
 
 

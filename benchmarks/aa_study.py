@@ -66,8 +66,8 @@ from cvrbench.strategies import build_network
 from cvrbench.training.callbacks import ignore
 from cvrbench.training.checkpoint import StageFiles
 from cvrbench.training.device import torch_settings
+from cvrbench.training.evaluator import Predictions, predict
 from cvrbench.training.loop import fit
-from cvrbench.training.predict import Predictions, predict
 from cvrbench.training.state import Callbacks, Task
 
 DRAWS, CHUNKS = 300, 250

@@ -17,7 +17,7 @@ from cvrbench.config.validate import config_to_dict
 from cvrbench.errors import ConfigError, RunError, RunInterrupted, StoreError
 from cvrbench.record import run_id
 from cvrbench.store import ResultStore
-from cvrbench.training import session as stages
+from cvrbench.training import session
 
 MODELS = ("single_task", "shared_embedding", "shared_bottom", "omoe", "mmoe", "cgc", "ple", "ncs")
 OBJECTIVES = ("click_space", "entire_space", "exposure_space")
@@ -79,7 +79,7 @@ def test_a_finished_cell_is_only_read(quick, monkeypatch):
     first = experiment.run(cell)
     assert planning.state_of(cell) == "finished"
     monkeypatch.setattr(
-        stages.TrainingSession, "_fit", lambda *_, **__: pytest.fail("trained again")
+        session.TrainingSession, "_fit", lambda *_, **__: pytest.fail("trained again")
     )
     assert experiment.run(cell) == first
 
@@ -94,7 +94,7 @@ def test_force_runs_a_finished_cell_again_and_counts_the_second_look_at_the_test
 
 def test_the_test_split_is_scored_once_and_after_every_choice(quick, monkeypatch):
     order = []
-    for module, name in ((stages.TrainingSession, "_fit"), (experiment, "score")):
+    for module, name in ((session.TrainingSession, "_fit"), (experiment, "score")):
         original = getattr(module, name)
 
         def spy(*args, name=name, original=original, **kwargs):

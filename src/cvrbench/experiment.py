@@ -50,7 +50,7 @@ from cvrbench.training.device import (
     resolve_device,
     torch_settings,
 )
-from cvrbench.training.predict import Predictions, predict
+from cvrbench.training.evaluator import PredictionArrays, predict
 from cvrbench.training.session import TrainingSession
 from cvrbench.training.stacked.seed_group import SeedGroup
 
@@ -195,7 +195,7 @@ class _Cell:
 
     def _score(
         self, network: SharingStrategy, split: Split, rows: Rows
-    ) -> tuple[Scores, Predictions]:
+    ) -> tuple[Scores, PredictionArrays]:
         """Predict a whole split and compute every metric."""
         size = self.config.trainer.eval_batch_size
         predictions = predict(network, rows, self.session.objective, batch_size=size)

@@ -21,8 +21,8 @@ from cvrbench.strategies.base import Training
 from cvrbench.strategies.ncs import NCS
 from cvrbench.strategies.ncs.learned import Gated, learned
 from cvrbench.training.checkpoint import StageFiles
+from cvrbench.training.evaluator import Predictions
 from cvrbench.training.loop import fit
-from cvrbench.training.predict import Predictions
 from cvrbench.training.schedule import count_steps
 from cvrbench.training.state import Callbacks, FitResult
 from cvrbench.training.state import Task as FitTask

@@ -16,8 +16,8 @@ import torch._dynamo  # noqa: F401 -- what a step and a look load, so that the s
 from cvrbench import experiment, run_files
 from cvrbench.cli.app import main
 from cvrbench.data import registry
-from cvrbench.sweep import conduct, worker
-from cvrbench.training import checkpoint, stages, under_way
+from cvrbench.sweep import run_study, worker
+from cvrbench.training import checkpoint, session, state
 
 ROOT = Path(__file__).parents[2]
 PHASE_BYTES = 64
@@ -118,8 +118,8 @@ def _tell(board: Path) -> None:
 
     say(now)
     watch(registry, "prepare", "data preparation")
-    watch(stages.TrainingSession, "_fit", lambda *given: _stage(given[1].outside.stage))
-    watch(under_way.TrainingState, "evaluate", "evaluation")
+    watch(session.TrainingSession, "_fit", lambda *given: _stage(given[1].callbacks.stage))
+    watch(state.TrainingState, "evaluate", "evaluation")
     watch(experiment._Cell, "_score", "evaluation")
     watch(experiment._Cell, "_save_weights", "record writing")
     watch(run_files.RunFolder, "count_test", "record writing")
@@ -127,9 +127,9 @@ def _tell(board: Path) -> None:
     watch(run_files.RunFolder, "write_history", "record writing")
     watch(run_files.RunFolder, "finish", "record writing")
     watch(checkpoint, "_write", "checkpoint writing")
-    watch(conduct, "open_study", "sweep: opening")
+    watch(run_study, "open_study", "sweep: opening")
     watch(worker._Worker, "_do", "sweep: a trial")
-    watch(conduct, "finish", "sweep: final runs")
+    watch(run_study, "finish", "sweep: final runs")
 
 
 def _stage(name: str) -> str:

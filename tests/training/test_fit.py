@@ -21,8 +21,8 @@ from cvrbench.objectives import build_objective
 from cvrbench.strategies import build_network
 from cvrbench.strategies.ncs import SingleTaskView
 from cvrbench.training.checkpoint import StageFiles
+from cvrbench.training.evaluator import predict
 from cvrbench.training.loop import fit
-from cvrbench.training.predict import predict
 from cvrbench.training.state import Callbacks, FitResult, Task
 from tests.models.conftest_models import BALANCINGS
 

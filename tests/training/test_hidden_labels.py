@@ -12,7 +12,7 @@ from cvrbench import experiment
 from cvrbench.config.compose import plan
 from cvrbench.data.registry import ensure
 from cvrbench.errors import ConfigError, RunInterrupted
-from cvrbench.training import session as stages
+from cvrbench.training import session
 
 SCARCE = ("trainer.batch_size=256", "protocol.label_share=0.3")
 LOOK_AT_LABELS = [
@@ -50,7 +50,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 def test_no_bit_of_a_run_depends_on_a_hidden_label(quick, tmp_path, monkeypatch, options):
     cell = quick(*options, *SCARCE, f"results_dir={tmp_path / 'one'}")
     one = experiment.run(cell)
-    draw, drawn = stages.label_weights, []
+    draw, drawn = session.label_weights, []
     dataset = ensure(cell.config.dataset, "synthetic", Path(cell.config.data_dir))
     drawn = draw(dataset.schema, dataset.train.labels, 1, share=0.3, seed=0)
     labels = np.array(dataset.train.labels)
@@ -59,7 +59,7 @@ def test_no_bit_of_a_run_depends_on_a_hidden_label(quick, tmp_path, monkeypatch,
     assert hidden.sum() > 500
     changed = replace(dataset, train=replace(dataset.train, labels=labels))
     monkeypatch.setattr(experiment, "ensure", lambda *_: changed)
-    monkeypatch.setattr(stages, "label_weights", lambda *_, **__: drawn)
+    monkeypatch.setattr(session, "label_weights", lambda *_, **__: drawn)
     other = experiment.run(quick(*options, *SCARCE, f"results_dir={tmp_path / 'other'}"))
     assert told(one) == told(other)
     assert same(weights_of(one), weights_of(other))
@@ -71,7 +71,7 @@ def test_a_share_of_1_is_a_run_without_hiding(quick, tmp_path, monkeypatch, obje
     options = ("model=shared_bottom", f"objective={objective}", "trainer.batch_size=256")
     plain = experiment.run(quick(*options, f"results_dir={tmp_path / 'plain'}"))
     ones = np.ones((4200, 2), np.float32)
-    monkeypatch.setattr(stages, "label_weights", lambda *_, **__: ones)
+    monkeypatch.setattr(session, "label_weights", lambda *_, **__: ones)
     weighed = experiment.run(quick(*options, f"results_dir={tmp_path / 'weighed'}"))
     assert weighed.counts == plain.counts
     for name, tensor in weights_of(plain).items():

@@ -17,7 +17,7 @@ from cvrbench.data import sampler, streaming
 from cvrbench.data.registry import ensure
 from cvrbench.data.streaming import Placement
 from cvrbench.errors import DataError, RunInterrupted
-from cvrbench.training import session as stages
+from cvrbench.training import session
 from tests.data.stores import write_store
 
 CPU = torch.device("cpu")
@@ -117,7 +117,7 @@ def test_a_flipped_bit_stops_a_run_before_anything_is_kept(damaged, where, file,
 def test_a_user_who_stops_a_run_on_damaged_data_keeps_no_checkpoint_of_it(damaged, monkeypatch):
     cell = damaged("model=shared_bottom", file="train/ids.npy")
     # The thread has found nothing yet when the first step is through.
-    monkeypatch.setattr(stages.Verification, "check", lambda *_, **__: None)
+    monkeypatch.setattr(session.Verification, "check", lambda *_, **__: None)
     with pytest.raises(DataError, match="was changed"):
         experiment.run(cell, on_progress=lambda _: signal.raise_signal(signal.SIGINT))
     assert not list(planning.folder_of(cell).glob("checkpoints/*"))

@@ -20,10 +20,9 @@ from cvrbench.evaluation import score
 from cvrbench.objectives import build_objective
 from cvrbench.store import ResultStore
 from cvrbench.strategies import build_network, build_strategy
-from cvrbench.training import evaluator as watch
-from cvrbench.training.evaluator import ON_TENSORS, metrics_of_tensors
+from cvrbench.training import evaluator
+from cvrbench.training.evaluator import CPU, ON_TENSORS, metrics_of_tensors, predict, predict_there
 from cvrbench.training.optimizers import build_optimizers
-from cvrbench.training.predict import CPU, predict, predict_there
 from cvrbench.training.step import train_step
 from tests.models.conftest_models import KINDS, OBJECTIVES, balancing_of, objective_of
 
@@ -140,10 +139,10 @@ def test_a_tensor_that_is_no_probability_stops_the_run_as_an_array_does(schema):
 
 def test_only_a_gpu_scores_looks_itself_and_only_what_it_can():
     gpu = torch.device("cuda")
-    assert watch.stay(gpu, ("auc",))
-    assert watch.stay(gpu, ("auc", "logloss"))
-    assert not watch.stay(gpu, ("auc", "gauc", "logloss"))
-    assert not watch.stay(CPU, ("auc",))
+    assert evaluator.stay(gpu, ("auc",))
+    assert evaluator.stay(gpu, ("auc", "logloss"))
+    assert not evaluator.stay(gpu, ("auc", "gauc", "logloss"))
+    assert not evaluator.stay(CPU, ("auc",))
 
 
 @pytest.mark.parametrize("model", ["ncs", "shared_bottom"])
@@ -151,8 +150,8 @@ def test_a_run_whose_looks_are_scored_on_tensors_has_the_same_history(
     quick, tmp_path, monkeypatch, model
 ):
     on_arrays, history = run_and_history(quick(f"model={model}", f"results_dir={tmp_path / '1'}"))
-    monkeypatch.setattr(watch, "stay", lambda _, kinds: set(kinds) <= set(ON_TENSORS))
-    monkeypatch.setattr(watch, "predict", lambda *_, **__: pytest.fail("brought to the host"))
+    monkeypatch.setattr(evaluator, "stay", lambda _, kinds: set(kinds) <= set(ON_TENSORS))
+    monkeypatch.setattr(evaluator, "predict", lambda *_, **__: pytest.fail("brought to the host"))
     cell = quick(f"model={model}", f"results_dir={tmp_path / '2'}")
     on_tensors, other_history = run_and_history(cell)
     assert on_tensors.metrics == on_arrays.metrics

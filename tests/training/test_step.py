@@ -20,10 +20,9 @@ from cvrbench.nn import FeatureEncoder, Output, Towers
 from cvrbench.objectives import Objective
 from cvrbench.objectives.exposure_space import ExposureSpace
 from cvrbench.strategies.base import SharingStrategy
-from cvrbench.training.job import TrainingJob
+from cvrbench.training.loop import TrainingJob
 from cvrbench.training.optimizers import Optimizers, build_optimizers
-from cvrbench.training.stacked.stack import can_stack
-from cvrbench.training.stacked.stacked_step import Program
+from cvrbench.training.stacked.stack import Program, can_stack
 from cvrbench.training.state import Task
 from cvrbench.training.step import train_step, updates_of
 from tests.models.conftest_models import (

@@ -12,7 +12,7 @@ from cvrbench.strategies import build_network
 from cvrbench.strategies.base import SharingStrategy
 from cvrbench.strategies.ncs.imp import EarlyBird
 from cvrbench.training.checkpoint import StageFiles
-from cvrbench.training.job import TrainingJob
+from cvrbench.training.loop import TrainingJob
 from cvrbench.training.stacked.replicas import fit_stacked
 from cvrbench.training.state import Callbacks, State, Task
 from tests.models.conftest_models import KINDS

@@ -3,17 +3,80 @@
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from cvrbench.data.batches import Rows
 from cvrbench.data.dataset import Split
 from cvrbench.data.schema import Schema
 from cvrbench.evaluation import Scores, score
 from cvrbench.metrics import on_tensors
-from cvrbench.objectives import Predictions as Probabilities
+from cvrbench.objectives import Objective, Predictions
 from cvrbench.spaces import SpaceOf
-from cvrbench.training.predict import Predicted, predict, predict_there
+from cvrbench.strategies.base import SharingStrategy
+
+CPU = torch.device("cpu")
+
+
+class PredictionArrays(NamedTuple):
+    """Predictions in both kinds of space, `[rows, tasks]` float64 each."""
+
+    conditional: npt.NDArray[np.float64]
+    joint: npt.NDArray[np.float64]
+
+
+Predicted = PredictionArrays | Predictions
+"""On the host, or where the network is."""
+
+
+def predict(
+    network: SharingStrategy, split: Rows, objective: Objective, *, batch_size: int
+) -> PredictionArrays:
+    """Predict all rows of a split, in order, in evaluation mode, and bring them to the host.
+
+    The network is left in the mode in which it came.
+    """
+    found = _predict(network, split, objective, batch_size, CPU)
+    return PredictionArrays(found.conditional.numpy(), found.joint.numpy())
+
+
+def predict_there(
+    network: SharingStrategy, split: Rows, objective: Objective, *, batch_size: int
+) -> Predictions:
+    """As `predict`, and leave them on the device: `[rows, tasks]` float64 each.
+
+    The host waits for nothing meanwhile.
+    """
+    return _predict(network, split, objective, batch_size, split.device)
+
+
+@torch.inference_mode()
+def _predict(
+    network: SharingStrategy,
+    split: Rows,
+    objective: Objective,
+    batch_size: int,
+    place: torch.device,
+) -> Predictions:
+    was_training = network.training
+    network.eval()
+    # In one piece from the start, for two copies are many bytes; metrics read column by column.
+    shape = (2, len(objective.chains), len(split))
+    conditional, joint = torch.empty(shape, dtype=torch.float64, device=place).mT
+    start = 0
+    for batch in split.in_order(batch_size):
+        found = objective.predictions(network(batch.features))
+        rows = slice(start, start + len(batch.labels))
+        conditional[rows] = found.conditional
+        joint[rows] = found.joint
+        start = rows.stop
+    network.train(was_training)
+    return Predictions(conditional, joint)
+
 
 ON_TENSORS = ("auc", "logloss")
 """Kinds of metric that are computed on a device's tensors."""
@@ -38,7 +101,7 @@ class Evaluator:
         Raises:
             RunError: A prediction is not a number.
         """
-        if isinstance(predicted, Probabilities):
+        if isinstance(predicted, Predictions):
             return score(
                 self.schema, self._labels, *predicted, kinds=kinds, metrics_of=metrics_of_tensors
             )

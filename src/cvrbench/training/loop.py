@@ -6,17 +6,17 @@ and knows no strategy by name.
 
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from cvrbench.config.schema import TrainerConfig
 from cvrbench.data.batches import Batch, Rows
+from cvrbench.nn import FeatureEncoder
 from cvrbench.rng import derive
 from cvrbench.strategies.base import SharingStrategy
-from cvrbench.training.compiled import forward_of
 from cvrbench.training.schedule import count_steps, evaluation_steps, rate_factor
 from cvrbench.training.state import Callbacks, FitResult, Task, TrainingState, result_of
 from cvrbench.training.step import Forward, train_step, updates_of
@@ -122,3 +122,44 @@ def _set_rng(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["cpu"])
     if state["cuda"]:
         torch.cuda.set_rng_state_all(state["cuda"])
+
+
+@contextmanager
+def forward_of(network: SharingStrategy, *, compiled: bool) -> Iterator[Forward]:
+    """Give what computes a network's logits: itself, or what torch compiles of it.
+
+    On a GPU as CUDA graphs, since launches cost most there. The compiler knows no sparse gradients,
+    so that encoders stay as they are.
+    """
+    if not compiled:
+        yield network
+        return
+    encoders = [module for module in network.modules() if isinstance(module, FeatureEncoder)]
+    on_gpu = next(network.parameters()).device.type == "cuda"
+    for encoder in encoders:
+        encoder.look_up = torch.compiler.disable(encoder.look_up)  # type: ignore[method-assign]
+    try:
+        yield torch.compile(network, mode="reduce-overhead" if on_gpu else "default")
+    finally:
+        for encoder in encoders:  # a copy of the network would call this one's
+            del encoder.look_up
+
+
+class TrainingJob(NamedTuple):
+    """The arguments of `fit`."""
+
+    network: SharingStrategy
+    train: Rows
+    valid: Rows
+    task: Task
+    config: TrainerConfig
+    epochs: float
+    seed: int
+    callbacks: Callbacks
+
+    def alone(self) -> FitResult:
+        """Train it without others."""
+        network, train, valid, task, config, epochs, seed, callbacks = self
+        return fit(
+            network, train, valid, task, config, epochs=epochs, seed=seed, callbacks=callbacks
+        )

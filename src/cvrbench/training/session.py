@@ -4,22 +4,26 @@ Every one is checkpointed by its number, so that a resumed run answers the finis
 files, and every one counts in what the run cost.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from cvrbench.balancing import Balancing, build_balancing, trained_tasks, untied
 from cvrbench.config.balancing import BalancingConfig, EqualConfig
-from cvrbench.config.schema import Config
-from cvrbench.data.batches import Batch
-from cvrbench.data.dataset import Dataset
+from cvrbench.config.schema import Config, TrainerConfig
+from cvrbench.data.array_reader import load_labels
+from cvrbench.data.batches import Batch, Rows
+from cvrbench.data.dataset import Dataset, Split
 from cvrbench.data.label_subsampling import label_weights, scarce_task
+from cvrbench.data.streaming import Placement
 from cvrbench.data.verification import Trust, Verification
 from cvrbench.evaluation import counts, selection_score
 from cvrbench.nn import Output
@@ -36,11 +40,8 @@ from cvrbench.training.callbacks import (
 )
 from cvrbench.training.checkpoint import StageFiles
 from cvrbench.training.diagnostics import Probe, probe_rows
-from cvrbench.training.effort import cost_of
-from cvrbench.training.evaluator import Evaluator
-from cvrbench.training.job import TrainingJob
-from cvrbench.training.predict import Predicted
-from cvrbench.training.rows import open_rows
+from cvrbench.training.evaluator import Evaluator, Predicted
+from cvrbench.training.loop import TrainingJob
 from cvrbench.training.schedule import count_steps
 from cvrbench.training.stacked.seed_group import SeedGroup
 from cvrbench.training.state import Callbacks, FitResult, Task
@@ -256,3 +257,70 @@ class TrainingSession:
         """Rows that the run has computed gradients on so far."""
         trained = sum(result.state.examples for result in self.results)
         return trained + self.probed - self.reused
+
+
+class RunRows(NamedTuple):
+    """Where rows are kept, and those of the two splits that a run needs all the time."""
+
+    keeping: Placement
+    train: Rows
+    valid: Rows
+    answers: Split
+    """The validation split, what its predictions are scored by in memory."""
+
+
+def open_rows(
+    config: TrainerConfig,
+    dataset: Dataset,
+    device: torch.device,
+    weights: npt.NDArray[np.float32] | None,
+    seed_group: SeedGroup | None,
+) -> RunRows:
+    """Open the training rows, whose labels count as `weights` say, and the validation rows.
+
+    Raises:
+        DataError: A file is gone or was cut short.
+    """
+    train, valid, schema = dataset.train, dataset.valid, dataset.schema
+    # In memory they are once for all runs that go the same way, so the first one has chosen.
+    asked = "memory" if seed_group is not None and seed_group.loaded else config.data
+    keeping = Placement.choose(asked, (train, valid), device)
+    load = keeping.open
+    if seed_group is not None and keeping.where == "memory":
+        load = seed_group.load
+    return RunRows(
+        keeping,
+        load(train, schema, device, weights),
+        load(valid, schema, device),
+        load_labels(valid, schema.name),
+    )
+
+
+def cost_of(
+    trainings: Sequence[FitResult], probed: int, reused: int, *, total_seconds: float
+) -> dict[str, Any]:
+    """Give seconds, examples and examples per second for a run's record.
+
+    Args:
+        trainings: All of the run; the last is the one that its weights are of.
+        probed: Examples whose gradients were taken outside a training.
+        reused: Examples of trainings that another run had done.
+        total_seconds: Of the run's wall clock.
+    """
+    *searches, final = (training.state for training in trainings)
+    search = sum(state.seconds for state in searches)
+    of_searches = sum(state.examples for state in searches)
+    examples = of_searches + final.examples
+    return {
+        "seconds": {
+            "search": round(search, 3),
+            "train": round(final.seconds, 3),
+            "total": round(total_seconds, 3),
+        },
+        "examples": {
+            "search": of_searches + probed,
+            "train": final.examples,
+            "reused": reused,
+        },
+        "examples_per_second": round(examples / max(search + final.seconds, 1e-9), 1),
+    }

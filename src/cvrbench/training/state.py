@@ -27,8 +27,8 @@ from cvrbench.training.callbacks import (
     ignore,
 )
 from cvrbench.training.checkpoint import Pace, StageFiles
+from cvrbench.training.evaluator import Predicted, predict
 from cvrbench.training.optimizers import Optimizers, build_optimizers
-from cvrbench.training.predict import Predicted, predict
 
 Metrics = dict[str, float | None]
 

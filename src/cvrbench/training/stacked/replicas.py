@@ -15,11 +15,9 @@ from torch import Tensor
 from cvrbench.data.batches import SplitTensors
 from cvrbench.rng import derive
 from cvrbench.strategies.base import SharingStrategy
-from cvrbench.training.job import TrainingJob
-from cvrbench.training.loop import get_rng
+from cvrbench.training.loop import TrainingJob, get_rng
 from cvrbench.training.schedule import count_steps, evaluation_steps, rate_factor
-from cvrbench.training.stacked.stack import can_stack
-from cvrbench.training.stacked.stacked_step import StackedStep
+from cvrbench.training.stacked.stack import StackedStep, can_stack
 from cvrbench.training.state import FitResult, TrainingState
 
 Ended = FitResult | BaseException

@@ -21,7 +21,7 @@ from cvrbench.data.batches import SplitTensors
 from cvrbench.data.dataset import Split
 from cvrbench.data.schema import Schema
 from cvrbench.training.callbacks import StopRequested
-from cvrbench.training.job import TrainingJob
+from cvrbench.training.loop import TrainingJob
 from cvrbench.training.stacked.replicas import Trained, fit_stacked
 from cvrbench.training.state import FitResult
 

@@ -108,7 +108,7 @@ def test_the_test_split_is_scored_once_and_after_every_choice(quick, monkeypatch
     )
     assert order.count("test") == 1
     assert order[-1] == "test"
-    assert order.count("_fit") == 5 + 1  # both tasks' searches at once
+    assert order.count("_fit") == 2 * 5 + 1  # a search per task
 
 
 def test_without_score_test_the_test_split_is_never_touched(quick):

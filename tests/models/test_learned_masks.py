@@ -137,7 +137,7 @@ class Toy:
         return count_steps(N_ROWS, self.config.trainer.batch_size, epochs)
 
     def train(self, training: Training) -> list[FitResult]:
-        assert training.apart
+        assert training.per_task
         callbacks = Callbacks(
             training.label, StageFiles(self.folder, 0), lambda _: None, lambda: False
         )
@@ -186,7 +186,7 @@ def test_budgets_are_kept_before_anything_is_cut(tmp_path, gate, sharing) -> Non
     with torch.no_grad():
         opens = torch.cat([p.flatten(1) for p in network.open().values()], dim=1)
     assert (gates.expected_density(opens) > 0.9).all()
-    toy.train(Training(network, label="search", epochs=10, apart=True))
+    toy.train(Training(network, label="search", epochs=10, per_task=True))
     with torch.no_grad():
         opens = torch.cat([p.flatten(1) for p in network.open().values()], dim=1)
     assert gates.expected_density(opens).tolist() == pytest.approx([0.2, 0.2], abs=0.05)

@@ -62,7 +62,7 @@ def test_a_task_computes_with_what_its_masks_keep_and_nothing_else(masked) -> No
 def test_apart_the_tasks_compute_the_same_with_weights_of_their_own() -> None:
     schema = make_schema(3)
     network = sparse(build("ncs", schema))
-    twin = network.apart()
+    twin = network.untied()
     features = make_batch(schema).features
     torch.testing.assert_close(twin(features).logits, network(features).logits)
     twin(features).logits[:, 1].sum().backward()

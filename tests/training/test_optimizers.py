@@ -143,7 +143,7 @@ def test_the_schedule_is_torchs_linear_rise_and_cosine(steps: int) -> None:
     rising = math.ceil(WARMUP * steps)
     optimizer = torch.optim.SGD([table()], lr=0.3)
     rise = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / rising, 1.0, max(rising - 1, 1))
-    fall = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps - rising)
+    fall = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps - rising + 1)
     torchs = torch.optim.lr_scheduler.SequentialLR(optimizer, [rise, fall], [rising - 1])
     for step in range(1, steps + 1):
         expected = optimizer.param_groups[0]["lr"] / 0.3
@@ -151,6 +151,7 @@ def test_the_schedule_is_torchs_linear_rise_and_cosine(steps: int) -> None:
         assert rate_factor("constant", step, steps) == 1
         optimizer.step()
         torchs.step()
+        assert rate_factor("warmup_cosine", step, steps) > 0
     assert rate_factor("warmup_cosine", 1, 1) == 1
 
 

@@ -22,7 +22,7 @@ from cvrbench.objectives.exposure_space import ExposureSpace
 from cvrbench.strategies.base import SharingStrategy
 from cvrbench.training.loop import TrainingJob
 from cvrbench.training.optimizers import Optimizers, build_optimizers
-from cvrbench.training.stacked.stack import Program, can_stack
+from cvrbench.training.stacked.stack import StackedStep, can_stack
 from cvrbench.training.state import Task
 from cvrbench.training.step import train_step, updates_of
 from tests.models.conftest_models import (
@@ -101,7 +101,7 @@ def rows_with_tags(n: int) -> SplitTensors:
     )
 
 
-def stacked(members: Sequence[Replica], rows: SplitTensors, trainer=TRAINER) -> Program:
+def stacked(members: Sequence[Replica], rows: SplitTensors, trainer=TRAINER) -> StackedStep:
     """Put replicas into one program; replica n draws from the generator of seed n."""
     requests = [
         TrainingJob(
@@ -110,7 +110,7 @@ def stacked(members: Sequence[Replica], rows: SplitTensors, trainer=TRAINER) -> 
         for r, s in zip(members, SEEDS, strict=True)
     ]
     generators = [torch.Generator().manual_seed(seed) for seed in SEEDS]
-    return Program(requests, [rows] * len(members), generators, [r.optimizers for r in members])
+    return StackedStep(requests, [rows] * len(members), generators, [r.optimizers for r in members])
 
 
 def assert_stacked_is_alone(

@@ -65,6 +65,8 @@ class SharingStrategy(nn.Module, ABC):
     ) -> Tensor | None:
         """Return a loss of the strategy's own that may see labels, `[...]`; none by default.
 
+        It reads no weights: in a stack one call serves all replicas.
+
         Args:
             output: Of the pass, `[..., batch, tasks]`.
             batch: The rows of the pass.

@@ -25,7 +25,7 @@ WARMUP = 0.05
 def rate_factor(schedule: Literal["constant", "warmup_cosine"], step: int, steps: int) -> float:
     """Return what the learning rates are multiplied by at a step.
 
-    `warmup_cosine`: rises linearly over the first `WARMUP` of the steps, then falls to 0 as
+    `warmup_cosine`: rises linearly over the first `WARMUP` of the steps, then falls towards 0 as
     (1 + cos(pi p)) / 2 (Loshchilov and Hutter, ICLR 2017, eq. 5, without restarts).
 
     Args:
@@ -40,7 +40,7 @@ def rate_factor(schedule: Literal["constant", "warmup_cosine"], step: int, steps
             rising = math.ceil(WARMUP * steps)
             if step <= rising:
                 return step / rising
-            progress = (step - rising) / max(steps - rising, 1)
+            progress = (step - rising) / (steps - rising + 1)  # at 0 a last step would do nothing
             return (1 + math.cos(math.pi * progress)) / 2
         case _:
             assert_never(schedule)

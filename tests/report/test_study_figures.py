@@ -282,6 +282,7 @@ def test_negative_and_equal_values_can_be_drawn(tmp_path):
             assert save(figure, tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_five_hundred_trials_can_be_drawn(tmp_path):
     looks = ((1, 0.5), (2, 0.6))
     summary = searched(500)

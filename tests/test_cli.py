@@ -364,7 +364,7 @@ def test_completion_offers_whole_assignments(typed, offered):
             "cvrbench run model=n",
             ["ncs", "ncs_paper"],
         ),  # bash splits at =, and puts the answer behind it
-        ("cvrbench run model=", ["cgc", "mmoe", "ncs"]),
+        ("cvrbench run model=", ["aitm", "cgc", "mmoe"]),
         ("cvrbench run model=ncs trainer.pat", ["trainer.patience=8"]),
         ("cvrbench run model=ncs dataset=kuairand_l", ["kuairand_like"]),
         ("cvrbench data describe hill", ["hillstrom"]),

@@ -144,7 +144,7 @@ def _digests(folder: Path, record: Any) -> dict[str, str]:
 
 
 def _of_tensors(file: Path) -> str:
-    """Digest of tensors whatever their names, which may change without a number update_mask."""
+    """Digest of tensors whatever their names, which may change without a number moving."""
     return _of_text(" ".join(sorted(_of_array(t.numpy()) for t in load_file(file).values())))
 
 

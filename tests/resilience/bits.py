@@ -21,7 +21,7 @@ def empty(file: Path) -> None:
 
 
 def flip(file: Path, at: float = 0.5) -> None:
-    """UpdateStep one bit round, at some part of the file."""
+    """Flip one bit round, at some part of the file."""
     content = bytearray(file.read_bytes())
     content[int(at * (len(content) - 1))] ^= 0b100
     file.write_bytes(content)

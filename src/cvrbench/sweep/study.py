@@ -89,7 +89,7 @@ class Opened:
 
 
 def plan_studies(overrides: Sequence[str], *, multirun: bool) -> list[Plan]:
-    """UpdateStep the words of `cvrbench sweep` into studies, each under a name of its own.
+    """Turn the words of `cvrbench sweep` into studies, each under a name of its own.
 
     Raises:
         ConfigError: A word, a setting or a space is wrong, or two studies would have one name.

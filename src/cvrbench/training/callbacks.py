@@ -57,7 +57,7 @@ def ignore(_: Any) -> None:
 
 @contextmanager
 def stop_on_interrupt() -> Iterator[StopRequested]:
-    """UpdateStep the first Ctrl-C into a polite request, so that no step is torn in the middle.
+    """Turn the first Ctrl-C into a polite request, so that no step is torn in the middle.
 
     Yields:
         A function that says whether the user asked to stop. A second Ctrl-C interrupts at once.

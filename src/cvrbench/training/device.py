@@ -22,7 +22,7 @@ REFUSED = re.compile(r"ried to allocate (\d+ bytes|[\d.]+ [KMGT]iB)")
 
 
 def resolve_device(name: str) -> torch.device:
-    """UpdateStep `auto`, `cpu`, `cuda` or `cuda:N` into a device that is there.
+    """Resolve `auto`, `cpu`, `cuda` or `cuda:N` into a device that is there.
 
     Raises:
         ConfigError: The name is none of these.
@@ -48,7 +48,7 @@ def resolve_device(name: str) -> torch.device:
 
 @contextmanager
 def explain_memory() -> Iterator[None]:
-    """UpdateStep a lack of memory into a `RunError` that says what to make smaller."""
+    """Turn a lack of memory into a `RunError` that says what to make smaller."""
     try:
         yield
     except (MemoryError, RuntimeError, OSError) as error:

@@ -196,7 +196,7 @@ class TrainingSession:
         return cost_of(self.results, self.probed, self.reused, total_seconds=total_seconds / n_runs)
 
     def epochs_of(self, step: int) -> float:
-        """UpdateStep a number of steps into passes over the training rows."""
+        """Convert a number of steps into passes over the training rows."""
         return step * self.config.trainer.batch_size / len(self.train_rows)
 
     def _bound(

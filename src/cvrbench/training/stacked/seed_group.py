@@ -108,7 +108,7 @@ def in_seed_group(
     """Call functions that train, each in a thread of its own, and let them train together.
 
     Args:
-        runs: Called with their seed_group; they differ in nothing but their seed.
+        runs: Called with their group; they differ in nothing but their seed.
         stop_requested: Asked after every step.
 
     Returns:

@@ -136,7 +136,7 @@ def counts(schema: Schema, labels: Bytes) -> dict[str, dict[str, int]]:
 
 
 def describe_metric(name: str, tasks: Sequence[Task] = ()) -> MetricInfo:
-    """Say what a metric is called, where it is measured and which way it is better.
+    """Return what a metric is called, where it is measured and which way it is better.
 
     Args:
         name: Such as `cvr_auc`.

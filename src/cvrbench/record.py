@@ -48,7 +48,7 @@ class RunRecord:
     choices: dict[str, str]
     config: dict[str, Any]
     fingerprint: str
-    """Of the prepared data."""
+    """Fingerprint of the prepared data."""
     tasks: list[dict[str, Any]]
     """Name, label, parent and joint of each task."""
     metrics: dict[str, Metrics]
@@ -62,7 +62,7 @@ class RunRecord:
     parameters: int
     embedding_parameters: int
     multiply_adds: int
-    """Of one example's forward pass."""
+    """Multiply-adds of one example's forward pass."""
     seconds: dict[str, float]
     """`search` and `train` (optimiser steps), `total` (wall clock)."""
     examples: dict[str, int]
@@ -76,7 +76,7 @@ class RunRecord:
     """Name -> sha256 of what lies beside the record; empty in records of before it was kept."""
 
     def to_json(self) -> dict[str, Any]:
-        """Give the plain form."""
+        """Return the plain form."""
         return asdict(self)
 
     @classmethod

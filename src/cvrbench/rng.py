@@ -22,5 +22,5 @@ def derive(seed: int, *names: str | int) -> int:
 
 
 def numpy_stream(seed: int, *names: str | int) -> np.random.Generator:
-    """Give the NumPy generator of the stream `names`."""
+    """Return the NumPy generator of the stream `names`."""
     return np.random.default_rng(derive(seed, *names))

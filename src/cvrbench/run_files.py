@@ -129,7 +129,7 @@ def read_predictions(folder: Path) -> pl.DataFrame:
 
 
 def checked(folder: Path, name: str) -> Path:
-    """Give a file of a run, once it is seen to be what the run's record says; or not there.
+    """Return a file of a run, once it is seen to be what the run's record says; or not there.
 
     Raises:
         StoreError: Its content is not what it was when the record was written.

@@ -22,7 +22,7 @@ class Indexed(Protocol):
     """What an array and a tensor have in common, as far as it is needed here."""
 
     def __getitem__(self, index: Any, /) -> Any:
-        """Give a column, or the rows of a mask."""
+        """Return a column, or the rows of a mask."""
         ...
 
 
@@ -40,7 +40,7 @@ class SpaceOf(NamedTuple, Generic[Array]):
     truth: Array | None
 
     def take(self, values: Array) -> Array:
-        """Give the values of the space's rows."""
+        """Return the values of the space's rows."""
         taken: Array = values if self.rows is None else values[self.rows]
         return taken
 
@@ -55,7 +55,7 @@ def spaces(
     joint: Array,
     truth: Array | None = None,
 ) -> Iterator[SpaceOf[Array]]:
-    """Give every task, and every product along its parents, with its rows.
+    """Return every task, and every product along its parents, with its rows.
 
     Args:
         tasks: Each after its parent.

@@ -62,7 +62,7 @@ class ResultStore:
         self.runs = results_dir / "runs"
 
     def state(self, run_id: str) -> State:
-        """Say whether a run is finished, begun or new."""
+        """Return whether a run is finished, begun or new."""
         folder = self.runs / run_id
         if (folder / "checkpoints").is_dir():
             return "unfinished"
@@ -86,7 +86,7 @@ class ResultStore:
         return Survey(records=records, unreadable=unreadable)
 
     def records(self) -> list[RunRecord]:
-        """Give the records of the `survey` alone."""
+        """Return the records of the `survey` alone."""
         return self.survey().records
 
     def predictions(self, run_id: str) -> pl.DataFrame:
@@ -207,7 +207,7 @@ class ResultStore:
                     forget_temporaries(path)
 
     def is_busy(self, run_id: str) -> bool:
-        """Say whether some process is running a run."""
+        """Return whether some process is running a run."""
         return is_locked(self.runs / run_id / "lock")
 
 

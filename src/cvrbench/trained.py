@@ -40,7 +40,7 @@ class Trained:
 
     @property
     def schema(self) -> Schema:
-        """Of the dataset that it was trained on."""
+        """Schema of the dataset that it was trained on."""
         return self.dataset.schema
 
 

@@ -31,9 +31,9 @@ class SyntheticConfig:
     """Skew of the values: the k-th most frequent has weight `1 / k ** zipf`."""
     click_rate: Fraction
     conversion_rate: Fraction
-    """Of clicked exposures."""
+    """Share of clicked exposures that convert."""
     correlation: Annotated[float, Ge(-1), Le(1)]
-    """Of the two tasks' effects, apart from the conflicting ones."""
+    """Correlation of the two tasks' effects, apart from the conflicting ones."""
     conflict: Annotated[float, Ge(0)]
     """Strength of effects that act on the two tasks with opposite sign."""
     signal: Annotated[float, Gt(0)]
@@ -171,7 +171,7 @@ class AliExpressConfig:
     kind: Literal["aliexpress"]
     country: Literal["NL", "FR", "ES", "US", "RU"]
     valid_fraction: Fraction
-    """Of training pages."""
+    """Number of training pages."""
     split_seed: Seed
     min_count: Count
 

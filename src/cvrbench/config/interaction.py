@@ -31,7 +31,7 @@ class CrossConfig:
     layers: Count
     """Crosses; the output has products of at most one feature more than there are of them."""
     rank: Count | None
-    """Of each layer's matrix; null: full."""
+    """Rank of each layer's matrix; null: full."""
 
 
 InteractionConfig = NoInteractionConfig | DotConfig | CrossConfig

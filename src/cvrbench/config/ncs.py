@@ -59,7 +59,7 @@ class NCSConfig:
     scope: Literal["global", "layer"]
     """One threshold over all layers, or one per layer."""
     warmup_epochs: Annotated[float, Ge(0)]
-    """Of training all tasks together before the search; survivors are rewound to its weights."""
+    """Epochs of joint training before the search; survivors are rewound to its weights."""
     search_epochs: Annotated[float, Gt(0)]
     """At most, of the whole search; rounds share them, and part of one takes part of the rows."""
     together: bool

@@ -33,7 +33,7 @@ class TrainerConfig:
     weight_decay: Annotated[float, Ge(0)]
     """Decoupled (AdamW), on the dense weights."""
     schedule: Literal["constant", "warmup_cosine"]
-    """Of both learning rates over the steps of a training (`cvrbench.training.schedule`)."""
+    """Course of both learning rates over the steps of a training (`cvrbench.training.schedule`)."""
     clip_norm: Annotated[float, Gt(0)] | None
     """Largest norm of the dense weights' gradient; null: as it is. Tables are not clipped."""
     embedding_optimizer: Literal["rowwise_adagrad", "lazy_adam", "adam"]
@@ -66,7 +66,7 @@ class ProtocolConfig:
     score_test: bool
     """Score the test split once, after all choices. Sweep trials set this to false."""
     label_share: Annotated[float, Gt(0), Le(1)]
-    """Of one task's training labels that the run may learn from (`data.label_subsampling`)."""
+    """Share of one task's training labels that a run may learn from (`data.label_subsampling`)."""
     label_share_task: str | None
     """Which task's; null: the last that has a parent, else the last."""
 

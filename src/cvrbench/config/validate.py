@@ -57,7 +57,7 @@ LIMITS = {Ge: "at least", Gt: "above", Le: "at most", Lt: "below"}
 
 
 def config_to_dict(config: schema.Config) -> dict[str, Any]:
-    """Give a config as plain values that JSON and yaml hold without loss."""
+    """Return a config as plain values that JSON and yaml hold without loss."""
     plain: dict[str, Any] = _jsonable(asdict(config))
     return plain
 
@@ -195,7 +195,7 @@ def _plain(declared: Any) -> Any:
 
 
 def _inside(declared: Any, part: str | int) -> Any:
-    """Give the type of a dataclass's field, a tuple's item or a dict's value; Any where unknown."""
+    """Return the type of a dataclass's field, a tuple's item or a dict's value, or Any."""
     if is_dataclass(declared) and isinstance(declared, type):
         return get_type_hints(declared, include_extras=True).get(str(part), Any)
     arguments = get_args(declared)
@@ -205,7 +205,7 @@ def _inside(declared: Any, part: str | int) -> Any:
 
 
 def _any_of(types: Sequence[Any]) -> str:
-    """Say what may stand where several types may: `auto or a whole number (at least 1)`."""
+    """Return what may stand where several types may: `auto or a whole number (at least 1)`."""
     words: list[str] = []
     for declared in types:
         plain = _plain(declared)

@@ -278,7 +278,7 @@ class StoreWriter:
         self._files[split, name].recode(change)
 
     def copy_split(self, source: str, target: str) -> None:
-        """Give another split the same rows, as links to the files where the system has links."""
+        """Put the same rows into another split, as links where the system has links."""
         (self.folder / target).mkdir()
         for (split, name), file in self._files.items():
             if split == source:

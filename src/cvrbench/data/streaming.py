@@ -107,7 +107,7 @@ class DiskRows:
         return rows
 
     def _received(self, rows: SplitTensors) -> SplitTensors:
-        """Tell torch that the computing stream uses what another one copied."""
+        """Record for torch that the computing stream uses what another one copied."""
         if self._stream is not None:
             own = [t for bag in rows.bags if not bag.shared for t in bag[:3]]
             for tensor in (*rows[:3], rows.contexts, rows.weights, *own):

@@ -18,12 +18,12 @@ from torch._C import _functorch
 from torch._functorch.pyfunctorch import temporarily_pop_interpreter_stack
 
 LEVELS = 1 << 16
-"""Of the 16 random bits that decide about one unit."""
+"""Values of the 16 random bits that decide about one unit."""
 
 
 class _Drawing(threading.local):
     generators: Sequence[torch.Generator] = ()
-    """Of the stacked networks, in their order."""
+    """Generators of the stacked networks, in their order."""
 
 
 _drawing = _Drawing()

@@ -185,7 +185,7 @@ class Gates(nn.Module):
         self.weight = glorot(n, n_in, n_experts)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Give each gate's mixture, which sums to 1 over the experts."""
+        """Return each gate's mixture, which sums to 1 over the experts."""
         bias = self.weight.new_zeros(1, 1, 1)
         return parallel_linear(x, self.weight, bias).softmax(dim=2)
 

@@ -79,11 +79,11 @@ class SharingStrategy(nn.Module, ABC):
         return False
 
     def gate_facts(self, features: Features) -> list[GateFacts]:  # noqa: ARG002
-        """Say what each gate does on a batch; none by default, for a strategy without gates."""
+        """Return what each gate does on a batch; none by default, for a strategy without gates."""
         return []
 
     def diagnostics(self) -> dict[str, object]:
-        """Give plain facts about what is shared, for the run's record; none by default."""
+        """Return plain facts about what is shared, for the run's record; none by default."""
         return {}
 
 
@@ -146,7 +146,7 @@ class PretrainContext(Protocol):
         ...
 
     def batches(self, n: int) -> Iterator[Batch]:
-        """Give `n` training batches, the same for one seed; more epochs where rows run out."""
+        """Return `n` training batches, the same for one seed; more epochs where rows run out."""
         ...
 
     def losses(self, output: Output, batch: Batch) -> Tensor:

@@ -47,7 +47,7 @@ class MMoE(SharingStrategy):
         return output._replace(shared=encoded)
 
     def gate_facts(self, features: Features) -> list[GateFacts]:
-        """Say what each task's gate does on a batch, or the common one."""
+        """Return what each task's gate does on a batch, or the common one."""
         mixtures = self.gates(self.encoder(features))  # [gates, batch, experts]
         names = [f"expert_{e}" for e in range(self.experts.n)]
         return gate_facts(mixtures, self.mixed_for, [names] * len(mixtures))

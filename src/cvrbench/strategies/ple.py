@@ -67,7 +67,7 @@ class Extraction(nn.Module):
         return paths if shared_gate is None else torch.cat([paths, mix(shared_gate, outputs)])
 
     def mixtures(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Give the gates' mixtures.
+        """Return the gates' mixtures.
 
         Args:
             x: As `forward` reads it.
@@ -129,7 +129,7 @@ class PLE(SharingStrategy):
         return output._replace(shared=encoded)
 
     def gate_facts(self, features: Features) -> list[GateFacts]:
-        """Say what the tasks' gates do on a batch at every level, and the shared path's."""
+        """Return what the tasks' gates do on a batch at every level, and the shared path's."""
         task_experts = [[*own, *self.common] for own in self.own]
         all_experts = [*chain.from_iterable(self.own), *self.common]
         x = self.encoder(features)

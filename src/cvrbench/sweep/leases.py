@@ -109,7 +109,7 @@ class Leases:
             thread.join()
 
     def release(self, trial: FrozenTrial) -> None:
-        """Give an unfinished trial back; whoever goes on with it goes on where it was."""
+        """Return an unfinished trial to the queue; whoever goes on with it goes on where it was."""
         if not self._is_mine(trial):
             return
         attempts = trial.user_attrs.get(ATTEMPTS, 1)

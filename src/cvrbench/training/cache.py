@@ -77,7 +77,7 @@ class TrainingCache:
                 self.put(key, files)
 
     def get(self, key: str, files: StageFiles) -> bool:
-        """Give a stage the result that another run computed.
+        """Answer a stage by the result that another run computed.
 
         Returns:
             Whether the stage is answered by another run's work, be it from an earlier try.
@@ -114,7 +114,7 @@ class TrainingCache:
 def conditions(
     config: Config, fingerprint: str, scarce: int, device: torch.device
 ) -> dict[str, object]:
-    """Give what the trainings of two runs must have in common to be one.
+    """Return what the trainings of two runs must have in common to be one.
 
     Args:
         config: Of a run.

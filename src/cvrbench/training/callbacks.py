@@ -41,7 +41,7 @@ class Evaluation:
     stage: str
     """As in `Progress`."""
     number: int
-    """Of the look within its stage, from 1."""
+    """Number of the evaluation within its stage, from 1."""
     metrics: dict[str, float | None]
     examples: int
     """As in `Progress`."""
@@ -52,7 +52,7 @@ OnEvaluation = Callable[[Evaluation], None]
 
 
 def ignore(_: Any) -> None:
-    """Tell nobody."""
+    """Do nothing."""
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from cvrbench.errors import StoreError
 from cvrbench.files import atomic_write, explain_write
 
 SHARE = 0.03
-"""Of the time of training that may go into checkpoints of a stage under way."""
+"""Share of the time of training that may go into checkpoints of a stage under way."""
 SAMPLE = 16_000_000
 """Bytes that are written to learn how fast the disk is, before there was a save of more."""
 CAUTION = 3.0
@@ -160,7 +160,7 @@ class Pace:
         self.due = time.monotonic() + self.seconds
 
     def is_due(self) -> bool:
-        """Say whether it is time to think of a save."""
+        """Return whether it is time to think of a save."""
         return time.monotonic() > self.due
 
     def save(self, state: Mapping[str, Any], *, trained: float, at_once: bool) -> None:

@@ -39,7 +39,7 @@ from cvrbench.training.step import task_losses
 OBSERVED_SHARE, FEWEST_ROWS, MOST_ROWS = 0.015, 512, 16384
 """Rows of a probe to those trained on between two looks, which bounds what looking costs."""
 DIGITS = 4
-"""Of every recorded number, of which there are many."""
+"""Digits of every recorded number, of which there are many."""
 
 Cosines = dict[str, dict[str, float]]
 """Layer -> tasks -> cosine."""

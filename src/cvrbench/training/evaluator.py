@@ -92,7 +92,7 @@ class Evaluator:
     device: torch.device
 
     def predict_for(self, kinds: Collection[str]) -> Callable[..., Predicted]:
-        """Say how to predict validation if `kinds` of metric are wanted (`training.predict`)."""
+        """Return how to predict validation if `kinds` of metric are wanted (`training.predict`)."""
         return predict_there if stay(self.device, kinds) else predict
 
     def score(self, predicted: Predicted, kinds: Collection[str]) -> Scores:

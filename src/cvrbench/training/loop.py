@@ -113,7 +113,7 @@ class _Steps:
 
 
 def get_rng() -> dict[str, Any]:
-    """Give the random state of this process, as a checkpoint keeps it."""
+    """Return the random state of this process, as a checkpoint keeps it."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
@@ -126,7 +126,7 @@ def _set_rng(state: dict[str, Any]) -> None:
 
 @contextmanager
 def forward_of(network: SharingStrategy, *, compiled: bool) -> Iterator[Forward]:
-    """Give what computes a network's logits: itself, or what torch compiles of it.
+    """Return what computes a network's logits: itself, or what torch compiles of it.
 
     On a GPU as CUDA graphs, since launches cost most there. The compiler knows no sparse gradients,
     so that encoders stay as they are.

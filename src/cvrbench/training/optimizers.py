@@ -54,10 +54,10 @@ class MaskedAdamW(_Undecorated):
     """
 
     update_mask: UpdateMask
-    """Of the next step."""
+    """Where the next step may move parameters."""
     anywhere: UpdateMask
-    """Of any step. What lies outside forgets its moments and its clock, so that it starts afresh
-    where masks that change let it in again."""
+    """Where any step may move parameters. What lies outside forgets its moments and its clock, so
+    that it starts afresh where masks that change let it in again."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class RowwiseAdagrad(_Undecorated):
     """
 
     update_mask: UpdateMask
-    """Of the next step; entries it excludes have no gradient and get no decay."""
+    """Where the next step may move the table; excluded entries have no gradient, get no decay."""
 
     def __init__(
         self, params: Iterable[nn.Parameter], *, lr: float, weight_decay: float, eps: float = 1e-8
@@ -145,7 +145,7 @@ class LazyAdam(_Undecorated):
     """
 
     update_mask: UpdateMask
-    """Of the next step; entries it excludes keep their weight and moments."""
+    """Where the next step may move the table; entries it excludes keep their weight and moments."""
 
     def __init__(
         self,
@@ -245,7 +245,7 @@ class Optimizers:
         self.table.step()
 
     def state_dict(self) -> list[dict[str, Any]]:
-        """Give the state of every part."""
+        """Return the state of every part."""
         return [self.dense.state_dict(), self.table.state_dict()]
 
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:

@@ -118,7 +118,7 @@ class TrainingSession:
         return self._bound(training.network, task, callbacks, training.epochs)
 
     def _chosen(self, training: Training) -> tuple[str, ...]:
-        """Say which tasks a training trains: one asked for alone whatever its loss weighs."""
+        """Return which tasks a training trains: one asked for alone whatever its loss weighs."""
         asked = self.trained if training.tasks is None else tuple(training.tasks)
         return asked if training.is_of_one else tuple(n for n in asked if n in self.trained)
 
@@ -156,7 +156,7 @@ class TrainingSession:
         return count_steps(len(self.train_rows), self.config.trainer.batch_size, epochs)
 
     def batches(self, n: int) -> Iterator[Batch]:
-        """Give the first `n` batches of the epochs' orders (`strategies.base.PretrainContext`)."""
+        """Yield the first `n` batches of the epochs' orders (`strategies.base.PretrainContext`)."""
         size = self.config.trainer.batch_size
         with closing(self.train_rows.batches(size, self.seed)) as batches:
             for batch in islice(batches, n):
@@ -191,7 +191,7 @@ class TrainingSession:
         return [look for result in self.results for look in result.state.history]
 
     def effort(self, total_seconds: float) -> dict[str, Any]:
-        """Say what the run cost; of time that several runs shared, each has an equal part."""
+        """Return what the run cost; of time that several runs shared, each has an equal part."""
         n_runs = self.seed_group.size if self.seed_group else 1
         return cost_of(self.results, self.probed, self.reused, total_seconds=total_seconds / n_runs)
 
@@ -299,7 +299,7 @@ def open_rows(
 def cost_of(
     trainings: Sequence[FitResult], probed: int, reused: int, *, total_seconds: float
 ) -> dict[str, Any]:
-    """Give seconds, examples and examples per second for a run's record.
+    """Return seconds, examples and examples per second for a run's record.
 
     Args:
         trainings: All of the run; the last is the one that its weights are of.

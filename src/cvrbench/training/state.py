@@ -182,7 +182,7 @@ class TrainingState:
         self.callbacks.on_evaluation(told)
 
     def report(self, total_steps: int) -> None:
-        """Tell how far it is."""
+        """Report progress to the callbacks."""
         state = self.state
         self.callbacks.on_progress(
             Progress(
@@ -201,7 +201,7 @@ class TrainingState:
         return self.state.seconds - self.begun_with
 
     def saved(self, rng: Any) -> dict[str, Any]:
-        """Give what it takes to go on from here."""
+        """Return what it takes to go on from here."""
         return {
             **self.ended(),
             "network": {n: _by_itself(t) for n, t in self.network.state_dict().items()},
@@ -215,11 +215,11 @@ class TrainingState:
         self.pace.save(self.saved(rng), trained=self.trained, at_once=at_once)
 
     def interrupted(self) -> RunInterrupted:
-        """Say that the user stopped it."""
+        """Return the exception of a training that the user stopped."""
         return RunInterrupted(f"stopped by the user in stage '{self.callbacks.stage}'")
 
     def ended(self) -> dict[str, Any]:
-        """Give what is left of it once it has ended."""
+        """Return what is left of it once it has ended."""
         return {"state": asdict(self.state), "best": self.best}
 
     def finish(self) -> FitResult:
@@ -230,7 +230,7 @@ class TrainingState:
 
 
 def result_of(ended: Mapping[str, Any], network: SharingStrategy) -> FitResult:
-    """Give the result of a training that had ended, and its best weights to the network."""
+    """Load the best weights of a training that had ended; return its result."""
     network.load_state_dict(ended["best"])
     state = State(**ended["state"])
     return FitResult(state.best_score, state)

@@ -140,7 +140,7 @@ class NCS(SharingStrategy):
             keep.copy_(masks.keep[name])
 
     def split(self) -> None:
-        """Give every task trunk weights of its own, equal ones for now."""
+        """Replace the trunk by one per task, equal ones for now."""
         n = len(self.tasks)
         for parameters in (self.trunk.weights, self.trunk.biases):
             for number, parameter in enumerate(parameters):
@@ -189,7 +189,7 @@ class NCS(SharingStrategy):
         return update_mask
 
     def diagnostics(self) -> dict[str, object]:
-        """Give density, overlap and dead units of the masks, and the way to them."""
+        """Return density, overlap and dead units of the masks, and the way to them."""
         masks = self.masks
         return {
             "density": masks.density(),

@@ -14,7 +14,7 @@ from cvrbench.strategies.ncs.candidates import Candidate, ranked, schedule
 from cvrbench.strategies.ncs.gradients import gradient_sums
 
 SYNFLOW_ROUNDS = 100
-"""Of pruning by synaptic flow down to the last density (Tanaka et al. 2020, algorithm 1)."""
+"""Rounds of pruning by synaptic flow down to the last density (Tanaka et al. 2020, algorithm 1)."""
 
 
 def snip(ncs: NCS, context: PretrainContext, config: NCSConfig) -> list[Candidate]:

@@ -24,7 +24,7 @@ from cvrbench.strategies.ncs.selection import choose
 
 
 def build_search(config: NCSConfig) -> MaskSearch:
-    """Give the search that a configuration names."""
+    """Return the search that a configuration names."""
     return partial(_search, config=config)
 
 

@@ -22,10 +22,10 @@ MOST_WORK = 100_000_000
 of a step, eight seeds against one eight times: 0.6 at 15 million (`shared_bottom` as by default),
 0.8 at 60 million (`mmoe`)."""
 COPIES = 6
-"""Of a run's weights while it is one of many: its own, the stack's, gradients and moments, its
-best, and what an optimiser makes on the way."""
+"""Copies of a run's weights while it is one of many: its own, the stack's, gradients and moments,
+its best, and what an optimiser makes on the way."""
 SHARE = 0.5
-"""Of the free memory that a group may take."""
+"""Share of the free memory that a group may take."""
 
 
 def can_go_together(config: Config) -> bool:
@@ -36,7 +36,7 @@ def can_go_together(config: Config) -> bool:
 
 
 def most_that_pay(config: Config, build: Callable[[], SharingStrategy]) -> int:
-    """Say how many runs of a configuration to train at once; 1 where it does not pay.
+    """Return how many runs of a configuration to train at once; 1 where it does not pay.
 
     Args:
         config: Of all of them, but for the seed.

@@ -80,7 +80,7 @@ class Stack(SharingStrategy):
         return self.replicas[0].auxiliary(output, batch, objective)
 
     def rows_of(self, index: Tensor) -> Tensor:
-        """Say which rows to gather for `forward`: `[replicas, batch]` -> `[rows]`.
+        """Return which rows to gather for `forward`: `[replicas, batch]` -> `[rows]`.
 
         A replica with a table per task reads its rows once for each.
         """
@@ -115,7 +115,7 @@ class Stack(SharingStrategy):
         return stacked
 
     def release(self) -> None:
-        """Give every replica weights of its own again, as they are now."""
+        """Copy the stack's weights back into every replica, as they are now."""
         for replica in self.replicas:
             for tensor in (*replica.parameters(), *replica.buffers()):
                 tensor.data = tensor.data.clone()
@@ -218,7 +218,7 @@ def _as_deep(mask: Tensor, n_dims: int) -> Tensor:
 
 
 States = list[dict[str, Any]]
-"""Of a dense optimiser and of one for the tables, as `Optimizers.state_dict` gives them."""
+"""States of a dense optimiser and of one for the tables (`Optimizers.state_dict`)."""
 
 
 class StackedStep:
@@ -262,7 +262,7 @@ class StackedStep:
             own.load_state_dict(_part(states, number, len(self.own)))
 
     def release(self) -> None:
-        """Give every replica tensors of its own again, as they are now."""
+        """Copy the stacked tensors back into every replica, as they are now."""
         self.stack.release()
         for own in self.own_balancing:
             for tensor in (*own.parameters(), *own.buffers()):

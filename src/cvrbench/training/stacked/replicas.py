@@ -66,7 +66,9 @@ def is_stackable(job: TrainingJob) -> bool:
     """Whether a training can be part of a program of several."""
     in_memory, config = isinstance(job.train, SplitTensors), job.config
     plain = in_memory and config.precision == "fp32" and not config.compile
-    return plain and job.task.balancing.stackable and can_stack(job.network)
+    balancing = job.task.balancing
+    together = balancing.stackable and not balancing.compares_gradients
+    return plain and together and can_stack(job.network)
 
 
 def _attempt(job: TrainingJob) -> Ended:

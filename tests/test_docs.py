@@ -47,9 +47,18 @@ def options(group: str) -> set[str]:
     return {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")}
 
 
-def test_every_strategy_has_its_paragraph():
-    assert options("model")
-    assert headings("strategies.md") == options("model")
+@pytest.mark.parametrize(
+    ("group", "page"),
+    [
+        ("model", "strategies.md"),
+        ("objective", "objectives.md"),
+        ("balancing", "balancing.md"),
+        ("interaction", "interactions.md"),
+    ],
+)
+def test_every_option_has_its_paragraph(group, page):
+    assert options(group)
+    assert headings(page) == options(group)
 
 
 @pytest.mark.parametrize("group", ["dataset", "interaction", "model", "objective", "balancing"])

@@ -18,8 +18,8 @@ from cvrbench.errors import ConfigError, RunError, RunInterrupted, StoreError
 from cvrbench.record import run_id
 from cvrbench.store import ResultStore
 from cvrbench.training import session
+from tests.choices import MODELS
 
-MODELS = ("single_task", "shared_embedding", "shared_bottom", "omoe", "mmoe", "cgc", "ple", "ncs")
 OBJECTIVES = ("click_space", "entire_space", "exposure_space")
 
 

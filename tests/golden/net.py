@@ -2,6 +2,7 @@
 
     python -m tests.golden.net            compare with digests.json, print what differs
     python -m tests.golden.net --write    write digests.json anew
+    python -m tests.golden.net --write mine    measure and write the entry `mine` alone
 
 A digest that differs is a number that moved: raise `cvrbench.record.NUMBERS`, explain it in the
 CHANGELOG under *Numbers changed*, and write the digests anew. The last bits of a float depend on
@@ -228,9 +229,27 @@ def _call(*words: str) -> str:
     return out.getvalue()
 
 
+def _write(names: list[str]) -> int:
+    """Measure some entries and leave the others as they are."""
+    found = known()
+    if found["platform"] != platform_key():
+        print(f"the net was written on {found['platform']}; write all of it here")  # noqa: T201
+        return 1
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        measured = {name: measure(name, home / "data", home / name) for name in names}
+    # In the order of the entries, as a whole write has it.
+    entries = found["entries"] | measured
+    found["entries"] = {name: entries[name] for name in (*RUNS, *STACKED) if name in entries}
+    FILE.write_text(json.dumps(found, indent=1) + "\n")
+    return 0
+
+
 def _main() -> int:
     from cvrbench import record
 
+    if names := sys.argv[sys.argv.index("--write") + 1 :] if "--write" in sys.argv else []:
+        return _write(names)
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         entries = {name: measure(name, home / "data", home / name) for name in [*RUNS, *STACKED]}

@@ -12,6 +12,8 @@ from cvrbench.balancing.uncertainty import Uncertainty
 from cvrbench.config.balancing import BalancingConfig, WeightedConfig
 from cvrbench.config.compose import compose
 from cvrbench.errors import ConfigError
+from tests.choices import BALANCINGS
+from tests.models.conftest_models import balancing_of, make_schema
 
 LOSSES = torch.tensor([0.69, 0.12, 0.01])
 
@@ -108,3 +110,12 @@ def test_a_config_says_of_its_method_whether_it_compares_gradients(config):
     built = build_balancing(made, ("ctr", "cvr"), ("ctr", "cvr"))
     assert built.compares_gradients == made.compares_gradients
     assert not (built.compares_gradients and built.stackable)
+
+
+@pytest.mark.parametrize("kind", BALANCINGS)
+def test_a_batch_without_a_row_of_any_task_weighs_a_finite_loss(kind):
+    method = balancing_of(kind, make_schema(3))
+    losses = torch.zeros(3, requires_grad=True)
+    method.weigh(losses).sum().backward()
+    assert torch.isfinite(losses.grad).all()
+    assert all(torch.isfinite(p.grad).all() for p in method.parameters() if p.grad is not None)

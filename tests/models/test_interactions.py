@@ -8,7 +8,8 @@ import torch
 
 from cvrbench.config.interaction import CrossConfig, DotConfig, NoInteractionConfig
 from cvrbench.nn.interactions import Cross, Dot, build_encoder
-from tests.models.conftest_models import make_batch, make_schema
+from tests.choices import kinds
+from tests.models.conftest_models import chosen, make_batch, make_schema
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -73,8 +74,7 @@ def test_cross_of_zeros_is_no_interaction():
 
 
 CONFIGS = [
-    DotConfig(kind="dot"),
-    CrossConfig(kind="cross", layers=2, rank=None),
+    *(chosen("interaction", kind) for kind in kinds("interaction") if kind != "none"),
     CrossConfig(kind="cross", layers=2, rank=2),
 ]
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import nox
+from nox.command import CommandFailed
 
 nox.needs_version = ">=2024.10.9"
 nox.options.sessions = ["lint", "types", "tests", "docs"]  # ten minutes on two cores
@@ -56,7 +57,12 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def slow(session: nox.Session) -> None:
-    pytest(session, "slow")
+    """Kills, locks and clocks, two at a time; what fails must pass with the cores to itself."""
+    try:
+        pytest(session, "slow")
+    except CommandFailed:
+        session.log("what failed runs again, one at a time")
+        python(session, "pytest", "-m", "slow", "--last-failed", *session.posargs)
 
 
 @nox.session(venv_backend="none")

@@ -27,6 +27,7 @@ from safetensors.torch import load_file
 from cvrbench import experiment
 from cvrbench.config.compose import compose
 from cvrbench.launch.stacked import run_stacked
+from tests.choices import SEARCHES
 
 FILE = Path(__file__).with_name("digests.json")
 TOLERANCE = 0.02
@@ -55,25 +56,7 @@ RUNS: dict[str, str] = {
     "schedule": "model=mmoe trainer.schedule=warmup_cosine trainer.clip_norm=0.1",
     "label_share": "model=shared_bottom protocol.label_share=0.1",
     "disk": "model=shared_bottom trainer.data=disk",
-    **{
-        search: f"{NCS} model.search={search}"
-        for search in (
-            "imp",
-            "one_shot",
-            "snip",
-            "grasp",
-            "synflow",
-            "gradient_conflict",
-            "learned",
-            "set",
-            "rigl",
-            "random",
-            "identical",
-            "dense",
-            "shuffled",
-            "unshared",
-        )
-    },
+    **{search: f"{NCS} model.search={search}" for search in SEARCHES},
     "imp_per_task": f"{NCS} model.search=imp model.together=false",
     "imp_entire_space": f"{NCS} model.search=imp objective=entire_space",
     "hard_concrete": f"{NCS} model.search=learned model.relaxation=hard_concrete model.sharing=0.3",

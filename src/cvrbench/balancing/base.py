@@ -1,12 +1,9 @@
 """What every balancing method is: how the tasks' losses, or their gradients, become one step."""
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-
-from cvrbench.errors import ConfigError
 
 
 class Balancing(nn.Module):
@@ -43,19 +40,6 @@ class Balancing(nn.Module):
                 representation, `[tasks, tasks]`.
         """
         raise NotImplementedError
-
-
-def refuse_unknown_tasks(named: Sequence[str], tasks: Sequence[str], key: str) -> None:
-    """Check the names of tasks in a config.
-
-    Raises:
-        ConfigError: The dataset has no task of a name.
-    """
-    if unknown := sorted(set(named) - set(tasks)):
-        raise ConfigError(
-            f"{key} names {', '.join(unknown)}, which is no task of this dataset; its tasks are "
-            f"{', '.join(tasks)}"
-        )
 
 
 def gramian(losses: Tensor, shared: Tensor) -> Tensor:

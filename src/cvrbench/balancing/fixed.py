@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from cvrbench.balancing.base import Balancing, refuse_unknown_tasks
+from cvrbench.balancing.base import Balancing
+from cvrbench.errors import ConfigError
 
 
 class Fixed(Balancing):
@@ -31,5 +32,9 @@ def weights_of(named: Mapping[str, float], tasks: Sequence[str]) -> Tensor:
     Raises:
         ConfigError: A weight names a task that the dataset does not have.
     """
-    refuse_unknown_tasks([*named], tasks, "balancing.weights")
+    if unknown := sorted(set(named) - set(tasks)):
+        raise ConfigError(
+            f"balancing.weights names {', '.join(unknown)}, which is no task of this dataset; its "
+            f"tasks are {', '.join(tasks)}"
+        )
     return torch.tensor([named.get(task, 1.0) for task in tasks])

@@ -106,16 +106,26 @@ class TrainingSession:
         """Bind a training to this run, as its next stage."""
         chosen = self._chosen(training)
         objective = self.objective.per_task() if training.per_task else self.objective
-
-        def mean_auc(predictions: Predicted) -> tuple[float, dict[str, float | None]]:
-            found = self.evaluator.score(predictions, ("auc",))
-            value = selection_score(found.metrics, chosen, "mean_auc", found.undefined)
-            return value, found.metrics
-
-        predict = self.evaluator.predict_for(("auc",))
-        task = Task(objective, self._balancing(training), mean_auc, predict)
+        task = self._task(objective, self._balancing(training), chosen, "mean_auc", ("auc",))
         callbacks = Callbacks(training.label, *self._callbacks())
         return self._bound(training.network, task, callbacks, training.epochs)
+
+    def _task(
+        self,
+        objective: Objective,
+        balancing: Balancing,
+        trained: Sequence[str],
+        selection: str,
+        kinds: Sequence[str],
+    ) -> Task:
+        """Return what a training optimises, and its score: `selection` over the tasks `trained`."""
+
+        def score(predictions: Predicted) -> tuple[float, dict[str, float | None]]:
+            found = self.evaluator.score(predictions, kinds)
+            value = selection_score(found.metrics, trained, selection, found.undefined)
+            return value, found.metrics
+
+        return Task(objective, balancing, score, self.evaluator.predict_for(kinds))
 
     def _chosen(self, training: Training) -> tuple[str, ...]:
         """Return which tasks a training trains: one asked for alone whatever its loss weighs."""
@@ -135,15 +145,9 @@ class TrainingSession:
         """Train on all tasks, validation choosing by `protocol.selection`: the run's last stage."""
         selection = self.config.protocol.selection
         kinds = tuple(sorted({*WATCHED_KINDS, selection.rsplit("_", 1)[-1]}))
-
-        def chosen(predictions: Predicted) -> tuple[float, dict[str, float | None]]:
-            found = self.evaluator.score(predictions, kinds)
-            value = selection_score(found.metrics, self.trained, selection, found.undefined)
-            return value, found.metrics
-
         balancing = build_balancing(self.config.balancing, self.tasks, self.trained)
-        predict = self.evaluator.predict_for(kinds)
-        task = Task(self.objective, balancing.to(self.device), chosen, predict)
+        balancing = balancing.to(self.device)
+        task = self._task(self.objective, balancing, self.trained, selection, kinds)
         n_rows = probe_rows(len(self.train_rows) / self.config.trainer.evaluations_per_epoch)
         probe = Probe.draw(
             self.train_rows, self.objective, self.tasks, seed=self.seed, n_rows=n_rows
@@ -206,8 +210,9 @@ class TrainingSession:
 
         def on_evaluation(look: Evaluation) -> None:
             self.verification.finish()
-            self.on_any_evaluation(replace(look, examples=before + look.examples))
-            callbacks.on_evaluation(replace(look, examples=before + look.examples))
+            look = replace(look, examples=before + look.examples)
+            self.on_any_evaluation(look)
+            callbacks.on_evaluation(look)
 
         trainer, seed = self.config.trainer, self.config.seed
         told = callbacks._replace(on_evaluation=on_evaluation)

@@ -48,10 +48,9 @@ from cvrbench.config.schema import Config
 from cvrbench.data.batches import SplitTensors
 from cvrbench.data.dataset import Dataset
 from cvrbench.data.registry import ensure
-from cvrbench.evaluation import score, selection_score
+from cvrbench.metrics.evaluation import score, selection_score
+from cvrbench.metrics.spaces import spaces
 from cvrbench.objectives import build_objective
-from cvrbench.rng import derive, numpy_stream
-from cvrbench.spaces import spaces
 from cvrbench.stats.bootstrap import Resampling, auc_draws
 from cvrbench.stats.difference import difference, paired_t, row_difference, wilcoxon
 from cvrbench.stats.influence import (
@@ -63,6 +62,7 @@ from cvrbench.stats.influence import (
 )
 from cvrbench.stats.intervals import t_interval
 from cvrbench.strategies import build_network
+from cvrbench.system.rng import derive, numpy_stream
 from cvrbench.training.callbacks import ignore
 from cvrbench.training.checkpoint import StageFiles
 from cvrbench.training.device import torch_settings

@@ -25,7 +25,7 @@ from benchmarks.figures import Figure, print_table
 
 from cvrbench import metrics
 from cvrbench.data.schema import Schema, Task
-from cvrbench.evaluation import score
+from cvrbench.metrics.evaluation import score
 
 Array = npt.NDArray[Any]
 ROWS, QUICK_ROWS = 43_000_000, 300_000

@@ -14,12 +14,12 @@ import argparse
 from pathlib import Path
 from statistics import mean
 
-from cvrbench.record import RunRecord
 from cvrbench.report.comparison import Comparison, Variant, compare
 from cvrbench.report.differences import Differences, against
 from cvrbench.report.grids import verdict
 from cvrbench.report.tables import interval
-from cvrbench.store import ResultStore
+from cvrbench.runs.record import RunRecord
+from cvrbench.runs.store import ResultStore
 
 
 def main() -> None:

@@ -34,7 +34,7 @@ from benchmarks.turns import WARM_UP, Contender, compare, ratio
 from cvrbench.data import sampler
 from cvrbench.data.dataset import SPLITS, StoreWriter, open_dataset
 from cvrbench.data.streaming import DiskRows, Placement
-from cvrbench.memory import keep_freed_memory
+from cvrbench.system.machine import keep_freed_memory
 
 BATCH, CHUNK_ROWS, ZIPF_POWER = SMALL.batch, 2**18, 4
 CPU = torch.device("cpu")

@@ -19,10 +19,10 @@ from pathlib import Path
 from benchmarks.figures import Figure, print_table
 from benchmarks.turns import Contender, Step, compare, ratio
 
-from cvrbench import experiment
 from cvrbench.config.compose import compose
 from cvrbench.data.registry import ensure
 from cvrbench.launch.stacked import run_stacked
+from cvrbench.runs import experiment
 
 SEEDS, THREADS = 8, 2
 MODELS = ("shared_bottom", "single_task", "ncs", "mmoe")

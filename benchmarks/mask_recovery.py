@@ -58,9 +58,9 @@ from cvrbench.masks.drawn import random_scores
 from cvrbench.masks.mask_set import MaskSet
 from cvrbench.masks.ranking import keep_best
 from cvrbench.objectives import build_objective
-from cvrbench.rng import derive
 from cvrbench.strategies.base import PretrainContext
 from cvrbench.strategies.ncs import NCS, SearchResult
+from cvrbench.system.rng import derive
 from cvrbench.training.device import torch_settings
 from cvrbench.training.session import TrainingSession
 

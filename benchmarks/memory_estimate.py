@@ -2,7 +2,7 @@
 
     python -m benchmarks.memory_estimate [--quick]
 
-Each shape is prepared, estimated (`cvrbench.memory_estimate`) and run by `cvrbench run` in a
+Each shape is prepared, estimated (`cvrbench.runs.memory`) and run by `cvrbench run` in a
 process of its own, whose largest resident size the kernel keeps (`VmHWM`). Against it stands what a
 process holds when it is about to begin, what the run needs, and the pages of mapped labels.
 """
@@ -71,13 +71,13 @@ PREPARE = "from cvrbench import planning as p; p.check_plan(plan)"
 ESTIMATE = """
 import psutil, torch
 from pathlib import Path
-from cvrbench import experiment, memory_estimate
+from cvrbench.runs import experiment, memory
 from cvrbench.data.registry import ensure
 config = plan[0].config
 held = psutil.Process().memory_info().rss
 dataset = ensure(config.dataset, plan[0].choices["dataset"], Path(config.data_dir))
 pages = sum(split.labels.nbytes for split in (dataset.train, dataset.valid, dataset.test))
-print(held + memory_estimate.estimate(config, dataset, torch.device("cpu")).needed + pages)
+print(held + memory.estimate(config, dataset, torch.device("cpu")).needed + pages)
 """
 COMPOSE = """
 import sys

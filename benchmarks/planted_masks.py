@@ -34,9 +34,9 @@ from cvrbench.data.schema import Numeric, Schema, Task
 from cvrbench.masks.mask_set import MaskSet
 from cvrbench.metrics import auc
 from cvrbench.nn import parallel_mlp
-from cvrbench.rng import derive, numpy_stream
 from cvrbench.strategies import build_network
 from cvrbench.strategies.ncs import NCS
+from cvrbench.system.rng import derive, numpy_stream
 
 TASKS = (
     Task(name="ctr", label="click"),

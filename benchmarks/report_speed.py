@@ -19,9 +19,9 @@ import numpy as np
 import polars as pl
 
 from cvrbench.data.schema import Task
-from cvrbench.evaluation import score
-from cvrbench.record import RECORD_VERSION, RunRecord
-from cvrbench.store import ResultStore
+from cvrbench.metrics.evaluation import score
+from cvrbench.runs.record import RECORD_VERSION, RunRecord
+from cvrbench.runs.store import ResultStore
 
 SEEDS = 5
 TASKS = (

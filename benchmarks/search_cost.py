@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import mean
 
 from cvrbench import compose, run
-from cvrbench.record import RunRecord
+from cvrbench.runs.record import RunRecord
 
 NAIVE = ("model.together=false", "model.search_epochs=4", "model.early_bird=null")
 PIPELINES = {

@@ -29,16 +29,16 @@ from benchmarks.latency import Latency, Spread, measure_savings
 from rich.console import Console
 from rich.table import Table
 
-from cvrbench import experiment
 from cvrbench.config.compose import compose
 from cvrbench.data.dataset import Dataset
 from cvrbench.data.registry import ensure
 from cvrbench.masks.drawn import random_scores
 from cvrbench.masks.ranking import keep_best
+from cvrbench.runs import experiment
+from cvrbench.runs.load import load_trained
 from cvrbench.serving.costs import Savings, compare
 from cvrbench.strategies import build_network
 from cvrbench.strategies.ncs import NCS
-from cvrbench.trained import load_trained
 
 DENSITIES = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02)
 BATCHES = (1, 512)

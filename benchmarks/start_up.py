@@ -27,9 +27,9 @@ from benchmarks.figures import Figure, print_table
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 
-from cvrbench import planning
 from cvrbench.config.compose import compose, plan, product
 from cvrbench.config.folder import find_conf
+from cvrbench.runs import planning
 
 COMMAND = (sys.executable, "-m", "cvrbench")
 RAW_DATA = os.environ.get("CVRBENCH_RAW_DATA")

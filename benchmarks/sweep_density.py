@@ -17,9 +17,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from cvrbench import experiment
 from cvrbench.config.compose import compose
 from cvrbench.config.launcher import LocalConfig
+from cvrbench.runs import experiment
 from cvrbench.sweep.run_study import tune
 from cvrbench.sweep.study import check_studies, plan_studies
 

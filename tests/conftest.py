@@ -77,7 +77,7 @@ def trained(quick_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
 
     Tests that change a run copy it first (`given`).
     """
-    from cvrbench import experiment  # imports torch, which most tests do without
+    from cvrbench.runs import experiment  # imports torch, which most tests do without
 
     results = tmp_path_factory.mktemp("trained")
     places = (f"data_dir={quick_data}", f"results_dir={results}")

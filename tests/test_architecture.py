@@ -28,17 +28,18 @@ DISPATCHERS = ("build_strategy",)
 
 LAYERS = """
 errors
-rng metrics config environment files memory machine threads
+system metrics config
 data stats
-spaces record
-evaluation run_files multiply_adds
+metrics.spaces runs.environment
+runs.record
+metrics.evaluation runs.folder
 nn
 objectives masks
 strategies balancing
-training store studies
-tracking memory_estimate
-experiment planning report trained
-serving reproduction
+training runs.store runs.study
+tracking runs.memory
+runs.experiment runs.planning report runs.load
+serving runs
 launch
 sweep
 cli
@@ -55,7 +56,7 @@ DOORWAYS = {"", "__main__"}
 
 HOMES = {
     "annotated_types": "config",
-    "filelock": "data files",
+    "filelock": "data system.files",
     "hydra": "config",
     "jinja2": "report.page",
     "markupsafe": "report.page",
@@ -66,7 +67,7 @@ HOMES = {
     "onnxruntime": "",
     "onnxscript": "",
     "optuna": "report.figures.sweep sweep",
-    "pydantic": "config report.checks studies",
+    "pydantic": "config report.checks runs.study",
     "ray": "launch.clusters",
     "rich": "cli report.tables",
     "sqlalchemy": "sweep",
@@ -74,9 +75,8 @@ HOMES = {
     "tensorboard": "",
     "torchjd": "balancing.pcgrad",
     "torch": """
-        balancing data device experiment launch.job masks memory_estimate
-        metrics.on_tensors multiply_adds nn objectives serving strategies threads
-        tracking.sinks trained training
+        balancing data device launch.job masks metrics.on_tensors nn objectives
+        runs.experiment runs.load runs.memory serving strategies tracking.sinks training
     """,
     "typer": "cli",
     "wandb": "tracking.sinks",
@@ -183,8 +183,8 @@ def strategies_by_name(_: str, source: str) -> list[str]:
 
 
 def rooms_that_train(_: str, source: str) -> set[str]:
-    rooms = {name.split(".")[0] for name in own(source)}
-    return rooms & {"training", "strategies", "experiment", "nn", "objectives", "masks"}
+    rooms = ["training", "strategies", "runs.experiment", "nn", "objectives", "masks"]
+    return {room for room in rooms if any(is_within(name, room) for name in own(source))}
 
 
 def too_long(_: str, source: str) -> list[str]:
@@ -287,7 +287,7 @@ def test_what_may_be_missing_is_imported_where_it_is_needed():
         (strategies_by_name, "training", "from cvrbench.strategies import x", ["strategies.x"]),
         (descends, "benchmarks.x", "def f(x):\n    x.loss(y).sum().backward()", ["2"]),
         (descends, "nn.kernels", "def backward(x):\n    torch.autograd.grad(x)", []),
-        (rooms_that_train, "report.x", "from cvrbench import experiment", ["experiment"]),
+        (rooms_that_train, "report.x", "from cvrbench.runs import experiment", ["runs.experiment"]),
         (too_long, "stats", "#\n" * (MAX_MODULE_LINES + 1), [f"{MAX_MODULE_LINES + 1} lines"]),
         (too_long, "stats", "def f():\n" + "    0\n" * MAX_FUNCTION_LINES, ["f: 61 lines"]),
         (too_long, "stats", "def f():\n" + "    0\n" * (MAX_FUNCTION_LINES - 1), []),

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from cvrbench import machine
 from cvrbench.config.folder import complete, datasets
-from cvrbench.machine import AvailableMemory
+from cvrbench.system import machine
+from cvrbench.system.machine import AvailableMemory
 
 SMALL = ("model.hidden=[8]", "model.tower=[]")
 QUICK = ("experiment=quick_check", *SMALL)

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from cvrbench import experiment
-from cvrbench.environment import differences
 from cvrbench.errors import RunInterrupted
-from cvrbench.record import RunRecord
-from cvrbench.reproduction import NOISE
-from cvrbench.run_files import read_record
+from cvrbench.runs import experiment
+from cvrbench.runs.environment import differences
+from cvrbench.runs.folder import read_record
+from cvrbench.runs.record import RunRecord
+from cvrbench.runs.reproduce import NOISE
 
 HOSTILE = "[bold]x[/bold][/red]\x1b[31m"
 NCS = ("model=ncs", "model.hidden=[8]", "model.tower=[]")

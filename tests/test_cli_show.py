@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from cvrbench.cli.console import out
-from cvrbench.record import RunRecord
+from cvrbench.runs.record import RunRecord
 from tests.report.mask_records import drawn, masked_record
 
 SMALL = ("model=ncs", "model.hidden=[8]", "model.tower=[]")

@@ -17,7 +17,7 @@ from cvrbench.config import (
     schema,
     sweep,
 )
-from cvrbench.evaluation import METRICS_INFO
+from cvrbench.metrics.evaluation import METRICS_INFO
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

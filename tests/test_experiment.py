@@ -12,11 +12,11 @@ import pytest
 from safetensors.numpy import load_file
 from sklearn.metrics import roc_auc_score
 
-from cvrbench import experiment, planning
 from cvrbench.config.validate import config_to_dict
 from cvrbench.errors import ConfigError, RunError, RunInterrupted, StoreError
-from cvrbench.record import run_id
-from cvrbench.store import ResultStore
+from cvrbench.runs import experiment, planning
+from cvrbench.runs.record import run_id
+from cvrbench.runs.store import ResultStore
 from cvrbench.training import session
 from tests.choices import MODELS
 

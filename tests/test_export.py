@@ -18,10 +18,10 @@ from safetensors.numpy import load_file, save_file
 from cvrbench.cli.app import main
 from cvrbench.data.batches import SplitTensors
 from cvrbench.data.dataset import Bag, Split
+from cvrbench.runs.load import load_trained
 from cvrbench.serving.compaction import compact, task_network
 from cvrbench.serving.costs import example_features
 from cvrbench.serving.export import make_onnx, tensor_inputs
-from cvrbench.trained import load_trained
 from tests.models.conftest_models import build, make_batch, make_schema
 
 CONF = Path(__file__).parents[1] / "conf"

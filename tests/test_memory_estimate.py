@@ -11,7 +11,6 @@ import torch
 from benchmarks import memory_estimate as benchmark
 from safetensors.numpy import load_file
 
-from cvrbench import experiment, machine, memory_estimate
 from cvrbench.cli.run import spans
 from cvrbench.config.runtime_groups import take_launcher
 from cvrbench.data.batches import SplitTensors
@@ -19,8 +18,8 @@ from cvrbench.data.dataset import Bag, open_dataset
 from cvrbench.data.registry import ensure
 from cvrbench.data.streaming import rows_bytes
 from cvrbench.errors import ConfigError, RunError
-from cvrbench.machine import AvailableMemory
-from cvrbench.memory_estimate import (
+from cvrbench.runs import experiment, memory
+from cvrbench.runs.memory import (
     PROCESS,
     REFUSED,
     check_memory,
@@ -28,6 +27,8 @@ from cvrbench.memory_estimate import (
     estimate,
     needs_of_plan,
 )
+from cvrbench.system import machine
+from cvrbench.system.machine import AvailableMemory
 from tests.data.stores import write_store
 
 ROOT = Path(__file__).parents[1]
@@ -81,7 +82,7 @@ def test_every_kind_of_run_needs_its_tables_twice_and_their_optimiser(quick, wor
     assert found.parts["weights and copies of them"] > 2 * copies * table
     of_row = {"rowwise_adagrad": table / config.model.embedding_dim, "lazy_adam": 2 * table}
     assert found.parts["optimiser"] > of_row.get(config.trainer.embedding_optimizer, 4 * table)
-    assert found.needed == sum(found.parts.values()) + memory_estimate.LATER
+    assert found.needed == sum(found.parts.values()) + memory.LATER
 
 
 def test_what_costs_more_is_estimated_higher(quick):
@@ -265,7 +266,7 @@ def test_places_of_a_plan_are_joined():
 SQUEEZED = """
 import resource, sys
 import torch
-from cvrbench import experiment
+from cvrbench.runs import experiment
 from cvrbench.config.compose import compose
 from cvrbench.errors import RunError
 

@@ -2,9 +2,10 @@
 
 import pytest
 
-from cvrbench import machine, planning
 from cvrbench.errors import ConfigError, RunError
-from cvrbench.machine import AvailableMemory
+from cvrbench.runs import planning
+from cvrbench.system import machine
+from cvrbench.system.machine import AvailableMemory
 
 
 def test_cells_of_one_dataset_open_it_once(quick, monkeypatch):

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from cvrbench import experiment
 from cvrbench.config.compose import compose
 from cvrbench.data.dataset import verify
 from cvrbench.data.registry import ensure
+from cvrbench.runs import experiment
 from tests.choices import MODELS
 
 pytestmark = pytest.mark.slow

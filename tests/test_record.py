@@ -8,7 +8,7 @@ import pytest
 
 from cvrbench.cli.console import out
 from cvrbench.errors import StoreError
-from cvrbench.record import RunRecord, run_id
+from cvrbench.runs.record import RunRecord, run_id
 from tests.report.test_comparison import run
 from tests.test_store import RECORD
 
@@ -75,7 +75,7 @@ def test_a_name_tells_dataset_strategy_and_seed():
 
 def test_a_name_changes_with_the_version_of_the_numbers(monkeypatch):
     name = run_id(CONFIG, CHOICES, "f")
-    monkeypatch.setattr("cvrbench.record.NUMBERS", 10**9)
+    monkeypatch.setattr("cvrbench.runs.record.NUMBERS", 10**9)
     assert run_id(CONFIG, CHOICES, "f") != name
 
 

@@ -6,13 +6,13 @@ import json
 import pytest
 
 import cvrbench
-from cvrbench import files
-from cvrbench.environment import describe_environment
 from cvrbench.errors import RunError, StoreError
-from cvrbench.files import write_text
-from cvrbench.record import RunRecord
-from cvrbench.run_files import RunFolder, read_record, read_run_config
-from cvrbench.store import ResultStore
+from cvrbench.runs.environment import describe_environment
+from cvrbench.runs.folder import RunFolder, read_record, read_run_config
+from cvrbench.runs.record import RunRecord
+from cvrbench.runs.store import ResultStore
+from cvrbench.system import files
+from cvrbench.system.files import write_text
 
 RECORD = RunRecord(
     record_version=2,

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from cvrbench.errors import CellBusy
-from cvrbench.store import ResultStore
+from cvrbench.runs.store import ResultStore
 
 CONTENDER = """
 import os, sys, time
 from pathlib import Path
 from cvrbench.errors import StoreError
-from cvrbench.store import ResultStore
+from cvrbench.runs.store import ResultStore
 
 store, mark = ResultStore(Path(sys.argv[1])), Path(sys.argv[1]) / "held"
 print("ready", flush=True)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from cvrbench.errors import StoreError
-from cvrbench.studies import StudyFolder
+from cvrbench.runs.study import StudyFolder
 from tests.report.made_up_studies import params, study, trial
 
 

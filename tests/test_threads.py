@@ -5,7 +5,7 @@ import sys
 
 SCRIPT = """
 import threading, torch
-from cvrbench.threads import compute_alone
+from cvrbench.data.sampler import compute_alone
 
 torch.set_num_threads(3)
 def call(function):

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from benchmarks.training.shapes import Shape, draw
 
-from cvrbench.memory import keep_freed_memory
 from cvrbench.nn.lookup import gather_rows
+from cvrbench.system.machine import keep_freed_memory
 
 Product = tuple[int, int, int]
 FEW_COLUMNS = 16

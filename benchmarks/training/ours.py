@@ -11,11 +11,11 @@ from cvrbench.balancing import Balancing, build_balancing
 from cvrbench.config.compose import compose
 from cvrbench.data.batches import Batch, SplitTensors
 from cvrbench.masks.mask_set import MaskSet
-from cvrbench.memory import keep_freed_memory
 from cvrbench.objectives import Objective, build_objective
 from cvrbench.strategies import build_network
 from cvrbench.strategies.base import SharingStrategy
 from cvrbench.strategies.ncs import NCS
+from cvrbench.system.machine import keep_freed_memory
 from cvrbench.training.optimizers import build_optimizers
 from cvrbench.training.step import train_step
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from cvrbench.config.compose import Composed
-    from cvrbench.record import RunRecord
+    from cvrbench.runs.record import RunRecord
     from cvrbench.training.callbacks import Progress
 
 __version__ = "0.1.0"
@@ -35,7 +35,7 @@ def run(
     on_progress: "Callable[[Progress], None] | None" = None,
 ) -> "RunRecord":
     """Run one experiment, or read it if it is finished."""
-    from cvrbench.experiment import run as worker
+    from cvrbench.runs.experiment import run as worker
     from cvrbench.training.callbacks import ignore
 
     return worker(composed, force=force, on_progress=on_progress or ignore)
@@ -45,7 +45,7 @@ def results(results_dir: str | Path = "results") -> "list[RunRecord]":
     """Read the records of all finished runs; warn of those that cannot be read."""
     import warnings
 
-    from cvrbench.store import ResultStore
+    from cvrbench.runs.store import ResultStore
 
     survey = ResultStore(Path(results_dir)).survey()
     for one in survey.unreadable:

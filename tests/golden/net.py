@@ -4,9 +4,9 @@
     python -m tests.golden.net --write    write digests.json anew
     python -m tests.golden.net --write mine    measure and write the entry `mine` alone
 
-A digest that differs is a number that moved: raise `cvrbench.record.NUMBERS`, explain it in the
-CHANGELOG under *Numbers changed*, and write the digests anew. The last bits of a float depend on
-the processor and on torch, so digests bind on the platform they were written on; elsewhere the
+A digest that differs is a number that moved: raise `cvrbench.runs.record.NUMBERS`, explain it in
+the CHANGELOG under *Numbers changed*, and write the digests anew. The last bits of a float depend
+on the processor and on torch, so digests bind on the platform they were written on; elsewhere the
 metrics must agree to `TOLERANCE`.
 """
 
@@ -24,9 +24,9 @@ import polars as pl
 import torch
 from safetensors.torch import load_file
 
-from cvrbench import experiment
 from cvrbench.config.compose import compose
 from cvrbench.launch.stacked import run_stacked
+from cvrbench.runs import experiment
 from tests.choices import SEARCHES
 
 FILE = Path(__file__).with_name("digests.json")
@@ -229,7 +229,7 @@ def _write(names: list[str]) -> int:
 
 
 def _main() -> int:
-    from cvrbench import record
+    from cvrbench.runs import record
 
     if names := sys.argv[sys.argv.index("--write") + 1 :] if "--write" in sys.argv else []:
         return _write(names)

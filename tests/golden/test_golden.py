@@ -9,7 +9,7 @@ from cvrbench.config.compose import compose
 from cvrbench.config.interaction import InteractionConfig
 from cvrbench.config.model import ModelConfig
 from cvrbench.config.objective import ObjectiveConfig
-from cvrbench.record import NUMBERS
+from cvrbench.runs.record import NUMBERS
 from tests.golden import net
 
 EXACT = net.known()["platform"] == net.platform_key()

@@ -12,17 +12,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cvrbench import experiment
 from cvrbench.config.compose import compose
 from cvrbench.config.validate import config_from_saved
 from cvrbench.data.dataset import open_dataset
 from cvrbench.data.registry import ensure
 from cvrbench.errors import ConfigError, CvrbenchError, StoreError
-from cvrbench.record import sealed
-from cvrbench.reproduction import read_original
-from cvrbench.run_files import read_run_config
-from cvrbench.store import ResultStore
-from cvrbench.trained import load_trained
+from cvrbench.runs import experiment
+from cvrbench.runs.folder import read_run_config
+from cvrbench.runs.load import load_trained
+from cvrbench.runs.record import sealed
+from cvrbench.runs.reproduce import read_original
+from cvrbench.runs.store import ResultStore
 from cvrbench.training.checkpoint import StageFiles
 
 PLACE = Path(__file__)

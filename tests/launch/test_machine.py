@@ -9,8 +9,8 @@ from typing import NamedTuple
 import psutil
 import pytest
 
-from cvrbench import machine
-from cvrbench.machine import AvailableMemory
+from cvrbench.system import machine
+from cvrbench.system.machine import AvailableMemory
 
 GB = 1 << 30
 

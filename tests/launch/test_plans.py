@@ -128,7 +128,7 @@ def test_two_commands_with_one_plan_train_each_cell_once(cvrbench, tmp_path):
 HOLDER = """
 import json, shutil, sys
 from pathlib import Path
-from cvrbench.store import ResultStore
+from cvrbench.runs.store import ResultStore
 
 name, finished = sys.argv[1:]
 with ResultStore(Path("results")).open(name, config={}, choices={}, fresh=True) as folder:

@@ -7,11 +7,11 @@ from functools import partial
 import pytest
 import torch
 
-from cvrbench import experiment, planning
 from cvrbench.config.runtime_groups import take_launcher
 from cvrbench.errors import ConfigError, RunInterrupted
 from cvrbench.launch.stacked import run_stacked
-from cvrbench.store import ResultStore
+from cvrbench.runs import experiment, planning
+from cvrbench.runs.store import ResultStore
 from cvrbench.strategies import build_network
 from cvrbench.training.stacked.heuristics import MOST, most_that_pay
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
-from cvrbench import evaluation
 from cvrbench.data.schema import Schema, Task
 from cvrbench.errors import ConfigError, RunError
-from cvrbench.evaluation import describe_metric, score, selection_score
+from cvrbench.metrics import evaluation
+from cvrbench.metrics.evaluation import describe_metric, score, selection_score
 
 CTR = Task(name="ctr", label="click")
 CVR = Task(name="cvr", label="buy", parent="ctr", joint="ctcvr")

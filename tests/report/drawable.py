@@ -8,9 +8,9 @@ import numpy as np
 import polars as pl
 from sklearn.metrics import roc_auc_score
 
-from cvrbench.record import RunRecord
 from cvrbench.report.dataset_report import DatasetReport, build, with_curves
-from cvrbench.store import ResultStore
+from cvrbench.runs.record import RunRecord
+from cvrbench.runs.store import ResultStore
 from tests.report.test_comparison import run
 
 ROWS = 500

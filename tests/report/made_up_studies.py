@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from cvrbench.studies import STUDY_VERSION, Axis, StudySummary, TrialSummary
+from cvrbench.runs.study import STUDY_VERSION, Axis, StudySummary, TrialSummary
 
 AXES = {
     "model.density": Axis(kind="float", low=0.1, high=0.9),

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from cvrbench.record import RECORD_VERSION, RunRecord
+from cvrbench.runs.record import RECORD_VERSION, RunRecord
 
 NAMES = ("ctr", "cvr", "like")
 

@@ -11,7 +11,7 @@ from sklearn.calibration import calibration_curve
 from cvrbench.errors import StoreError
 from cvrbench.report.calibration import BINS, CELLS, bins_of, calibrations, reliability
 from cvrbench.report.comparison import compare
-from cvrbench.store import ResultStore
+from cvrbench.runs.store import ResultStore
 from tests.report.test_comparison import run
 
 ROWS = 6000

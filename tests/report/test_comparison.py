@@ -9,7 +9,6 @@ import pytest
 from rich.console import Console
 from scipy import stats as scipy_stats
 
-from cvrbench.record import RunRecord
 from cvrbench.report.comparison import Missing, compare
 from cvrbench.report.dataset_report import comparison_json
 from cvrbench.report.figures.comparison import comparison_figure
@@ -17,8 +16,9 @@ from cvrbench.report.figures.style import save
 from cvrbench.report.grids import comparison_grid, cost_grid, mean_ranks, space_grids
 from cvrbench.report.studies import Tuned
 from cvrbench.report.tables import Grid, cells, grid_table, interval, number, run_table
+from cvrbench.runs.record import RunRecord
+from cvrbench.runs.store import Unfinished
 from cvrbench.stats.intervals import Estimate
-from cvrbench.store import Unfinished
 from tests.test_store import RECORD
 
 TASKS = [

@@ -22,8 +22,8 @@ from cvrbench.report.differences import (
     choose_baselines,
 )
 from cvrbench.report.grids import difference_grid, over_seeds_grid, power_grid
+from cvrbench.runs.store import ResultStore
 from cvrbench.stats.influence import auc_influence
-from cvrbench.store import ResultStore
 from tests.report.test_comparison import COUNTS, TASKS, run
 
 ROWS, USERS = 4000, 500

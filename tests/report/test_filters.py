@@ -6,7 +6,7 @@ import pytest
 
 from cvrbench.errors import ConfigError
 from cvrbench.report.comparison import Filters
-from cvrbench.store import Unfinished
+from cvrbench.runs.store import Unfinished
 from tests.report.made_up_studies import searched
 from tests.report.test_comparison import run
 

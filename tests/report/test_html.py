@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from jinja2 import UndefinedError
 
-from cvrbench.record import RunRecord
 from cvrbench.report.comparison import compare
 from cvrbench.report.dataset_report import DatasetReport
 from cvrbench.report.differences import Method, against, transfer
@@ -21,8 +20,9 @@ from cvrbench.report.page.render import differing_settings, render, runs_grid, t
 from cvrbench.report.page.warnings import warnings_between, warnings_of
 from cvrbench.report.studies import budgets_grid, trials_grid, tuned
 from cvrbench.report.tables import Cell, Grid
-from cvrbench.store import ResultStore
-from cvrbench.studies import StudySummary
+from cvrbench.runs.record import RunRecord
+from cvrbench.runs.store import ResultStore
+from cvrbench.runs.study import StudySummary
 from tests.report.made_up_studies import params, searched, study, trial
 from tests.report.test_comparison import run
 from tests.report.test_differences import ROWS

@@ -21,8 +21,8 @@ from cvrbench.report.studies import (
     value_text,
 )
 from cvrbench.report.tables import Grid, grid_table, to_latex, to_markdown
-from cvrbench.store import ResultStore, Survey
-from cvrbench.studies import Studies, StudySummary
+from cvrbench.runs.store import ResultStore, Survey
+from cvrbench.runs.study import Studies, StudySummary
 from tests.report.made_up_studies import AXES, params, searched, study, trial
 from tests.report.test_comparison import run
 from tests.report.test_export import HOSTILE

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from cvrbench.report.figures.style import save
 from cvrbench.report.figures.sweep import parameters, study_figures
-from cvrbench.studies import Axis, StudySummary
+from cvrbench.runs.study import Axis, StudySummary
 from tests.report.made_up_studies import params, searched, study, trial
 
 HOSTILE = r"a_b $x^{ [bold] \frac" + "\nnext"

@@ -16,8 +16,8 @@ from cvrbench.report.figures.runs import agreement_figure, gates_figure
 from cvrbench.report.figures.style import save
 from cvrbench.report.grids import transfer_grid
 from cvrbench.report.sharing import agreements, gatings, read_observed
+from cvrbench.runs.store import ResultStore
 from cvrbench.stats.intervals import t_interval
-from cvrbench.store import ResultStore
 from tests.report.test_comparison import run
 from tests.report.test_differences import ROWS, versus, write
 

@@ -13,9 +13,10 @@ from typing import Any
 import scipy.stats  # noqa: F401
 import torch._dynamo  # noqa: F401 -- what a step and a look load, so that the server has it
 
-from cvrbench import experiment, run_files
 from cvrbench.cli.app import main
 from cvrbench.data import registry
+from cvrbench.runs import experiment
+from cvrbench.runs.folder import RunFolder
 from cvrbench.sweep import run_study, worker
 from cvrbench.training import checkpoint, session, state
 
@@ -122,10 +123,10 @@ def _tell(board: Path) -> None:
     watch(state.TrainingState, "evaluate", "evaluation")
     watch(experiment._Cell, "_score", "evaluation")
     watch(experiment._Cell, "_save_weights", "record writing")
-    watch(run_files.RunFolder, "count_test", "record writing")
-    watch(run_files.RunFolder, "write_predictions", "record writing")
-    watch(run_files.RunFolder, "write_history", "record writing")
-    watch(run_files.RunFolder, "finish", "record writing")
+    watch(RunFolder, "count_test", "record writing")
+    watch(RunFolder, "write_predictions", "record writing")
+    watch(RunFolder, "write_history", "record writing")
+    watch(RunFolder, "finish", "record writing")
     watch(checkpoint, "_write", "checkpoint writing")
     watch(run_study, "open_study", "sweep: opening")
     watch(worker._Worker, "_do", "sweep: a trial")

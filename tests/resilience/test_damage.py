@@ -9,19 +9,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from cvrbench import experiment, planning, run_files
 from cvrbench.config.compose import compose
 from cvrbench.errors import RunInterrupted, StoreError
-from cvrbench.record import is_intact, sealed
-from cvrbench.run_files import (
+from cvrbench.runs import experiment, planning
+from cvrbench.runs.folder import (
+    RESULTS,
     RunFolder,
     checked,
     read_predictions,
     read_record,
     read_run_config,
 )
-from cvrbench.store import ResultStore
-from cvrbench.trained import load_trained
+from cvrbench.runs.load import load_trained
+from cvrbench.runs.record import is_intact, sealed
+from cvrbench.runs.store import ResultStore
 from cvrbench.training import checkpoint
 from cvrbench.training.checkpoint import StageFiles, is_whole
 from tests.resilience.bits import (
@@ -170,7 +171,7 @@ def test_a_changed_digit_of_a_config_is_seen(stopped):
 
 
 @often
-@pytest.mark.parametrize("name", run_files.RESULTS)
+@pytest.mark.parametrize("name", RESULTS)
 def test_a_damaged_result_is_named_when_it_is_read(finished, name, damage):
     read = {
         "predictions.parquet": lambda: read_predictions(finished),
@@ -252,7 +253,7 @@ def test_a_finished_cell_without_its_record_is_run_again(cell, finished, referen
 
 
 def test_temporaries_of_dead_processes_go_and_those_of_living_ones_stay(tmp_path):
-    from cvrbench.files import process_scope, write_text
+    from cvrbench.system.files import process_scope, write_text
 
     file = tmp_path / "best.yaml"
     dead = tmp_path / f".best.yaml.{process_scope()}-4194305-1.tmp"  # no system numbers so high

@@ -2,11 +2,12 @@
 
 import pytest
 
-from cvrbench import experiment, files, planning
 from cvrbench.config.compose import compose
 from cvrbench.data.registry import ensure
 from cvrbench.errors import CvrbenchError, DataError, StoreError
-from cvrbench.run_files import read_record
+from cvrbench.runs import experiment, planning
+from cvrbench.runs.folder import read_record
+from cvrbench.system import files
 from cvrbench.training import checkpoint
 from tests.resilience.bits import at_step, digests
 from tests.resilience.disks import small_disk

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cvrbench.store import ResultStore
+from cvrbench.runs.store import ResultStore
 from tests.resilience import child
 from tests.resilience.harness import RUN, differences, outcome
 

@@ -18,7 +18,7 @@ from optuna.study import Study
 from optuna.trial import TrialState
 from sqlalchemy.pool import NullPool
 
-from cvrbench.store import ResultStore
+from cvrbench.runs.store import ResultStore
 from cvrbench.sweep.leases import ATTEMPTS, WORKER
 from tests.sweep.postgres import IN_URL, postgres
 

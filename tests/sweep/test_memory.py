@@ -2,11 +2,11 @@
 
 import pytest
 
-from cvrbench import machine
 from cvrbench.errors import RunError
-from cvrbench.machine import AvailableMemory
-from cvrbench.memory_estimate import PROCESS, REFUSED, estimate
+from cvrbench.runs.memory import PROCESS, REFUSED, estimate
 from cvrbench.sweep.study import check_studies, dataset_of, plan_studies
+from cvrbench.system import machine
+from cvrbench.system.machine import AvailableMemory
 from cvrbench.training.device import resolve_device
 
 COMMON = ("experiment=quick_check", "sweep=equal_budget", "preset=false")

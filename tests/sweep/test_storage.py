@@ -21,8 +21,8 @@ from optuna.trial import TrialState
 from sqlalchemy import event
 from sqlalchemy.exc import IntegrityError, OperationalError, PendingRollbackError
 
-from cvrbench.environment import without_password
 from cvrbench.errors import ConfigError, StoreError
+from cvrbench.runs.environment import without_password
 from cvrbench.sweep import retrying, storage
 from cvrbench.sweep.retrying import Retrying
 from cvrbench.sweep.storage import open_storage

@@ -14,10 +14,10 @@ import optuna
 import pytest
 import torch
 
-from cvrbench.environment import describe_environment
 from cvrbench.errors import ConfigError, RunError, RunInterrupted
-from cvrbench.store import ResultStore
-from cvrbench.studies import Studies, StudySummary
+from cvrbench.runs.environment import describe_environment
+from cvrbench.runs.store import ResultStore
+from cvrbench.runs.study import Studies, StudySummary
 from cvrbench.sweep.run_study import _importances
 from cvrbench.sweep.samplers import quiet
 from cvrbench.sweep.study import check_studies, plan_studies

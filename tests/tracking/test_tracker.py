@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from cvrbench import experiment, planning, tracking
+from cvrbench import tracking
 from cvrbench.config.validate import config_to_dict
-from cvrbench.record import run_id
 from cvrbench.report.comparison import compare
-from cvrbench.store import ResultStore
+from cvrbench.runs import experiment, planning
+from cvrbench.runs.record import run_id
+from cvrbench.runs.store import ResultStore
 
 ROOT = Path(__file__).parents[2]
 LOGGERS = ("none", "tensorboard", "wandb", "mlflow")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from cvrbench import experiment, planning
 from cvrbench.errors import ConfigError, RunInterrupted
-from cvrbench.store import ResultStore
+from cvrbench.runs import experiment, planning
+from cvrbench.runs.store import ResultStore
 from tests.tracking import readers
 
 ROOT = Path(__file__).parents[2]

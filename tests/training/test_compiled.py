@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from cvrbench import experiment
+from cvrbench.runs import experiment
 
 
 @pytest.mark.slow

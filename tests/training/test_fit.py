@@ -16,7 +16,7 @@ from cvrbench.config.compose import compose
 from cvrbench.data.batches import SplitTensors
 from cvrbench.data.registry import ensure
 from cvrbench.errors import RunError, RunInterrupted
-from cvrbench.evaluation import score, selection_score
+from cvrbench.metrics.evaluation import score, selection_score
 from cvrbench.objectives import build_objective
 from cvrbench.strategies import build_network
 from cvrbench.strategies.ncs import SingleTaskView

@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cvrbench import experiment
 from cvrbench.config.compose import plan
 from cvrbench.data.registry import ensure
 from cvrbench.errors import ConfigError, RunInterrupted
+from cvrbench.runs import experiment
 from cvrbench.training import session
 
 SCARCE = ("trainer.batch_size=256", "protocol.label_share=0.3")

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from cvrbench import experiment, planning
 from cvrbench.config.compose import compose
 from cvrbench.data import sampler, streaming
 from cvrbench.data.registry import ensure
 from cvrbench.data.streaming import Placement
 from cvrbench.errors import DataError, RunInterrupted
+from cvrbench.runs import experiment, planning
 from cvrbench.training import session
 from tests.data.stores import write_store
 
@@ -173,7 +173,7 @@ import torch
 from cvrbench.data import sampler
 from cvrbench.data.dataset import open_dataset
 from cvrbench.data.streaming import Placement
-from cvrbench.memory import keep_freed_memory
+from cvrbench.system.machine import keep_freed_memory
 
 sampler.BLOCK_BYTES = 2**16
 keep_freed_memory()

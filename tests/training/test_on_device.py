@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from cvrbench import experiment
 from cvrbench.config.compose import compose
 from cvrbench.data.batches import SplitTensors
 from cvrbench.data.registry import ensure
 from cvrbench.data.schema import Categorical, Numeric, Schema, Task
 from cvrbench.errors import RunError
-from cvrbench.evaluation import score
+from cvrbench.metrics.evaluation import score
 from cvrbench.objectives import build_objective
-from cvrbench.store import ResultStore
+from cvrbench.runs import experiment
+from cvrbench.runs.store import ResultStore
 from cvrbench.strategies import build_network, build_strategy
 from cvrbench.training import evaluator
 from cvrbench.training.evaluator import CPU, ON_TENSORS, metrics_of_tensors, predict, predict_there

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from cvrbench import experiment
 from cvrbench.config.compose import compose
 from cvrbench.errors import RunInterrupted
-from cvrbench.record import RunRecord
+from cvrbench.runs import experiment
+from cvrbench.runs.record import RunRecord
 
 SEARCHES = ["imp", "one_shot", "gradient_conflict", "snip"]
 WARM_ALIKE = ("one_shot", "gradient_conflict")

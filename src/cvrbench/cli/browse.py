@@ -56,7 +56,7 @@ def list_runs(
     as_json: AsJson = False,
 ) -> None:
     """List runs, finished and unfinished, and those whose record cannot be read."""
-    from cvrbench.store import ResultStore
+    from cvrbench.runs.store import ResultStore
 
     store = ResultStore(results_dir)
     survey = store.survey()

@@ -33,7 +33,7 @@ def check(
     from cvrbench.report.checks import check_all, check_grid, check_json, read_baseline
     from cvrbench.report.comparison import compare
     from cvrbench.report.tables import grid_table
-    from cvrbench.store import ResultStore
+    from cvrbench.runs.store import ResultStore
 
     known = read_baseline(baseline)
     survey = ResultStore(results_dir).survey()

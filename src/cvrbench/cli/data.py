@@ -127,7 +127,7 @@ def describe(
     from cvrbench.data.describe import describe as describe_dataset
     from cvrbench.data.describe import to_json
     from cvrbench.data.registry import ensure
-    from cvrbench.evaluation import counts
+    from cvrbench.metrics.evaluation import counts
     from cvrbench.report.figures.description import description_figure
     from cvrbench.report.figures.style import save
 

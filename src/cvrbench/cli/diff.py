@@ -29,7 +29,7 @@ def diff(
     """
     from cvrbench.report.pairs import making_grids, number_grids, pair, pair_json
     from cvrbench.report.tables import grid_table, words_table
-    from cvrbench.store import ResultStore
+    from cvrbench.runs.store import ResultStore
 
     store = ResultStore(results_dir)
     found = pair(store.folder(first), store.folder(second))

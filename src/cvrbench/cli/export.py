@@ -48,10 +48,10 @@ def export(
 
         cvrbench export kuairand-mmoe-s0 --format state_dict --to serving
     """
+    from cvrbench.runs.load import load_trained
+    from cvrbench.runs.store import ResultStore
     from cvrbench.serving.costs import compare
     from cvrbench.serving.export import part_of, write
-    from cvrbench.store import ResultStore
-    from cvrbench.trained import load_trained
 
     folder = ResultStore(results_dir).folder(run)
     with working(f"reading {folder.name}"):

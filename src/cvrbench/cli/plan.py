@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cvrbench.config.compose import Composed
     from cvrbench.config.launcher import LauncherConfig
     from cvrbench.launch import Outcome
-    from cvrbench.record import RunRecord
+    from cvrbench.runs.record import RunRecord
 
 
 def workers_here(launcher: "LauncherConfig") -> int:
@@ -108,7 +108,7 @@ class _Plan:
 
     def wait(self) -> list[int]:
         """Wait for the cells that others are running; return those to look at again."""
-        from cvrbench import planning
+        from cvrbench.runs import planning
 
         if not self.busy:
             return []
@@ -123,7 +123,7 @@ def _run_here(
     plan: _Plan, turn: Sequence[int], *, force: bool, together: "Literal['auto'] | int" = 1
 ) -> None:
     """Run cells in this process, one after another, or several seeds of one at once."""
-    from cvrbench import planning
+    from cvrbench.runs import planning
 
     for group in planning.groups_of(plan.cells, turn, together, force=force):
         if len(group) > 1:
@@ -174,7 +174,7 @@ def _settle(plan: _Plan, index: int, error: CvrbenchError) -> None:
 
 
 def _run_cell(plan: _Plan, index: int, *, force: bool) -> "RunRecord":
-    from cvrbench import experiment
+    from cvrbench.runs import experiment
 
     cell = plan.cells[index]
     if not force and _is_finished(cell):
@@ -229,13 +229,13 @@ def _take(plan: _Plan, index: int, outcome: "Outcome") -> None:
 
 
 def _is_finished(cell: "Composed") -> bool:
-    from cvrbench import planning
+    from cvrbench.runs import planning
 
     return planning.state_of(cell) == "finished"
 
 
 def _with_advice(stop: RunInterrupted, cell: "Composed") -> RunInterrupted:
-    from cvrbench import planning
+    from cvrbench.runs import planning
 
     folder = planning.folder_of(cell)
     return RunInterrupted(f"{stop}; go on with `cvrbench resume {folder}`")

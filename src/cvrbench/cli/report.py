@@ -14,13 +14,13 @@ from cvrbench.report import MARGIN
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from cvrbench.record import RunRecord
     from cvrbench.report.comparison import Filters
     from cvrbench.report.dataset_report import DatasetReport
     from cvrbench.report.differences import Method
     from cvrbench.report.tables import Grid
-    from cvrbench.store import ResultStore
-    from cvrbench.studies import StudySummary
+    from cvrbench.runs.record import RunRecord
+    from cvrbench.runs.store import ResultStore
+    from cvrbench.runs.study import StudySummary
 
 
 LEAST_DRAWS = 100
@@ -110,7 +110,7 @@ def report(
     from cvrbench.report.comparison import Filters
     from cvrbench.report.dataset_report import with_curves
     from cvrbench.report.differences import Method
-    from cvrbench.store import ResultStore
+    from cvrbench.runs.store import ResultStore
 
     if 0 < bootstrap < LEAST_DRAWS:
         raise ConfigError(f"--bootstrap {bootstrap}: take at least {LEAST_DRAWS} draws, or 0")
@@ -157,7 +157,7 @@ def present_runs(
 
 def _read_sweeps(results_dir: Path) -> "list[StudySummary]":
     """Read every sweep of a results folder; one that cannot be read is named and left out."""
-    from cvrbench.studies import Studies
+    from cvrbench.runs.study import Studies
 
     studies = Studies(results_dir)
     found = []

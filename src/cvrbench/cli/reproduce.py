@@ -16,7 +16,7 @@ from cvrbench.errors import RunInterrupted
 from cvrbench.report.escape import escape_control
 
 if TYPE_CHECKING:
-    from cvrbench.reproduction import Reproduction
+    from cvrbench.runs.reproduce import Reproduction
 
 
 def reproduce(
@@ -42,18 +42,18 @@ def reproduce(
     Examples:
         cvrbench reproduce RUN
     """
-    from cvrbench import reproduction
-    from cvrbench.environment import describe_environment, differences
-    from cvrbench.store import ResultStore
+    from cvrbench.runs.environment import describe_environment, differences
+    from cvrbench.runs.reproduce import NOISE, read_original, run_again
+    from cvrbench.runs.store import ResultStore
 
-    original = reproduction.read_original(ResultStore(results_dir).folder(run))
+    original = read_original(ResultStore(results_dir).folder(run))
     # Device and threads are known only once it has run again.
     if changed := differences(original.record.environment, describe_environment()):
         _say(errors, f"{original.record.run_id} ran on something else: {_changes(changed)}")
     with _scratch(keep=keep) as scratch:
         with training_bar(f"{original.record.run_id} again") as on_progress:
-            noise = reproduction.NOISE if tolerance is None else tolerance
-            found = reproduction.reproduce(original, scratch, noise=noise, on_progress=on_progress)
+            noise = NOISE if tolerance is None else tolerance
+            found = run_again(original, scratch, noise=noise, on_progress=on_progress)
         copy = scratch / "runs" / found.copy.run_id if keep else None
         if as_json:
             print_json(_json(found, copy))

@@ -25,8 +25,8 @@ from cvrbench.errors import RunInterrupted
 if TYPE_CHECKING:
     from cvrbench.config.compose import Composed
     from cvrbench.config.launcher import LauncherConfig
-    from cvrbench.memory_estimate import AtOnce, Need
-    from cvrbench.record import RunRecord
+    from cvrbench.runs.memory import AtOnce, Need
+    from cvrbench.runs.record import RunRecord
 
 GB = 1e9
 
@@ -92,8 +92,8 @@ def run(
     if dry_run:
         _print_plan(cells, launcher, force=force, as_json=as_json)
         return
-    from cvrbench import planning
     from cvrbench.launch import check_installed
+    from cvrbench.runs import planning
 
     check_installed(launcher)
     with preparing_bar() as on_rows:
@@ -114,8 +114,8 @@ def resume(
     as_json: AsJson = False,
 ) -> None:
     """Go on with an interrupted run; it ends where the uninterrupted one would have ended."""
-    from cvrbench import experiment
-    from cvrbench.store import ResultStore
+    from cvrbench.runs import experiment
+    from cvrbench.runs.store import ResultStore
 
     folder = ResultStore(results_dir).folder(run)
     try:
@@ -133,8 +133,8 @@ def _print_plan(
     cells: "list[Composed]", launcher: "LauncherConfig", *, force: bool, as_json: bool
 ) -> None:
     """Print every cell, how far it is, and what memory those that would run need."""
-    from cvrbench import planning
-    from cvrbench.memory_estimate import needs_of_plan
+    from cvrbench.runs import planning
+    from cvrbench.runs.memory import needs_of_plan
 
     states = [planning.state_of(cell) for cell in cells]
     turn = [number for number, state in enumerate(states) if force or state != "finished"]
@@ -205,7 +205,7 @@ def _words(need: "Need") -> tuple[str, str, str]:
 
 
 def _verdict(times_free: float) -> str:
-    from cvrbench.memory_estimate import REFUSED
+    from cvrbench.runs.memory import REFUSED
 
     return "will not fit" if times_free > REFUSED else "may not fit"
 
@@ -214,7 +214,7 @@ def _print_results(
     records: "list[RunRecord]", *, folder: Path | None = None, figures: Path | None = None
 ) -> None:
     from cvrbench.report.tables import run_table
-    from cvrbench.store import ResultStore
+    from cvrbench.runs.store import ResultStore
 
     if len(records) == 1:
         (record,) = records

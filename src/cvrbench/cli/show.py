@@ -17,9 +17,9 @@ from cvrbench.errors import ConfigError, StoreError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from cvrbench.record import RunRecord
     from cvrbench.report.masks import Masks
     from cvrbench.report.tables import Grid
+    from cvrbench.runs.record import RunRecord
 
 MASKS, SHARING = "masks", "sharing"
 RESULTS = Path("results")
@@ -63,8 +63,8 @@ def show(
 
         cvrbench show sharing RUN
     """
-    from cvrbench.run_files import read_record
-    from cvrbench.store import ResultStore
+    from cvrbench.runs.folder import read_record
+    from cvrbench.runs.store import ResultStore
 
     what, run = _parse(words)
     if plot is not None and what != MASKS:

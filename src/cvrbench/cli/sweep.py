@@ -25,8 +25,8 @@ from cvrbench.errors import CvrbenchError, RunInterrupted, StoreError
 if TYPE_CHECKING:
     from cvrbench.config.compose import Composed
     from cvrbench.config.launcher import LauncherConfig
-    from cvrbench.record import RunRecord
-    from cvrbench.studies import StudySummary
+    from cvrbench.runs.record import RunRecord
+    from cvrbench.runs.study import StudySummary
     from cvrbench.sweep.study import Plan
     from cvrbench.training.callbacks import Progress
 
@@ -181,7 +181,7 @@ def _print_results(
     """Print what the studies found, and how the chosen configurations test."""
     from cvrbench.report.studies import budgets_grid, study_json, trials_grid
     from cvrbench.report.tables import grid_table
-    from cvrbench.store import ResultStore
+    from cvrbench.runs.store import ResultStore
 
     if as_json:
         for summary in summaries:
@@ -206,7 +206,7 @@ def _print_stored(
     from cvrbench.config.study import as_experiment
     from cvrbench.report.studies import study_json, trials_grid
     from cvrbench.report.tables import grid_table
-    from cvrbench.studies import Studies
+    from cvrbench.runs.study import Studies
 
     folder = Studies(results_dir).find(status or best or "")
     summary = folder.read()

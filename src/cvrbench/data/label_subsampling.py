@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from cvrbench.data.schema import Schema, Task
 from cvrbench.errors import ConfigError, did_you_mean
-from cvrbench.rng import numpy_stream
+from cvrbench.system.rng import numpy_stream
 
 
 def scarce_task(tasks: Sequence[Task], name: str | None) -> int:

@@ -9,6 +9,7 @@ The order does not depend on whether the split is in memory or on disk: how much
 has changes no number.
 """
 
+import threading
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -22,8 +23,7 @@ from torch import Tensor
 from cvrbench.data.array_reader import Span, spans_of
 from cvrbench.data.dataset import Split
 from cvrbench.data.schema import Schema
-from cvrbench.rng import derive
-from cvrbench.threads import compute_alone
+from cvrbench.system.rng import derive
 
 BLOCK_BYTES = 2**22
 """Most bytes of a block on disk: read at once, they cost little more than a seek."""
@@ -175,3 +175,16 @@ def prefetch(items: Iterator[Item]) -> Generator[Item]:
         while (item := coming.result()) is not over:
             coming = pool.submit(next, items, over)
             yield item  # type: ignore[misc]
+
+
+def compute_alone() -> None:
+    """Have the calling thread compute by itself; all others keep what they have.
+
+    torch keeps one number for threads that are yet to come, each of which takes it over at its
+    first operation; setting one's own sets that, too, so that it is put back from another thread.
+    """
+    before = torch.get_num_threads()  # takes it over now
+    torch.set_num_threads(1)
+    other = threading.Thread(target=torch.set_num_threads, args=(before,))
+    other.start()
+    other.join()

@@ -19,7 +19,7 @@ from cvrbench.data.dataset import SPLITS
 from cvrbench.data.raw import Chunk, Chunks
 from cvrbench.data.schema import Task
 from cvrbench.errors import DataError
-from cvrbench.rng import derive, numpy_stream
+from cvrbench.system.rng import derive, numpy_stream
 
 SPLIT = "<split>"
 """Column that a source adds: 0 train, 1 validation, 2 test; null where the row is dropped. No

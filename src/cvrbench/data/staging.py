@@ -15,7 +15,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from cvrbench.errors import DataError
-from cvrbench.files import NO_SPACE, system_number
+from cvrbench.system.files import NO_SPACE, system_number
 
 PREFIX, LOCKS = ".preparing-", ".locks"
 

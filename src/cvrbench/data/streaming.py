@@ -20,7 +20,7 @@ from cvrbench.data.batches import Batch, Rows, SplitReader, SplitTensors
 from cvrbench.data.dataset import Split
 from cvrbench.data.sampler import Window, prefetch, windows
 from cvrbench.data.schema import Schema
-from cvrbench.machine import available_memory
+from cvrbench.system.machine import available_memory
 
 SEQUENTIAL_BLOCKS = 8
 """Blocks that are read at a time where rows are taken as they lie."""

@@ -18,7 +18,7 @@ from typing import Self
 from cvrbench.data.array_reader import FORGET
 from cvrbench.data.dataset import Dataset, mend
 from cvrbench.errors import DataError, RunInterrupted
-from cvrbench.machine import available_memory
+from cvrbench.system.machine import available_memory
 
 PIECE_BYTES = 2**20
 LOOK_SECONDS = 1.0

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from cvrbench import experiment
 from cvrbench.config.compose import Composed
 from cvrbench.config.validate import config_from_dict, config_to_dict
 from cvrbench.errors import CellBusy
-from cvrbench.record import RunRecord
+from cvrbench.runs import experiment
+from cvrbench.runs.record import RunRecord
 
 
 def cell_argument(cell: Composed, *, force: bool) -> dict[str, Any]:

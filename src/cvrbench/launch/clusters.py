@@ -25,7 +25,7 @@ from cvrbench.launch.job import (
     Share,
     from_json,
 )
-from cvrbench.machine import cores
+from cvrbench.system.machine import cores
 
 POLL_SECONDS = 0.5
 

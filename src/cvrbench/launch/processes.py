@@ -19,7 +19,7 @@ from typing import Any
 
 from cvrbench.config.launcher import ProcessesConfig
 from cvrbench.launch.job import STOP_SECONDS, Engine, Failed, Job, Outcome, Share, from_json
-from cvrbench.machine import cores
+from cvrbench.system.machine import cores
 
 POLL_SECONDS = 0.2
 """How long a Ctrl-C may go unnoticed."""
@@ -95,7 +95,7 @@ def _context(job: Job) -> ForkServerContext | SpawnContext:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["cvrbench.experiment", job.function.__module__])
+    context.set_forkserver_preload(["cvrbench.runs.experiment", job.function.__module__])
     return context
 
 

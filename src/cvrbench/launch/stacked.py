@@ -7,9 +7,9 @@ trains is one program with what the others train (`training.stacked`).
 from collections.abc import Sequence
 from functools import partial
 
-from cvrbench import experiment
 from cvrbench.config.compose import Composed
-from cvrbench.record import RunRecord
+from cvrbench.runs import experiment
+from cvrbench.runs.record import RunRecord
 from cvrbench.training.callbacks import OnProgress, ignore, stop_on_interrupt
 from cvrbench.training.stacked.seed_group import SeedGroup, in_seed_group
 

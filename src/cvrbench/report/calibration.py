@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from cvrbench.data.schema import Task
-from cvrbench.record import RunRecord
+from cvrbench.metrics.spaces import Space
 from cvrbench.report.comparison import Comparison
 from cvrbench.report.differences import predicted_spaces
-from cvrbench.spaces import Space
+from cvrbench.runs.record import RunRecord
+from cvrbench.runs.store import ResultStore
 from cvrbench.stats.influence import Floats, Labels
-from cvrbench.store import ResultStore
 
 BINS = 10
 FEWEST = 10

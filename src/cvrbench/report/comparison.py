@@ -16,12 +16,12 @@ from cvrbench.config.validate import leaves
 from cvrbench.data.label_subsampling import scarce_task
 from cvrbench.data.schema import Task
 from cvrbench.errors import ConfigError, did_you_mean
-from cvrbench.evaluation import describe_metric
-from cvrbench.record import NUMBER_FREE, SCARCITY, RunRecord
+from cvrbench.metrics.evaluation import describe_metric
+from cvrbench.runs.record import NUMBER_FREE, SCARCITY, RunRecord
+from cvrbench.runs.store import Unfinished
+from cvrbench.runs.study import StudySummary
 from cvrbench.stats.influence import Floats
 from cvrbench.stats.intervals import Estimate, auc_standard_error, t_interval
-from cvrbench.store import Unfinished
-from cvrbench.studies import StudySummary
 
 IGNORED = ("seed", "dataset", *NUMBER_FREE, *SCARCITY)
 """Config keys that do not make two runs of one strategy different variants; runs are grouped by

@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 import polars as pl
 
 from cvrbench.errors import StoreError
-from cvrbench.record import RunRecord
 from cvrbench.report.calibration import Calibration, calibrations
 from cvrbench.report.comparison import Comparison, Variant, compare
 from cvrbench.report.differences import (
@@ -33,8 +32,9 @@ from cvrbench.report.grids import (
 from cvrbench.report.sharing import Agreement, Learning, agreements, learnings
 from cvrbench.report.studies import Tuned, tuned
 from cvrbench.report.tables import Grid
-from cvrbench.store import ResultStore, Unfinished
-from cvrbench.studies import StudySummary
+from cvrbench.runs.record import RunRecord
+from cvrbench.runs.store import ResultStore, Unfinished
+from cvrbench.runs.study import StudySummary
 
 MOST_DRAWN = 40
 """Rows that figures on a page can show; of more a reader sees nothing, and waits for it."""

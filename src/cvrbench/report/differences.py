@@ -24,10 +24,11 @@ import polars as pl
 
 from cvrbench.data.schema import Task
 from cvrbench.errors import ConfigError, StoreError
-from cvrbench.record import RunRecord
+from cvrbench.metrics.spaces import Space, spaces
 from cvrbench.report import MARGIN
 from cvrbench.report.comparison import Comparison, Variant
-from cvrbench.spaces import Space, spaces
+from cvrbench.runs.record import RunRecord
+from cvrbench.runs.store import ResultStore
 from cvrbench.stats.bootstrap import (
     Resampling,
     auc_draws,
@@ -53,7 +54,6 @@ from cvrbench.stats.influence import (
     row_variance,
 )
 from cvrbench.stats.intervals import Estimate, t_interval
-from cvrbench.store import ResultStore
 
 KINDS = ("auc", "logloss", "gauc")
 """Metrics whose differences are tested; what calibration loses, log loss shows."""

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from scipy.stats import rankdata
 
-from cvrbench.evaluation import METRICS_INFO, describe_metric
+from cvrbench.metrics.evaluation import METRICS_INFO, describe_metric
 from cvrbench.report.comparison import Comparison, Missing, Variant
 from cvrbench.report.differences import REFERENCE, Differences, Transfer, Verdict
 from cvrbench.report.studies import Tuned, tuned_words
@@ -14,7 +14,7 @@ from cvrbench.stats.difference import smallest_wilcoxon_p
 from cvrbench.stats.power import detectable, rows_factor_needed, seeds_needed
 
 BEYOND_AUC = ("logloss", "gauc", "pcoc", "ece")
-"""What else a space is judged by: kinds of `cvrbench.evaluation`."""
+"""What else a space is judged by: kinds of `cvrbench.metrics.evaluation`."""
 REASON = 90
 """Letters of a reason that a caption shows."""
 OF_KIND = {"auc": "", "logloss": " in log loss", "gauc": " in GAUC"}

@@ -21,10 +21,10 @@ from cvrbench.data.dataset import read_manifest
 from cvrbench.data.registry import prepared_folder
 from cvrbench.data.schema import Schema
 from cvrbench.errors import ConfigError, DataError, StoreError
-from cvrbench.record import RunRecord
 from cvrbench.report.comparison import Comparison, Variant
 from cvrbench.report.tables import Cell, Grid, cells, number, share
-from cvrbench.run_files import checked
+from cvrbench.runs.folder import checked
+from cvrbench.runs.record import RunRecord
 from cvrbench.stats.intervals import Estimate, t_interval
 
 ALL = "all"

@@ -11,11 +11,11 @@ import polars as pl
 from cvrbench.config.validate import leaves
 from cvrbench.data.schema import Task
 from cvrbench.errors import ConfigError, StoreError
-from cvrbench.evaluation import describe_metric
-from cvrbench.record import RunRecord
+from cvrbench.metrics.evaluation import describe_metric
 from cvrbench.report.differences import InfluenceReader
 from cvrbench.report.tables import Cell, Grid, number, p_value
-from cvrbench.run_files import read_predictions, read_record
+from cvrbench.runs.folder import read_predictions, read_record
+from cvrbench.runs.record import RunRecord
 from cvrbench.stats.difference import RowDifference, row_difference
 
 Sides = dict[str, Any]

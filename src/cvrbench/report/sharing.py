@@ -6,10 +6,10 @@ from itertools import combinations
 from typing import Any
 
 from cvrbench.errors import StoreError
-from cvrbench.record import RunRecord
 from cvrbench.report.comparison import Comparison, Variant
 from cvrbench.report.tables import Cell, Grid, cells, share
-from cvrbench.store import ResultStore
+from cvrbench.runs.record import RunRecord
+from cvrbench.runs.store import ResultStore
 
 Evaluation = Mapping[str, Any]
 """One evaluation on the validation rows, as the history keeps it."""

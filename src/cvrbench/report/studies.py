@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from cvrbench.config.sweep import Value
 from cvrbench.report.comparison import Comparison
 from cvrbench.report.tables import Cell, Grid
+from cvrbench.runs.study import StudySummary, TrialState, TrialSummary
 from cvrbench.stats.intervals import t_interval
-from cvrbench.studies import StudySummary, TrialState, TrialSummary
 
 COSTS = ("density", "multiply_adds", "parameters")
 """Objectives that are no metric of the validation rows."""

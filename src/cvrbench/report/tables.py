@@ -10,9 +10,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from cvrbench.data.schema import Task
-from cvrbench.evaluation import describe_metric
-from cvrbench.record import RunRecord
+from cvrbench.metrics.evaluation import describe_metric
 from cvrbench.report.escape import escape_control
+from cvrbench.runs.record import RunRecord
 from cvrbench.stats.intervals import Estimate
 
 

@@ -12,8 +12,8 @@ import torch
 
 from cvrbench.data.batches import Features
 from cvrbench.data.schema import Schema
-from cvrbench.multiply_adds import count_multiply_adds
 from cvrbench.nn import FeatureEncoder
+from cvrbench.nn.multiply_adds import count_multiply_adds
 from cvrbench.serving.compaction import Compaction, TaskNetwork, compact, task_network
 from cvrbench.strategies.base import SharingStrategy
 from cvrbench.strategies.ncs import NCS

@@ -36,7 +36,7 @@ from cvrbench import __version__
 from cvrbench.data.batches import Features
 from cvrbench.data.schema import Schema
 from cvrbench.errors import ConfigError, RunError, StoreError, did_you_mean
-from cvrbench.files import atomic_write, write_text
+from cvrbench.runs.load import Trained
 from cvrbench.serving.compaction import (
     Compaction,
     TaskNetwork,
@@ -45,7 +45,7 @@ from cvrbench.serving.compaction import (
     vocabulary_starts,
 )
 from cvrbench.serving.costs import example_features
-from cvrbench.trained import Trained
+from cvrbench.system.files import atomic_write, write_text
 
 ALL = "all"
 Layout = Literal["onnx", "state_dict"]

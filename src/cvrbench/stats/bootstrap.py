@@ -13,8 +13,8 @@ from functools import cached_property
 import numpy as np
 
 from cvrbench.metrics import log_losses
-from cvrbench.rng import numpy_stream
 from cvrbench.stats.influence import Floats, Ints, Labels, Ranked, common_part
+from cvrbench.system.rng import numpy_stream
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -134,7 +134,7 @@ class PretrainContext(Protocol):
 
     @property
     def seed(self) -> int:
-        """The run's seed, for `cvrbench.rng.derive`."""
+        """The run's seed, for `cvrbench.system.rng.derive`."""
         ...
 
     def train(self, training: Training) -> Fitted:

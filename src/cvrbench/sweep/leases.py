@@ -25,7 +25,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from cvrbench.errors import StoreError
-from cvrbench.files import is_running, process_scope
+from cvrbench.system.files import is_running, process_scope
 
 WORKER, ATTEMPTS, REASON = "worker", "attempts", "reason"
 FURTHER = "further"

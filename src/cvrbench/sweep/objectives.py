@@ -9,9 +9,9 @@ from cvrbench.config.study import Study
 from cvrbench.config.sweep import SIZES
 from cvrbench.data.schema import Task
 from cvrbench.errors import ConfigError, RunError, did_you_mean
-from cvrbench.evaluation import describe_metric, selectable
-from cvrbench.record import RunRecord
-from cvrbench.studies import Direction
+from cvrbench.metrics.evaluation import describe_metric, selectable
+from cvrbench.runs.record import RunRecord
+from cvrbench.runs.study import Direction
 
 WATCHED = ("auc", "logloss")
 """Kinds of metric that every evaluation on validation rows holds."""

@@ -19,17 +19,17 @@ from cvrbench.config.compose import Composed
 from cvrbench.config.launcher import LauncherConfig, LocalConfig, ProcessesConfig
 from cvrbench.config.space import Numbers, Space
 from cvrbench.config.study import as_experiment
-from cvrbench.environment import without_password
 from cvrbench.errors import ConfigError, CvrbenchError, RunError, StoreError
-from cvrbench.files import write_text
 from cvrbench.launch import Failed, OnDone, launch
-from cvrbench.record import RunRecord
-from cvrbench.studies import STUDY_VERSION, Axis, StudySummary, TrialSummary
-from cvrbench.studies import TrialState as State
+from cvrbench.runs.environment import without_password
+from cvrbench.runs.record import RunRecord
+from cvrbench.runs.study import STUDY_VERSION, Axis, StudySummary, TrialSummary
+from cvrbench.runs.study import TrialState as State
 from cvrbench.sweep.leases import ATTEMPTS, REASON
 from cvrbench.sweep.samplers import words_of
 from cvrbench.sweep.study import Opened, Plan, open_study
 from cvrbench.sweep.worker import OnTrial, work, work_on
+from cvrbench.system.files import write_text
 
 EVERY = 1.0
 """Seconds between two summaries."""

@@ -19,7 +19,7 @@ from cvrbench.config.space import Choice, Dimension, Space
 from cvrbench.config.study import Study
 from cvrbench.config.sweep import SweepConfig, Value
 from cvrbench.errors import ConfigError
-from cvrbench.rng import derive
+from cvrbench.system.rng import derive
 
 LARGEST_GRID = 100_000
 

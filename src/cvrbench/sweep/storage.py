@@ -25,11 +25,11 @@ from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
-from cvrbench.environment import without_password
 from cvrbench.errors import ConfigError, StoreError
-from cvrbench.files import explain_write
-from cvrbench.record import is_intact, sealed
+from cvrbench.runs.environment import without_password
+from cvrbench.runs.record import is_intact, sealed
 from cvrbench.sweep.retrying import reason, retrying
+from cvrbench.system.files import explain_write
 
 DRIVERS = {"postgresql": "psycopg", "mysql": "pymysql"}
 """Scheme of a URL -> package that speaks with such a database, as SQLAlchemy calls it."""

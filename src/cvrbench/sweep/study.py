@@ -23,10 +23,10 @@ from cvrbench.data.raw import OnRows, silent
 from cvrbench.data.registry import ensure
 from cvrbench.data.schema import Schema
 from cvrbench.errors import ConfigError
-from cvrbench.memory_estimate import check_together
-from cvrbench.planning import check_plan
-from cvrbench.record import decisive
-from cvrbench.studies import Studies, StudyFolder
+from cvrbench.runs.memory import check_together
+from cvrbench.runs.planning import check_plan
+from cvrbench.runs.record import decisive
+from cvrbench.runs.study import Studies, StudyFolder
 from cvrbench.sweep.objectives import directions
 from cvrbench.sweep.samplers import check_sampler, fixed_trials, quiet
 from cvrbench.sweep.storage import open_storage

@@ -11,16 +11,16 @@ from pathlib import Path
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from cvrbench import experiment, planning
 from cvrbench.config.compose import Composed
 from cvrbench.errors import CellBusy, ConfigError, CvrbenchError, RunError
-from cvrbench.files import explain_write
-from cvrbench.record import RunRecord
-from cvrbench.store import ResultStore
+from cvrbench.runs import experiment, planning
+from cvrbench.runs.record import RunRecord
+from cvrbench.runs.store import ResultStore
 from cvrbench.sweep.leases import ATTEMPTS, FURTHER, REASON, Leases
 from cvrbench.sweep.objectives import WATCHED, measure, of_record, trained
 from cvrbench.sweep.samplers import build_pruner, build_sampler, fixed_trials, suggest
 from cvrbench.sweep.study import Opened, Plan, open_study, plan_studies
+from cvrbench.system.files import explain_write
 from cvrbench.training.callbacks import Evaluation, Progress
 
 HOPELESS = 12

@@ -18,10 +18,10 @@ from pathlib import Path
 from cvrbench.config.compose import Composed
 from cvrbench.config.logger import LoggerConfig
 from cvrbench.config.validate import config_to_dict, leaves
-from cvrbench.environment import versions, without_password
 from cvrbench.errors import ConfigError
-from cvrbench.files import write_text
-from cvrbench.record import RunRecord
+from cvrbench.runs.environment import versions, without_password
+from cvrbench.runs.record import RunRecord
+from cvrbench.system.files import write_text
 from cvrbench.tracking.sinks import About, Earlier, Finished, Sink, open_sink
 from cvrbench.training.callbacks import Evaluation
 

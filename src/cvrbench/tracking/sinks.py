@@ -20,7 +20,7 @@ from cvrbench.config.logger import (
     WandbConfig,
 )
 from cvrbench.errors import RunError
-from cvrbench.files import lock
+from cvrbench.system.files import lock
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from cvrbench.config.schema import Config
 from cvrbench.config.validate import config_to_dict
-from cvrbench.environment import versions
 from cvrbench.errors import RunInterrupted
-from cvrbench.files import atomic_write, explain_write, lock
-from cvrbench.record import NUMBERS, decisive
+from cvrbench.runs.environment import versions
+from cvrbench.runs.record import NUMBERS, decisive
+from cvrbench.system.files import atomic_write, explain_write, lock
 from cvrbench.training.callbacks import StopRequested
 from cvrbench.training.checkpoint import StageFiles, is_whole
 

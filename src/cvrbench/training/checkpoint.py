@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from cvrbench.errors import StoreError
-from cvrbench.files import atomic_write, explain_write
+from cvrbench.system.files import atomic_write, explain_write
 
 SHARE = 0.03
 """Share of the time of training that may go into checkpoints of a stage under way."""

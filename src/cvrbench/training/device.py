@@ -12,7 +12,7 @@ import torch
 
 from cvrbench.config.schema import TrainerConfig
 from cvrbench.errors import ConfigError, RunError
-from cvrbench.memory import keep_freed_memory
+from cvrbench.system.machine import keep_freed_memory
 
 LOOSE = " does not have a deterministic implementation"
 """What torch says of an operation, after its name."""

@@ -32,8 +32,8 @@ from torch import Tensor
 from cvrbench.data.batches import Batch, Rows
 from cvrbench.nn import FeatureEncoder
 from cvrbench.objectives import Objective
-from cvrbench.rng import derive
 from cvrbench.strategies.base import SharingStrategy
+from cvrbench.system.rng import derive
 from cvrbench.training.step import task_losses
 
 OBSERVED_SHARE, FEWEST_ROWS, MOST_ROWS = 0.015, 512, 16384

@@ -13,10 +13,10 @@ from torch import Tensor
 from cvrbench.data.batches import Rows
 from cvrbench.data.dataset import Split
 from cvrbench.data.schema import Schema
-from cvrbench.evaluation import Scores, score
 from cvrbench.metrics import on_tensors
+from cvrbench.metrics.evaluation import Scores, score
+from cvrbench.metrics.spaces import SpaceOf
 from cvrbench.objectives import Objective, Predictions
-from cvrbench.spaces import SpaceOf
 from cvrbench.strategies.base import SharingStrategy
 
 CPU = torch.device("cpu")

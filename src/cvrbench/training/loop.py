@@ -15,8 +15,8 @@ import torch
 from cvrbench.config.schema import TrainerConfig
 from cvrbench.data.batches import Batch, Rows
 from cvrbench.nn import FeatureEncoder
-from cvrbench.rng import derive
 from cvrbench.strategies.base import SharingStrategy
+from cvrbench.system.rng import derive
 from cvrbench.training.schedule import count_steps, evaluation_steps, rate_factor
 from cvrbench.training.state import Callbacks, FitResult, Task, TrainingState, result_of
 from cvrbench.training.step import Forward, train_step, updates_of

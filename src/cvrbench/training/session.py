@@ -25,7 +25,7 @@ from cvrbench.data.dataset import Dataset, Split
 from cvrbench.data.label_subsampling import label_weights, scarce_task
 from cvrbench.data.streaming import Placement
 from cvrbench.data.verification import Trust, Verification
-from cvrbench.evaluation import counts, selection_score
+from cvrbench.metrics.evaluation import counts, selection_score
 from cvrbench.nn import Output
 from cvrbench.objectives import Objective
 from cvrbench.strategies.base import SharingStrategy, Training

@@ -50,7 +50,7 @@ from cvrbench.data.generator.world import (
 )
 from cvrbench.data.sources.aliccp.grammar import FIELDS, HALVES, Half, file_name
 from cvrbench.errors import DataError
-from cvrbench.rng import derive, numpy_stream
+from cvrbench.system.rng import derive, numpy_stream
 
 MANIFEST, UNFINISHED = "manifest.json", ".unfinished"
 TRUTH_HEADER = b"sample_id,p_ctr,p_cvr\n"

@@ -38,7 +38,7 @@ from cvrbench.data.generator.world import (
     World,
     pick,
 )
-from cvrbench.rng import numpy_stream
+from cvrbench.system.rng import numpy_stream
 
 Streams = Callable[[str], Rng]
 """Returns the generator of a named stream."""

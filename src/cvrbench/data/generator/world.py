@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from cvrbench.data.sources.aliccp.grammar import BY_NAME
 from cvrbench.errors import DataError
-from cvrbench.rng import numpy_stream
+from cvrbench.system.rng import numpy_stream
 
 Ints = npt.NDArray[np.int32]
 Longs = npt.NDArray[np.int64]

@@ -21,7 +21,7 @@ import polars as pl
 from cvrbench.config.dataset import SyntheticConfig
 from cvrbench.data.raw import RawStream, click_conversion, feature_fields
 from cvrbench.data.splits import Fractions, by_group, by_time, table_chunks
-from cvrbench.rng import numpy_stream
+from cvrbench.system.rng import numpy_stream
 
 N_FACTORS = 4
 MAIN_SHARE = 0.6

@@ -11,7 +11,6 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter
 
-from cvrbench.record import RunRecord
 from cvrbench.report.comparison import Comparison, Variant, examples_of
 from cvrbench.report.dataset_report import DatasetReport
 from cvrbench.report.differences import REFERENCE, USUAL_BASELINES, Differences, Transfer, Verdict
@@ -48,6 +47,7 @@ from cvrbench.report.figures.style import (
 from cvrbench.report.masks import read_masks
 from cvrbench.report.sharing import gatings
 from cvrbench.report.studies import cut
+from cvrbench.runs.record import RunRecord
 from cvrbench.stats.intervals import Estimate, t_interval
 
 # Values

@@ -29,7 +29,7 @@ from optuna.visualization import matplotlib as by_optuna
 from cvrbench.config.sweep import Value
 from cvrbench.report.figures.style import FAINT, INK, POINT, STYLE, TRUTH, headline, plain
 from cvrbench.report.studies import COSTS, cut, last_parts, value_text
-from cvrbench.studies import StudySummary, TrialSummary
+from cvrbench.runs.study import StudySummary, TrialSummary
 
 DENSITY = "model.density"
 MOST_GROUPS = 8

@@ -15,7 +15,7 @@ from cvrbench.report.escape import escape_control
 from cvrbench.report.figures import across, comparison
 from cvrbench.report.figures.style import save
 from cvrbench.report.page.captions import ACROSS, COMPARED, SWEPT
-from cvrbench.studies import StudySummary
+from cvrbench.runs.study import StudySummary
 
 DROPPED = re.compile(r"<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>", re.DOTALL)
 REFERENCE = re.compile(r'(xlink:href="#|url\(#)([^")]+)')

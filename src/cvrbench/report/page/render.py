@@ -13,8 +13,6 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from cvrbench.files import explain_write, write_text
-from cvrbench.record import NUMBER_FREE, RunRecord
 from cvrbench.report.comparison import IGNORED, Comparison, Variant, examples_of, flat_settings
 from cvrbench.report.dataset_report import DatasetReport
 from cvrbench.report.escape import escape_control
@@ -30,7 +28,9 @@ from cvrbench.report.page.warnings import (
 )
 from cvrbench.report.studies import budgets_grid, trials_grid
 from cvrbench.report.tables import Grid, cells
-from cvrbench.studies import StudySummary
+from cvrbench.runs.record import NUMBER_FREE, RunRecord
+from cvrbench.runs.study import StudySummary
+from cvrbench.system.files import explain_write, write_text
 
 TITLES = {
     "rows": "Test rows",

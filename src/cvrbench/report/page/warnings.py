@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
-from cvrbench.record import RunRecord
 from cvrbench.report.comparison import Variant
 from cvrbench.report.dataset_report import DatasetReport
-from cvrbench.studies import StudySummary
+from cvrbench.runs.record import RunRecord
+from cvrbench.runs.study import StudySummary
 
 MOST = 6
 """Rows that a sentence names; of more it gives the number."""

@@ -17,7 +17,6 @@ from cvrbench.masks.drawn import random_scores
 from cvrbench.masks.ranking import keep_best
 from cvrbench.masks.regrow import END, regrow, share_at
 from cvrbench.nn import Output
-from cvrbench.rng import derive
 from cvrbench.strategies.base import (
     PretrainContext,
     SharingStrategy,
@@ -27,6 +26,7 @@ from cvrbench.strategies.base import (
 )
 from cvrbench.strategies.ncs import NCS
 from cvrbench.strategies.ncs.candidates import Candidate, schedule
+from cvrbench.system.rng import derive
 
 Growth = Literal["random", "gradient"]
 

@@ -2,10 +2,10 @@
 
 from cvrbench.config.ncs import NCSConfig
 from cvrbench.masks.drawn import random_scores
-from cvrbench.rng import derive
 from cvrbench.strategies.base import PretrainContext
 from cvrbench.strategies.ncs import NCS
 from cvrbench.strategies.ncs.candidates import Candidate, ranked, schedule
+from cvrbench.system.rng import derive
 
 
 def drawn(

@@ -10,7 +10,6 @@ from typing import assert_never
 
 from cvrbench.config.ncs import Finder, NCSConfig
 from cvrbench.masks.drawn import shuffled
-from cvrbench.rng import derive
 from cvrbench.strategies.base import PretrainContext, Training
 from cvrbench.strategies.ncs import NCS, MaskSearch, SearchResult
 from cvrbench.strategies.ncs.candidates import Candidate, settings_of
@@ -21,6 +20,7 @@ from cvrbench.strategies.ncs.learned import learned
 from cvrbench.strategies.ncs.pruning_at_init import grasp, snip, synflow
 from cvrbench.strategies.ncs.random_masks import dense, drawn
 from cvrbench.strategies.ncs.selection import choose
+from cvrbench.system.rng import derive
 
 
 def build_search(config: NCSConfig) -> MaskSearch:

@@ -9,10 +9,10 @@ from collections.abc import Callable
 
 import torch
 
-from cvrbench import machine
 from cvrbench.config.schema import Config, TrainerConfig
 from cvrbench.nn import FeatureEncoder
 from cvrbench.strategies.base import SharingStrategy
+from cvrbench.system import machine
 from cvrbench.training.device import resolve_device
 
 MOST = 8

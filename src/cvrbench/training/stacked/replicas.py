@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from cvrbench.data.batches import SplitTensors
-from cvrbench.rng import derive
 from cvrbench.strategies.base import SharingStrategy
+from cvrbench.system.rng import derive
 from cvrbench.training.loop import TrainingJob, get_rng
 from cvrbench.training.schedule import count_steps, evaluation_steps, rate_factor
 from cvrbench.training.stacked.stack import StackedStep, can_stack

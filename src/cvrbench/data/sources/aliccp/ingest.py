@@ -53,7 +53,7 @@ from cvrbench.data.sources.aliccp.grammar import (
 from cvrbench.data.sources.aliccp.tokens import Block, Ids, Ints, Words, to_block
 from cvrbench.data.staging import check_space, install, staging
 from cvrbench.errors import DataError
-from cvrbench.memory import keep_freed_memory
+from cvrbench.system.machine import keep_freed_memory
 
 TRUTH_FILES: dict[Half, str] = {half: f"truth_{half}.csv" for half in HALVES}
 TRUTH_TYPES = {"sample_id": pl.Int64, "p_ctr": pl.Float64, "p_cvr": pl.Float64}

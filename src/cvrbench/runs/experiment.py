@@ -21,20 +21,20 @@ from cvrbench.data.batches import Rows
 from cvrbench.data.dataset import Dataset, Split
 from cvrbench.data.registry import ensure
 from cvrbench.data.verification import Verification
-from cvrbench.environment import describe_environment
 from cvrbench.errors import RunError
-from cvrbench.evaluation import Scores, counts, score
-from cvrbench.files import atomic_write
-from cvrbench.memory_estimate import check_memory
-from cvrbench.multiply_adds import count_multiply_adds
+from cvrbench.metrics.evaluation import Scores, counts, score
 from cvrbench.nn import FeatureEncoder
+from cvrbench.nn.multiply_adds import count_multiply_adds
 from cvrbench.objectives import build_objective
-from cvrbench.record import RECORD_VERSION, RunRecord, run_id
-from cvrbench.rng import derive
-from cvrbench.run_files import RunFolder, read_run_config
-from cvrbench.store import ResultStore
+from cvrbench.runs.environment import describe_environment
+from cvrbench.runs.folder import RunFolder, read_run_config
+from cvrbench.runs.memory import check_memory
+from cvrbench.runs.record import RECORD_VERSION, RunRecord, run_id
+from cvrbench.runs.store import ResultStore
 from cvrbench.strategies import build_network
 from cvrbench.strategies.base import SharingStrategy
+from cvrbench.system.files import atomic_write
+from cvrbench.system.rng import derive
 from cvrbench.tracking import check_installed, tracked
 from cvrbench.training.cache import TrainingCache
 from cvrbench.training.callbacks import (

@@ -14,12 +14,12 @@ from cvrbench.data.label_subsampling import scarce_task
 from cvrbench.data.raw import OnRows, silent
 from cvrbench.data.registry import ensure, prepared_folder
 from cvrbench.errors import ConfigError, did_you_mean
-from cvrbench.evaluation import selectable
-from cvrbench.files import check_writable
-from cvrbench.memory_estimate import check_together
-from cvrbench.record import run_id
-from cvrbench.store import ResultStore, State
+from cvrbench.metrics.evaluation import selectable
+from cvrbench.runs.memory import check_together
+from cvrbench.runs.record import run_id
+from cvrbench.runs.store import ResultStore, State
 from cvrbench.strategies import build_network
+from cvrbench.system.files import check_writable
 from cvrbench.tracking import check_installed
 from cvrbench.training.device import resolve_device
 from cvrbench.training.stacked.heuristics import can_go_together, most_that_pay

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from cvrbench.config.sweep import Value
 from cvrbench.config.types import FORBID_EXTRA
 from cvrbench.errors import StoreError
-from cvrbench.files import explain_write, write_text
+from cvrbench.system.files import explain_write, write_text
 
 STUDY_VERSION: Literal[1] = 1
 TrialState = Literal["waiting", "running", "complete", "pruned", "failed"]

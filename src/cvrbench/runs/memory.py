@@ -22,7 +22,6 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from cvrbench import machine
 from cvrbench.config.compose import Composed
 from cvrbench.config.launcher import LauncherConfig, LocalConfig, ProcessesConfig, SubmititConfig
 from cvrbench.config.ncs import NCSConfig
@@ -32,9 +31,10 @@ from cvrbench.data.registry import prepared_folder
 from cvrbench.data.sampler import BLOCK_BYTES, WINDOW_BLOCKS
 from cvrbench.data.streaming import SEQUENTIAL_BLOCKS, Placement, rows_bytes
 from cvrbench.errors import RunError
-from cvrbench.machine import AvailableMemory
 from cvrbench.nn import FeatureEncoder
 from cvrbench.strategies import build_network
+from cvrbench.system import machine
+from cvrbench.system.machine import AvailableMemory
 from cvrbench.training.device import resolve_device
 
 REFUSED = 1.5

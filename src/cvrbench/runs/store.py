@@ -11,9 +11,7 @@ from typing import Any, Literal
 import polars as pl
 
 from cvrbench.errors import CellBusy, RunError, StoreError
-from cvrbench.files import explain_write, forget_temporaries, is_locked, lock, write_text
-from cvrbench.record import RunRecord, sealed
-from cvrbench.run_files import (
+from cvrbench.runs.folder import (
     RunFolder,
     checked,
     read_failure,
@@ -21,6 +19,8 @@ from cvrbench.run_files import (
     read_record,
     read_run_config,
 )
+from cvrbench.runs.record import RunRecord, sealed
+from cvrbench.system.files import explain_write, forget_temporaries, is_locked, lock, write_text
 
 State = Literal["new", "unfinished", "finished"]
 

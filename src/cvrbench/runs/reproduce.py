@@ -10,17 +10,17 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from cvrbench import experiment
 from cvrbench.config.compose import Composed
 from cvrbench.config.logger import NoLoggerConfig
 from cvrbench.config.validate import config_from_saved
 from cvrbench.data.dataset import open_dataset
 from cvrbench.data.registry import ensure, is_outdated, prepared_folder
-from cvrbench.environment import differences
 from cvrbench.errors import DataError, RunError, StoreError
-from cvrbench.record import RunRecord
-from cvrbench.run_files import RunFolder, checked, read_record, read_run_config
-from cvrbench.store import ResultStore
+from cvrbench.runs import experiment
+from cvrbench.runs.environment import differences
+from cvrbench.runs.folder import RunFolder, checked, read_record, read_run_config
+from cvrbench.runs.record import RunRecord
+from cvrbench.runs.store import ResultStore
 from cvrbench.training.callbacks import OnProgress, ignore
 
 NOISE = 1e-4
@@ -119,7 +119,7 @@ def read_original(run_dir: Path) -> Original:
     )
 
 
-def reproduce(
+def run_again(
     original: Original,
     results_dir: Path,
     *,

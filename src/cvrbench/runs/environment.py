@@ -14,7 +14,7 @@ from typing import Any
 from cvrbench import __version__
 
 PACKAGES = ("torch", "numpy", "scipy", "polars", "hydra-core", "omegaconf", "pydantic")
-CHECKOUT = Path(__file__).resolve().parents[2]
+CHECKOUT = Path(__file__).resolve().parents[3]
 
 
 def describe_environment() -> dict[str, object]:

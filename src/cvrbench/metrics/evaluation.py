@@ -18,7 +18,7 @@ import numpy.typing as npt
 from cvrbench import metrics
 from cvrbench.data.schema import Schema, Task
 from cvrbench.errors import ConfigError, RunError
-from cvrbench.spaces import Array, Bytes, Indexed, Space, SpaceOf, spaces
+from cvrbench.metrics.spaces import Array, Bytes, Indexed, Space, SpaceOf, spaces
 
 Direction = Literal["higher", "lower", "one"]
 

@@ -27,8 +27,8 @@ import polars as pl
 
 from cvrbench.data.dataset import sha256_of
 from cvrbench.errors import StoreError
-from cvrbench.files import atomic_write, explain_write, forget_temporaries, write_text
-from cvrbench.record import RunRecord, is_config, is_intact, sealed
+from cvrbench.runs.record import RunRecord, is_config, is_intact, sealed
+from cvrbench.system.files import atomic_write, explain_write, forget_temporaries, write_text
 
 RESULTS = ("best.safetensors", "masks.safetensors", "history.jsonl", "predictions.parquet")
 """What a record keeps the checksums of, where the run has it."""

@@ -10,8 +10,8 @@ from types import UnionType
 from typing import Any, Self, get_args, get_origin, get_type_hints
 
 from cvrbench.data.schema import Task
-from cvrbench.environment import versions
 from cvrbench.errors import StoreError
+from cvrbench.runs.environment import versions
 
 RECORD_VERSION = 2
 NUMBERS = 2

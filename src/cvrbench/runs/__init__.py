@@ -1,0 +1,1 @@
+"""One run: planned, computed, recorded, kept in its folder, read again, reproduced."""

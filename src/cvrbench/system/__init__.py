@@ -1,0 +1,1 @@
+"""What lies between cvrbench and the machine: files and locks, cores and memory, random streams."""

@@ -1,4 +1,4 @@
-"""Write the pages of the reference: one per group of rooms, every module of the package on one.
+"""Write the pages of the API reference: one per group of rooms, every module of the package on one.
 
 mkdocs calls `on_files` while it builds. A module that no page claims stops the build.
 """
@@ -66,7 +66,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         # The package's own page must not list its rooms again.
         sections = [s + "\n    options:\n      show_submodules: false" for s in sections]
         content = "\n\n".join([f"# {title}", *sections])
-        files.append(File.generated(config, f"reference/{page}.md", content=content))
+        files.append(File.generated(config, f"reference/api/{page}.md", content=content))
     if modules:
         raise PluginError(f"docs/_reference.py: no page for {', '.join(sorted(modules))}")
     return files

@@ -363,7 +363,7 @@ def test_every_dependency_is_pinned_and_justified():
     lines = [line for extra in project["optional-dependencies"].values() for line in extra]
     named = {re.match(r"[\w-]+", n).group() for n in [*project["dependencies"], *lines]}
     pinned = re.findall(r"^([\w-]+)==", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
-    justified = (ROOT / "docs" / "dependencies.md").read_text()
+    justified = (ROOT / "docs" / "reference" / "dependencies.md").read_text()
     assert named - {"cvrbench"} <= set(pinned)
     assert [name for name in sorted(named - {"cvrbench"}) if f"`{name}`" not in justified] == []
 

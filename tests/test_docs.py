@@ -50,10 +50,10 @@ def options(group: str) -> set[str]:
 @pytest.mark.parametrize(
     ("group", "page"),
     [
-        ("model", "strategies.md"),
-        ("objective", "objectives.md"),
-        ("balancing", "balancing.md"),
-        ("interaction", "interactions.md"),
+        ("model", "reference/strategies.md"),
+        ("objective", "reference/objectives.md"),
+        ("balancing", "reference/balancing.md"),
+        ("interaction", "reference/interactions.md"),
     ],
 )
 def test_every_option_has_its_paragraph(group, page):
@@ -71,14 +71,14 @@ def test_the_readme_names_every_option(group):
 
 @pytest.mark.parametrize("config", CONFIGS)
 def test_every_key_is_explained(config):
-    text = (DOCS / "configuration.md").read_text()
+    text = (DOCS / "reference/configuration.md").read_text()
     fields = [field.name for field in dataclasses.fields(CONFIGS[config])]
     assert fields
     assert [name for name in fields if f"`{name}`" not in text] == []
 
 
 def test_every_metric_is_explained():
-    text = (DOCS / "metrics.md").read_text()
+    text = (DOCS / "reference/metrics.md").read_text()
     missing = [kind for kind in METRICS_INFO if f"`{kind}`" not in text and f"_{kind}`" not in text]
     assert missing == []
 

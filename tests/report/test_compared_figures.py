@@ -29,7 +29,7 @@ from tests.report.drawable import keep, part_of
 from tests.report.mask_records import masked_record
 from tests.report.test_comparison import run
 
-DOCS = Path(__file__).parents[2] / "docs" / "read-a-report.md"
+DOCS = Path(__file__).parents[2] / "docs" / "how-to" / "read-a-report.md"
 HOSTILE = "a_b $x^{ [bold] \\frac \x1b[31m\u202e <b>\n" + "long " * 30
 SHARED = ("single_task", "shared_bottom", "ple")
 

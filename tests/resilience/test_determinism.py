@@ -40,7 +40,7 @@ def test_two_runs_of_a_configuration_are_the_same_bit_for_bit_with_any_threads(
         found += results([cell])
     assert found[0] == found[1]
     assert found[2] == found[3]
-    # Not promised, but so for every strategy that was tried: docs/staying-power.md.
+    # Not promised, but so for every strategy that was tried: docs/explanation/robustness.md.
     assert found[0] == found[2]
 
 

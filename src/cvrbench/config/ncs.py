@@ -1,6 +1,7 @@
 """Configuration of neuron-connection sharing (`model=ncs`): the network, the mask search, the step.
 
-Keys that the chosen search does not read change nothing; docs/configuration.md says who reads what.
+Keys that the chosen search does not read change nothing; docs/reference/configuration.md says who
+reads what.
 """
 
 from dataclasses import dataclass

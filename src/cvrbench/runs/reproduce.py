@@ -26,7 +26,7 @@ from cvrbench.training.callbacks import OnProgress, ignore
 NOISE = 1e-4
 """Deviation of a metric that still counts as rounding, by default. Rounding grows while a network
 trains: another instruction set moves an AUC by 1e-8 for the first hundreds of steps, and by some
-1e-4 once a unit has gone over to the other side of its ReLU (docs/compare-runs.md)."""
+1e-4 once a unit has gone over to the other side of its ReLU (docs/how-to/compare-two-runs.md)."""
 FILES = ("best.safetensors", "masks.safetensors")
 Weights = dict[str, npt.NDArray[Any]]
 Verdict = Literal["identical", "noise", "different"]

@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 
 from cvrbench.config.compose import compose
-from cvrbench.config.launcher import LocalConfig
+from cvrbench.config.runtime import LocalConfig
 from cvrbench.runs import experiment
 from cvrbench.sweep.run_study import tune
 from cvrbench.sweep.study import check_studies, plan_studies

@@ -12,7 +12,7 @@ from benchmarks import memory_estimate as benchmark
 from safetensors.numpy import load_file
 
 from cvrbench.cli.run import spans
-from cvrbench.config.runtime_groups import take_launcher
+from cvrbench.config.compose import take_launcher
 from cvrbench.data.batches import SplitTensors
 from cvrbench.data.dataset import Bag, open_dataset
 from cvrbench.data.registry import ensure

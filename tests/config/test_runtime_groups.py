@@ -5,10 +5,9 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from cvrbench.config.compose import compose
+from cvrbench.config.compose import compose, compose_group, split, take_launcher
 from cvrbench.config.folder import RUNTIME_GROUPS, complete
-from cvrbench.config.launcher import LocalConfig, ProcessesConfig, RayConfig, SubmititConfig
-from cvrbench.config.runtime_groups import compose_group, split, take_launcher
+from cvrbench.config.runtime import LocalConfig, ProcessesConfig, RayConfig, SubmititConfig
 from cvrbench.errors import ConfigError
 
 CONF = Path(__file__).parents[2] / "conf"

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cvrbench.config.compose import compose
+from cvrbench.config.runtime import SweepConfig
 from cvrbench.config.space import Numbers, read_space
 from cvrbench.config.study import as_experiment, compose_studies
-from cvrbench.config.sweep import SweepConfig
 from cvrbench.errors import ConfigError
 from tests.choices import CONF, MODELS
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import pytest
 from annotated_types import Ge, Gt, Le
 
-from cvrbench.config.launcher import LauncherConfig
+from cvrbench.config.runtime import LauncherConfig
 from cvrbench.config.types import Count
 from cvrbench.config.validate import validated
 from cvrbench.errors import ConfigError

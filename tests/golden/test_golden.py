@@ -4,11 +4,9 @@ from typing import get_args
 
 import pytest
 
-from cvrbench.config.balancing import BalancingConfig
 from cvrbench.config.compose import compose
-from cvrbench.config.interaction import InteractionConfig
 from cvrbench.config.model import ModelConfig
-from cvrbench.config.objective import ObjectiveConfig
+from cvrbench.config.schema import BalancingConfig, InteractionConfig, ObjectiveConfig
 from cvrbench.runs.record import NUMBERS
 from tests.golden import net
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cvrbench.config.launcher import LocalConfig, ProcessesConfig, RayConfig, SubmititConfig
+from cvrbench.config.runtime import LocalConfig, ProcessesConfig, RayConfig, SubmititConfig
 from cvrbench.errors import ConfigError, RunInterrupted
 from cvrbench.launch import Done, Failed, check_installed, clusters, job, launch
 from tests.launch import jobs
@@ -107,7 +107,7 @@ def test_workers_share_the_cores(n_cores, workers, threads, tmp_path, monkeypatc
 BESIDE = """
 import json
 from pathlib import Path
-from cvrbench.config.launcher import ProcessesConfig
+from cvrbench.config.runtime import ProcessesConfig
 from cvrbench.launch import launch, processes
 from tests.launch import jobs
 
@@ -159,7 +159,7 @@ def test_an_exception_of_the_starter_stops_the_jobs_under_way(tmp_path):
 STARTER = """
 import sys
 from pathlib import Path
-from cvrbench.config.launcher import ProcessesConfig
+from cvrbench.config.runtime import ProcessesConfig
 from cvrbench.launch import launch
 from tests.launch import jobs
 

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 
-from cvrbench.config.runtime_groups import take_launcher
+from cvrbench.config.compose import take_launcher
 from cvrbench.errors import ConfigError, RunInterrupted
 from cvrbench.launch.stacked import run_stacked
 from cvrbench.runs import experiment, planning

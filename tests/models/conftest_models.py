@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from cvrbench.balancing import Balancing, build_balancing
-from cvrbench.config.balancing import BalancingConfig
 from cvrbench.config.compose import compose
 from cvrbench.config.model import ModelConfig
-from cvrbench.config.objective import ObjectiveConfig
+from cvrbench.config.schema import BalancingConfig, ObjectiveConfig
 from cvrbench.data.batches import Batch, Features
 from cvrbench.data.schema import Categorical, MultiValued, Numeric, Schema, Task
 from cvrbench.nn import Output

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from cvrbench.config.model import AITMConfig
-from cvrbench.config.objective import ClickSpaceConfig, ExposureSpaceConfig
+from cvrbench.config.schema import ClickSpaceConfig, ExposureSpaceConfig
 from cvrbench.data.batches import Batch
 from cvrbench.data.schema import Numeric, Schema, Task
 from cvrbench.nn import Output

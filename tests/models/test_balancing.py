@@ -9,8 +9,8 @@ from cvrbench.balancing import build_balancing
 from cvrbench.balancing.base import gramian
 from cvrbench.balancing.pcgrad import PCGrad
 from cvrbench.balancing.uncertainty import Uncertainty
-from cvrbench.config.balancing import BalancingConfig, WeightedConfig
 from cvrbench.config.compose import compose
+from cvrbench.config.schema import BalancingConfig, WeightedConfig
 from cvrbench.errors import ConfigError
 from tests.choices import BALANCINGS
 from tests.models.conftest_models import balancing_of, make_schema

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from cvrbench.config.objective import (
+from cvrbench.config.schema import (
     ClickSpaceConfig,
     EntireSpaceConfig,
     ESCM2IPWConfig,

@@ -6,7 +6,7 @@ from itertools import combinations
 import pytest
 import torch
 
-from cvrbench.config.interaction import CrossConfig, DotConfig, NoInteractionConfig
+from cvrbench.config.schema import CrossConfig, DotConfig, NoInteractionConfig
 from cvrbench.nn.interactions import Cross, Dot, build_encoder
 from tests.choices import kinds
 from tests.models.conftest_models import chosen, make_batch, make_schema

@@ -8,7 +8,7 @@ import torch
 
 from cvrbench.cli.plan import run_plan
 from cvrbench.config.compose import compose
-from cvrbench.config.launcher import LocalConfig, ProcessesConfig
+from cvrbench.config.runtime import LocalConfig, ProcessesConfig
 from cvrbench.runs import experiment, planning
 from cvrbench.training.device import Determinism, collect_loose
 from tests.resilience.bits import digests

@@ -1,6 +1,6 @@
 """Balancing (group `balancing=`): how the tasks' losses or gradients become one step.
 
-One module and one dataclass (`config.balancing`) each, one `case` here.
+One module and one dataclass (`config.schema`) each, one `case` here.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from cvrbench.balancing.base import Balancing
 from cvrbench.balancing.fixed import Fixed, weights_of
 from cvrbench.balancing.pcgrad import PCGrad
 from cvrbench.balancing.uncertainty import Uncertainty
-from cvrbench.config.balancing import (
+from cvrbench.config.schema import (
     BalancingConfig,
     EqualConfig,
     PCGradConfig,

@@ -14,7 +14,7 @@ from cvrbench.errors import CellBusy, CvrbenchError, RunError, RunInterrupted
 
 if TYPE_CHECKING:
     from cvrbench.config.compose import Composed
-    from cvrbench.config.launcher import LauncherConfig
+    from cvrbench.config.runtime import LauncherConfig
     from cvrbench.launch import Outcome
     from cvrbench.runs.record import RunRecord
 

@@ -24,7 +24,7 @@ from cvrbench.errors import RunInterrupted
 
 if TYPE_CHECKING:
     from cvrbench.config.compose import Composed
-    from cvrbench.config.launcher import LauncherConfig
+    from cvrbench.config.runtime import LauncherConfig
     from cvrbench.runs.memory import AtOnce, Need
     from cvrbench.runs.record import RunRecord
 
@@ -82,8 +82,7 @@ def run(
 
         cvrbench run -m model=ncs seed=range(0,8) launcher=processes workers=4
     """
-    from cvrbench.config.compose import plan
-    from cvrbench.config.runtime_groups import take_launcher
+    from cvrbench.config.compose import plan, take_launcher
 
     launcher, words = take_launcher(overrides or [])
     cells = plan(words, multirun=multirun)

@@ -24,7 +24,7 @@ from cvrbench.errors import CvrbenchError, RunInterrupted, StoreError
 
 if TYPE_CHECKING:
     from cvrbench.config.compose import Composed
-    from cvrbench.config.launcher import LauncherConfig
+    from cvrbench.config.runtime import LauncherConfig
     from cvrbench.runs.record import RunRecord
     from cvrbench.runs.study import StudySummary
     from cvrbench.sweep.study import Plan
@@ -75,7 +75,7 @@ def sweep(
 
 
 def _sweep(overrides: "Sequence[str]", *, multirun: bool, dry_run: bool, as_json: bool) -> None:
-    from cvrbench.config.runtime_groups import take_launcher
+    from cvrbench.config.compose import take_launcher
     from cvrbench.launch import check_installed
     from cvrbench.sweep.study import check_studies, plan_studies
 

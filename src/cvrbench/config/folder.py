@@ -15,7 +15,7 @@ RUNTIME_GROUPS = {
     "launcher": "how runs are started",
     "sweep": "how hyper-parameters are searched for",
 }
-"""Groups that are no part of a run's configuration (`config.runtime_groups`), and what they say."""
+"""Groups that are no part of a run's configuration (`config.runtime`), and what they say."""
 LEAF = re.compile(r"^(?P<key>[a-z_]+):\s*(?P<value>[^#]*?)\s*(#.*)?$")
 
 

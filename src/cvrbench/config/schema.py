@@ -1,21 +1,136 @@
-"""The whole vocabulary of the command line: types and ranges here, values in `conf/*.yaml`.
+"""The schema of a run's configuration: a frozen dataclass per option, a range on every value.
 
-No field has a default: a change of Python can never silently alter what an old config means.
+No field has a default: a change of Python can never silently alter what an old config means. The
+groups `dataset=` and `model=` have modules of their own.
 """
 
+import re
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from cvrbench.config.balancing import BalancingConfig
 from cvrbench.config.dataset import DatasetConfig
-from cvrbench.config.interaction import InteractionConfig
-from cvrbench.config.logger import LoggerConfig
 from cvrbench.config.model import ModelConfig, SingleTaskConfig
 from cvrbench.config.ncs import NCSConfig
-from cvrbench.config.objective import ObjectiveConfig
-from cvrbench.config.types import FORBID_EXTRA
+from cvrbench.config.types import FORBID_EXTRA, Count
+
+PASSWORD = re.compile(r"://[^/?#]*:.*@|^https?://[^/?#]*@|[?&]\w*(pass|token|secret)\w*=")
+"""How a URI looks that holds one; over HTTP a user alone may be a token."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoInteractionConfig:
+    """The embedded fields as they are, one after another."""
+
+    __pydantic_config__: ClassVar = FORBID_EXTRA
+    kind: Literal["none"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DotConfig:
+    """Dot products of every two embedded fields, joined to the fields (DLRM)."""
+
+    __pydantic_config__: ClassVar = FORBID_EXTRA
+    kind: Literal["dot"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossConfig:
+    """Layers of explicit feature crosses (DCNv2)."""
+
+    __pydantic_config__: ClassVar = FORBID_EXTRA
+    kind: Literal["cross"]
+    layers: Count
+    """Crosses; the output has products of at most one feature more than there are of them."""
+    rank: Count | None
+    """Rank of each layer's matrix; null: full."""
+
+
+InteractionConfig = NoInteractionConfig | DotConfig | CrossConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClickSpaceConfig:
+    """Each task learns in its own space: CVR on clicked rows."""
+
+    __pydantic_config__: ClassVar = FORBID_EXTRA
+    kind: Literal["click_space"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EntireSpaceConfig:
+    """CTR and CTCVR on all exposures, CVR through their product (ESMM)."""
+
+    __pydantic_config__: ClassVar = FORBID_EXTRA
+    kind: Literal["entire_space"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExposureSpaceConfig:
+    """Each task learns its label on all exposures."""
+
+    __pydantic_config__: ClassVar = FORBID_EXTRA
+    kind: Literal["exposure_space"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ESCM2IPWConfig:
+    """CVR on clicked rows weighted by their inverse propensity, beside CTCVR on all exposures."""
+
+    __pydantic_config__: ClassVar = FORBID_EXTRA
+    kind: Literal["escm2_ipw"]
+    lambda_c: Annotated[float, Ge(0)]
+    """Weight of the inverse-propensity-weighted loss."""
+    lambda_g: Annotated[float, Ge(0)]
+    """Weight of the entire-space loss."""
+    floor: Annotated[float, Gt(0), Lt(1)]
+    """Least propensity; a row weighs at most its inverse."""
+    self_normalised: bool
+    """Whether the weighted loss is divided by the sum of its weights instead of the rows."""
+
+
+ObjectiveConfig = ClickSpaceConfig | EntireSpaceConfig | ExposureSpaceConfig | ESCM2IPWConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class EqualConfig:
+    """The plain sum of the tasks' losses."""
+
+    __pydantic_config__: ClassVar = FORBID_EXTRA
+    kind: Literal["equal"]
+    compares_gradients: ClassVar[bool] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightedConfig:
+    """A weighted sum; `weights` maps a task's name to its weight, 1 for tasks not named."""
+
+    __pydantic_config__: ClassVar = FORBID_EXTRA
+    kind: Literal["weighted"]
+    compares_gradients: ClassVar[bool] = False
+    weights: dict[str, Annotated[float, Ge(0)]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UncertaintyConfig:
+    """Weights learned as homoscedastic uncertainty."""
+
+    __pydantic_config__: ClassVar = FORBID_EXTRA
+    kind: Literal["uncertainty"]
+    compares_gradients: ClassVar[bool] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class PCGradConfig:
+    """Conflicting gradients projected off each other."""
+
+    __pydantic_config__: ClassVar = FORBID_EXTRA
+    kind: Literal["pcgrad"]
+    compares_gradients: ClassVar[bool] = True
+
+
+BalancingConfig = EqualConfig | WeightedConfig | UncertaintyConfig | PCGradConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +184,61 @@ class ProtocolConfig:
     """Share of one task's training labels that a run may learn from (`data.label_subsampling`)."""
     label_share_task: str | None
     """Which task's; null: the last that has a parent, else the last."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoLoggerConfig:
+    """Nobody."""
+
+    __pydantic_config__: ClassVar = FORBID_EXTRA
+    kind: Literal["none"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorBoardConfig:
+    """Event files that `tensorboard --logdir FOLDER` shows."""
+
+    __pydantic_config__: ClassVar = FORBID_EXTRA
+    kind: Literal["tensorboard"]
+    folder: str | None
+    """One folder per run goes in here; null: `tensorboard` in the results folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WandbConfig:
+    """Weights & Biases, or files for it."""
+
+    __pydantic_config__: ClassVar = FORBID_EXTRA
+    kind: Literal["wandb"]
+    project: str
+    entity: str | None
+    """User or team; null: the key's own."""
+    mode: Literal["online", "offline", "disabled"]
+    folder: str | None
+    """Where its files go; null: the results folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MLflowConfig:
+    """An MLflow server or database."""
+
+    __pydantic_config__: ClassVar = FORBID_EXTRA
+    kind: Literal["mlflow"]
+    tracking_uri: str | None
+    """null: `$MLFLOW_TRACKING_URI`; without it a database of our own in the results folder."""
+    experiment: str
+
+    def __post_init__(self) -> None:
+        """Refuse a password, which would be written beside the run's results."""
+        if PASSWORD.search(self.tracking_uri or ""):
+            raise ValueError(
+                "tracking_uri holds a password, which must not be kept with results; leave it null "
+                "and set MLFLOW_TRACKING_URI in the environment, or give the URI without it and "
+                "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            )
+
+
+LoggerConfig = NoLoggerConfig | TensorBoardConfig | WandbConfig | MLflowConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from hydra.core.override_parser.types import (
 )
 
 from cvrbench.config.compose import parse
-from cvrbench.config.sweep import Value
+from cvrbench.config.types import Value
 from cvrbench.errors import ConfigError
 
 LONGEST = 1_000_000

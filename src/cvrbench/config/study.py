@@ -7,11 +7,11 @@ from typing import Any
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
-from cvrbench.config.compose import Composed, compose, load, parse, product
+from cvrbench.config.compose import Composed, compose, compose_group, load, parse, product, split
 from cvrbench.config.folder import find_conf, groups
-from cvrbench.config.runtime_groups import compose_group, split
+from cvrbench.config.runtime import SETTINGS, SweepConfig
 from cvrbench.config.space import Dimension, Space, is_dimension, read_space
-from cvrbench.config.sweep import SETTINGS, SweepConfig, Value
+from cvrbench.config.types import Value
 from cvrbench.config.validate import config_to_dict, leaves, validated
 from cvrbench.errors import ConfigError, did_you_mean
 

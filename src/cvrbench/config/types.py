@@ -14,3 +14,5 @@ Dropout = Annotated[float, Ge(0), Lt(1)]
 Policy = Literal["refuse", "drop", "keep", "zero_conversion"]
 """What happens to a row whose label is 1 while its parent's is 0 (a conversion without a click): it
 stops the preparation, is dropped, is kept as it is, or has its conversion set to 0."""
+Value = float | int | bool | str | None
+"""What a searched key may be, as a study keeps it."""

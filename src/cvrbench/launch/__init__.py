@@ -11,7 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, assert_never
 
-from cvrbench.config.launcher import (
+from cvrbench.config.runtime import (
     LauncherConfig,
     LocalConfig,
     ProcessesConfig,

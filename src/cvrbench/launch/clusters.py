@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from cvrbench.config.launcher import RayConfig, SubmititConfig
+from cvrbench.config.runtime import RayConfig, SubmititConfig
 from cvrbench.errors import ConfigError
 from cvrbench.launch.job import (
     STOP_SECONDS,

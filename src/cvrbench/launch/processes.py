@@ -17,7 +17,7 @@ from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from cvrbench.config.launcher import ProcessesConfig
+from cvrbench.config.runtime import ProcessesConfig
 from cvrbench.launch.job import STOP_SECONDS, Engine, Failed, Job, Outcome, Share, from_json
 from cvrbench.system.machine import cores
 

@@ -1,6 +1,6 @@
 """Interactions (group `interaction=`): what happens between the look-up and the trunk.
 
-One class and one dataclass (`config.interaction`) each, one `case` here. Shape legend: `batch`
+One class and one dataclass (`config.schema`) each, one `case` here. Shape legend: `batch`
 rows, `fields` embedded fields of `dim` numbers, `in` = fields * dim + numeric features; `copies` of
 interactions that lie beside each other, one per table, are a leading dimension.
 """
@@ -10,7 +10,7 @@ from typing import assert_never
 import torch
 from torch import Tensor, nn
 
-from cvrbench.config.interaction import (
+from cvrbench.config.schema import (
     CrossConfig,
     DotConfig,
     InteractionConfig,

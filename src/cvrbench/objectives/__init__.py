@@ -1,11 +1,11 @@
 """Objectives (group `objective=`): on which rows each task learns, from which label, by which loss.
 
-One module and one dataclass (`config.objective`) each, one `case` here.
+One module and one dataclass (`config.schema`) each, one `case` here.
 """
 
 from typing import assert_never
 
-from cvrbench.config.objective import (
+from cvrbench.config.schema import (
     ClickSpaceConfig,
     EntireSpaceConfig,
     ESCM2IPWConfig,

@@ -17,7 +17,7 @@ row's weight at its inverse. A task deeper in a chain takes P(all ancestors' lab
 import torch
 from torch import Tensor
 
-from cvrbench.config.objective import ESCM2IPWConfig
+from cvrbench.config.schema import ESCM2IPWConfig
 from cvrbench.data.batches import Batch
 from cvrbench.data.schema import Schema
 from cvrbench.nn import Output

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from cvrbench.config.sweep import Value
+from cvrbench.config.types import Value
 from cvrbench.report.comparison import Comparison
 from cvrbench.report.tables import Cell, Grid
 from cvrbench.runs.study import StudySummary, TrialState, TrialSummary

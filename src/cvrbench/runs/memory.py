@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from cvrbench.config.compose import Composed
-from cvrbench.config.launcher import LauncherConfig, LocalConfig, ProcessesConfig, SubmititConfig
 from cvrbench.config.ncs import NCSConfig
+from cvrbench.config.runtime import LauncherConfig, LocalConfig, ProcessesConfig, SubmititConfig
 from cvrbench.config.schema import Config, TrainerConfig
 from cvrbench.data.dataset import Dataset, Split, open_dataset
 from cvrbench.data.registry import prepared_folder

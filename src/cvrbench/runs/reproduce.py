@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from cvrbench.config.compose import Composed
-from cvrbench.config.logger import NoLoggerConfig
+from cvrbench.config.schema import NoLoggerConfig
 from cvrbench.config.validate import config_from_saved
 from cvrbench.data.dataset import open_dataset
 from cvrbench.data.registry import ensure, is_outdated, prepared_folder

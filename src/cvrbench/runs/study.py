@@ -15,8 +15,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from cvrbench.config.sweep import Value
-from cvrbench.config.types import FORBID_EXTRA
+from cvrbench.config.types import FORBID_EXTRA, Value
 from cvrbench.errors import StoreError
 from cvrbench.system.files import explain_write, write_text
 

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import assert_never
 
-from cvrbench.config.interaction import InteractionConfig, NoInteractionConfig
 from cvrbench.config.model import (
     AITMConfig,
     MMoEConfig,
@@ -14,7 +13,7 @@ from cvrbench.config.model import (
     SingleTaskConfig,
 )
 from cvrbench.config.ncs import NCSConfig
-from cvrbench.config.schema import Config
+from cvrbench.config.schema import Config, InteractionConfig, NoInteractionConfig
 from cvrbench.data.schema import Schema
 from cvrbench.nn import FeatureEncoder
 from cvrbench.nn.interactions import build_encoder

@@ -3,10 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cvrbench.config.balancing import WeightedConfig
-from cvrbench.config.schema import Config
+from cvrbench.config.runtime import SIZES
+from cvrbench.config.schema import Config, WeightedConfig
 from cvrbench.config.study import Study
-from cvrbench.config.sweep import SIZES
 from cvrbench.data.schema import Task
 from cvrbench.errors import ConfigError, RunError, did_you_mean
 from cvrbench.metrics.evaluation import describe_metric, selectable

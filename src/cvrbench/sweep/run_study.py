@@ -16,7 +16,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from cvrbench.config.compose import Composed
-from cvrbench.config.launcher import LauncherConfig, LocalConfig, ProcessesConfig
+from cvrbench.config.runtime import LauncherConfig, LocalConfig, ProcessesConfig
 from cvrbench.config.space import Numbers, Space
 from cvrbench.config.study import as_experiment
 from cvrbench.errors import ConfigError, CvrbenchError, RunError, StoreError

@@ -15,9 +15,10 @@ from optuna import pruners, samplers
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import Trial
 
+from cvrbench.config.runtime import SweepConfig
 from cvrbench.config.space import Choice, Dimension, Space
 from cvrbench.config.study import Study
-from cvrbench.config.sweep import SweepConfig, Value
+from cvrbench.config.types import Value
 from cvrbench.errors import ConfigError
 from cvrbench.system.rng import derive
 

@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from cvrbench.config.compose import Composed
-from cvrbench.config.logger import LoggerConfig
+from cvrbench.config.schema import LoggerConfig
 from cvrbench.config.validate import config_to_dict, leaves
 from cvrbench.errors import ConfigError
 from cvrbench.runs.environment import versions, without_password

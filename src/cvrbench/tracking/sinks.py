@@ -12,7 +12,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, assert_never
 
-from cvrbench.config.logger import (
+from cvrbench.config.schema import (
     LoggerConfig,
     MLflowConfig,
     NoLoggerConfig,

@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from cvrbench.balancing import Balancing, build_balancing, trained_tasks, untied
-from cvrbench.config.balancing import BalancingConfig, EqualConfig
-from cvrbench.config.schema import Config, TrainerConfig
+from cvrbench.config.schema import BalancingConfig, Config, EqualConfig, TrainerConfig
 from cvrbench.data.array_reader import load_labels
 from cvrbench.data.batches import Batch, Rows
 from cvrbench.data.dataset import Dataset, Split

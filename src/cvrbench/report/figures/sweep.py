@@ -26,7 +26,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.trial import create_trial
 from optuna.visualization import matplotlib as by_optuna
 
-from cvrbench.config.sweep import Value
+from cvrbench.config.types import Value
 from cvrbench.report.figures.style import FAINT, INK, POINT, STYLE, TRUTH, headline, plain
 from cvrbench.report.studies import COSTS, cut, last_parts, value_text
 from cvrbench.runs.study import StudySummary, TrialSummary

@@ -1,11 +1,19 @@
-"""Atomic writes, explained failures of writing, and locks between processes."""
+"""Files: bounded reads, atomic writes that follow no link, explained failures, locks.
+
+What lies in a folder may be somebody else's, or damaged. So a stored file is opened here, or
+passes `check_regular` before a library opens it: a FIFO would wait for ever and a device never end.
+And what is written or deleted inside a folder that the user named stays inside: `make_folder` and
+`remove` follow no link below it.
+"""
 
 import errno
 import hashlib
+import json
 import os
 import re
 import shutil
 import socket
+import stat
 import tempfile
 import threading
 import time
@@ -14,6 +22,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from glob import escape
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
@@ -24,6 +33,107 @@ LOOK_SECONDS = 0.2
 FORGOTTEN_SECONDS = 86_400.0
 """Age of a temporary file at which its process, on another machine, counts as dead."""
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+TEXT_BYTES = 64 * 2**20
+"""Largest text or JSON file that is read: far above any of ours, far below a machine's memory."""
+
+
+def open_regular(path: Path, *, most: int | None = None) -> BinaryIO:
+    """Open a stored file for reading.
+
+    Args:
+        path: A regular file, or a link to one.
+        most: Largest size in bytes.
+
+    Raises:
+        OSError: It is absent, a folder, a FIFO, a socket or a device, or larger.
+    """
+    check_regular(path, most=most)
+    # Not to wait for a FIFO that has taken the file's place meanwhile.
+    file = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        _check_status(os.fstat(file), most)
+    except OSError:
+        os.close(file)
+        raise
+    return os.fdopen(file, "rb")
+
+
+def check_regular(path: Path, *, most: int | None = None) -> Path:
+    """Return the path of a stored file that a library may open; arguments as `open_regular`."""
+    _check_status(path.stat(), most)
+    return path
+
+
+def _check_status(found: os.stat_result, most: int | None) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError("it is no regular file")
+    if most is not None and found.st_size > most:
+        raise OSError(f"it has {found.st_size:,} bytes, and {most:,} is the most that is read")
+
+
+def read_bytes(path: Path, *, most: int = TEXT_BYTES) -> bytes:
+    """Read a stored file; arguments and errors as `open_regular`."""
+    with open_regular(path, most=most) as file:
+        return file.read(most)
+
+
+def read_json(path: Path, *, most: int = TEXT_BYTES) -> Any:
+    """Read a stored JSON file, in which a number is finite.
+
+    Raises:
+        OSError: As `open_regular`.
+        ValueError: It is no JSON, or nested too deep.
+    """
+    try:
+        return json.loads(read_bytes(path, most=most).decode(), parse_constant=_refuse)
+    except RecursionError as error:
+        raise ValueError(str(error)) from None
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no value in JSON")
+
+
+def make_folder(path: Path, *, within: Path) -> Path:
+    """Create a folder, and those around it, inside a folder that the user named.
+
+    Raises:
+        StoreError: `path`, or a folder between it and `within`, is a link or cannot be made.
+    """
+    check_no_links(path, within=within)
+    with explain_write(path):
+        path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def check_no_links(path: Path, *, within: Path) -> None:
+    """Refuse a path that leads out of the folder that the user named.
+
+    Raises:
+        StoreError: A part of the path below `within` is a link.
+    """
+    for part in (path, *path.parents):
+        if part == within:
+            return
+        if part.is_symlink():
+            raise StoreError(
+                f"{part} is a link, which may lead anywhere; nothing is written or deleted behind "
+                "it: put what it leads to in its place, or name another folder"
+            )
+
+
+def remove(path: Path, *, within: Path) -> None:
+    """Remove a file, a link or a whole folder inside a folder that the user named; or nothing.
+
+    Raises:
+        StoreError: A folder between `path` and `within` is a link.
+        OSError: The system refuses.
+    """
+    check_no_links(path.parent, within=within)
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def check_writable(results_dir: Path) -> None:
@@ -66,7 +176,11 @@ def atomic_write(path: Path) -> Iterator[Path]:
     _forget_dead(path)
     with explain_write(path):
         try:
+            temporary.unlink(missing_ok=True)
+            temporary.touch(exist_ok=False)
+            mode = temporary.stat().st_mode  # by the umask; safetensors would make it 0600
             yield temporary
+            temporary.chmod(stat.S_IMODE(mode))
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
             temporary.replace(path)
@@ -79,10 +193,8 @@ def forget_temporaries(folder: Path) -> None:
     """Remove temporary files of killed processes from a folder that only this process writes."""
     # safetensors names its own `.tmp` and six letters.
     for left in (*folder.glob("*.tmp"), *folder.glob(".tmp??????")):
-        if left.is_dir():
-            shutil.rmtree(left, ignore_errors=True)
-        else:
-            left.unlink(missing_ok=True)
+        with suppress(OSError):
+            remove(left, within=folder)
 
 
 @cache
@@ -171,6 +283,7 @@ def lock(file: Path, *, seconds: float = LOOK_SECONDS) -> Iterator[bool]:
     """
     lock = FileLock(file, timeout=seconds)
     held = True
+    check_no_links(file, within=file.parent)  # the lock would empty what the link leads to
     with explain_write(file):
         try:
             lock.acquire()
@@ -184,7 +297,7 @@ def lock(file: Path, *, seconds: float = LOOK_SECONDS) -> Iterator[bool]:
 
 def is_locked(file: Path) -> bool:
     """Whether some process holds a lock."""
-    if not file.is_file():
+    if not file.is_file() or file.is_symlink():
         return False
     try:
         with FileLock(file, timeout=0):

@@ -103,6 +103,7 @@ class StageFiles:
         file = self._file("-sample").with_suffix(".tmp")
         begun = time.monotonic()
         with explain_write(file):
+            self.folder.mkdir(parents=True, exist_ok=True)
             try:
                 _write(file, {"sample": torch.zeros(sample, dtype=torch.uint8)})
                 with file.open("rb+") as written:
@@ -132,6 +133,7 @@ class StageFiles:
         return None
 
     def _save_under_way(self, state: Mapping[str, Any]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
         with atomic_write(self.partial_file) as temporary:
             _write(temporary, state)
             # Between here and the end there is no last save, but the one before.
@@ -199,12 +201,12 @@ def is_whole(path: Path) -> bool:
 
 
 def _save(path: Path, state: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as temporary:
         _write(temporary, state)
 
 
 def _write(temporary: Path, state: Mapping[str, Any]) -> None:
-    temporary.parent.mkdir(parents=True, exist_ok=True)
     with temporary.open("wb") as file:
         torch.save(dict(state), file)
 

@@ -6,34 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from cvrbench.config import (
-    balancing,
-    dataset,
-    interaction,
-    launcher,
-    logger,
-    model,
-    objective,
-    schema,
-    sweep,
-)
+from cvrbench.config import dataset, model, runtime, schema
 from cvrbench.metrics.evaluation import METRICS_INFO
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 CONFIGS = {
     name: cls
-    for module in (
-        schema,
-        model,
-        interaction,
-        objective,
-        balancing,
-        dataset,
-        launcher,
-        logger,
-        sweep,
-    )
+    for module in (schema, model, dataset, runtime)
     for name, cls in vars(module).items()
     if dataclasses.is_dataclass(cls) and cls.__module__.startswith("cvrbench.config")
 }

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 from datetime import date
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, MinLen
 
-from cvrbench.config.types import FORBID_EXTRA, Count, Fraction, Policy, Seed
+from cvrbench.config.types import Count, Fraction, Options, Policy, Seed
 
 FieldName = Literal[
     "101", "109_14", "110_14", "121", "122", "124", "125", "126", "127", "127_14", "128", "129",
@@ -15,10 +15,26 @@ FieldName = Literal[
 
 
 @dataclass(frozen=True, kw_only=True)
-class SyntheticConfig:
+class DatasetOptions(Options):
+    """What every dataset has."""
+
+    kind: str
+    min_count: Count
+    """An id with fewer training rows is one of the rare and unknown ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitOptions(DatasetOptions):
+    """What a dataset has whose validation rows are drawn at random from the others."""
+
+    valid_fraction: Fraction
+    split_seed: Seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyntheticConfig(DatasetOptions):
     """Exposures, clicks and conversions drawn from a known model; see `sources.synthetic`."""
 
-    __pydantic_config__: ClassVar = FORBID_EXTRA
     kind: Literal["synthetic"]
     rows: Annotated[int, Ge(100)]
     users: Count
@@ -42,15 +58,13 @@ class SyntheticConfig:
     """`time`: the last rows are tested, users recur; `user`: no user is in two splits."""
     valid_fraction: Fraction
     test_fraction: Fraction
-    min_count: Count
     data_seed: Annotated[int, Ge(0)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class KuaiRandConfig:
+class KuaiRandConfig(SplitOptions):
     """KuaiRand, a video feed: clicks, and what follows them."""
 
-    __pydantic_config__: ClassVar = FORBID_EXTRA
     kind: Literal["kuairand"]
     variant: Literal["pure", "1k", "27k"]
     conversions: Annotated[
@@ -63,56 +77,40 @@ class KuaiRandConfig:
     """First day of validation (`split=time`)."""
     test_from: date
     """First day of the test (`split=time`)."""
-    valid_fraction: Fraction
     test_fraction: Fraction
-    split_seed: Seed
-    min_count: Count
     unclicked_conversions: Policy
 
 
 @dataclass(frozen=True, kw_only=True)
-class CensusIncomeConfig:
+class CensusIncomeConfig(SplitOptions):
     """Census-Income (KDD), the MMoE paper's data; its official test half is the test split."""
 
-    __pydantic_config__: ClassVar = FORBID_EXTRA
     kind: Literal["census_income"]
     tasks: Literal["income_married", "education_married"]
     """The first or the second pair of tasks of Ma et al. (KDD 2018)."""
     validation: Literal["train_part", "test_half"]
     """From the training file (leak-free default), or half of the test file as others do."""
-    valid_fraction: Fraction
-    split_seed: Seed
-    min_count: Count
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdultConfig:
+class AdultConfig(SplitOptions):
     """UCI Adult: income and never-married, official test file."""
 
-    __pydantic_config__: ClassVar = FORBID_EXTRA
     kind: Literal["adult"]
-    valid_fraction: Fraction
-    split_seed: Seed
-    min_count: Count
 
 
 @dataclass(frozen=True, kw_only=True)
-class HillstromConfig:
+class HillstromConfig(SplitOptions):
     """Hillstrom's e-mail campaign: visit (as `ctr`), conversion given a visit (as `cvr`)."""
 
-    __pydantic_config__: ClassVar = FORBID_EXTRA
     kind: Literal["hillstrom"]
-    valid_fraction: Fraction
     test_fraction: Fraction
-    split_seed: Seed
-    min_count: Count
 
 
 @dataclass(frozen=True, kw_only=True)
-class TableTask:
+class TableTask(Options):
     """A task of a table: a 0/1 column, defined where the parent's label is 1."""
 
-    __pydantic_config__: ClassVar = FORBID_EXTRA
     name: str
     label: str
     parent: str | None = None
@@ -121,10 +119,9 @@ class TableTask:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TableConfig:
+class TableConfig(SplitOptions):
     """The user's own CSV or Parquet file, described here column by column."""
 
-    __pydantic_config__: ClassVar = FORBID_EXTRA
     kind: Literal["table"]
     path: str
     """A .csv, .csv.gz or .parquet file."""
@@ -139,10 +136,7 @@ class TableConfig:
     split: Literal["time", "group", "random", "column"]
     split_column: str | None
     """`time`: the column to order by. `column`: holds `train`, `valid` or `test` in each row."""
-    valid_fraction: Fraction
     test_fraction: Fraction
-    split_seed: Seed
-    min_count: Count
     unclicked_conversions: Policy
 
     def __post_init__(self) -> None:
@@ -164,63 +158,48 @@ class TableConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AliExpressConfig:
+class AliExpressConfig(SplitOptions):
     """AliExpress search, one country; test pages are the provider's."""
 
-    __pydantic_config__: ClassVar = FORBID_EXTRA
     kind: Literal["aliexpress"]
     country: Literal["NL", "FR", "ES", "US", "RU"]
-    valid_fraction: Fraction
-    """Number of training pages."""
-    split_seed: Seed
-    min_count: Count
 
 
 @dataclass(frozen=True, kw_only=True)
-class TenrecConfig:
+class TenrecConfig(SplitOptions):
     """Tenrec, one scenario: clicks, and a feedback given a click."""
 
-    __pydantic_config__: ClassVar = FORBID_EXTRA
     kind: Literal["tenrec"]
     scenario: str
     """Name of the csv file: ctr_data_1M, QK-video, QB-video, ..."""
     conversion: Literal["like", "share", "follow"]
     split: Literal["user", "random"]
-    valid_fraction: Fraction
     test_fraction: Fraction
-    split_seed: Seed
     negatives_per_positive: Annotated[float, Gt(0)] | None
     """Keep so many unclicked rows for each clicked one, as the official protocol does with 2; AUC
     and log loss can then not be compared with those of all rows."""
-    min_count: Count
     unclicked_conversions: Policy
 
 
 @dataclass(frozen=True, kw_only=True)
-class TikTokConfig:
+class TikTokConfig(SplitOptions):
     """ICME 2019 short videos: finished and liked, two parallel labels."""
 
-    __pydantic_config__: ClassVar = FORBID_EXTRA
     kind: Literal["tiktok"]
     split: Literal["time", "user"]
-    valid_fraction: Fraction
     test_fraction: Fraction
-    split_seed: Seed
-    min_count: Count
 
 
 @dataclass(frozen=True, kw_only=True)
-class CriteoAttributionConfig:
+class CriteoAttributionConfig(DatasetOptions):
     """Criteo Attribution: clicks, and sales after a click; by day."""
 
-    __pydantic_config__: ClassVar = FORBID_EXTRA
     kind: Literal["criteo_attribution"]
     conversion: Literal["conversion_and_click", "attribution"]
     valid_from_day: Annotated[int, Ge(1)]
     test_from_day: Annotated[int, Ge(2)]
     last_day: Annotated[int, Ge(2)]
     """Later displays are left out: their sales may not be known yet."""
-    min_count: Count
     unclicked_conversions: Policy
 
     def __post_init__(self) -> None:
@@ -230,10 +209,9 @@ class CriteoAttributionConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class KuaiRecConfig:
+class KuaiRecConfig(DatasetOptions):
     """KuaiRec: watched, and watched again, by thresholds on the watch ratio."""
 
-    __pydantic_config__: ClassVar = FORBID_EXTRA
     kind: Literal["kuairec"]
     watched_above: Annotated[float, Gt(0)]
     """Task `ctr`: this share of the video, or more of it, was watched."""
@@ -241,7 +219,6 @@ class KuaiRecConfig:
     """Task `cvr`, given the first: 2 is twice its length."""
     valid_fraction: Fraction
     """The last rows of the big matrix."""
-    min_count: Count
 
     def __post_init__(self) -> None:
         """Refuse thresholds that do not nest."""
@@ -250,10 +227,9 @@ class KuaiRecConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AliCCPConfig:
+class AliCCPConfig(SplitOptions):
     """Ali-CCP: Taobao's exposures, clicks and purchases (Ma et al., SIGIR 2018)."""
 
-    __pydantic_config__: ClassVar = FORBID_EXTRA
     kind: Literal["aliccp"]
     fields: Annotated[tuple[FieldName, ...], MinLen(1)]
     values: Literal["all", "last"]
@@ -263,14 +239,11 @@ class AliCCPConfig:
     the last one's, scaled to [0, 1] over all splits, as torch-rechub does (it sees the test)."""
     max_len: Annotated[int, Ge(1)] | None
     """Longest bag: the values with the largest weights are kept, in their order."""
-    min_count: Count
     missing: Literal["own_id", "oov"]
     """Whether an absent value has an id of its own, or that of the rare and unknown ones."""
     validation: Literal["user", "random", "test_half", "test"]
     """`user`: users of the training file; `random`: its rows (a user is then on both sides);
     `test_half`: half of the test file's rows; `test`: the test rows serve as both."""
-    valid_fraction: Fraction
-    split_seed: Seed
     unclicked_conversions: Policy
 
     def __post_init__(self) -> None:

@@ -6,79 +6,67 @@ the logit is implied.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from annotated_types import Ge
 
 from cvrbench.config.ncs import NCSConfig
-from cvrbench.config.types import FORBID_EXTRA, Dropout, Layers, Width
+from cvrbench.config.types import Dropout, Layers, Options, Width
 
 
 @dataclass(frozen=True, kw_only=True)
-class SingleTaskConfig:
+class NetworkOptions(Options):
+    """What every strategy has."""
+
+    kind: str
+    embedding_dim: Width
+    hidden: tuple[Width, ...]
+    tower: tuple[Width, ...]
+    dropout: Dropout
+
+
+@dataclass(frozen=True, kw_only=True)
+class SingleTaskConfig(NetworkOptions):
     """Own embeddings, own trunk and own tower per task."""
 
-    __pydantic_config__: ClassVar = FORBID_EXTRA
     kind: Literal["single_task"]
-    embedding_dim: Width
-    hidden: tuple[Width, ...]
-    tower: tuple[Width, ...]
-    dropout: Dropout
 
 
 @dataclass(frozen=True, kw_only=True)
-class SharedEmbeddingConfig:
+class SharedEmbeddingConfig(NetworkOptions):
     """Common embeddings, own trunk and own tower per task."""
 
-    __pydantic_config__: ClassVar = FORBID_EXTRA
     kind: Literal["shared_embedding"]
-    embedding_dim: Width
-    hidden: tuple[Width, ...]
-    tower: tuple[Width, ...]
-    dropout: Dropout
 
 
 @dataclass(frozen=True, kw_only=True)
-class SharedBottomConfig:
+class SharedBottomConfig(NetworkOptions):
     """Common embeddings and trunk, own tower per task."""
 
-    __pydantic_config__: ClassVar = FORBID_EXTRA
     kind: Literal["shared_bottom"]
-    embedding_dim: Width
-    hidden: tuple[Width, ...]
-    tower: tuple[Width, ...]
-    dropout: Dropout
 
 
 @dataclass(frozen=True, kw_only=True)
-class MMoEConfig:
+class MMoEConfig(NetworkOptions):
     """Experts shared by all tasks, mixed by one gate per task, or by one for all (OMoE)."""
 
-    __pydantic_config__: ClassVar = FORBID_EXTRA
     kind: Literal["mmoe"]
-    embedding_dim: Width
     n_experts: Annotated[int, Ge(1)]
     gate: Literal["per_task", "common"]
     hidden: Layers
-    tower: tuple[Width, ...]
-    dropout: Dropout
 
 
 @dataclass(frozen=True, kw_only=True)
-class PLEConfig:
+class PLEConfig(NetworkOptions):
     """Progressive layered extraction; `levels=1` is CGC."""
 
-    __pydantic_config__: ClassVar = FORBID_EXTRA
     kind: Literal["ple"]
-    embedding_dim: Width
     levels: Annotated[int, Ge(1)]
     n_shared_experts: Annotated[int, Ge(0)]
     n_specific_experts: Annotated[int, Ge(0)]
     """Per task."""
     hidden: Layers
     """Widths of one expert, at every level."""
-    tower: tuple[Width, ...]
-    dropout: Dropout
 
     def __post_init__(self) -> None:
         """Refuse a level without any expert."""
@@ -93,16 +81,12 @@ class PLEConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AITMConfig:
+class AITMConfig(NetworkOptions):
     """Adaptive information transfer along the chain of tasks."""
 
-    __pydantic_config__: ClassVar = FORBID_EXTRA
     kind: Literal["aitm"]
-    embedding_dim: Width
     hidden: Layers
     """Widths of each task's own network."""
-    tower: tuple[Width, ...]
-    dropout: Dropout
     calibrator: Annotated[float, Ge(0)]
     """Weight of the penalty where a task is predicted to be likelier than its parent."""
 

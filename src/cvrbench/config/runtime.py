@@ -6,41 +6,38 @@ no part of its `Config` nor of its identity.
 
 import math
 from dataclasses import dataclass, fields
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, MaxLen, MinLen
 
-from cvrbench.config.types import FORBID_EXTRA, Count, Seed
+from cvrbench.config.types import Count, Options, Seed
 
 SIZES = ("density", "multiply_adds", "parameters")
 """Objectives that are no metric of the validation rows; all are better when lower."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class LocalConfig:
+class LocalConfig(Options):
     """In this process, one after another; several seeds of one configuration at once."""
 
-    __pydantic_config__: ClassVar = FORBID_EXTRA
     kind: Literal["local"]
     together: Literal["auto"] | Count
     """Most seeds that are trained as one program; 1: none are, auto: as many as pay."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProcessesConfig:
+class ProcessesConfig(Options):
     """Several processes of this machine."""
 
-    __pydantic_config__: ClassVar = FORBID_EXTRA
     kind: Literal["processes"]
     workers: Count
     """Processes at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class SubmititConfig:
+class SubmititConfig(Options):
     """Jobs of a Slurm cluster."""
 
-    __pydantic_config__: ClassVar = FORBID_EXTRA
     kind: Literal["submitit"]
     workers: Count
     """Most jobs at once."""
@@ -54,10 +51,9 @@ class SubmititConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RayConfig:
+class RayConfig(Options):
     """Tasks of a Ray cluster."""
 
-    __pydantic_config__: ClassVar = FORBID_EXTRA
     kind: Literal["ray"]
     workers: Count
     """Most tasks at once."""
@@ -71,10 +67,9 @@ LauncherConfig = LocalConfig | ProcessesConfig | SubmititConfig | RayConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweepConfig:
+class SweepConfig(Options):
     """A search for the best configuration of one strategy on one dataset."""
 
-    __pydantic_config__: ClassVar = FORBID_EXTRA
     objectives: Annotated[tuple[str, ...], MinLen(1), MaxLen(3)]
     """Validation metrics (`cvr_auc`, `mean_auc`), or sizes; of several the Pareto front."""
     trials: Count | None

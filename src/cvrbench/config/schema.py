@@ -13,33 +13,30 @@ from annotated_types import Ge, Gt, Le, Lt
 from cvrbench.config.dataset import DatasetConfig
 from cvrbench.config.model import ModelConfig, SingleTaskConfig
 from cvrbench.config.ncs import NCSConfig
-from cvrbench.config.types import FORBID_EXTRA, Count
+from cvrbench.config.types import Count, Options
 
 PASSWORD = re.compile(r"://[^/?#]*:.*@|^https?://[^/?#]*@|[?&]\w*(pass|token|secret)\w*=")
 """How a URI looks that holds one; over HTTP a user alone may be a token."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoInteractionConfig:
+class NoInteractionConfig(Options):
     """The embedded fields as they are, one after another."""
 
-    __pydantic_config__: ClassVar = FORBID_EXTRA
     kind: Literal["none"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DotConfig:
+class DotConfig(Options):
     """Dot products of every two embedded fields, joined to the fields (DLRM)."""
 
-    __pydantic_config__: ClassVar = FORBID_EXTRA
     kind: Literal["dot"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class CrossConfig:
+class CrossConfig(Options):
     """Layers of explicit feature crosses (DCNv2)."""
 
-    __pydantic_config__: ClassVar = FORBID_EXTRA
     kind: Literal["cross"]
     layers: Count
     """Crosses; the output has products of at most one feature more than there are of them."""
@@ -51,34 +48,30 @@ InteractionConfig = NoInteractionConfig | DotConfig | CrossConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClickSpaceConfig:
+class ClickSpaceConfig(Options):
     """Each task learns in its own space: CVR on clicked rows."""
 
-    __pydantic_config__: ClassVar = FORBID_EXTRA
     kind: Literal["click_space"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EntireSpaceConfig:
+class EntireSpaceConfig(Options):
     """CTR and CTCVR on all exposures, CVR through their product (ESMM)."""
 
-    __pydantic_config__: ClassVar = FORBID_EXTRA
     kind: Literal["entire_space"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExposureSpaceConfig:
+class ExposureSpaceConfig(Options):
     """Each task learns its label on all exposures."""
 
-    __pydantic_config__: ClassVar = FORBID_EXTRA
     kind: Literal["exposure_space"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ESCM2IPWConfig:
+class ESCM2IPWConfig(Options):
     """CVR on clicked rows weighted by their inverse propensity, beside CTCVR on all exposures."""
 
-    __pydantic_config__: ClassVar = FORBID_EXTRA
     kind: Literal["escm2_ipw"]
     lambda_c: Annotated[float, Ge(0)]
     """Weight of the inverse-propensity-weighted loss."""
@@ -94,38 +87,34 @@ ObjectiveConfig = ClickSpaceConfig | EntireSpaceConfig | ExposureSpaceConfig | E
 
 
 @dataclass(frozen=True, kw_only=True)
-class EqualConfig:
+class EqualConfig(Options):
     """The plain sum of the tasks' losses."""
 
-    __pydantic_config__: ClassVar = FORBID_EXTRA
     kind: Literal["equal"]
     compares_gradients: ClassVar[bool] = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeightedConfig:
+class WeightedConfig(Options):
     """A weighted sum; `weights` maps a task's name to its weight, 1 for tasks not named."""
 
-    __pydantic_config__: ClassVar = FORBID_EXTRA
     kind: Literal["weighted"]
     compares_gradients: ClassVar[bool] = False
     weights: dict[str, Annotated[float, Ge(0)]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class UncertaintyConfig:
+class UncertaintyConfig(Options):
     """Weights learned as homoscedastic uncertainty."""
 
-    __pydantic_config__: ClassVar = FORBID_EXTRA
     kind: Literal["uncertainty"]
     compares_gradients: ClassVar[bool] = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class PCGradConfig:
+class PCGradConfig(Options):
     """Conflicting gradients projected off each other."""
 
-    __pydantic_config__: ClassVar = FORBID_EXTRA
     kind: Literal["pcgrad"]
     compares_gradients: ClassVar[bool] = True
 
@@ -134,10 +123,9 @@ BalancingConfig = EqualConfig | WeightedConfig | UncertaintyConfig | PCGradConfi
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainerConfig:
+class TrainerConfig(Options):
     """Optimisers, batches, early stopping and the device."""
 
-    __pydantic_config__: ClassVar = FORBID_EXTRA
     batch_size: Annotated[int, Ge(1)]
     eval_batch_size: Annotated[int, Ge(1)]
     epochs: Annotated[int, Ge(1)]
@@ -172,10 +160,9 @@ class TrainerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProtocolConfig:
+class ProtocolConfig(Options):
     """How a run chooses on validation and what it may touch."""
 
-    __pydantic_config__: ClassVar = FORBID_EXTRA
     selection: str
     """`mean_auc` (mean over the trained tasks of each task's AUC in its own space) or a metric."""
     score_test: bool
@@ -187,28 +174,25 @@ class ProtocolConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoLoggerConfig:
+class NoLoggerConfig(Options):
     """Nobody."""
 
-    __pydantic_config__: ClassVar = FORBID_EXTRA
     kind: Literal["none"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TensorBoardConfig:
+class TensorBoardConfig(Options):
     """Event files that `tensorboard --logdir FOLDER` shows."""
 
-    __pydantic_config__: ClassVar = FORBID_EXTRA
     kind: Literal["tensorboard"]
     folder: str | None
     """One folder per run goes in here; null: `tensorboard` in the results folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class WandbConfig:
+class WandbConfig(Options):
     """Weights & Biases, or files for it."""
 
-    __pydantic_config__: ClassVar = FORBID_EXTRA
     kind: Literal["wandb"]
     project: str
     entity: str | None
@@ -219,10 +203,9 @@ class WandbConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MLflowConfig:
+class MLflowConfig(Options):
     """An MLflow server or database."""
 
-    __pydantic_config__: ClassVar = FORBID_EXTRA
     kind: Literal["mlflow"]
     tracking_uri: str | None
     """null: `$MLFLOW_TRACKING_URI`; without it a database of our own in the results folder."""
@@ -242,10 +225,9 @@ LoggerConfig = NoLoggerConfig | TensorBoardConfig | WandbConfig | MLflowConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Options):
     """One experiment: everything that decides its numbers, and where it reads and writes."""
 
-    __pydantic_config__: ClassVar = FORBID_EXTRA
     dataset: DatasetConfig
     interaction: InteractionConfig
     model: ModelConfig

@@ -1,6 +1,7 @@
-"""What fields of configurations have in common: ranges, and that no unknown key is taken."""
+"""What configurations have in common: their base class, and ranges of values."""
 
-from typing import Annotated, Literal
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Lt, MinLen
 
@@ -16,3 +17,10 @@ Policy = Literal["refuse", "drop", "keep", "zero_conversion"]
 stops the preparation, is dropped, is kept as it is, or has its conversion set to 0."""
 Value = float | int | bool | str | None
 """What a searched key may be, as a study keeps it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Values that yaml must name, each of them and no other."""
+
+    __pydantic_config__: ClassVar = FORBID_EXTRA

@@ -35,10 +35,10 @@ from rich.table import Table
 
 from cvrbench.data.archives import locate
 from cvrbench.data.dataset import Dataset, open_dataset
-from cvrbench.data.generator.files import generate
+from cvrbench.data.generator import generate
 from cvrbench.data.generator.world import GeneratorConfig
 from cvrbench.data.schema import OOV
-from cvrbench.data.sources.aliccp.grammar import HALVES, KINDS, file_name
+from cvrbench.data.sources.aliccp import HALVES, KINDS, file_name
 from cvrbench.data.sources.aliccp.ingest import BLOCK_BYTES
 
 PREPROCESSOR = "examples/ranking/data/ali-ccp/preprocess_ali_ccp.py"

@@ -32,8 +32,9 @@ from benchmarks.training.shapes import ALICCP_SIZES, SMALL, schema_of
 from benchmarks.turns import WARM_UP, Contender, compare, ratio
 
 from cvrbench.data import sampler
-from cvrbench.data.dataset import SPLITS, StoreWriter, open_dataset
+from cvrbench.data.dataset import SPLITS, open_dataset
 from cvrbench.data.streaming import DiskRows, Placement
+from cvrbench.data.writer import StoreWriter
 from cvrbench.system.machine import keep_freed_memory
 
 BATCH, CHUNK_ROWS, ZIPF_POWER = SMALL.batch, 2**18, 4

@@ -7,8 +7,8 @@ from typing import Self
 
 import polars as pl
 
-from cvrbench.data.checks import Inspection
 from cvrbench.data.dataset import SPLITS
+from cvrbench.data.prepare import Inspection
 from cvrbench.data.raw import Chunk, RawField, RawStream
 from cvrbench.data.schema import Task
 

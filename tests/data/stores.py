@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from cvrbench.data.dataset import SPLITS, Bag, StoreWriter
+from cvrbench.data.dataset import SPLITS, Bag
 from cvrbench.data.schema import Categorical, MultiValued, Numeric, Schema, Task
+from cvrbench.data.writer import StoreWriter
 
 CONTEXTS, SIZE = 7, 50
 

@@ -20,13 +20,12 @@ from hypothesis import strategies as st
 from sklearn.preprocessing import MinMaxScaler
 
 from cvrbench.config.compose import compose
-from cvrbench.data import staging
+from cvrbench.data import writer as staging
 from cvrbench.data.dataset import SPLITS, Dataset, verify
-from cvrbench.data.generator.files import generate
+from cvrbench.data.generator import generate
 from cvrbench.data.generator.world import GeneratorConfig
 from cvrbench.data.raw import STRICT, Tolerance
-from cvrbench.data.sources.aliccp import ingest
-from cvrbench.data.sources.aliccp.grammar import FIELDS
+from cvrbench.data.sources.aliccp import FIELDS, ingest
 from cvrbench.errors import DataError
 from tests.data.aliccp_files import Half, Row, draw, write
 
@@ -422,7 +421,7 @@ KILLER = """
 import itertools, os, signal, sys
 from pathlib import Path
 from cvrbench.data.sources.aliccp import ingest
-from cvrbench.data.dataset import StoreWriter
+from cvrbench.data.writer import StoreWriter
 from cvrbench.config.compose import compose
 from cvrbench.data.raw import STRICT
 

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cvrbench.data.sources.aliccp.diagnosis import diagnose
-from cvrbench.data.sources.aliccp.grammar import BAGS, FIELDS, MAX_ID, SINGLES
-from cvrbench.data.sources.aliccp.tokens import Block, to_block
+from cvrbench.data.sources.aliccp import BAGS, FIELDS, MAX_ID, SINGLES
+from cvrbench.data.sources.aliccp.lines import Block, diagnose, to_block
 from tests.data.aliccp_files import draw
 
 TOKEN = re.compile(r"(\d{3}(?:_14)?)\x02(\d+)\x03([\d.]+)")

@@ -6,8 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from cvrbench.data.checks import apply_policy
-from cvrbench.data.raw import RawField
+from cvrbench.data.raw import RawField, apply_policy
 from cvrbench.data.schema import Task
 from cvrbench.errors import DataError
 from tests.data.checks import Tables, check

@@ -14,11 +14,10 @@ import pytest
 from scipy.special import logit
 from sklearn.metrics import roc_auc_score
 
-from cvrbench.data.generator import files
-from cvrbench.data.generator.files import generate
-from cvrbench.data.generator.rows import lengths
-from cvrbench.data.generator.world import GeneratorConfig
-from cvrbench.data.sources.aliccp.grammar import FIELDS
+from cvrbench.data import generator
+from cvrbench.data.generator import generate
+from cvrbench.data.generator.world import GeneratorConfig, lengths
+from cvrbench.data.sources.aliccp import FIELDS
 from cvrbench.errors import DataError
 
 SMALL = {"rows": 6000, "test_rows": 1000, "seed": 5, "card": 0.03, "hist": 0.2, "anomaly": 0.002}
@@ -94,7 +93,7 @@ def everything(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module", autouse=True)
 def _small_shards():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files, "SHARD_ROWS", SHARD)
+        patch.setattr(generator, "SHARD_ROWS", SHARD)
         yield
 
 
@@ -325,7 +324,7 @@ def test_probabilities_have_seven_digits(train):
 
 
 def test_replay_repeats_features_and_nothing_else(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "SHARD_ROWS", 800)
+    monkeypatch.setattr(generator, "SHARD_ROWS", 800)
     block, rows = 2000, 5300
     manifest = generate(config(rows=rows, replay=block, ctr=0.3, cvr=0.3), tmp_path)
     data = read(tmp_path, "train")

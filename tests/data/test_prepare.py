@@ -13,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.preprocessing import StandardScaler
 
-from cvrbench.data.dataset import SPLITS, StoreWriter, open_dataset, verify
+from cvrbench.data.dataset import SPLITS, open_dataset, verify
 from cvrbench.data.encode import VocabularyCounter
 from cvrbench.data.prepare import prepare
 from cvrbench.data.raw import Chunk, RawField, RawStream
 from cvrbench.data.schema import MISSING, N_RESERVED, OOV, Task
+from cvrbench.data.writer import StoreWriter
 from cvrbench.errors import DataError
 from tests.data.checks import Tables
 

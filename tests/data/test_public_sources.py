@@ -16,10 +16,9 @@ from cvrbench.config.compose import compose
 from cvrbench.data.archives import locate
 from cvrbench.data.dataset import SPLITS, Dataset
 from cvrbench.data.prepare import prepare
-from cvrbench.data.raw import RawStream
+from cvrbench.data.raw import RawStream, time_cuts
 from cvrbench.data.sources import delimited, load_raw
 from cvrbench.data.sources.delimited import Layout, frames
-from cvrbench.data.splits import time_cuts
 from cvrbench.errors import DataError
 from tests.data import public_files
 from tests.data.public_files import FILES

@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from cvrbench.data import sampler
-from cvrbench.data.array_reader import ArrayReader
 from cvrbench.data.batches import Batch, SplitTensors
-from cvrbench.data.dataset import Dataset, open_dataset
+from cvrbench.data.dataset import ArrayReader, Dataset, open_dataset
 from cvrbench.data.sampler import prefetch
 from cvrbench.data.streaming import DiskRows
 from cvrbench.errors import DataError

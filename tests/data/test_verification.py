@@ -8,10 +8,8 @@ from pathlib import Path
 import pytest
 
 from cvrbench.config.compose import compose
-from cvrbench.data import verification
-from cvrbench.data.dataset import Dataset, open_dataset
+from cvrbench.data.dataset import Dataset, Verification, open_dataset
 from cvrbench.data.registry import ensure
-from cvrbench.data.verification import Verification
 from cvrbench.errors import DataError, RunInterrupted
 
 
@@ -78,7 +76,7 @@ def cut(file: Path) -> None:
 
 @pytest.mark.parametrize("harm", [change, remove, cut])
 def test_what_happens_to_a_file_later_is_found_too(dataset, harm, monkeypatch):
-    monkeypatch.setattr(verification, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr("cvrbench.data.dataset.LOOK_SECONDS", 0.05)
     with Verification(dataset) as verifying:
         verifying.finish()
         harm(dataset.path / "test" / "ids.npy")
@@ -106,7 +104,7 @@ def test_asking_at_every_step_looks_at_the_disk_once_a_second(dataset, monkeypat
 
 
 def test_leaving_ends_the_thread_before_it_is_through(dataset, monkeypatch):
-    monkeypatch.setattr(verification, "PIECE_BYTES", 1)
+    monkeypatch.setattr("cvrbench.data.dataset.PIECE_BYTES", 1)
     begun = time.monotonic()
     with Verification(dataset):
         pass

@@ -16,7 +16,7 @@ from cvrbench.errors import ConfigError
 if TYPE_CHECKING:
     from cvrbench.config.dataset import DatasetConfig
     from cvrbench.data.dataset import Dataset
-    from cvrbench.data.describe import Description
+    from cvrbench.data.registry import Description
 
 app = typer.Typer(
     help="List, fetch, generate, prepare, describe and verify datasets.", no_args_is_help=True
@@ -124,9 +124,8 @@ def describe(
     as_json: AsJson = False,
 ) -> None:
     """Show fields, cardinalities and label rates per split and space, with a picture."""
-    from cvrbench.data.describe import describe as describe_dataset
-    from cvrbench.data.describe import to_json
-    from cvrbench.data.registry import ensure
+    from cvrbench.data.registry import describe as describe_dataset
+    from cvrbench.data.registry import description_json, ensure
     from cvrbench.metrics.evaluation import counts
     from cvrbench.report.figures.description import description_figure
     from cvrbench.report.figures.style import save
@@ -137,7 +136,7 @@ def describe(
     found = {split.name: counts(dataset.schema, split.labels) for split in splits}
     description = describe_dataset(dataset, found)
     if as_json:
-        print_json(to_json(description))
+        print_json(description_json(description))
     else:
         _print_description(description)
     path = figure or dataset.path.parent / f"{dataset.path.name}.png"

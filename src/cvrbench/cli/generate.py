@@ -116,7 +116,7 @@ def _print_totals(manifest: "Mapping[str, Any]") -> None:
 
 
 def _write(config: "GeneratorConfig", out_dir: Path, workers: int) -> "dict[str, Any]":
-    from cvrbench.data.generator.files import generate as write
+    from cvrbench.data.generator import generate as write
     from cvrbench.data.raw import RowsProgress
 
     with preparing_bar() as on_rows:

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from cvrbench.data import sampler
-from cvrbench.data.array_reader import Array, ArrayReader, Span
-from cvrbench.data.dataset import Split
+from cvrbench.data.dataset import Array, ArrayReader, Span, Split
 from cvrbench.data.sampler import Shape
 from cvrbench.data.schema import Schema
 

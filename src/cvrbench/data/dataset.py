@@ -21,10 +21,13 @@ with `<split>` one of train, valid, test. The manifest is written last.
 import hashlib
 import json
 import math
+import mmap
 import os
-import shutil
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+import threading
+import time
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -33,8 +36,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cvrbench.data.schema import Schema
-from cvrbench.errors import DataError
+from cvrbench.errors import DataError, RunInterrupted
+from cvrbench.system.machine import available_memory
 
+Array = npt.NDArray[Any]
 FORMAT_VERSION = 2
 SPLITS = ("train", "valid", "test")
 
@@ -188,144 +193,237 @@ def _open_split(path: Path, name: str, schema: Schema) -> Split:
     )
 
 
-Array = npt.NDArray[Any]
-HEADER_BYTES = 128
-RECODED_BYTES = 4 << 20
-"""Bytes of an array that are held in memory while it is recoded."""
-NPY_MAGIC = b"\x93NUMPY\x01\x00"
-
-
-class _ArrayFile:
-    """An .npy file that grows: its header is written when its length is known."""
-
-    def __init__(self, path: Path, like: Array) -> None:
-        self.dtype, self.row_shape, self.rows = like.dtype, like.shape[1:], 0
-        self.file = path.open("w+b")
-        self.file.write(bytes(HEADER_BYTES))
-
-    def append(self, array: Array) -> None:
-        assert (array.dtype, array.shape[1:]) == (self.dtype, self.row_shape), array.shape
-        self.file.write(np.ascontiguousarray(array).data)
-        self.rows += len(array)
-
-    def recode(self, change: Callable[[Array], Array]) -> None:
-        row_bytes = self.dtype.itemsize * math.prod(self.row_shape)
-        rows = max(RECODED_BYTES // row_bytes, 1)
-        for first in range(0, self.rows, rows):
-            place = HEADER_BYTES + first * row_bytes
-            self.file.seek(place)
-            text = self.file.read(min(rows, self.rows - first) * row_bytes)
-            before = np.frombuffer(text, self.dtype).reshape(-1, *self.row_shape)
-            after = change(before)
-            assert (after.dtype, after.shape) == (self.dtype, before.shape), after.shape
-            self.file.seek(place)
-            self.file.write(np.ascontiguousarray(after).data)
-        self.file.seek(0, os.SEEK_END)
-
-    def close(self) -> None:
-        if self.file.closed:
-            return
-        shape = (self.rows, *self.row_shape)
-        text = repr({"descr": self.dtype.str, "fortran_order": False, "shape": shape})
-        length = HEADER_BYTES - len(NPY_MAGIC) - 2
-        header = NPY_MAGIC + length.to_bytes(2, "little") + text.ljust(length - 1).encode() + b"\n"
-        assert len(header) == HEADER_BYTES, "the shape is too long for the header"
-        self.file.seek(0)
-        self.file.write(header)
-        self.file.close()
-
-
-class StoreWriter:
-    """The arrays of every split, appended to; see `data.dataset` for their names and types.
-
-    A context manager, so that no file stays open when the work fails.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        (folder / "vocabulary").mkdir(parents=True)
-        self._files: dict[tuple[str, str], _ArrayFile] = {}
-        self._values: dict[tuple[str, int], int] = {}
-
-    def __enter__(self) -> Self:
-        """Return the writer."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close every file, also when closing one of them fails on a full disk."""
-        with ExitStack() as closing:
-            for file in self._files.values():
-                closing.callback(file.file.close)
-
-    def append(self, split: str, name: str, array: Array) -> None:
-        """Append rows to the array `<split>/<name>.npy`."""
-        if (split, name) not in self._files:
-            (self.folder / split).mkdir(exist_ok=True)
-            self._files[split, name] = _ArrayFile(self.folder / split / f"{name}.npy", array)
-        self._files[split, name].append(array)
-
-    def append_bags(self, split: str, k: int, bags: Bag) -> None:
-        """Append bags of the k-th multi-valued field; `bags.offsets` begins with 0."""
-        before = self._values.get((split, k))
-        shifted = bags.offsets + (before or 0)
-        self.append(split, f"bag{k}_offsets", shifted if before is None else shifted[1:])
-        self.append(split, f"bag{k}_ids", bags.ids)
-        self.append(split, f"bag{k}_weights", bags.weights)
-        self._values[split, k] = int(shifted[-1])
-
-    def recode(self, split: str, name: str, change: Callable[[Array], Array]) -> None:
-        """Replace the rows of an array in place, some at a time, by what `change` returns."""
-        self._files[split, name].recode(change)
-
-    def copy_split(self, source: str, target: str) -> None:
-        """Put the same rows into another split, as links where the system has links."""
-        (self.folder / target).mkdir()
-        for (split, name), file in self._files.items():
-            if split == source:
-                file.close()
-                path = self.folder / source / f"{name}.npy"
-                other = self.folder / target / path.name
-                try:
-                    os.link(path, other)
-                except OSError:  # a file system without links
-                    shutil.copyfile(path, other)
-
-    def finish(
-        self,
-        schema: Schema,
-        *,
-        config: Mapping[str, Any],
-        accounting: Mapping[str, int],
-        sources: Mapping[str, Any],
-        notes: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Close every array and write the manifest; the schema's fingerprint is filled in."""
-        for file in self._files.values():
-            file.close()
-        files = {
-            path.relative_to(self.folder).as_posix(): {
-                "bytes": path.stat().st_size,
-                "sha256": sha256_of(path),
-            }
-            for path in sorted(self.folder.rglob("*"))
-            if path.is_file()
-        }
-        manifest = {
-            "format_version": FORMAT_VERSION,
-            "schema": replace(schema, fingerprint=_fingerprint(schema, files)).to_json(),
-            "config": dict(config),
-            "accounting": dict(accounting),
-            "sources": dict(sources),
-            **(notes or {}),
-            "files": files,
-        }
-        text = json.dumps(manifest, indent=1, default=str) + "\n"
-        (self.folder / "manifest.json").write_text(text)
-
-
-def _fingerprint(schema: Schema, files: Mapping[str, Mapping[str, Any]]) -> str:
+def fingerprint_of(schema: Schema, files: Mapping[str, Mapping[str, Any]]) -> str:
     """Return a digest of all that a result depends on: every array's bytes, and their meaning."""
     parts = [f"{name} {entry['sha256']}" for name, entry in files.items()]
     parts += [repr(field) for field in (*schema.id_fields, *schema.numeric)]
     parts += [repr(task) for task in schema.tasks]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+Span = tuple[int, int]
+"""Rows from the first to before the second."""
+
+EXACTLY = getattr(os, "POSIX_FADV_RANDOM", None)
+READ_AHEAD = getattr(os, "POSIX_FADV_WILLNEED", None)
+FORGET = getattr(os, "POSIX_FADV_DONTNEED", None)
+
+PAGE_BYTES = mmap.PAGESIZE
+
+
+class ArrayReader:
+    """Reader of the rows of one array of a dataset; safe to be used by several threads."""
+
+    def __init__(self, array: Array, dataset: str) -> None:
+        """Open the array's file if it is a whole mapped one; otherwise rows come from memory.
+
+        Args:
+            array: An array of a `Split`, or any other.
+            dataset: The dataset's name, for messages.
+
+        Raises:
+            DataError: The file is gone.
+        """
+        self.array, self.dataset = array, dataset
+        self.dtype, self.shape = array.dtype, array.shape
+        self._file: int | None = None
+        self._path, self._start, self._row_bytes = Path(), 0, 0
+        # The base of a mapping's part is the mapping.
+        if isinstance(array, np.memmap) and isinstance(array.base, mmap.mmap) and array.size:
+            self._path, self._start = Path(str(array.filename)), int(array.offset)
+            self._row_bytes = array.nbytes // len(array)
+            self._file = self._open()
+
+    def read(self, start: int, stop: int) -> Array:
+        """Return the rows `[start, stop)`.
+
+        Raises:
+            DataError: The file ended before them, or the disk failed.
+        """
+        if self._file is None:
+            part: Array = self.array[start:stop]
+            return part
+        rows = np.empty((stop - start, *self.shape[1:]), self.dtype)
+        left = rows.reshape(-1).view(np.uint8).data
+        at = self._start + start * self._row_bytes
+        while left:
+            try:
+                n_read = os.preadv(self._file, [left], at)
+            except OSError as error:
+                raise DataError(f"{self._path} cannot be read: {error.strerror}") from None
+            if n_read == 0:
+                raise DataError(
+                    f"{self._path} was cut short while it was read; {mend(self.dataset)}"
+                )
+            left, at = left[n_read:], at + n_read
+        return rows
+
+    def damage(self) -> DataError:
+        """Return the error of a file whose content makes no sense."""
+        return DataError(f"{self._path} was changed after it was prepared; {mend(self.dataset)}")
+
+    def read_exactly(self) -> None:
+        """Switch off the system's reading ahead, for rows in no order."""
+        if self._file is not None and EXACTLY is not None:
+            os.posix_fadvise(self._file, 0, 0, EXACTLY)
+
+    def expect(self, spans: Iterable[Span]) -> None:
+        """Let the system begin to read rows that are needed soon."""
+        self._advise(spans, READ_AHEAD)
+
+    def forget(self, spans: Iterable[Span]) -> None:
+        """Drop rows from the system's cache of files."""
+        self._advise(spans, FORGET)
+
+    def _advise(self, spans: Iterable[Span], advice: int | None) -> None:
+        if self._file is None or advice is None:
+            return
+        for start, stop in spans:
+            begin = self._start + start * self._row_bytes
+            begin -= begin % PAGE_BYTES  # parts of pages would be kept
+            end = self._start + stop * self._row_bytes
+            os.posix_fadvise(self._file, begin, end - begin + -end % PAGE_BYTES, advice)
+
+    def _open(self) -> int:
+        try:
+            file = os.open(self._path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        except OSError as error:
+            raise DataError(
+                f"{self._path} cannot be read: {error.strerror}; {mend(self.dataset)}"
+            ) from None
+        weakref.finalize(self, os.close, file)
+        return file
+
+
+def load_labels(split: Split, dataset: str) -> Split:
+    """Return the split with labels, groups and truth, which predictions are scored by, in memory.
+
+    Raises:
+        DataError: A file is gone or was cut short.
+    """
+
+    def read(array: Array | None) -> Array | None:
+        return None if array is None else ArrayReader(array, dataset).read(0, len(array))
+
+    labels = ArrayReader(split.labels, dataset).read(0, len(split))
+    return replace(split, labels=labels, groups=read(split.groups), truth=read(split.truth))
+
+
+def spans_of(rows: npt.NDArray[np.int64]) -> list[Span]:
+    """Return ascending row numbers as spans, neighbours joined."""
+    if len(rows) == 0:
+        return []
+    breaks = np.flatnonzero(np.diff(rows) != 1) + 1
+    parts: Sequence[npt.NDArray[np.int64]] = np.split(rows, breaks)
+    return [(int(part[0]), int(part[-1]) + 1) for part in parts]
+
+
+PIECE_BYTES = 2**20
+LOOK_SECONDS = 1.0
+"""Least time between two looks at the files' sizes and times."""
+
+Signature = tuple[int, int, int, int]
+"""Device, number, size and time of change of a file; equal ones mean equal contents."""
+
+
+class Verification:
+    """Comparison of a dataset's arrays with their checksums in a thread; a context manager."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        """Begin to hash the arrays; the vocabularies were compared when the dataset was opened."""
+        files = dataset.manifest["files"].items()
+        self._wanted: dict[Path, str] = {
+            dataset.path / name: entry["sha256"]
+            for name, entry in files
+            if not name.startswith("vocabulary/")
+        }
+        self._mend = mend(dataset.schema.name)
+        self._digests: dict[Signature, str] = {}
+        self._ended = threading.Event()
+        n_bytes = sum(entry["bytes"] for _, entry in files)
+        # What does not fit in the system's cache of files would push out what others have there.
+        self._forget = n_bytes > available_memory().n_bytes
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="verification")
+        self._work = self._pool.submit(self._look)
+        self._begun = self._looked = time.monotonic()
+
+    def __enter__(self) -> Self:
+        """Return the verification."""
+        return self
+
+    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
+        """End the thread; after an error of the run, wait whether damaged data explain it.
+
+        Raises:
+            DataError: A file was changed, cut short or removed, which explains the error.
+        """
+        try:
+            if isinstance(error, Exception) and not isinstance(error, DataError | RunInterrupted):
+                self._work.result()
+        finally:
+            self._ended.set()
+            self._pool.shutdown(cancel_futures=True)
+
+    def check(self, patience: float = math.inf) -> None:
+        """Raise what was found so far; cheap enough for every step.
+
+        Args:
+            patience: Seconds since the beginning after which to wait for the rest of the files.
+
+        Raises:
+            DataError: A file was changed, cut short or removed.
+        """
+        now = time.monotonic()
+        if now - self._begun > patience:
+            self._work.result()
+        if self._work.done() and now - self._looked >= LOOK_SECONDS:
+            self.finish()
+
+    def finish(self) -> None:
+        """Wait until every file was compared, and compare those that changed since.
+
+        Raises:
+            DataError: A file was changed, cut short or removed.
+        """
+        self._work.result()
+        self._look()
+        self._looked = time.monotonic()
+
+    def _look(self) -> None:
+        for path, wanted in self._wanted.items():
+            try:
+                found = self._digest(path)
+            except OSError as error:
+                raise DataError(f"{path} cannot be read: {error.strerror}; {self._mend}") from None
+            if found != wanted and not self._ended.is_set():
+                raise DataError(f"{path} was changed after it was prepared; {self._mend}")
+
+    def _digest(self, path: Path) -> str:
+        """Return a file's hash, a known one if its signature did not change."""
+        known = self._digests.get(_signature(path.stat()))
+        if known is not None:
+            return known
+        digest, buffer = hashlib.sha256(), memoryview(bytearray(PIECE_BYTES))
+        with path.open("rb", buffering=0) as file:
+            before = _signature(os.fstat(file.fileno()))
+            while (n_read := file.readinto(buffer)) and not self._ended.is_set():
+                digest.update(buffer[:n_read])
+                if self._forget and FORGET is not None:
+                    os.posix_fadvise(file.fileno(), 0, file.tell(), FORGET)
+            if _signature(os.fstat(file.fileno())) == before:
+                self._digests[before] = digest.hexdigest()
+        return digest.hexdigest()
+
+
+class Trust:
+    """No verification, for runs that keep nothing."""
+
+    def check(self, patience: float = math.inf) -> None:
+        """Compare no file."""
+
+    def finish(self) -> None:
+        """Compare no file."""
+
+
+def _signature(status: os.stat_result) -> Signature:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

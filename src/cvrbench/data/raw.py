@@ -1,13 +1,24 @@
-"""What a source hands to `prepare`: rows in chunks, and what their columns mean."""
+"""What a source hands to `prepare`: cleaned rows in chunks, cut into splits, and their meaning.
+
+Tables in memory are cut exactly: so many groups or rows. Streams are cut by hashing keys, so that
+the fractions are only about met, or at times that a first pass found.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from datetime import date
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
+from cvrbench.config.types import Policy
+from cvrbench.data.dataset import SPLITS
 from cvrbench.data.schema import Task
+from cvrbench.errors import DataError
+from cvrbench.system.rng import derive, numpy_stream
 
 DEFAULT_MOST = 1000
 
@@ -116,3 +127,242 @@ class RawStream:
     unnested: bool = False
     truth: tuple[str, ...] | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
+
+
+SPLIT = "<split>"
+"""Column that a source adds: 0 train, 1 validation, 2 test; null where the row is dropped. No
+user's table has a column of this name."""
+MAX_SAMPLE = 1 << 20
+
+
+class Fractions(NamedTuple):
+    """Shares of validation and test, and the seed of a random cut."""
+
+    valid: float
+    test: float
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raise `DataError` if the fractions leave nothing to train on."""
+        if self.valid + self.test >= 1:
+            raise DataError(
+                f"valid_fraction ({self.valid}) and test_fraction ({self.test}) leave no rows to "
+                "train on; their sum must be below 1"
+            )
+
+
+def cut(times: pl.Series, valid_from: Any, test_from: Any) -> pl.Series:
+    """Cut at two times: what comes later is never trained on."""
+    codes: pl.Series = (times >= valid_from).cast(pl.Int8) + (times >= test_from).cast(pl.Int8)
+    return codes.alias(SPLIT)
+
+
+def by_day(days: pl.Series, *, valid_from: date, test_from: date) -> pl.Series:
+    """Cut a date column at two days.
+
+    Raises:
+        DataError: The days are not in order.
+    """
+    if not valid_from < test_from:
+        raise DataError(f"valid_from ({valid_from}) must lie before test_from ({test_from})")
+    return cut(days, valid_from, test_from)
+
+
+def by_time(times: pl.Series, fractions: Fractions) -> pl.Series:
+    """Put the last rows into test, those before into validation; equal times stay together.
+
+    Raises:
+        DataError: The column has gaps, or the fractions leave nothing to train on.
+    """
+    fractions.check()
+    if times.null_count():
+        raise DataError(
+            f"column {times.name!r} orders the rows, but {times.null_count():,} have none"
+        )
+    return cut(times, *_quantiles(times.sort(), fractions.valid, fractions.test))
+
+
+def by_group(groups: pl.Series, fractions: Fractions) -> pl.Series:
+    """Put whole groups (users) into one split each; the fractions are of groups."""
+    values = groups.unique().sort()
+    part = pl.Series(random_parts(len(values), *fractions))
+    return groups.replace_strict(values, part, return_dtype=pl.Int8).alias(SPLIT)
+
+
+def by_row(n: int, fractions: Fractions) -> pl.Series:
+    """Put each of n rows into a split by itself, at random."""
+    return pl.Series(SPLIT, random_parts(n, *fractions))
+
+
+def by_key(keys: pl.Series, fractions: Fractions) -> pl.Series:
+    """Put rows into the split of their key (a user, or the row's own number), by hashing it.
+
+    Equal keys are in one split; the fractions are of keys, and only about met.
+    """
+    u = row_uniforms(fractions.seed, keys.cast(pl.Int64).to_numpy())
+    codes = np.where(u < fractions.test, 2, np.where(u < fractions.test + fractions.valid, 1, 0))
+    return pl.Series(SPLIT, codes.astype(np.int8))
+
+
+def time_cuts(
+    times: Iterator[pl.Series], *, valid_fraction: float, test_fraction: float
+) -> tuple[float, float]:
+    """Return the times from which on rows validate and test; equal times stay together.
+
+    At most `MAX_SAMPLE` times are held, evenly spread over the rows: every one until there are too
+    many, then every second, and so on. The fractions are met to one in `MAX_SAMPLE` or better.
+
+    Raises:
+        DataError: There is no row, or all times are equal.
+    """
+    held: npt.NDArray[np.float64] = np.empty(0)
+    stride, row = 1, 0
+    for series in times:
+        values = series.to_numpy().astype(np.float64)
+        held = np.concatenate([held, values[-row % stride :: stride]])
+        row += len(values)
+        while len(held) > MAX_SAMPLE:
+            held, stride = held[::2], stride * 2
+    ordered = np.sort(held)
+    if not len(ordered) or ordered[0] == ordered[-1]:
+        raise DataError("rows cannot be split by time: they have none, or all have the same")
+    valid_from, test_from = _quantiles(ordered, valid_fraction, test_fraction)
+    return float(valid_from), float(test_from)
+
+
+def random_parts(
+    n: int, valid_fraction: float, test_fraction: float, seed: int
+) -> np.ndarray[tuple[int], np.dtype[np.int8]]:
+    """Return the split's number of each of n things: exact counts, random places.
+
+    Raises:
+        DataError: The fractions leave nothing to train on.
+    """
+    Fractions(valid_fraction, test_fraction).check()
+    n_valid, n_test = round(n * valid_fraction), round(n * test_fraction)
+    part = np.zeros(n, dtype=np.int8)
+    part[:n_valid] = 1
+    part[n_valid : n_valid + n_test] = 2
+    return numpy_stream(seed, "split").permutation(part)
+
+
+def row_uniforms(seed: int, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Return per row a number in `[0, 1)` that depends on the seed and the row's number alone.
+
+    A stream can so be cut at random without holding it (SplitMix64's mixing; Steele et al. 2014).
+    """
+    x = rows.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(derive(seed, "rows"))
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    top = (x ^ (x >> np.uint64(31))) >> np.uint64(11)
+    return top.astype(np.float64) * 2.0**-53
+
+
+def table_chunks(table: pl.DataFrame, accounting: Mapping[str, int]) -> Chunks:
+    """Return the chunks of a cleaned table in memory that has a column `SPLIT`."""
+
+    def read(account: Counter[str]) -> Iterator[Chunk]:
+        account.update(accounting)
+        return _parts(table)
+
+    return read
+
+
+def stream_chunks(
+    tables: Callable[[Counter[str]], Iterator[pl.DataFrame]],
+    *,
+    name: str,
+    tasks: Sequence[Task],
+    policy: Policy,
+) -> Chunks:
+    """Return the chunks of a log that is read as tables, each with a column `SPLIT`.
+
+    Args:
+        tables: Reads the log; counts rows read, and those it leaves out by reason.
+        name: The dataset, for messages.
+        tasks: Their labels are checked to be 0 or 1.
+        policy: For rows whose label is 1 while their parent's is 0.
+    """
+
+    def read(account: Counter[str]) -> Iterator[Chunk]:
+        for table in tables(account):
+            check_labels(table, [task.label for task in tasks], name)
+            try:
+                kept, changed = apply_policy(table, tasks, policy)
+            except DataError as error:
+                raise DataError(f"{name}: {error}") from None
+            account.update(changed)
+            yield from _parts(kept)
+
+    return read
+
+
+def _parts(table: pl.DataFrame) -> Iterator[Chunk]:
+    for number, split in enumerate(SPLITS):
+        part = table.filter(pl.col(SPLIT) == number).drop(SPLIT)
+        if len(part):
+            yield Chunk(split, part)
+
+
+def _quantiles(ordered: Any, valid_fraction: float, test_fraction: float) -> tuple[Any, Any]:
+    """Return the values of a sorted column at which validation and test begin."""
+    n = len(ordered)
+    valid_from = ordered[round(n * (1 - valid_fraction - test_fraction))]
+    return valid_from, ordered[min(round(n * (1 - test_fraction)), n - 1)]
+
+
+def apply_policy(
+    frame: pl.DataFrame, tasks: Sequence[Task], policy: Policy
+) -> tuple[pl.DataFrame, dict[str, int]]:
+    """Apply the policy for rows whose label is 1 while their parent's is 0: unclicked conversions.
+
+    Returns:
+        The rows, and how many were dropped, changed or kept so, by label.
+
+    Raises:
+        DataError: `refuse`, and there are such rows.
+    """
+    labels = {task.name: task.label for task in tasks}
+    account: dict[str, int] = {}
+    for task in tasks:
+        if task.parent is None:
+            continue
+        parent = labels[task.parent]
+        broken = (pl.col(task.label) == 1) & (pl.col(parent) == 0)
+        n = int(frame.select(broken.sum()).item())
+        words = f"{task.label} = 1 with {parent} = 0"
+        if n == 0:
+            continue
+        if policy == "refuse":
+            raise DataError(
+                f"{n:,} rows have {words}; say what to do with them: "
+                "dataset.unclicked_conversions=drop, zero_conversion or keep"
+            )
+        if policy == "drop":
+            frame = frame.filter(~broken)
+            account[f"dropped: {words}"] = n
+        elif policy == "zero_conversion":
+            zeroed = pl.when(broken).then(0).otherwise(pl.col(task.label))
+            frame = frame.with_columns(zeroed.cast(frame.schema[task.label]).alias(task.label))
+            account[f"{task.label} set to 0: {words}"] = n
+        else:
+            account[f"kept: {words}"] = n
+    return frame, account
+
+
+def check_labels(frame: pl.DataFrame, labels: Sequence[str], file: str) -> None:
+    """Check that label columns hold 0 and 1 and nothing else.
+
+    Raises:
+        DataError: A column holds something else.
+    """
+    for label in labels:
+        column = frame[label]
+        wrong = frame.with_row_index("row").filter(
+            pl.col(label).is_null() | ~pl.col(label).cast(pl.String).is_in(["0", "1"])
+        )
+        if len(wrong):
+            raise DataError(
+                f"{file}: label column {column.name!r} holds {wrong[label][0]!r} in "
+                f"{len(wrong):,} rows (first: row {int(wrong['row'][0]) + 1:,}); a label is 0 or 1"
+            )

@@ -20,8 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cvrbench.data.array_reader import Span, spans_of
-from cvrbench.data.dataset import Split
+from cvrbench.data.dataset import Span, Split, spans_of
 from cvrbench.data.schema import Schema
 from cvrbench.system.rng import derive
 

@@ -15,9 +15,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cvrbench.data.array_reader import Span, spans_of
 from cvrbench.data.batches import Batch, Rows, SplitReader, SplitTensors
-from cvrbench.data.dataset import Split
+from cvrbench.data.dataset import Span, Split, spans_of
 from cvrbench.data.sampler import Window, prefetch, windows
 from cvrbench.data.schema import Schema
 from cvrbench.system.machine import available_memory

@@ -16,11 +16,9 @@ from safetensors.torch import save_file
 
 from cvrbench.config.compose import Composed
 from cvrbench.config.validate import config_from_saved, config_to_dict
-from cvrbench.data.array_reader import load_labels
 from cvrbench.data.batches import Rows
-from cvrbench.data.dataset import Dataset, Split
+from cvrbench.data.dataset import Dataset, Split, Verification, load_labels
 from cvrbench.data.registry import ensure
-from cvrbench.data.verification import Verification
 from cvrbench.errors import RunError
 from cvrbench.metrics.evaluation import Scores, counts, score
 from cvrbench.nn import FeatureEncoder

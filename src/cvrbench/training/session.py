@@ -18,12 +18,10 @@ from torch import Tensor
 
 from cvrbench.balancing import Balancing, build_balancing, trained_tasks, untied
 from cvrbench.config.schema import BalancingConfig, Config, EqualConfig, TrainerConfig
-from cvrbench.data.array_reader import load_labels
 from cvrbench.data.batches import Batch, Rows
-from cvrbench.data.dataset import Dataset, Split
+from cvrbench.data.dataset import Dataset, Split, Trust, Verification, load_labels
 from cvrbench.data.label_subsampling import label_weights, scarce_task
 from cvrbench.data.streaming import Placement
-from cvrbench.data.verification import Trust, Verification
 from cvrbench.metrics.evaluation import counts, selection_score
 from cvrbench.nn import Output
 from cvrbench.objectives import Objective

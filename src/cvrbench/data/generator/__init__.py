@@ -1,1 +1,423 @@
-"""Raw files in Ali-CCP's exact format at any size, with planted effects and the true rates."""
+"""Files in Ali-CCP's format with a planted truth: shards of rows, six files and their manifest.
+
+A shard is a fixed number of rows, drawn independently: its streams are named by its half and
+number, so that its bytes depend on the options alone.
+"""
+
+import errno
+import json
+import multiprocessing
+import shutil
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from functools import lru_cache, partial
+from itertools import cycle
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from cvrbench.data.generator.world import (
+    CROSSED,
+    MAX_EVENTS,
+    PROFILE,
+    Doubles,
+    GeneratorConfig,
+    Labels,
+    Longs,
+    Plan,
+    Rng,
+    Sample,
+    Tokens,
+    Truth,
+    World,
+    build,
+    calibrate,
+    draw,
+    draw_labels,
+    few,
+    lengths,
+    log_of_count,
+    probabilities,
+)
+from cvrbench.data.sources.aliccp import FIELDS, HALVES, Half, file_name
+from cvrbench.errors import DataError
+from cvrbench.system.rng import derive, numpy_stream
+
+MANIFEST, UNFINISHED = "manifest.json", ".unfinished"
+TRUTH_HEADER = b"sample_id,p_ctr,p_cvr\n"
+KINDS = ("skeleton", "common", "truth")
+SHARD_ROWS = 50_000
+SKELETON = tuple(field.name for field in FIELDS if field.kind == "skeleton")
+COMMON = tuple(field.name for field in FIELDS if field.kind == "common")
+CONTEXT_BITS, SHARD_BITS = 24, 39
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+DECIMALS = 12
+"""Decimals in the truth files: a probability of one in a million has seven significant digits."""
+VALUES = pl.Series(["1.0", *log_of_count(np.arange(1.0, MAX_EVENTS + 1))])
+TWELFTHS = pl.Series(["1.0", *log_of_count(np.round(np.arange(1.0, MAX_EVENTS + 1) / 12, 3))])
+"""Text of each count, and of each count in twelfths; 0 stands for a field without counts."""
+IN_TWELFTHS = frozenset({"150_14", "853"})
+SKELETON_ROW_BYTES, TRUTH_ROW_BYTES, COMMON_BYTES = 245, 40, 265
+"""Per skeleton row; of the common files at `hist=1`, 14.6 KB for each block of about 58 rows."""
+WAITING = 2
+"""Shards begun per worker before the first of them is taken: bounds the memory of those waiting."""
+OnProgress = Callable[[int, int], None]
+Words = npt.NDArray[np.uint64]
+
+
+class ShardPlan(NamedTuple):
+    """Which rows a shard holds: `rows` of them from row `first` of `total`."""
+
+    half: Half
+    number: int
+    first: int
+    rows: int
+    total: int
+
+
+class Shard(NamedTuple):
+    """What is drawn of a shard apart from ids, keys and labels.
+
+    Attributes:
+        skeleton, common: Columns `n` and `features`, by row and by context.
+        context: Context of each row.
+        order: Contexts as they stand in the common file.
+        truth: True probabilities by row.
+    """
+
+    skeleton: pl.DataFrame
+    common: pl.DataFrame
+    context: Longs
+    order: Longs
+    truth: Truth
+
+
+DrawShards = Callable[[Sequence[ShardPlan]], Iterator[Shard]]
+
+
+def generate(
+    config: GeneratorConfig, out: Path, *, workers: int = 1, on_progress: OnProgress | None = None
+) -> dict[str, Any]:
+    """Write both halves, their true probabilities and a manifest.
+
+    Files have other names in a folder `.unfinished` until all of them are whole, and the manifest
+    comes last: a generation that was killed leaves none, and is begun anew by the next one.
+
+    Args:
+        config: What to generate.
+        out: Folder to write; it must be empty, missing, or hold an unfinished generation.
+        workers: Processes, each with 0.5 GB of memory at `card=1`; the bytes do not depend on it.
+        on_progress: Called with the rows written so far and in all.
+
+    Returns:
+        The manifest: `options`, `b1`, `b2`, `bayes` and for each half `rows`, `clicks`,
+        `conversions` (of clicked rows), `anomalies`, `common_rows`, `tokens`, `common_tokens`.
+
+    Raises:
+        DataError: An option is out of range, the folder is taken, or the disk is too small.
+    """
+    config.check()
+    if workers < 1:
+        raise DataError(f"workers={workers} cannot generate anything: give 1 or more")
+    try:
+        _clear(out)
+        _check_space(config, out)
+        work = out / UNFINISHED
+        work.mkdir(parents=True)
+        manifest = _write_all(config, work, workers, on_progress or (lambda _done, _total: None))
+        (work / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        for half in HALVES:
+            for kind in KINDS:
+                target = out / _place(kind, half)
+                target.parent.mkdir(exist_ok=True)
+                _part(work, kind, half).rename(target)
+        (work / MANIFEST).rename(out / MANIFEST)
+        work.rmdir()
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise DataError(f"no space left to write {out}: free some, and generate anew") from None
+        why = error.strerror or error
+        raise DataError(f"cannot write {out}: {why}; name another folder") from None
+    return manifest
+
+
+def _place(kind: str, half: Half) -> Path:
+    """Where a file of a finished generation lies, relative to its folder."""
+    if kind == "truth":
+        return Path(f"truth_{half}.csv")
+    return Path(f"sample_{half}") / file_name("skeleton" if kind == "skeleton" else "common", half)
+
+
+def _part(work: Path, kind: str, half: Half) -> Path:
+    """An unfinished file; a reader of raw files looks for no such name."""
+    return work / f"{kind}_{half}.part"
+
+
+def _clear(out: Path) -> None:
+    """Make room: an unfinished generation is removed, anything else is left and refused."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise DataError(f"{out} is a file: name a folder to generate into")
+    found = {entry.name for entry in out.iterdir()}
+    ours = {UNFINISHED, *(_place(kind, half).parts[0] for kind in KINDS for half in HALVES)}
+    if not found:
+        return
+    if UNFINISHED not in found or not found <= ours:
+        what = "a finished generation" if MANIFEST in found else "files"
+        raise DataError(f"{out} already holds {what}: name an empty folder, or empty this one")
+    # The mark goes last, for what it says of the others.
+    for entry in [*(out / name for name in sorted(found - {UNFINISHED})), out / UNFINISHED]:
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+def _check_space(config: GeneratorConfig, out: Path) -> None:
+    existing = next(p for p in (out, *out.absolute().parents) if p.exists())
+    rows = config.rows + config.test_rows
+    row_bytes = SKELETON_ROW_BYTES + TRUTH_ROW_BYTES + COMMON_BYTES * config.hist
+    free, needed = shutil.disk_usage(existing).free, rows * row_bytes
+    if needed > free:
+        raise DataError(
+            f"{rows:,} rows need about {needed / 1e9:,.1f} GB in {out}, where {free / 1e9:,.1f} GB "
+            "are free: ask for fewer rows or a smaller hist, or name a folder on another disk"
+        )
+
+
+def _write_all(
+    config: GeneratorConfig, work: Path, workers: int, on_progress: OnProgress
+) -> dict[str, Any]:
+    rows: dict[Half, int] = {"train": config.rows, "test": config.test_rows}
+    total, done = sum(rows.values()), 0
+    totals: dict[str, dict[str, int]] = {}
+    n_shards = sum(-(-n // SHARD_ROWS) for n in rows.values())
+    workers = min(workers, n_shards)
+    with _executor(workers) as pool:
+        plan = pool.submit(_plan, config).result()
+        draw_shards = partial(_draw_shards, pool, WAITING * workers, config)
+        for half in HALVES:
+            counts: Counter[str] = Counter()
+            with ExitStack() as stack:
+                files = {k: stack.enter_context(_part(work, k, half).open("wb")) for k in KINDS}
+                files["truth"].write(TRUTH_HEADER)
+                for tables, found in _tables(config, draw_shards, half, rows[half]):
+                    for kind, table in tables.items():
+                        table.write_csv(files[kind], include_header=False, quote_style="never")
+                    counts.update(found)
+                    done += found["rows"]
+                    on_progress(done, total)
+            totals[half] = dict(counts)
+    return {"options": asdict(config), **plan._asdict(), **totals}
+
+
+@contextmanager
+def _executor(workers: int) -> Iterator[Executor]:
+    """Draw shards in this process, or in several that each build the same world."""
+    spawn = multiprocessing.get_context("spawn")
+    alone = workers == 1
+    pool = ThreadPoolExecutor(1) if alone else ProcessPoolExecutor(workers, mp_context=spawn)
+    try:
+        yield pool
+    except BrokenProcessPool:
+        raise DataError(
+            f"one of {workers} generating processes died, most likely for want of memory: use "
+            "fewer workers, or a smaller card"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+        _world.cache_clear()
+
+
+def _draw_shards(
+    pool: Executor, waiting_most: int, config: GeneratorConfig, plans: Sequence[ShardPlan]
+) -> Iterator[Shard]:
+    """Yield shards in the order of their plans, some of them drawn ahead."""
+    waiting: deque[Future[Shard]] = deque()
+    for at in plans:
+        waiting.append(pool.submit(_draw_shard, config, at))
+        if len(waiting) >= waiting_most:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+@lru_cache(maxsize=1)
+def _world(config: GeneratorConfig) -> tuple[World, Plan]:
+    """Build a process's world, once."""
+    world = build(config)
+    return world, calibrate(world, config)
+
+
+def _plan(config: GeneratorConfig) -> Plan:
+    return _world(config)[1]
+
+
+def _draw_shard(config: GeneratorConfig, at: ShardPlan) -> Shard:
+    world, plan = _world(config)
+
+    def stream(name: str) -> Rng:
+        return numpy_stream(config.seed, "shard", at.half, at.number, name)
+
+    sample = draw(world, config, lengths(stream("lengths"), at.rows), stream)
+    n, n_contexts = at.rows, len(sample.length)
+    place = (at.first + np.arange(n)) / at.total
+    # The real files begin with another field from row to row, and go round from there.
+    turn = np.arange(len(SKELETON)) - stream("field order").integers(len(SKELETON), size=n)[:, None]
+    order = np.argsort(stream("common field order").random((n_contexts, len(COMMON))), axis=1)
+    return Shard(
+        skeleton=_features(_skeleton_tokens(world, sample), turn % len(SKELETON)),
+        common=_features(_common_tokens(world, sample), np.argsort(order, axis=1)),
+        context=sample.context,
+        order=np.argsort(_index_keys(config.seed, at.half, at.number, n_contexts)),
+        truth=probabilities(world, config, plan, sample, place),
+    )
+
+
+def _skeleton_tokens(world: World, sample: Sample) -> dict[str, Tokens]:
+    item, every = sample.item, np.arange(len(sample.item))
+    row, intention = sample.intentions
+    named = {name: crossing.exposed for name, crossing in world.crossings.items()}
+    branded = np.flatnonzero(world.brand[item] >= 0)
+    tokens = {
+        "205": _ones(every, world.item_id[item]),
+        "206": _ones(every, named["206"][world.category[item]]),
+        "207": _ones(every, named["207"][world.shop[item]]),
+        "210": _ones(row, named["210"][intention]),
+        "216": _ones(branded, named["216"][world.brand[item[branded]]]),
+        "301": _ones(every, few("301")[sample.scene]),
+        **{crossed: sample.crossed[name] for name, (_, crossed) in CROSSED.items()},
+    }
+    return {name: tokens[name] for name in SKELETON}
+
+
+def _common_tokens(world: World, sample: Sample) -> dict[str, Tokens]:
+    named = np.flatnonzero(sample.named)
+    tokens = {"101": _ones(named, world.user_id[sample.user[named]])}
+    profile = world.profile[sample.user]
+    for column, name in enumerate(PROFILE):
+        told = np.flatnonzero(profile[:, column])
+        tokens[name] = _ones(told, few(name)[profile[told, column] - 1])
+    tokens |= {history: sample.histories[name] for name, (history, _) in CROSSED.items()}
+    return {name: tokens[name] for name in COMMON}
+
+
+def _ones(row: Longs, ids: npt.NDArray[np.int32]) -> Tokens:
+    return Tokens(row, ids, np.zeros(len(row), np.int64))
+
+
+def _features(fields: dict[str, Tokens], place: Longs) -> pl.DataFrame:
+    """Write each row's tokens as text, its fields at their `place`, `[rows, fields]`."""
+    tables = []
+    for column, (name, tokens) in enumerate(fields.items()):
+        values = (TWELFTHS if name in IN_TWELFTHS else VALUES).gather(tokens.counts)
+        ids = pl.Series(tokens.ids).cast(pl.String)
+        table = pl.DataFrame(
+            {
+                "row": tokens.row,
+                "place": place[tokens.row, column],
+                "features": f"{name}\x02" + ids + "\x03" + values,
+            }
+        )
+        tables.append(table)
+    ordered = pl.concat(tables).sort("row", "place", maintain_order=True)
+    by_row = ordered.group_by("row", maintain_order=True)
+    return by_row.agg(pl.len().alias("n"), pl.col("features").str.join("\x01")).drop("row")
+
+
+def _tables(
+    config: GeneratorConfig, draw_shards: DrawShards, half: Half, rows: int
+) -> Iterator[tuple[dict[str, pl.DataFrame], dict[str, int]]]:
+    """Yield the lines of a half by kind of file, shard after shard, and counts of what they hold.
+
+    With `replay`, the shards of the base block come again and again, with other ids and labels.
+    """
+    base = rows if config.replay is None else min(config.replay, rows)
+    plans = [
+        ShardPlan(half, number, first, min(SHARD_ROWS, base - first), base)
+        for number, first in enumerate(range(0, base, SHARD_ROWS))
+    ]
+    shards, next_id, last_id = draw_shards(plans), 1, rows
+    if config.replay is not None:
+        shards, next_id = cycle(shards), first_id(rows)
+        last_id = next_id + rows - 1
+    for number, shard in enumerate(shards):
+        ids = np.arange(next_id, min(next_id + len(shard.context), last_id + 1))
+        names: tuple[str | int, ...] = ("replay", half, number)
+        if number < len(plans):
+            names = ("shard", half, number, "labels")
+        keys = np.empty(len(shard.order), np.uint64)
+        keys[shard.order] = np.sort(_index_keys(config.seed, half, number, len(keys)))
+        truth = Truth(shard.truth.ctr[: len(ids)], shard.truth.cvr[: len(ids)])
+        labels = draw_labels(truth, config.anomaly, numpy_stream(config.seed, *names))
+        yield _lines(shard, ids, keys, truth, labels)
+        next_id = int(ids[-1]) + 1
+        if next_id > last_id:
+            return
+
+
+def _lines(
+    shard: Shard, ids: Longs, keys: Words, truth: Truth, labels: tuple[Labels, Labels]
+) -> tuple[dict[str, pl.DataFrame], dict[str, int]]:
+    """Return the first lines of a shard, as many as there are ids, with their contexts."""
+    (click, conversion), context = labels, shard.context[: len(ids)]
+    order = shard.order[shard.order <= context[-1]]
+    ctr, cvr = map(_decimals, truth)
+    key = pl.Series("key", [f"{key:016x}" for key in keys.tolist()])
+    head = pl.DataFrame({"id": ids, "click": click, "conversion": conversion})
+    tables = {
+        "skeleton": head.with_columns(key.gather(context)).hstack(shard.skeleton.head(len(ids))),
+        "common": pl.DataFrame(key.gather(order)).hstack(shard.common[order]),
+        "truth": pl.DataFrame({"id": ids, "ctr": ctr, "cvr": cvr}),
+    }
+    counts = {
+        "rows": len(ids),
+        "clicks": int(click.sum()),
+        "conversions": int((click & conversion).sum()),
+        "anomalies": int((conversion & (1 - click)).sum()),
+        "common_rows": len(order),
+        "tokens": int(tables["skeleton"]["n"].sum()),
+        "common_tokens": int(tables["common"]["n"].sum()),
+    }
+    return tables, counts
+
+
+def _decimals(p: Doubles) -> pl.Series:
+    """Text of probabilities; 1 is not reached by rounding."""
+    parts = np.minimum(np.rint(p * 10**DECIMALS), 10**DECIMALS - 1).astype(np.int64)
+    texts: pl.Series = "0." + pl.Series(parts).cast(pl.String).str.zfill(DECIMALS)
+    return texts
+
+
+def _index_keys(seed: int, half: Half, shard: int, n: int) -> Words:
+    """Indices of a shard's contexts: SplitMix64 (Steele et al. 2014) of their number.
+
+    The function is a bijection of 64 bits, and half, shard and context are parts of the number: no
+    two contexts of a seed share an index.
+    """
+    base = (int(half == "test") << (CONTEXT_BITS + SHARD_BITS)) | (shard << CONTEXT_BITS)
+    z = np.uint64(base) + np.arange(n, dtype=np.uint64)
+    z = (z + np.uint64(derive(seed, "index"))) * GOLDEN
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.asarray(z ^ (z >> np.uint64(31)))
+
+
+def first_id(rows: int) -> int:
+    """Return the power of ten from which `rows` sample ids have one number of digits.
+
+    >>> first_id(9), first_id(10), first_id(91)
+    (1, 10, 100)
+    """
+    power = 1
+    while rows > 9 * power:
+        power *= 10
+    return power

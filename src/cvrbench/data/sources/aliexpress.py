@@ -18,9 +18,16 @@ import polars as pl
 
 from cvrbench.config.dataset import AliExpressConfig
 from cvrbench.data.archives import RawFile, locate
-from cvrbench.data.raw import RawStream, click_conversion, feature_fields
+from cvrbench.data.raw import (
+    SPLIT,
+    Fractions,
+    RawStream,
+    by_key,
+    click_conversion,
+    feature_fields,
+    stream_chunks,
+)
 from cvrbench.data.sources.delimited import Layout, counted, read
-from cvrbench.data.splits import SPLIT, Fractions, by_key, stream_chunks
 from cvrbench.errors import DataError
 
 SEARCH = "search_id"

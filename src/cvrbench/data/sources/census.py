@@ -21,10 +21,9 @@ import polars as pl
 
 from cvrbench.config.dataset import AdultConfig, CensusIncomeConfig
 from cvrbench.data.archives import RawFile, locate
-from cvrbench.data.raw import RawStream, feature_fields
+from cvrbench.data.raw import SPLIT, Fractions, RawStream, by_row, feature_fields, table_chunks
 from cvrbench.data.schema import Task
 from cvrbench.data.sources.delimited import read_headerless
-from cvrbench.data.splits import SPLIT, Fractions, by_row, table_chunks
 from cvrbench.errors import DataError
 
 CENSUS_FILES = ("census-income.data", "census-income.test")

@@ -18,9 +18,8 @@ import polars as pl
 
 from cvrbench.config.dataset import CriteoAttributionConfig
 from cvrbench.data.archives import locate
-from cvrbench.data.raw import RawStream, click_conversion, feature_fields
+from cvrbench.data.raw import RawStream, click_conversion, cut, feature_fields, stream_chunks
 from cvrbench.data.sources.delimited import Layout, counted
-from cvrbench.data.splits import cut, stream_chunks
 
 PATTERN = "criteo_attribution_dataset*.tsv"
 DAY = 86_400

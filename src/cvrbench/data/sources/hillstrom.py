@@ -11,10 +11,16 @@ import polars as pl
 
 from cvrbench.config.dataset import HillstromConfig
 from cvrbench.data.archives import locate
-from cvrbench.data.checks import check_labels
-from cvrbench.data.raw import RawStream, click_conversion, feature_fields
+from cvrbench.data.raw import (
+    Fractions,
+    RawStream,
+    by_row,
+    check_labels,
+    click_conversion,
+    feature_fields,
+    table_chunks,
+)
 from cvrbench.data.sources.delimited import Layout, read
-from cvrbench.data.splits import Fractions, by_row, table_chunks
 
 FILE = "Kevin_Hillstrom_MineThatData_E-MailAnalytics_DataMiningChallenge_2008.03.20.csv"
 CATEGORICAL = (

@@ -19,19 +19,23 @@ import polars as pl
 
 from cvrbench.config.dataset import KuaiRandConfig
 from cvrbench.data.archives import RawFile, locate
-from cvrbench.data.checks import apply_policy, check_labels
-from cvrbench.data.raw import Chunks, RawStream, click_conversion, feature_fields
-from cvrbench.data.schema import Task
-from cvrbench.data.sources.delimited import Layout, counted, frames, read
-from cvrbench.data.splits import (
+from cvrbench.data.raw import (
+    Chunks,
     Fractions,
+    RawStream,
+    apply_policy,
     by_day,
     by_group,
     by_key,
     by_row,
+    check_labels,
+    click_conversion,
+    feature_fields,
     stream_chunks,
     table_chunks,
 )
+from cvrbench.data.schema import Task
+from cvrbench.data.sources.delimited import Layout, counted, frames, read
 from cvrbench.errors import DataError
 
 USERS = "user_features_pure.csv"

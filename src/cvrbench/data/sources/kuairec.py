@@ -18,10 +18,16 @@ import polars as pl
 
 from cvrbench.config.dataset import KuaiRecConfig
 from cvrbench.data.archives import RawFile, locate
-from cvrbench.data.raw import RawStream, click_conversion, feature_fields
+from cvrbench.data.raw import (
+    SPLIT,
+    RawStream,
+    click_conversion,
+    feature_fields,
+    stream_chunks,
+    time_cuts,
+)
 from cvrbench.data.sources.delimited import Layout, counted, frames, read
 from cvrbench.data.sources.kuairand import USER_FIELDS, durations
-from cvrbench.data.splits import SPLIT, stream_chunks, time_cuts
 from cvrbench.errors import DataError
 
 BIG, SMALL, USERS, ITEMS = (

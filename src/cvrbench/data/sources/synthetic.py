@@ -19,8 +19,15 @@ import numpy.typing as npt
 import polars as pl
 
 from cvrbench.config.dataset import SyntheticConfig
-from cvrbench.data.raw import RawStream, click_conversion, feature_fields
-from cvrbench.data.splits import Fractions, by_group, by_time, table_chunks
+from cvrbench.data.raw import (
+    Fractions,
+    RawStream,
+    by_group,
+    by_time,
+    click_conversion,
+    feature_fields,
+    table_chunks,
+)
 from cvrbench.system.rng import numpy_stream
 
 N_FACTORS = 4

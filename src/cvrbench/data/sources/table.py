@@ -7,12 +7,21 @@ import polars as pl
 
 from cvrbench.config.dataset import TableConfig
 from cvrbench.data.archives import locate
-from cvrbench.data.checks import apply_policy, check_labels
 from cvrbench.data.dataset import SPLITS, sha256_of
-from cvrbench.data.raw import RawStream, feature_fields
+from cvrbench.data.raw import (
+    SPLIT,
+    Fractions,
+    RawStream,
+    apply_policy,
+    by_group,
+    by_row,
+    by_time,
+    check_labels,
+    feature_fields,
+    table_chunks,
+)
 from cvrbench.data.schema import Task
 from cvrbench.data.sources.delimited import check_columns
-from cvrbench.data.splits import SPLIT, Fractions, by_group, by_row, by_time, table_chunks
 from cvrbench.errors import DataError
 
 

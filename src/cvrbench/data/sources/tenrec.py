@@ -14,9 +14,16 @@ import polars as pl
 
 from cvrbench.config.dataset import TenrecConfig
 from cvrbench.data.archives import RawFile, locate
-from cvrbench.data.raw import RawStream, click_conversion, feature_fields
+from cvrbench.data.raw import (
+    Fractions,
+    RawStream,
+    by_key,
+    click_conversion,
+    feature_fields,
+    row_uniforms,
+    stream_chunks,
+)
 from cvrbench.data.sources.delimited import Layout, counted, frames
-from cvrbench.data.splits import Fractions, by_key, row_uniforms, stream_chunks
 
 IDS = ("user_id", "item_id", "video_category", "gender", "age")
 HISTORY = tuple(f"hist_{k}" for k in range(1, 11))

@@ -13,10 +13,17 @@ import polars as pl
 
 from cvrbench.config.dataset import TikTokConfig
 from cvrbench.data.archives import locate
-from cvrbench.data.raw import RawStream, feature_fields
+from cvrbench.data.raw import (
+    Fractions,
+    RawStream,
+    by_key,
+    cut,
+    feature_fields,
+    stream_chunks,
+    time_cuts,
+)
 from cvrbench.data.schema import Task
 from cvrbench.data.sources.delimited import Layout, counted
-from cvrbench.data.splits import Fractions, by_key, cut, stream_chunks, time_cuts
 
 PATTERN = "final_track*_train.txt"
 COLUMNS = (

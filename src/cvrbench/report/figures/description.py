@@ -3,7 +3,7 @@
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cvrbench.data.describe import Description
+from cvrbench.data.registry import Description
 from cvrbench.report.figures.style import POINT, headline, styled
 
 LINEAR_RANGE = 20

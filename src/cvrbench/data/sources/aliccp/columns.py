@@ -12,8 +12,9 @@ import polars as pl
 from cvrbench.config.dataset import AliCCPConfig
 from cvrbench.data.dataset import SPLITS, Bag
 from cvrbench.data.encode import Vocabulary, vocabulary_table
+from cvrbench.data.raw import random_parts, row_uniforms
 from cvrbench.data.schema import MISSING, N_RESERVED, OOV
-from cvrbench.data.sources.aliccp.grammar import (
+from cvrbench.data.sources.aliccp import (
     BY_NAME,
     FIELDS,
     MAX_ID,
@@ -22,8 +23,7 @@ from cvrbench.data.sources.aliccp.grammar import (
     Half,
     Kind,
 )
-from cvrbench.data.sources.aliccp.tokens import Block, Bytes, Ids, Ints
-from cvrbench.data.splits import random_parts, row_uniforms
+from cvrbench.data.sources.aliccp.lines import Block, Bytes, Ids, Ints
 from cvrbench.errors import DataError
 
 TRAIN, VALID, TEST = range(len(SPLITS))

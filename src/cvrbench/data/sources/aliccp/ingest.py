@@ -20,10 +20,20 @@ import polars as pl
 
 from cvrbench.config.dataset import AliCCPConfig
 from cvrbench.data.archives import RawFile, locate
-from cvrbench.data.dataset import SPLITS, Bag, Dataset, StoreWriter, open_dataset, read_manifest
+from cvrbench.data.dataset import SPLITS, Bag, Dataset, open_dataset, read_manifest
 from cvrbench.data.raw import OnRows, RowsProgress, Tolerance, silent
 from cvrbench.data.schema import Categorical, MultiValued, Numeric, Schema, Task
 from cvrbench.data.sources import delimited
+from cvrbench.data.sources.aliccp import (
+    FIELDS,
+    HALVES,
+    KINDS,
+    KNOWN_TOTALS,
+    SINGLES,
+    Half,
+    Kind,
+    file_name,
+)
 from cvrbench.data.sources.aliccp.columns import (
     DROPPED,
     TEST,
@@ -39,19 +49,17 @@ from cvrbench.data.sources.aliccp.columns import (
     take,
     unclicked,
 )
-from cvrbench.data.sources.aliccp.diagnosis import Fault, FaultLog, Reason
-from cvrbench.data.sources.aliccp.grammar import (
-    FIELDS,
-    HALVES,
-    KINDS,
-    KNOWN_TOTALS,
-    SINGLES,
-    Half,
-    Kind,
-    file_name,
+from cvrbench.data.sources.aliccp.lines import (
+    Block,
+    Fault,
+    FaultLog,
+    Ids,
+    Ints,
+    Reason,
+    Words,
+    to_block,
 )
-from cvrbench.data.sources.aliccp.tokens import Block, Ids, Ints, Words, to_block
-from cvrbench.data.staging import check_space, install, staging
+from cvrbench.data.writer import StoreWriter, check_space, install, staging
 from cvrbench.errors import DataError
 from cvrbench.system.machine import keep_freed_memory
 

@@ -32,11 +32,11 @@ system metrics config
 data stats
 metrics.spaces runs.environment
 runs.record
-metrics.evaluation runs.folder
+metrics.evaluation runs.store
 nn
 objectives masks
 strategies balancing
-training runs.store runs.study
+training runs.study
 tracking runs.memory
 runs.experiment runs.planning report runs.load
 serving runs

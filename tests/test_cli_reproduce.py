@@ -13,9 +13,9 @@ from safetensors.numpy import load_file, save_file
 from cvrbench.errors import RunInterrupted
 from cvrbench.runs import experiment
 from cvrbench.runs.environment import differences
-from cvrbench.runs.folder import read_record
 from cvrbench.runs.record import RunRecord
 from cvrbench.runs.reproduce import NOISE
+from cvrbench.runs.store import read_record
 
 HOSTILE = "[bold]x[/bold][/red]\x1b[31m"
 NCS = ("model=ncs", "model.hidden=[8]", "model.tower=[]")

@@ -8,9 +8,8 @@ import pytest
 import cvrbench
 from cvrbench.errors import RunError, StoreError
 from cvrbench.runs.environment import describe_environment
-from cvrbench.runs.folder import RunFolder, read_record, read_run_config
 from cvrbench.runs.record import RunRecord
-from cvrbench.runs.store import ResultStore
+from cvrbench.runs.store import ResultStore, RunFolder, read_record, read_run_config
 from cvrbench.system import files
 from cvrbench.system.files import write_text
 

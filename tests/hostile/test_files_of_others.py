@@ -18,11 +18,10 @@ from cvrbench.data.dataset import open_dataset
 from cvrbench.data.registry import ensure
 from cvrbench.errors import ConfigError, CvrbenchError, StoreError
 from cvrbench.runs import experiment
-from cvrbench.runs.folder import read_run_config
 from cvrbench.runs.load import load_trained
 from cvrbench.runs.record import sealed
 from cvrbench.runs.reproduce import read_original
-from cvrbench.runs.store import ResultStore
+from cvrbench.runs.store import ResultStore, read_run_config
 from cvrbench.training.checkpoint import StageFiles
 
 PLACE = Path(__file__)

@@ -16,7 +16,7 @@ import torch._dynamo  # noqa: F401 -- what a step and a look load, so that the s
 from cvrbench.cli.app import main
 from cvrbench.data import registry
 from cvrbench.runs import experiment
-from cvrbench.runs.folder import RunFolder
+from cvrbench.runs.store import RunFolder
 from cvrbench.sweep import run_study, worker
 from cvrbench.training import checkpoint, session, state
 

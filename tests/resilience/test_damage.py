@@ -12,17 +12,17 @@ import torch
 from cvrbench.config.compose import compose
 from cvrbench.errors import RunInterrupted, StoreError
 from cvrbench.runs import experiment, planning
-from cvrbench.runs.folder import (
+from cvrbench.runs.load import load_trained
+from cvrbench.runs.record import is_intact, sealed
+from cvrbench.runs.store import (
     RESULTS,
+    ResultStore,
     RunFolder,
     checked,
     read_predictions,
     read_record,
     read_run_config,
 )
-from cvrbench.runs.load import load_trained
-from cvrbench.runs.record import is_intact, sealed
-from cvrbench.runs.store import ResultStore
 from cvrbench.training import checkpoint
 from cvrbench.training.checkpoint import StageFiles, is_whole
 from tests.resilience.bits import (

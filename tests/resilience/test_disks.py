@@ -6,7 +6,7 @@ from cvrbench.config.compose import compose
 from cvrbench.data.registry import ensure
 from cvrbench.errors import CvrbenchError, DataError, StoreError
 from cvrbench.runs import experiment, planning
-from cvrbench.runs.folder import read_record
+from cvrbench.runs.store import read_record
 from cvrbench.system import files
 from cvrbench.training import checkpoint
 from tests.resilience.bits import at_step, digests

@@ -23,9 +23,9 @@ from sqlalchemy.exc import IntegrityError, OperationalError, PendingRollbackErro
 
 from cvrbench.errors import ConfigError, StoreError
 from cvrbench.runs.environment import without_password
-from cvrbench.sweep import retrying, storage
-from cvrbench.sweep.retrying import Retrying
-from cvrbench.sweep.storage import open_storage
+from cvrbench.sweep import storage
+from cvrbench.sweep import storage as retrying
+from cvrbench.sweep.storage import Retrying, open_storage
 from tests.sweep.postgres import IN_URL, PASSWORD, free_port, postgres
 
 DIRECTIONS = [StudyDirection.MAXIMIZE]

@@ -63,8 +63,7 @@ def show(
 
         cvrbench show sharing RUN
     """
-    from cvrbench.runs.folder import read_record
-    from cvrbench.runs.store import ResultStore
+    from cvrbench.runs.store import ResultStore, read_record
 
     what, run = _parse(words)
     if plot is not None and what != MASKS:

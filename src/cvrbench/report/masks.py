@@ -23,8 +23,8 @@ from cvrbench.data.schema import Schema
 from cvrbench.errors import ConfigError, DataError, StoreError
 from cvrbench.report.comparison import Comparison, Variant
 from cvrbench.report.tables import Cell, Grid, cells, number, share
-from cvrbench.runs.folder import checked
 from cvrbench.runs.record import RunRecord
+from cvrbench.runs.store import checked
 from cvrbench.stats.intervals import Estimate, t_interval
 
 ALL = "all"

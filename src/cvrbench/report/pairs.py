@@ -14,8 +14,8 @@ from cvrbench.errors import ConfigError, StoreError
 from cvrbench.metrics.evaluation import describe_metric
 from cvrbench.report.differences import InfluenceReader
 from cvrbench.report.tables import Cell, Grid, number, p_value
-from cvrbench.runs.folder import read_predictions, read_record
 from cvrbench.runs.record import RunRecord
+from cvrbench.runs.store import read_predictions, read_record
 from cvrbench.stats.difference import RowDifference, row_difference
 
 Sides = dict[str, Any]

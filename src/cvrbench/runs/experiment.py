@@ -25,10 +25,9 @@ from cvrbench.nn import FeatureEncoder
 from cvrbench.nn.multiply_adds import count_multiply_adds
 from cvrbench.objectives import build_objective
 from cvrbench.runs.environment import describe_environment
-from cvrbench.runs.folder import RunFolder, read_run_config
 from cvrbench.runs.memory import check_memory
 from cvrbench.runs.record import RECORD_VERSION, RunRecord, run_id
-from cvrbench.runs.store import ResultStore
+from cvrbench.runs.store import ResultStore, RunFolder, read_run_config
 from cvrbench.strategies import build_network
 from cvrbench.strategies.base import SharingStrategy
 from cvrbench.system.files import atomic_write

@@ -19,8 +19,8 @@ from cvrbench.data.dataset import Dataset, open_dataset
 from cvrbench.data.registry import prepared_folder
 from cvrbench.data.schema import Schema
 from cvrbench.errors import DataError, RunError, StoreError
-from cvrbench.runs.folder import RunFolder, checked, read_record, read_run_config
 from cvrbench.runs.record import RunRecord
+from cvrbench.runs.store import RunFolder, checked, read_record, read_run_config
 from cvrbench.strategies import build_network
 from cvrbench.strategies.base import SharingStrategy
 from cvrbench.strategies.ncs import NCS

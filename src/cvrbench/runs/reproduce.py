@@ -18,9 +18,8 @@ from cvrbench.data.registry import ensure, is_outdated, prepared_folder
 from cvrbench.errors import DataError, RunError, StoreError
 from cvrbench.runs import experiment
 from cvrbench.runs.environment import differences
-from cvrbench.runs.folder import RunFolder, checked, read_record, read_run_config
 from cvrbench.runs.record import RunRecord
-from cvrbench.runs.store import ResultStore
+from cvrbench.runs.store import ResultStore, RunFolder, checked, read_record, read_run_config
 from cvrbench.training.callbacks import OnProgress, ignore
 
 NOISE = 1e-4

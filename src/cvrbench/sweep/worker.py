@@ -17,9 +17,17 @@ from cvrbench.runs import experiment, planning
 from cvrbench.runs.record import RunRecord
 from cvrbench.runs.store import ResultStore
 from cvrbench.sweep.leases import ATTEMPTS, FURTHER, REASON, Leases
-from cvrbench.sweep.objectives import WATCHED, measure, of_record, trained
 from cvrbench.sweep.samplers import build_pruner, build_sampler, fixed_trials, suggest
-from cvrbench.sweep.study import Opened, Plan, open_study, plan_studies
+from cvrbench.sweep.study import (
+    WATCHED,
+    Opened,
+    Plan,
+    measure,
+    of_record,
+    open_study,
+    plan_studies,
+    trained,
+)
 from cvrbench.system.files import explain_write
 from cvrbench.training.callbacks import Evaluation, Progress
 

@@ -15,7 +15,7 @@ from scipy.special import logit
 from sklearn.metrics import roc_auc_score
 
 from cvrbench.data import generator
-from cvrbench.data.generator import generate
+from cvrbench.data.generator import generate, world
 from cvrbench.data.generator.world import GeneratorConfig, lengths
 from cvrbench.data.sources.aliccp import FIELDS
 from cvrbench.errors import DataError
@@ -396,7 +396,7 @@ def test_a_folder_that_holds_something_is_left_alone(folder, tmp_path):
 
 def test_a_disk_that_is_too_small_is_found_out_before(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**9))
-    with pytest.raises(DataError, match=r"need about 5\.\d GB .* 1\.0 GB are free: ask for fewer"):
+    with pytest.raises(DataError, match=r"needs about 5\.\d GB .* 1\.0 GB are free: ask for fewer"):
         generate(config(rows=10**7, hist=1.0), tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
@@ -431,3 +431,13 @@ def test_no_workers_are_refused(tmp_path):
 def test_smallest_files_and_worlds(card, tmp_path):
     manifest = generate(config(rows=10, test_rows=10, card=card, hist=0.01), tmp_path)
     assert manifest["test"]["rows"] == len(read(tmp_path, "test").ids) == 10
+
+
+def test_a_context_without_profile_and_history_names_its_user(tmp_path, monkeypatch):
+    for constant in ("UNNAMED", "UNSEEN", "HALF_SEEN"):  # nobody named, and no history at all
+        monkeypatch.setattr(world, constant, 1.0)
+    generate(config(rows=2000), tmp_path)
+    data = read(tmp_path, "train")
+    named = [set(tokens) == {"101"} for tokens in data.common.values()]
+    assert 0.02 < np.mean(named) < 0.4  # 13 % of users have no profile
+    assert set(data.keys) == set(data.common_keys)

@@ -133,6 +133,7 @@ SPLIT = "<split>"
 """Column that a source adds: 0 train, 1 validation, 2 test; null where the row is dropped. No
 user's table has a column of this name."""
 MAX_SAMPLE = 1 << 20
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Fractions(NamedTuple):
@@ -249,13 +250,17 @@ def random_parts(
 def row_uniforms(seed: int, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """Return per row a number in `[0, 1)` that depends on the seed and the row's number alone.
 
-    A stream can so be cut at random without holding it (SplitMix64's mixing; Steele et al. 2014).
+    A stream can so be cut at random without holding it.
     """
-    x = rows.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(derive(seed, "rows"))
+    mixed = mix(rows.astype(np.uint64) * GOLDEN + np.uint64(derive(seed, "rows")))
+    return (mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Return SplitMix64's mixing of 64-bit numbers, a bijection (Steele et al. 2014)."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    top = (x ^ (x >> np.uint64(31))) >> np.uint64(11)
-    return top.astype(np.float64) * 2.0**-53
+    return x ^ (x >> np.uint64(31))
 
 
 def table_chunks(table: pl.DataFrame, accounting: Mapping[str, int]) -> Chunks:

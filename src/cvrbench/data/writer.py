@@ -72,7 +72,9 @@ def tidy(prepared: Path) -> None:
             shutil.rmtree(work, ignore_errors=True)
 
 
-def check_space(folder: Path, needed: int, what: str) -> None:
+def check_space(
+    folder: Path, needed: float, what: str, hint: str = "set data_dir=... to another disk"
+) -> None:
     """Stop before work that would fill the disk.
 
     Raises:
@@ -83,21 +85,23 @@ def check_space(folder: Path, needed: int, what: str) -> None:
     if free < needed:
         raise DataError(
             f"{what} needs about {needed / 1e9:,.1f} GB in {folder}, where {free / 1e9:,.1f} GB "
-            "are free; free some, or set data_dir=... to another disk"
+            f"are free: {hint}, or free some"
         )
 
 
-def disk_error(error: Exception, target: Path) -> DataError:
+def disk_error(
+    error: Exception, target: Path, hint: str = "set data_dir=... to another disk"
+) -> DataError:
     """Return an error that says why `target` cannot be written."""
     number = system_number(error)
     if number in NO_SPACE:
         free = shutil.disk_usage(target.parent).free
         return DataError(
             f"no space left to write {target} ({free / 1e6:,.0f} MB free); nothing was kept: free "
-            "some, or set data_dir=... to another disk"
+            f"some, or {hint}"
         )
     why = str(error) if number is None else os.strerror(number)
-    return DataError(f"cannot write {target}: {why}; set data_dir=... elsewhere")
+    return DataError(f"cannot write {target}: {why}; {hint}")
 
 
 HEADER_BYTES = 128

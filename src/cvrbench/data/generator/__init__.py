@@ -1,10 +1,19 @@
 """Files in Ali-CCP's format with a planted truth: shards of rows, six files and their manifest.
 
 A shard is a fixed number of rows, drawn independently: its streams are named by its half and
-number, so that its bytes depend on the options alone.
+number, so that its bytes depend on the options alone. Labels follow a planted truth:
+
+    shared    = .45 cat + .55 <P_user, Q_cat> / sqrt(8) + .22 v508
+    logit CTR = b1 + drift + .55 shared + .30 item + .22 brand + .18 scene + .30 x
+    logit CVR = b2 + .60 shared + .50 shop + .30 v509 + .30 f126 + .25 f127 + .20 f125 - .40 x
+    x         = conflict * e[121]
+
+So 101, 206 and 508 serve both tasks, 205, 216 and 301 clicks alone, 125, 126, 127, 207 and 509
+conversions alone, and 121 pulls the two apart. What a row does not say (an unnamed user, a missing
+profile, no token 508) adds 0: apart from the drift along the file, a model that sees the row can
+know the truth.
 """
 
-import errno
 import json
 import multiprocessing
 import shutil
@@ -22,31 +31,31 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from scipy.special import expit
 
 from cvrbench.data.generator.world import (
     CROSSED,
+    FACTORS,
     MAX_EVENTS,
     PROFILE,
     Doubles,
     GeneratorConfig,
-    Labels,
     Longs,
-    Plan,
     Rng,
     Sample,
+    Small,
     Tokens,
-    Truth,
     World,
     build,
-    calibrate,
     draw,
-    draw_labels,
     few,
     lengths,
     log_of_count,
-    probabilities,
 )
+from cvrbench.data.raw import GOLDEN, mix
 from cvrbench.data.sources.aliccp import FIELDS, HALVES, Half, file_name
+from cvrbench.data.sources.synthetic import intercept
+from cvrbench.data.writer import check_space, disk_error
 from cvrbench.errors import DataError
 from cvrbench.system.rng import derive, numpy_stream
 
@@ -57,7 +66,6 @@ SHARD_ROWS = 50_000
 SKELETON = tuple(field.name for field in FIELDS if field.kind == "skeleton")
 COMMON = tuple(field.name for field in FIELDS if field.kind == "common")
 CONTEXT_BITS, SHARD_BITS = 24, 39
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 DECIMALS = 12
 """Decimals in the truth files: a probability of one in a million has seven significant digits."""
 VALUES = pl.Series(["1.0", *log_of_count(np.arange(1.0, MAX_EVENTS + 1))])
@@ -68,8 +76,124 @@ SKELETON_ROW_BYTES, TRUTH_ROW_BYTES, COMMON_BYTES = 245, 40, 265
 """Per skeleton row; of the common files at `hist=1`, 14.6 KB for each block of about 58 rows."""
 WAITING = 2
 """Shards begun per worker before the first of them is taken: bounds the memory of those waiting."""
+DRIFT = 0.39
+"""Fall of the click logit from a file's first row to its last: 4.6 to 3.3 % by deciles."""
+CALIBRATION_CONTEXTS, CALIBRATION_LENGTH = 6000, 10
+"""Many short contexts: what users differ in matters more than what rows of one context do."""
+COUNT_VALUES = np.array([0.0, *map(float, log_of_count(np.arange(1.0, MAX_EVENTS + 1)))])
+"""Value of each count as the files have it; 0 for no token."""
 OnProgress = Callable[[int, int], None]
 Words = npt.NDArray[np.uint64]
+
+
+class Truth(NamedTuple):
+    """True probabilities of a click, and of a conversion given a click, `[rows]` in (0, 1)."""
+
+    ctr: Doubles
+    cvr: Doubles
+
+
+class Plan(NamedTuple):
+    """Intercepts, and what the best possible model would reach."""
+
+    b1: float
+    """Intercept of the click logit."""
+    b2: float
+    """Intercept of the conversion logit."""
+    bayes: dict[str, float]
+    """Expected AUCs of the true probabilities, over all rows (`auc_ctr`, `auc_ctcvr`) and over
+    clicked ones (`auc_cvr`), and the correlation of the two logits."""
+
+
+def probabilities(
+    world: World, config: GeneratorConfig, plan: Plan, sample: Sample, place: Doubles
+) -> Truth:
+    """Return the truth of rows at `place`, their position in the file from 0 to 1."""
+    ctr, cvr = _logits(world, config.conflict, sample, place)
+    return Truth(expit(ctr + plan.b1), expit(cvr + plan.b2))
+
+
+def draw_labels(truth: Truth, anomaly: float, rng: Rng) -> tuple[Small, Small]:
+    """Draw clicks and conversions; a conversion without a click is an anomaly."""
+    u = rng.random((3, len(truth.ctr)))
+    click = u[0] < truth.ctr
+    # `anomaly` is a share of all rows, but only those without a click can be one.
+    odd = u[2] * (1 - truth.ctr) < anomaly
+    return click.astype(np.uint8), np.where(click, u[1] < truth.cvr, odd).astype(np.uint8)
+
+
+def calibrate(world: World, config: GeneratorConfig) -> Plan:
+    """Find the intercepts that give the wanted rates, from a sample of its own."""
+
+    def stream(name: str) -> Rng:
+        return numpy_stream(config.seed, "calibration", name)
+
+    length = np.full(CALIBRATION_CONTEXTS, CALIBRATION_LENGTH)
+    sample = draw(world, config, length, stream)
+    place = stream("place").random(len(sample.item))
+    click_logit, conversion_logit = _logits(world, config.conflict, sample, place)
+    all_rows = np.ones(len(place))
+    b1 = intercept(click_logit, all_rows, config.ctr)
+    click = expit(click_logit + b1)
+    b2 = intercept(conversion_logit, click, config.cvr)
+    conversion = expit(conversion_logit + b2)
+    bayes = {
+        "auc_ctr": _expected_auc(click, all_rows),
+        "auc_cvr": _expected_auc(conversion, click),
+        "auc_ctcvr": _expected_auc(click * conversion, all_rows),
+        "logit_correlation": float(np.corrcoef(click_logit, conversion_logit)[0, 1]),
+    }
+    return Plan(b1, b2, bayes)
+
+
+def _logits(
+    world: World, conflict: float, sample: Sample, place: Doubles
+) -> tuple[Doubles, Doubles]:
+    """Both tasks' logits without intercept, `[rows]`."""
+    row, item, e = sample.context, sample.item, world.effects
+    category = world.category[item]
+    user = world.user_factors[sample.user] * sample.named[:, None]
+    product = np.einsum("rf,rf->r", user[row], world.category_factors[category])
+    shared = (
+        0.45 * e["206"][category]
+        + 0.55 / np.sqrt(FACTORS) * product
+        + 0.22 * _values(sample.crossed["206"], len(item))
+    )
+    profile = world.profile[sample.user]
+    f = {name: e[name][profile[:, PROFILE.index(name)]] for name in ("121", "125", "126", "127")}
+    x = conflict * f["121"]
+    ctr = (
+        DRIFT * (0.5 - place)
+        + 0.55 * shared
+        + 0.30 * e["205"][item]
+        + 0.22 * e["216"][world.brand[item]]
+        + 0.18 * e["301"][sample.scene]
+        + 0.30 * x[row]
+    )
+    cvr = (
+        0.60 * shared
+        + 0.50 * e["207"][world.shop[item]]
+        + 0.30 * _values(sample.crossed["207"], len(item))
+        + (0.30 * f["126"] + 0.25 * f["127"] + 0.20 * f["125"] - 0.40 * x)[row]
+    )
+    return ctr.astype(np.float64), cvr.astype(np.float64)
+
+
+def _values(tokens: Tokens, rows: int) -> Doubles:
+    """A crossed field's value in each row as the file has it, 0 where there is none."""
+    values = np.zeros(rows)
+    values[tokens.row] = COUNT_VALUES[tokens.counts]
+    return values
+
+
+def _expected_auc(score: Doubles, weight: Doubles) -> float:
+    """AUC of true probabilities over rows with weights, labels averaged out (ties are not met)."""
+    order = np.argsort(score)
+    positive = (weight * score)[order]
+    negative = (weight * (1 - score))[order]
+    below = np.cumsum(negative) - negative / 2
+    # Not a product of BLAS, whose last bits follow its number of threads.
+    return float((positive * below).sum() / (positive.sum() * negative.sum()))
 
 
 class ShardPlan(NamedTuple):
@@ -83,20 +207,13 @@ class ShardPlan(NamedTuple):
 
 
 class Shard(NamedTuple):
-    """What is drawn of a shard apart from ids, keys and labels.
+    """What is drawn of a shard apart from ids, keys and labels."""
 
-    Attributes:
-        skeleton, common: Columns `n` and `features`, by row and by context.
-        context: Context of each row.
-        order: Contexts as they stand in the common file.
-        truth: True probabilities by row.
-    """
-
-    skeleton: pl.DataFrame
-    common: pl.DataFrame
-    context: Longs
-    order: Longs
-    truth: Truth
+    skeleton: pl.DataFrame  # columns `n` and `features`, by row
+    common: pl.DataFrame  # the same, by context
+    context: Longs  # of each row
+    order: Longs  # contexts as they stand in the common file
+    truth: Truth  # by row
 
 
 DrawShards = Callable[[Sequence[ShardPlan]], Iterator[Shard]]
@@ -126,9 +243,11 @@ def generate(
     config.check()
     if workers < 1:
         raise DataError(f"workers={workers} cannot generate anything: give 1 or more")
+    rows = config.rows + config.test_rows
+    row_bytes = SKELETON_ROW_BYTES + TRUTH_ROW_BYTES + COMMON_BYTES * config.hist
     try:
         _clear(out)
-        _check_space(config, out)
+        check_space(out, rows * row_bytes, f"generating {rows:,} rows", "ask for fewer rows")
         work = out / UNFINISHED
         work.mkdir(parents=True)
         manifest = _write_all(config, work, workers, on_progress or (lambda _done, _total: None))
@@ -141,10 +260,7 @@ def generate(
         (work / MANIFEST).rename(out / MANIFEST)
         work.rmdir()
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise DataError(f"no space left to write {out}: free some, and generate anew") from None
-        why = error.strerror or error
-        raise DataError(f"cannot write {out}: {why}; name another folder") from None
+        raise disk_error(error, out, "name another folder") from None
     return manifest
 
 
@@ -179,18 +295,6 @@ def _clear(out: Path) -> None:
             shutil.rmtree(entry)
         else:
             entry.unlink()
-
-
-def _check_space(config: GeneratorConfig, out: Path) -> None:
-    existing = next(p for p in (out, *out.absolute().parents) if p.exists())
-    rows = config.rows + config.test_rows
-    row_bytes = SKELETON_ROW_BYTES + TRUTH_ROW_BYTES + COMMON_BYTES * config.hist
-    free, needed = shutil.disk_usage(existing).free, rows * row_bytes
-    if needed > free:
-        raise DataError(
-            f"{rows:,} rows need about {needed / 1e9:,.1f} GB in {out}, where {free / 1e9:,.1f} GB "
-            "are free: ask for fewer rows or a smaller hist, or name a folder on another disk"
-        )
 
 
 def _write_all(
@@ -365,7 +469,7 @@ def _tables(
 
 
 def _lines(
-    shard: Shard, ids: Longs, keys: Words, truth: Truth, labels: tuple[Labels, Labels]
+    shard: Shard, ids: Longs, keys: Words, truth: Truth, labels: tuple[Small, Small]
 ) -> tuple[dict[str, pl.DataFrame], dict[str, int]]:
     """Return the first lines of a shard, as many as there are ids, with their contexts."""
     (click, conversion), context = labels, shard.context[: len(ids)]
@@ -404,11 +508,8 @@ def _index_keys(seed: int, half: Half, shard: int, n: int) -> Words:
     two contexts of a seed share an index.
     """
     base = (int(half == "test") << (CONTEXT_BITS + SHARD_BITS)) | (shard << CONTEXT_BITS)
-    z = np.uint64(base) + np.arange(n, dtype=np.uint64)
-    z = (z + np.uint64(derive(seed, "index"))) * GOLDEN
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.asarray(z ^ (z >> np.uint64(31)))
+    number = np.uint64(base) + np.arange(n, dtype=np.uint64) + np.uint64(derive(seed, "index"))
+    return mix(number * GOLDEN)
 
 
 def first_id(rows: int) -> int:

@@ -1,4 +1,4 @@
-"""Options of a generation, the world that its rows are drawn from, and the truth of their labels.
+"""Options of a generation, the world that its rows are drawn from, and the drawing of rows.
 
 An item belongs to a shop; its category is the shop's main one for 75 % of items and its brand,
 where it has one, the shop's for 71 %. A category has leading brands, and a pool of 40 intentions of
@@ -9,27 +9,16 @@ log-normal; the deviations reproduce how many values of the real fields are left
 A context is one page view of a user: a block of rows with one `common_feature_index` and one
 history. A history is a multiset of events with items; all history fields count its events, so a
 crossed field of an exposed item agrees with them.
-
-    shared    = .45 cat + .55 <P_user, Q_cat> / sqrt(8) + .22 v508
-    logit CTR = b1 + drift + .55 shared + .30 item + .22 brand + .18 scene + .30 x
-    logit CVR = b2 + .60 shared + .50 shop + .30 v509 + .30 f126 + .25 f127 + .20 f125 - .40 x
-    x         = conflict * e[121]
-
-So 101, 206 and 508 serve both tasks, 205, 216 and 301 clicks alone, 125, 126, 127, 207 and 509
-conversions alone, and 121 pulls the two apart. What a row does not say (an unnamed user, a missing
-profile, no token 508) adds 0: apart from the drift along the file, a model that sees the row can
-know the truth.
 """
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import brentq
-from scipy.special import expit
 
 from cvrbench.data.sources.aliccp import BY_NAME
 from cvrbench.errors import DataError
@@ -40,7 +29,10 @@ Longs = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
+Small = npt.NDArray[np.uint8]
 Rng = np.random.Generator
+Streams = Callable[[str], Rng]
+"""Returns the generator of a named stream."""
 
 MIN_ROWS, MAX_ROWS = 10, 10**12
 MAX_SCALE = 10.0
@@ -69,36 +61,51 @@ CROSSED = {
     "210": ("150_14", "853"),
 }
 """Skeleton field: the history that counts its values, and the field that crosses the two."""
+MEAN_LENGTH, MAX_LENGTH = 57.9, 2000
+UNNAMED = 0.0022
+UNSEEN, HALF_SEEN = 0.0024, 0.0095
+"""Cumulative: contexts without any history, then those that keep nothing but 150_14."""
+MEAN_EVENTS, EVENTS_SIGMA, MAX_EVENTS = 330, 0.5, 4095
+FAVOURITE_EVENT, REPEATED_EVENT = 0.65, 0.25
+SAME_SHOP_EXPOSURE, SAME_CATEGORY_EXPOSURE = 0.14, 0.35
+"""Past shops are shown, and past events repeated, as often as the real coverage of 509 asks."""
+FOREIGN = {"206": 0.01, "207": 0.1, "216": 0.05, "210": 0.01}
+"""Share of events whose shop and so on are never exposed; by skeleton field."""
+WITH_INTENTION = 0.75
+"""Share of events that count one of their item's intentions."""
+ID_BITS = 24
+
+
+def log_of_count(count: Doubles) -> list[str]:
+    """Return ln(1 + count) with five decimals, trailing zeros cut."""
+    texts = [f"{value:.5f}".rstrip("0") for value in np.log1p(count)]
+    return [text + "0" if text.endswith(".") else text for text in texts]
 
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorConfig:
-    """A generation; the same values give the same bytes, whatever the number of workers.
-
-    Attributes:
-        rows, test_rows: Skeleton rows of the two halves, at least 10 each.
-        seed: Seed of everything that is drawn.
-        card: Scale of the number of values of a field, 1 = the real training rows'.
-        hist: Scale of the length of the users' histories, 1 = the real files'.
-        ctr: Share of rows that are clicked, in (0, 1).
-        cvr: Share of clicked rows that convert, in (0, 1).
-        conflict: Strength of the effect that acts on the two tasks with opposite signs.
-        anomaly: Share of rows with click = 0 and conversion = 1, in [0, 1).
-        replay: Rows of a base block that is repeated with fresh ids, keys and labels until `rows`
-            are reached (10^6 is a good block); `None` draws every row anew. The base block is held
-            in memory: about 0.5 GB per 10^6 rows at `hist=1`.
-    """
+    """A generation; the same values give the same bytes, whatever the number of workers."""
 
     rows: int
+    """Skeleton rows of the training half."""
     test_rows: int
     seed: int
     card: float = 1.0
+    """Scale of the number of values of a field, 1 = the real training rows'."""
     hist: float = 1.0
+    """Scale of the length of the users' histories, 1 = the real files'."""
     ctr: float = 0.03887
+    """Share of rows that are clicked."""
     cvr: float = 0.00535
+    """Share of clicked rows that convert."""
     conflict: float = 0.8
+    """Strength of the effect that acts on the two tasks with opposite signs."""
     anomaly: float = 5.4e-6
+    """Share of rows with click = 0 and conversion = 1."""
     replay: int | None = None
+    """Rows of a base block that is repeated with fresh ids, keys and labels until `rows` are
+    reached (10^6 is a good block); None draws every row anew. The base block is held in memory:
+    about 0.5 GB per 10^6 rows at `hist=1`."""
 
     def check(self) -> None:
         """Refuse what cannot be generated.
@@ -106,22 +113,18 @@ class GeneratorConfig:
         Raises:
             DataError: An option is out of its range.
         """
-        replay = MIN_ROWS if self.replay is None else self.replay
-        rows, scale = f"{MIN_ROWS} to {MAX_ROWS:,}", f"above 0, at most {MAX_SCALE:g}"
-        for name, holds, allowed in (
-            ("rows", MIN_ROWS <= self.rows <= MAX_ROWS, rows),
-            ("test_rows", MIN_ROWS <= self.test_rows <= MAX_ROWS, rows),
-            ("replay", MIN_ROWS <= replay <= MAX_ROWS, rows),
-            ("seed", self.seed >= 0, "0 or more"),
-            ("card", 0 < self.card <= MAX_SCALE, scale),
-            ("hist", 0 < self.hist <= MAX_SCALE, scale),
-            ("ctr", 0 < self.ctr < 1, "between 0 and 1"),
-            ("cvr", 0 < self.cvr < 1, "between 0 and 1"),
-            ("anomaly", 0 <= self.anomaly < 1, "0 or more and below 1"),
-            ("conflict", self.conflict >= 0 and math.isfinite(self.conflict), "0 or more"),
-        ):
-            if not holds:
-                value = getattr(self, name)
+        least, below_1 = sys.float_info.min, math.nextafter(1, 0)
+        rows = (MIN_ROWS, MAX_ROWS, f"{MIN_ROWS} to {MAX_ROWS:,}")
+        scale = (least, MAX_SCALE, f"above 0, at most {MAX_SCALE:g}")
+        share = (least, below_1, "between 0 and 1")
+        ranges: dict[str, tuple[float, float, str]] = {
+            "rows": rows, "test_rows": rows, "replay": rows, "card": scale, "hist": scale,
+            "ctr": share, "cvr": share, "anomaly": (0, below_1, "0 or more and below 1"),
+            "seed": (0, math.inf, "0 or more"), "conflict": (0, sys.float_info.max, "0 or more"),
+        }  # fmt: skip
+        for name, (low, high, allowed) in ranges.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
                 raise DataError(f"{name}={value} cannot be generated: give {allowed}")
 
 
@@ -140,47 +143,30 @@ class Crossing(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """Everything that rows are drawn from: u users, i items sorted by category, c categories.
+    """Everything that rows are drawn from: u users, i items sorted by category, c categories."""
 
-    Attributes:
-        user_id: Ids of field 101, `[u]`.
-        user_cum: Activity, `[u]`, ascending to 1.
-        profile: 0 missing, else 1 + value, `[u, 8]`.
-        favourites: Categories, `[u, 14]`.
-        user_factors, category_factors: P `[u, 8]` and Q `[c, 8]`.
-        shop, category, brand: `[i]`; -1 where an item has no brand.
-        item_id: Ids of field 205, `[i]`.
-        item_cum: Popularity, `[i]`, ascending to 1; a category is a range of it.
-        category_range: First item of each category, `[c + 1]`.
-        shop_items, shop_range: Items by shop, `[i]`, and where each shop's begin, `[s + 1]`.
-        n_intentions, pattern: How many intentions an item carries, and its pattern, `[i]`.
-        patterns: Slots of the category's pool, `[4096, 14]`; an item has the first ones.
-        pools: Intentions by category, `[c, 40]`.
-        crossings: Ids by skeleton field.
-        effects: By field; those of profile fields begin with 0 for a missing value, those of brands
-            end with 0 for none.
-    """
-
-    user_id: Ints
-    user_cum: Doubles
-    profile: npt.NDArray[np.uint8]
-    favourites: Ints
-    user_factors: Floats
-    category_factors: Floats
-    shop: Ints
-    category: Ints
-    brand: Ints
-    item_id: Ints
-    item_cum: Doubles
-    category_range: Longs
-    shop_items: Ints
-    shop_range: Longs
-    n_intentions: npt.NDArray[np.uint8]
-    pattern: npt.NDArray[np.uint16]
-    patterns: npt.NDArray[np.uint8]
-    pools: Ints
-    crossings: dict[str, Crossing]
+    user_id: Ints  # of field 101, [u]
+    user_cum: Doubles  # activity, [u], ascending to 1
+    profile: Small  # 0 missing, else 1 + value, [u, 8]
+    favourites: Ints  # categories, [u, 14]
+    user_factors: Floats  # P, [u, 8]
+    category_factors: Floats  # Q, [c, 8]
+    shop: Ints  # [i]
+    category: Ints  # [i]
+    brand: Ints  # [i]; -1 where an item has none
+    item_id: Ints  # of field 205, [i]
+    item_cum: Doubles  # popularity, [i], ascending to 1; a category is a range of it
+    category_range: Longs  # first item of each category, [c + 1]
+    shop_items: Ints  # items by shop, [i]
+    shop_range: Longs  # where each shop's items begin, [s + 1]
+    n_intentions: Small  # of an item, [i]
+    pattern: npt.NDArray[np.uint16]  # of an item, [i]
+    patterns: Small  # slots of the category's pool, [4096, 14]; an item has the first ones
+    pools: Ints  # intentions by category, [c, 40]
+    crossings: dict[str, Crossing]  # by skeleton field
     effects: dict[str, Floats]
+    """By field; those of profile fields begin with 0 for a missing value, those of brands end with
+    0 for none."""
 
     def intention(self, item: Longs, slot: Longs) -> Ints:
         """Return the intention that an item has in a slot of its own."""
@@ -228,7 +214,7 @@ def build(config: GeneratorConfig) -> World:
         patterns=patterns,
         pools=pools,
         crossings={k: _crossing(stream("ids", k), k, weights[k], card) for k in CROSSED},
-        effects=_effects(seed, n),
+        effects=_effects(lambda name: stream("effects", name), n),
     )
 
 
@@ -312,9 +298,7 @@ def _catalogue(rng: Rng, n: dict[str, int]) -> tuple[Ints, Ints, Ints]:
     return shop, category, brand
 
 
-def _intentions(
-    rng: Rng, n: dict[str, int]
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint16], npt.NDArray[np.uint8], Ints]:
+def _intentions(rng: Rng, n: dict[str, int]) -> tuple[Small, npt.NDArray[np.uint16], Small, Ints]:
     """Draw how many intentions items have, their patterns, the patterns' slots, and the pools."""
     most, items = MAX_INTENTIONS, n["205"]
     some = 1 + rng.binomial(most - 1, (MEAN_INTENTIONS - 1) / (most - 1), items)
@@ -343,9 +327,7 @@ def _crossing(rng: Rng, name: str, weight: Doubles, card: float) -> Crossing:
     return Crossing(exposed, past, crossed, past_ids[n:])
 
 
-def _users(
-    rng: Rng, n: int, category_cum: Doubles
-) -> tuple[Ints, Doubles, npt.NDArray[np.uint8], Ints, Floats]:
+def _users(rng: Rng, n: int, category_cum: Doubles) -> tuple[Ints, Doubles, Small, Ints, Floats]:
     """Draw ids, activity, profiles, favourite categories and factors."""
     favourites = pick(category_cum, rng.random((n, FAVOURITES)) * category_cum[-1])
     profile = np.zeros((n, len(PROFILE)), np.uint8)
@@ -360,10 +342,7 @@ def _users(
     return ids, activity / activity[-1], profile, favourites.astype(np.int32), factors
 
 
-def _effects(seed: int, n: dict[str, int]) -> dict[str, Floats]:
-    def stream(name: str) -> Rng:
-        return numpy_stream(seed, "world", "effects", name)
-
+def _effects(stream: Streams, n: dict[str, int]) -> dict[str, Floats]:
     effects = {name: _normal(stream(name), n[name]) for name in ("205", "206", "207")}
     effects["216"] = np.append(_normal(stream("216"), n["216"]), np.float32(0))
     for name in ("121", "125", "126", "127"):
@@ -380,39 +359,6 @@ def _even(rng: Rng, shares: Doubles) -> Floats:
     return np.asarray(effect / np.sqrt(shares @ effect**2), dtype=np.float32)
 
 
-Streams = Callable[[str], Rng]
-"""Returns the generator of a named stream."""
-Labels = npt.NDArray[np.uint8]
-
-MEAN_LENGTH, MAX_LENGTH = 57.9, 2000
-UNNAMED = 0.0022
-UNSEEN, HALF_SEEN = 0.0024, 0.0095
-"""Cumulative: contexts without any history, then those that keep nothing but 150_14."""
-MEAN_EVENTS, EVENTS_SIGMA, MAX_EVENTS = 330, 0.5, 4095
-FAVOURITE_EVENT, REPEATED_EVENT = 0.65, 0.25
-SAME_SHOP_EXPOSURE, SAME_CATEGORY_EXPOSURE = 0.14, 0.35
-"""Past shops are shown, and past events repeated, as often as the real coverage of 509 asks."""
-FOREIGN = {"206": 0.01, "207": 0.1, "216": 0.05, "210": 0.01}
-"""Share of events whose shop and so on are never exposed; by skeleton field."""
-WITH_INTENTION = 0.75
-"""Share of events that count one of their item's intentions."""
-ID_BITS = 24
-DRIFT = 0.39
-"""Fall of the click logit from a file's first row to its last: 4.6 to 3.3 % by deciles."""
-CALIBRATION_CONTEXTS, CALIBRATION_LENGTH = 6000, 10
-"""Many short contexts: what users differ in matters more than what rows of one context do."""
-
-
-def log_of_count(count: Doubles) -> list[str]:
-    """Return ln(1 + count) with five decimals, trailing zeros cut."""
-    texts = [f"{value:.5f}".rstrip("0") for value in np.log1p(count)]
-    return [text + "0" if text.endswith(".") else text for text in texts]
-
-
-COUNT_VALUES = np.array([0.0, *map(float, log_of_count(np.arange(1.0, MAX_EVENTS + 1)))])
-"""Value of each count as the files have it; 0 for no token."""
-
-
 class Tokens(NamedTuple):
     """Features of one field, rows ascending: row, id, and count (0 where the value is 1.0)."""
 
@@ -422,27 +368,17 @@ class Tokens(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """Contexts with their rows.
+    """Contexts with their rows."""
 
-    Attributes:
-        length, user: Number of rows and user, `[contexts]`.
-        named: Whether field 101 is there, `[contexts]`.
-        context: Context of each row, ascending, `[rows]`.
-        item, scene: Exposed item and value of field 301, `[rows]`.
-        histories: Tokens by skeleton field that they count, `row` being the context.
-        crossed: Tokens of the crossed fields, by skeleton field.
-        intentions: Row and intention of the exposed items, rows ascending.
-    """
-
-    length: Longs
-    user: Longs
-    named: Bools
-    context: Longs
-    item: Longs
-    scene: Longs
-    histories: dict[str, Tokens]
-    crossed: dict[str, Tokens]
-    intentions: tuple[Longs, Ints]
+    length: Longs  # rows of each context
+    user: Longs  # [contexts]
+    named: Bools  # whether field 101 is there, [contexts]
+    context: Longs  # of each row, ascending
+    item: Longs  # exposed, [rows]
+    scene: Longs  # value of field 301, [rows]
+    histories: dict[str, Tokens]  # by skeleton field that they count; `row` is the context
+    crossed: dict[str, Tokens]  # of the crossed fields, by skeleton field
+    intentions: tuple[Longs, Ints]  # row and intention of the exposed items, rows ascending
 
 
 class _Events(NamedTuple):
@@ -470,9 +406,12 @@ def draw(world: World, config: GeneratorConfig, length: Longs, stream: Streams) 
     """Draw contexts of the given lengths, their histories and their rows."""
     rng, n = stream("contexts"), len(length)
     unseen, user, named = rng.random(n), pick(world.user_cum, rng.random(n)), rng.random(n)
-    is_named = named >= UNNAMED
     events = _events(world, config.hist, user, unseen >= UNSEEN, stream("events"))
     histories = _histories(world, unseen >= HALF_SEEN, events, stream("histories"))
+    # A line must have a feature: one with neither profile nor history names its user.
+    told: Bools = np.asarray(world.profile[user].any(axis=1))
+    for history in histories.values():
+        told[history.row] = True
     context = np.repeat(np.arange(n), length)
     item = _exposures(world, events, context, stream("exposures"))
     carried = world.n_intentions[item].astype(np.int64)
@@ -489,7 +428,7 @@ def draw(world: World, config: GeneratorConfig, length: Longs, stream: Streams) 
     return Sample(
         length=length,
         user=user,
-        named=is_named,
+        named=(named >= UNNAMED) | ~told,
         context=context,
         item=item,
         scene=pick(shares, stream("scenes").random(len(item)) * shares[-1]),
@@ -585,124 +524,3 @@ def _cross(
     at = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
     hit = np.flatnonzero(known[at] == wanted)
     return Tokens(rows[hit], crossing.crossed[value[hit]], history.counts[at[hit]])
-
-
-class Plan(NamedTuple):
-    """Intercepts, and what the best possible model would reach.
-
-    Attributes:
-        b1, b2: Intercepts of the click and the conversion logit.
-        bayes: Expected AUCs of the true probabilities, over all rows (`ctr`, `ctcvr`) and over
-            clicked ones (`cvr`), and the correlation of the two logits.
-    """
-
-    b1: float
-    b2: float
-    bayes: dict[str, float]
-
-
-class Truth(NamedTuple):
-    """True probabilities of a click, and of a conversion given a click, `[rows]` in (0, 1)."""
-
-    ctr: Doubles
-    cvr: Doubles
-
-
-def probabilities(
-    world: World, config: GeneratorConfig, plan: Plan, sample: Sample, place: Doubles
-) -> Truth:
-    """Return the truth of rows at `place`, their position in the file from 0 to 1."""
-    ctr, cvr = _logits(world, config.conflict, sample, place)
-    return Truth(expit(ctr + plan.b1), expit(cvr + plan.b2))
-
-
-def draw_labels(truth: Truth, anomaly: float, rng: Rng) -> tuple[Labels, Labels]:
-    """Draw clicks and conversions; a conversion without a click is an anomaly."""
-    u = rng.random((3, len(truth.ctr)))
-    click = u[0] < truth.ctr
-    # `anomaly` is a share of all rows, but only those without a click can be one.
-    odd = u[2] * (1 - truth.ctr) < anomaly
-    return click.astype(np.uint8), np.where(click, u[1] < truth.cvr, odd).astype(np.uint8)
-
-
-def calibrate(world: World, config: GeneratorConfig) -> Plan:
-    """Find the intercepts that give the wanted rates, from a sample of its own."""
-
-    def stream(name: str) -> Rng:
-        return numpy_stream(config.seed, "calibration", name)
-
-    length = np.full(CALIBRATION_CONTEXTS, CALIBRATION_LENGTH)
-    sample = draw(world, config, length, stream)
-    place = stream("place").random(len(sample.item))
-    click_logit, conversion_logit = _logits(world, config.conflict, sample, place)
-    all_rows = np.ones(len(place))
-    b1 = _intercept(click_logit, all_rows, config.ctr)
-    click = expit(click_logit + b1)
-    b2 = _intercept(conversion_logit, click, config.cvr)
-    conversion = expit(conversion_logit + b2)
-    bayes = {
-        "auc_ctr": _expected_auc(click, all_rows),
-        "auc_cvr": _expected_auc(conversion, click),
-        "auc_ctcvr": _expected_auc(click * conversion, all_rows),
-        "logit_correlation": float(np.corrcoef(click_logit, conversion_logit)[0, 1]),
-    }
-    return Plan(b1, b2, bayes)
-
-
-def _logits(
-    world: World, conflict: float, sample: Sample, place: Doubles
-) -> tuple[Doubles, Doubles]:
-    """Both tasks' logits without intercept, `[rows]`."""
-    row, item, e = sample.context, sample.item, world.effects
-    category = world.category[item]
-    user = world.user_factors[sample.user] * sample.named[:, None]
-    product = np.einsum("rf,rf->r", user[row], world.category_factors[category])
-    shared = (
-        0.45 * e["206"][category]
-        + 0.55 / np.sqrt(FACTORS) * product
-        + 0.22 * _values(sample.crossed["206"], len(item))
-    )
-    profile = world.profile[sample.user]
-    f = {name: e[name][profile[:, PROFILE.index(name)]] for name in ("121", "125", "126", "127")}
-    x = conflict * f["121"]
-    ctr = (
-        DRIFT * (0.5 - place)
-        + 0.55 * shared
-        + 0.30 * e["205"][item]
-        + 0.22 * e["216"][world.brand[item]]
-        + 0.18 * e["301"][sample.scene]
-        + 0.30 * x[row]
-    )
-    cvr = (
-        0.60 * shared
-        + 0.50 * e["207"][world.shop[item]]
-        + 0.30 * _values(sample.crossed["207"], len(item))
-        + (0.30 * f["126"] + 0.25 * f["127"] + 0.20 * f["125"] - 0.40 * x)[row]
-    )
-    return ctr.astype(np.float64), cvr.astype(np.float64)
-
-
-def _values(tokens: Tokens, rows: int) -> Doubles:
-    """A crossed field's value in each row as the file has it, 0 where there is none."""
-    values = np.zeros(rows)
-    values[tokens.row] = COUNT_VALUES[tokens.counts]
-    return values
-
-
-def _expected_auc(score: Doubles, weight: Doubles) -> float:
-    """AUC of true probabilities over rows with weights, labels averaged out (ties are not met)."""
-    order = np.argsort(score)
-    positive = (weight * score)[order]
-    negative = (weight * (1 - score))[order]
-    below = np.cumsum(negative) - negative / 2
-    # Not a product of BLAS, whose last bits follow its number of threads.
-    return float((positive * below).sum() / (positive.sum() * negative.sum()))
-
-
-def _intercept(logit: Doubles, weight: Doubles, rate: float) -> float:
-    """The intercept at which the weighted mean probability is `rate`."""
-
-    def excess(intercept: float) -> float:
-        return float(np.average(expit(logit + intercept), weights=weight)) - rate
-
-    return float(brentq(excess, -60.0, 60.0))

@@ -49,8 +49,8 @@ def load(config: SyntheticConfig) -> RawStream:
         for name, size in sizes.items()
     }
     logits = _logits(config, ids, sizes)
-    p_click = expit(logits[0] + _intercept(logits[0], np.ones(config.rows), config.click_rate))
-    b = _intercept(logits[1], p_click, config.conversion_rate)
+    p_click = expit(logits[0] + intercept(logits[0], np.ones(config.rows), config.click_rate))
+    b = intercept(logits[1], p_click, config.conversion_rate)
     p_conversion = expit(logits[1] + b)
     draw = numpy_stream(config.data_seed, "labels").random((2, config.rows))
     click = draw[0] < p_click
@@ -123,8 +123,8 @@ def _unit(values: Floats) -> Floats:
     return scaled
 
 
-def _intercept(logit: Floats, weight: Floats, rate: float) -> float:
-    """The intercept at which the weighted mean probability is `rate`."""
+def intercept(logit: Floats, weight: Floats, rate: float) -> float:
+    """Return the intercept at which the weighted mean probability is `rate`."""
     from scipy.optimize import brentq
     from scipy.special import expit
 

@@ -51,16 +51,16 @@ from cvrbench.data.registry import ensure
 from cvrbench.metrics.evaluation import score, selection_score
 from cvrbench.metrics.spaces import spaces
 from cvrbench.objectives import build_objective
-from cvrbench.stats.bootstrap import Resampling, auc_draws
-from cvrbench.stats.difference import difference, paired_t, row_difference, wilcoxon
+from cvrbench.stats.difference import difference, paired_t, row_difference, t_interval, wilcoxon
 from cvrbench.stats.influence import (
     Floats,
     Labels,
+    Resampling,
+    auc_draws,
     auc_influence,
     common_row_variance,
     row_variance,
 )
-from cvrbench.stats.intervals import t_interval
 from cvrbench.strategies import build_network
 from cvrbench.system.rng import derive, numpy_stream
 from cvrbench.training.callbacks import ignore

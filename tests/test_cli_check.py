@@ -8,7 +8,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from cvrbench.cli.console import out
-from cvrbench.stats.intervals import auc_standard_error
+from cvrbench.stats.difference import auc_standard_error
 from tests.report.test_comparison import COUNTS, run
 
 HOSTILE = "[bold]x[/bold][/red]\x1b[31m"

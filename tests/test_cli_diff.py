@@ -13,8 +13,7 @@ from sklearn.metrics import roc_auc_score
 
 from cvrbench.cli.console import out
 from cvrbench.report.pairs import pair
-from cvrbench.stats.difference import row_difference
-from cvrbench.stats.intervals import Estimate, t_interval, welch_half_width
+from cvrbench.stats.difference import Estimate, row_difference, t_interval, welch_half_width
 from tests.report.test_comparison import run
 
 ROWS = 60

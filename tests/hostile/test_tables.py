@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from cvrbench.report import escape_control, escape_formula
 from cvrbench.report.comparison import compare
 from cvrbench.report.dataset_report import to_csv
-from cvrbench.report.escape import escape_control, escape_formula
 from cvrbench.report.tables import Cell, Grid, to_latex, to_markdown
 from tests.report.test_comparison import run
 

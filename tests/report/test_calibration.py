@@ -9,8 +9,8 @@ import pytest
 from sklearn.calibration import calibration_curve
 
 from cvrbench.errors import StoreError
-from cvrbench.report.calibration import BINS, CELLS, bins_of, calibrations, reliability
 from cvrbench.report.comparison import compare
+from cvrbench.report.diagnostics import BINS, CELLS, bins_of, calibrations, reliability
 from cvrbench.runs.store import ResultStore
 from tests.report.test_comparison import run
 

@@ -11,6 +11,7 @@ from matplotlib.colors import to_rgb
 
 from cvrbench.report.comparison import compare
 from cvrbench.report.differences import Differences, Method, Verdict
+from cvrbench.report.figures import ACROSS, COMPARED
 from cvrbench.report.figures.across import across_figures, scarcity_figure
 from cvrbench.report.figures.comparison import (
     compared_figures,
@@ -20,11 +21,9 @@ from cvrbench.report.figures.comparison import (
     seesaw_figure,
 )
 from cvrbench.report.figures.style import mark, row_name, rows_of, save, side_by_side
-from cvrbench.report.page.captions import ACROSS, COMPARED
-from cvrbench.report.page.figures import across_figures as across_html
-from cvrbench.report.page.figures import compared_figures as compared_html
-from cvrbench.stats.difference import Difference
-from cvrbench.stats.intervals import t_interval
+from cvrbench.report.page import across_figures as across_html
+from cvrbench.report.page import compared_figures as compared_html
+from cvrbench.stats.difference import Difference, t_interval
 from tests.report.drawable import keep, part_of
 from tests.report.mask_records import masked_record
 from tests.report.test_comparison import run

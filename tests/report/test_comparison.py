@@ -18,7 +18,7 @@ from cvrbench.report.studies import Tuned
 from cvrbench.report.tables import Grid, cells, grid_table, interval, number, run_table
 from cvrbench.runs.record import RunRecord
 from cvrbench.runs.store import Unfinished
-from cvrbench.stats.intervals import Estimate
+from cvrbench.stats.difference import Estimate
 from tests.test_store import RECORD
 
 TASKS = [

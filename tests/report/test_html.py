@@ -14,10 +14,17 @@ from cvrbench.report.comparison import compare
 from cvrbench.report.dataset_report import DatasetReport
 from cvrbench.report.differences import Method, against, transfer
 from cvrbench.report.grids import rows_grid
-from cvrbench.report.page.captions import verdict_words
-from cvrbench.report.page.figures import inline
-from cvrbench.report.page.render import differing_settings, render, runs_grid, templates, write
-from cvrbench.report.page.warnings import warnings_between, warnings_of
+from cvrbench.report.page import (
+    differing_settings,
+    inline,
+    render,
+    runs_grid,
+    templates,
+    verdict_words,
+    warnings_between,
+    warnings_of,
+    write,
+)
 from cvrbench.report.studies import budgets_grid, trials_grid, tuned
 from cvrbench.report.tables import Cell, Grid
 from cvrbench.runs.record import RunRecord
@@ -279,7 +286,7 @@ def test_the_command_that_a_sweep_chose_is_told():
 @pytest.fixture
 def without_figures(monkeypatch):
     """Pages of words and tables: where only they are looked at."""
-    monkeypatch.setattr("cvrbench.report.page.figures._drawn", lambda *_: [])
+    monkeypatch.setattr("cvrbench.report.page._drawn", lambda *_: [])
 
 
 def planted(**changes) -> list[RunRecord]:

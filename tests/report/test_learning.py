@@ -6,7 +6,7 @@ import pytest
 
 from cvrbench.errors import StoreError
 from cvrbench.report.comparison import compare
-from cvrbench.report.sharing import learnings, over_seeds
+from cvrbench.report.diagnostics import learnings, over_seeds
 from cvrbench.runs.store import ResultStore
 from tests.report.test_comparison import run
 

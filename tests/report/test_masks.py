@@ -9,6 +9,7 @@ from rich.console import Console
 
 from cvrbench.errors import StoreError
 from cvrbench.report.comparison import compare
+from cvrbench.report.diagnostics import cosine_grid, cosine_summary, gate_grids, gates_summary
 from cvrbench.report.masks import (
     LAYERS_A_TABLE,
     FieldRows,
@@ -20,7 +21,6 @@ from cvrbench.report.masks import (
     rounds_grid,
     summary,
 )
-from cvrbench.report.sharing import cosine_grid, cosine_summary, gate_grids, gates_summary
 from cvrbench.report.tables import grid_table
 from tests.report.mask_records import drawn, facts, masked_record
 

@@ -10,14 +10,14 @@ import pytest
 from cvrbench.errors import StoreError
 from cvrbench.report.comparison import compare
 from cvrbench.report.dataset_report import transfer_json
+from cvrbench.report.diagnostics import agreements, gatings, read_observed
 from cvrbench.report.differences import transfer
 from cvrbench.report.figures.comparison import transfer_figure
 from cvrbench.report.figures.runs import agreement_figure, gates_figure
 from cvrbench.report.figures.style import save
 from cvrbench.report.grids import transfer_grid
-from cvrbench.report.sharing import agreements, gatings, read_observed
 from cvrbench.runs.store import ResultStore
-from cvrbench.stats.intervals import t_interval
+from cvrbench.stats.difference import t_interval
 from tests.report.test_comparison import run
 from tests.report.test_differences import ROWS, versus, write
 

@@ -8,17 +8,15 @@ from scipy import stats as scipy_stats
 from sklearn.metrics import roc_auc_score
 
 from cvrbench import metrics
-from cvrbench.stats.bootstrap import (
+from cvrbench.stats.influence import (
     Resampling,
     auc_draws,
-    common_draw_variance,
-    gauc_draws,
-    log_loss_draws,
-)
-from cvrbench.stats.influence import (
     auc_influence,
+    common_draw_variance,
     common_row_variance,
+    gauc_draws,
     gauc_influence,
+    log_loss_draws,
     log_loss_influence,
     row_variance,
 )

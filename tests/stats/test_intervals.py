@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
-from cvrbench.stats.intervals import auc_standard_error, t_interval
+from cvrbench.stats.difference import auc_standard_error, t_interval
 
 
 @given(st.lists(st.floats(0.5, 1.0), min_size=2, max_size=9).filter(lambda v: np.std(v) > 1e-6))

@@ -10,7 +10,7 @@ from cvrbench import __version__
 from cvrbench.cli import browse, check, data, diff, export, report, reproduce, run, show, sweep
 from cvrbench.cli.console import errors
 from cvrbench.errors import ConfigError, CvrbenchError, RunInterrupted
-from cvrbench.report.escape import escape_control
+from cvrbench.report import escape_control
 
 DONE, FAILED, MISUSE, INTERRUPTED = 0, 1, 2, 130
 

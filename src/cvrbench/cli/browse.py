@@ -10,7 +10,7 @@ from rich.table import Table
 from cvrbench.cli.console import out, print_json
 from cvrbench.cli.run import AsJson, Overrides
 from cvrbench.errors import ConfigError
-from cvrbench.report.escape import escape_control
+from cvrbench.report import escape_control
 
 ResultsDir = Annotated[Path, typer.Option(help="Folder of results")]
 

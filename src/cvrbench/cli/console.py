@@ -17,7 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from cvrbench.report.escape import escape_control
+from cvrbench.report import escape_control
 
 if TYPE_CHECKING:
     from cvrbench.data.downloads import FetchProgress

@@ -127,7 +127,7 @@ def describe(
     from cvrbench.data.registry import describe as describe_dataset
     from cvrbench.data.registry import description_json, ensure
     from cvrbench.metrics.evaluation import counts
-    from cvrbench.report.figures.description import description_figure
+    from cvrbench.report.figures.runs import description_figure
     from cvrbench.report.figures.style import save
 
     with preparing_bar() as on_rows:

@@ -9,7 +9,7 @@ from rich.markup import escape
 from cvrbench.cli.browse import ResultsDir
 from cvrbench.cli.console import out, print_json
 from cvrbench.cli.run import AsJson
-from cvrbench.report.escape import escape_control
+from cvrbench.report import escape_control
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or a part of its name")]
 

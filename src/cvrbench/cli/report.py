@@ -250,7 +250,7 @@ def _write_page(
     results_dir: Path,
 ) -> None:
     """Write the page and name its file; results that cannot be written to are no failure."""
-    from cvrbench.report.page.render import render, write
+    from cvrbench.report.page import render, write
 
     place = wanted or results_dir / "report" / "index.html"
     try:

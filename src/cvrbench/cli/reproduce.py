@@ -13,7 +13,7 @@ from cvrbench.cli.browse import ResultsDir
 from cvrbench.cli.console import errors, out, print_json, training_bar
 from cvrbench.cli.run import AsJson
 from cvrbench.errors import RunInterrupted
-from cvrbench.report.escape import escape_control
+from cvrbench.report import escape_control
 
 if TYPE_CHECKING:
     from cvrbench.runs.reproduce import Reproduction

@@ -134,8 +134,8 @@ def _learnt(record: "RunRecord") -> str:
 
 def _shared(record: "RunRecord", results_dir: Path) -> dict[str, str]:
     """Return in a line each what the run's tasks share, and the commands that show more."""
+    from cvrbench.report.diagnostics import cosine_summary, gates_summary
     from cvrbench.report.masks import read_masks, summary
-    from cvrbench.report.sharing import cosine_summary, gates_summary
 
     found, facts, more = record.diagnostics, {}, []
     if (masks := read_masks(record)) is not None:
@@ -220,7 +220,7 @@ def _print(grids: "Sequence[Grid]") -> None:
 
 
 def _show_sharing(record: "RunRecord", *, as_json: bool) -> None:
-    from cvrbench.report.sharing import cosine_grid, gate_grids
+    from cvrbench.report.diagnostics import cosine_grid, gate_grids
 
     gates = record.diagnostics.get("gates") or []
     cosines = record.diagnostics.get("gradient_cosine") or {}

@@ -13,7 +13,7 @@ from cvrbench.errors import ConfigError
 from cvrbench.report.comparison import Comparison
 from cvrbench.report.dataset_report import comparison_json
 from cvrbench.report.tables import Cell, Grid, number
-from cvrbench.stats.intervals import Estimate, auc_standard_error, welch_half_width
+from cvrbench.stats.difference import Estimate, auc_standard_error, welch_half_width
 
 Outcome = Literal["held", "fell", "missing", "other data", "undefined"]
 FAILURES = ("fell", "missing", "other data", "undefined")

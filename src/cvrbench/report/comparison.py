@@ -20,8 +20,8 @@ from cvrbench.metrics.evaluation import describe_metric
 from cvrbench.runs.record import NUMBER_FREE, SCARCITY, RunRecord
 from cvrbench.runs.store import Unfinished
 from cvrbench.runs.study import StudySummary
+from cvrbench.stats.difference import Estimate, auc_standard_error, t_interval
 from cvrbench.stats.influence import Floats
-from cvrbench.stats.intervals import Estimate, auc_standard_error, t_interval
 
 IGNORED = ("seed", "dataset", *NUMBER_FREE, *SCARCITY)
 """Config keys that do not make two runs of one strategy different variants; runs are grouped by

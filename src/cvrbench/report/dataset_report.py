@@ -7,8 +7,16 @@ from typing import Any, TypeVar
 import polars as pl
 
 from cvrbench.errors import StoreError
-from cvrbench.report.calibration import Calibration, calibrations
+from cvrbench.report import escape_control, escape_formula
 from cvrbench.report.comparison import Comparison, Variant, compare
+from cvrbench.report.diagnostics import (
+    Agreement,
+    Calibration,
+    Learning,
+    agreements,
+    calibrations,
+    learnings,
+)
 from cvrbench.report.differences import (
     REFERENCE,
     Differences,
@@ -19,7 +27,6 @@ from cvrbench.report.differences import (
     choose_baselines,
     transfer,
 )
-from cvrbench.report.escape import escape_control, escape_formula
 from cvrbench.report.grids import (
     comparison_grid,
     cost_grid,
@@ -29,7 +36,6 @@ from cvrbench.report.grids import (
     space_grids,
     transfer_grid,
 )
-from cvrbench.report.sharing import Agreement, Learning, agreements, learnings
 from cvrbench.report.studies import Tuned, tuned
 from cvrbench.report.tables import Grid
 from cvrbench.runs.record import RunRecord

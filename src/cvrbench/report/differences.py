@@ -29,31 +29,30 @@ from cvrbench.report import MARGIN
 from cvrbench.report.comparison import Comparison, Variant
 from cvrbench.runs.record import RunRecord
 from cvrbench.runs.store import ResultStore
-from cvrbench.stats.bootstrap import (
-    Resampling,
-    auc_draws,
-    common_draw_variance,
-    gauc_draws,
-    log_loss_draws,
-)
 from cvrbench.stats.difference import (
     Difference,
+    Estimate,
     difference,
     equivalence,
     holm,
     paired_t,
+    t_interval,
     wilcoxon,
 )
 from cvrbench.stats.influence import (
     Floats,
     Labels,
+    Resampling,
+    auc_draws,
     auc_influence,
+    common_draw_variance,
     common_row_variance,
+    gauc_draws,
     gauc_influence,
+    log_loss_draws,
     log_loss_influence,
     row_variance,
 )
-from cvrbench.stats.intervals import Estimate, t_interval
 
 KINDS = ("auc", "logloss", "gauc")
 """Metrics whose differences are tested; what calibration loses, log loss shows."""

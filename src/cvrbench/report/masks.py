@@ -25,7 +25,7 @@ from cvrbench.report.comparison import Comparison, Variant
 from cvrbench.report.tables import Cell, Grid, cells, number, share
 from cvrbench.runs.record import RunRecord
 from cvrbench.runs.store import checked
-from cvrbench.stats.intervals import Estimate, t_interval
+from cvrbench.stats.difference import Estimate, t_interval
 
 ALL = "all"
 """The entry that stands for every shareable layer together."""

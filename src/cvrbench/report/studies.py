@@ -9,7 +9,7 @@ from cvrbench.config.types import Value
 from cvrbench.report.comparison import Comparison
 from cvrbench.report.tables import Cell, Grid
 from cvrbench.runs.study import StudySummary, TrialState, TrialSummary
-from cvrbench.stats.intervals import t_interval
+from cvrbench.stats.difference import t_interval
 
 COSTS = ("density", "multiply_adds", "parameters")
 """Objectives that are no metric of the validation rows."""

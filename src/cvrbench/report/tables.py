@@ -11,9 +11,9 @@ from rich.table import Table
 
 from cvrbench.data.schema import Task
 from cvrbench.metrics.evaluation import describe_metric
-from cvrbench.report.escape import escape_control
+from cvrbench.report import escape_control
 from cvrbench.runs.record import RunRecord
-from cvrbench.stats.intervals import Estimate
+from cvrbench.stats.difference import Estimate
 
 
 class Cell(NamedTuple):

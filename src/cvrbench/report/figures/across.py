@@ -29,8 +29,8 @@ from cvrbench.report.figures.style import (
     styled,
 )
 from cvrbench.report.studies import cut
+from cvrbench.stats.difference import Estimate
 from cvrbench.stats.influence import Floats
-from cvrbench.stats.intervals import Estimate
 from cvrbench.stats.ranks import alike, average_ranks, critical_difference, friedman
 
 # Ranks: critical-difference diagrams (Demsar, JMLR 2006, figure 1)

@@ -13,6 +13,7 @@ from matplotlib.ticker import EngFormatter
 
 from cvrbench.report.comparison import Comparison, Variant, examples_of
 from cvrbench.report.dataset_report import DatasetReport
+from cvrbench.report.diagnostics import gatings
 from cvrbench.report.differences import REFERENCE, USUAL_BASELINES, Differences, Transfer, Verdict
 from cvrbench.report.figures.masks import masks_figure
 from cvrbench.report.figures.runs import (
@@ -45,10 +46,9 @@ from cvrbench.report.figures.style import (
     styled,
 )
 from cvrbench.report.masks import read_masks
-from cvrbench.report.sharing import gatings
 from cvrbench.report.studies import cut
 from cvrbench.runs.record import RunRecord
-from cvrbench.stats.intervals import Estimate, t_interval
+from cvrbench.stats.difference import Estimate, t_interval
 
 # Values
 

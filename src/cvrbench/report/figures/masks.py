@@ -33,7 +33,7 @@ from cvrbench.report.masks import (
     name_of,
     overlap_by_round,
 )
-from cvrbench.stats.intervals import t_interval
+from cvrbench.stats.difference import t_interval
 
 # One run by layer and round
 

@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from cvrbench.report.escape import escape_control
+from cvrbench.report import escape_control
 from cvrbench.report.studies import cut
-from cvrbench.stats.intervals import Estimate
+from cvrbench.stats.difference import Estimate
 from cvrbench.system.files import explain_write
 
 INK, GRID, POINT, TRUTH = "#1f2933", "#d9dee4", "#2563a8", "#c2410c"

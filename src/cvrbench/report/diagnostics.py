@@ -1,17 +1,23 @@
-"""What was seen while the runs of a variant trained: validation, gradients and gates."""
+"""What was seen of a variant's runs: validation, gradients, gates, and calibration."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
+import numpy as np
+
+from cvrbench.data.schema import Task
 from cvrbench.errors import StoreError
+from cvrbench.metrics.spaces import Space
 from cvrbench.report.comparison import Comparison, Variant
+from cvrbench.report.differences import predicted_spaces
 from cvrbench.report.tables import Cell, Grid, cells, share
 from cvrbench.runs.record import RunRecord
 from cvrbench.runs.store import ResultStore
+from cvrbench.stats.influence import Floats, Labels
 
-Evaluation = Mapping[str, Any]
+Validation = Mapping[str, Any]
 """One evaluation on the validation rows, as the history keeps it."""
 Gates = Sequence[Mapping[str, Any]]
 """Gates as records keep them: `level`, `gate`, `experts`, `load` and `entropy` of each."""
@@ -142,7 +148,7 @@ def agreements(comparison: Comparison, store: ResultStore) -> list[Agreement]:
     return [one for variant in comparison.variants for one in _agreements(variant, tasks, store)]
 
 
-def read_observed(run_id: str, store: ResultStore) -> list[Evaluation]:
+def read_observed(run_id: str, store: ResultStore) -> list[Validation]:
     """Read the evaluations at which sharing was observed.
 
     Raises:
@@ -171,14 +177,14 @@ def _agreements(variant: Variant, tasks: Sequence[str], store: ResultStore) -> I
             )
 
 
-def _cosines(seen: Sequence[Evaluation], layer: str, pair: str) -> dict[float, float]:
+def _cosines(seen: Sequence[Validation], layer: str, pair: str) -> dict[float, float]:
     """Epoch -> cosine, where the layer has one."""
     found = {one["epoch"]: one["sharing"]["gradient_cosine"].get(layer, {}) for one in seen}
     return {epoch: cosines[pair] for epoch, cosines in found.items() if pair in cosines}
 
 
 def _noise(
-    seen: Sequence[Evaluation], layers: Sequence[str], pair: tuple[str, str]
+    seen: Sequence[Validation], layers: Sequence[str], pair: tuple[str, str]
 ) -> dict[float, float]:
     """Epoch -> mean over the layers of the smaller of two tasks' cosines with themselves."""
     found = {}
@@ -295,3 +301,145 @@ def cosine_summary(cosines: Cosines) -> str:
     """Return in one line how far the tasks' gradients agree."""
     values = [value for layer in cosines.values() for value in layer.values()]
     return f"{min(values):+.2f} to {max(values):+.2f} over {len(cosines)} layers"
+
+
+BINS = 10
+FEWEST = 10
+"""Positives that a bin should have in the mean: with fewer, its rate is chance."""
+RARE = 0.1
+"""Rates below this are read on logarithmic axes."""
+CELLS = 40
+"""Cells of a histogram."""
+LOWEST = 1e-6
+"""Where a logarithmic histogram begins; what is predicted below it counts in its first cell."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reliability:
+    """One variant's predictions in one space."""
+
+    predicted: Floats
+    """`[bins]`: mean prediction of each bin, over the seeds."""
+    observed: Floats
+    """`[bins]`: share of positives, over the seeds."""
+    low: Floats
+    high: Floats
+    """`[bins]`: least and greatest share among the seeds."""
+    mass: Floats
+    """`[CELLS]`: share of the predictions in every cell of `Calibration.edges`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """All variants in one space."""
+
+    metric: str
+    """`cvr_auc`: its header names the space."""
+    rate: float
+    """Share of positives."""
+    edges: Floats
+    """`[CELLS + 1]`: edges of the histograms."""
+    variants: Mapping[str, Reliability]
+
+    @property
+    def is_rare(self) -> bool:
+        """Whether it is read on logarithmic axes."""
+        return self.rate < RARE
+
+
+def calibrations(comparison: Comparison, store: ResultStore) -> list[Calibration]:
+    """Compare predicted rates with observed ones, a `Calibration` per space with positives.
+
+    The rows of a space are ordered by their prediction and cut into bins of equal size; in each,
+    the mean prediction is held against the share of positives (DeGroot and Fienberg, The
+    Statistician 1983; bins of equal mass as in Naeini, Cooper and Hauskrecht, AAAI 2015).
+
+    Raises:
+        StoreError: Predictions are missing or damaged.
+    """
+    rates = {
+        name: count["positives"] / count["rows"]
+        for name, count in comparison.counts.items()
+        if 0 < count["positives"] < count["rows"]
+    }
+    edges = {name: _edges(rate) for name, rate in rates.items()}
+    bins = {name: bins_of(comparison.counts[name]["positives"]) for name in rates}
+    found: dict[str, dict[str, Reliability]] = {name: {} for name in rates}
+    for variant in comparison.variants:
+        seeds = [_by_space(run, comparison.tasks, store) for run in variant.runs]
+        for name in rates:
+            own = [seed[name] for seed in seeds]
+            found[name][variant.label] = _over_seeds(own, bins[name], edges[name])
+    return [
+        Calibration(metric=f"{name}_auc", rate=rate, edges=edges[name], variants=found[name])
+        for name, rate in rates.items()
+    ]
+
+
+def bins_of(positives: int) -> int:
+    """Return the number of bins: `BINS`, or fewer where positives are few.
+
+    >>> bins_of(10_000), bins_of(45), bins_of(3)
+    (10, 4, 1)
+    """
+    return max(1, min(BINS, positives // FEWEST))
+
+
+def reliability(labels: Labels, predicted: Floats, bins: int) -> tuple[Floats, Floats]:
+    """Return mean prediction and share of positives of bins of equal size, the lowest first.
+
+    Args:
+        labels: `[rows]`, 0 or 1, in the order of the predictions.
+        predicted: `[rows]`, ascending.
+        bins: At most as many as rows.
+
+    Returns:
+        Two arrays `[bins]`.
+    """
+    ends = np.arange(1, bins + 1) * len(labels) // bins
+    starts = np.append(0, ends[:-1])
+    sizes = ends - starts
+    return (
+        np.add.reduceat(predicted, starts) / sizes,
+        np.add.reduceat(labels, starts, dtype=np.int64) / sizes,
+    )
+
+
+Ordered = tuple[Labels, Floats]
+"""Labels and predictions on the rows of a space, the lowest prediction first."""
+
+
+def _by_space(run: RunRecord, tasks: Sequence[Task], store: ResultStore) -> dict[str, Ordered]:
+    frame = store.predictions(run.run_id)
+    return {space.name: _ordered(space) for space in predicted_spaces(run.run_id, tasks, frame)}
+
+
+def _ordered(space: Space) -> Ordered:
+    labels, predicted = space.take(space.label), space.take(space.predicted)
+    order = np.argsort(predicted, kind="stable")
+    return labels[order], predicted[order].astype(np.float64)
+
+
+def _over_seeds(seeds: Sequence[Ordered], bins: int, edges: Floats) -> Reliability:
+    found = [reliability(labels, predicted, bins) for labels, predicted in seeds]
+    observed = np.array([one for _, one in found])
+    mass = [_mass(predicted, edges) for _, predicted in seeds]
+    return Reliability(
+        predicted=np.mean([one for one, _ in found], axis=0),
+        observed=observed.mean(axis=0),
+        low=observed.min(axis=0),
+        high=observed.max(axis=0),
+        mass=np.mean(mass, axis=0),
+    )
+
+
+def _mass(predicted: Floats, edges: Floats) -> Floats:
+    """Return the share of ascending predictions in every cell; those beyond count at the ends."""
+    inner = np.searchsorted(predicted, edges[1:-1])
+    return np.diff(np.concatenate([[0], inner, [len(predicted)]])) / len(predicted)
+
+
+def _edges(rate: float) -> Floats:
+    if rate < RARE:
+        return np.geomspace(LOWEST, 1, CELLS + 1)
+    return np.linspace(0, 1, CELLS + 1)

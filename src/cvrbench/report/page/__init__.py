@@ -1,1 +1,0 @@
-"""The report as one HTML file: tables, figures, warnings, and what is behind each row."""

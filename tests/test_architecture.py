@@ -28,7 +28,8 @@ DISPATCHERS = ("build_strategy",)
 
 LAYERS = """
 errors
-system metrics config
+system metrics
+config
 data stats
 metrics.spaces runs.environment
 runs.record

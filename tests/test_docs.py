@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,28 @@ def test_the_readme_opens_with_the_commands_that_ci_runs():
     lines = (ROOT / ".ci" / "run").read_text().splitlines()
     assert commands[0].endswith("cvrbench run model=ncs")
     assert f"{commands[1]} &&" in lines
+
+
+def commands() -> list[tuple[str, str]]:
+    """Every command of README, docs and `--help`, with where it stands."""
+    pages = {page: page.read_text() for page in (ROOT / "README.md", *DOCS.rglob("*.md"))}
+    pages |= {page: page.read_text() for page in (ROOT / "src/cvrbench/cli").glob("*.py")}
+    line = r"^ *(?:- +)?(?:\$ )?(cvrbench [^`\n]*?)(?:  .*)?$|`((?:cvrbench|-m) [^`\n]+)`"
+    return [
+        (page.name, found[1] or f"cvrbench {found[2]}")
+        for page, text in pages.items()
+        for found in re.finditer(line, text, re.MULTILINE)
+    ]
+
+
+def test_a_shell_takes_every_command_as_it_is_written():
+    found = commands()
+    assert len(found) > 100
+    # What stands for a word in prose is no redirection: <name>, and {} of an f-string.
+    lines = [re.sub(r"<[^>]*>|\{[^}]*\}|\.\.\.", "WORD", command) for _, command in found]
+    script = "\n".join(lines)
+    result = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True)
+    assert not result.returncode, result.stderr
 
 
 def test_links_to_files_lead_somewhere():

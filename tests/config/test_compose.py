@@ -1,6 +1,7 @@
 """Configuration: every yaml composes, plans expand, errors name key and remedy."""
 
 import json
+import shutil
 from dataclasses import FrozenInstanceError, replace
 from itertools import product
 from pathlib import Path
@@ -57,6 +58,7 @@ def test_a_config_is_frozen():
     [
         ("seed=0,1,2", [0, 1, 2]),
         ("seed=range(3)", [0, 1, 2]),
+        ("seed=0..2", [0, 1, 2]),
         ("seed=range(1,7,2)", [1, 3, 5]),
         ("seed=choice(4,2)", [4, 2]),
     ],
@@ -239,3 +241,21 @@ def test_a_damaged_saved_config_is_refused_in_a_sentence(damaged):
     saved = config_to_dict(compose(["model=mmoe"]).config)
     with pytest.raises(ConfigError, match=next(iter(damaged))):
         config_from_saved({**saved, **damaged})
+
+
+def test_a_range_that_goes_down_says_so():
+    with pytest.raises(ConfigError, match=r"'seed=7\.\.0' is empty"):
+        plan(["seed=7..0"], multirun=True)
+
+
+def test_a_yaml_that_multiplies_by_aliases_is_refused_at_once(tmp_path, monkeypatch):
+    conf = tmp_path / "conf"
+    shutil.copytree(CONF, conf)
+    monkeypatch.setenv("CVRBENCH_CONF", str(conf))
+    levels = [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 9)]
+    (conf / "experiment" / "bomb.yaml").write_text("\n".join(["a0: &a0 [x]", *levels, ""]))
+    with pytest.raises(ConfigError, match=r"bomb\.yaml has more than 20 aliases"):
+        compose(["experiment=bomb"])
+    (conf / "experiment" / "bomb.yaml").write_text("#" * 2**21)
+    with pytest.raises(ConfigError, match=r"bomb\.yaml cannot be read: it has 2,097,152 bytes"):
+        compose([])

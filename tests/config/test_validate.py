@@ -6,15 +6,29 @@ from typing import Annotated, Literal
 import pytest
 from annotated_types import Ge, Gt, Le
 
+from cvrbench.config.compose import compose
 from cvrbench.config.runtime import LauncherConfig
 from cvrbench.config.types import Count
 from cvrbench.config.validate import validated
 from cvrbench.errors import ConfigError
 
+COUNT = "(at least 1, at most 1,000,000,000)"
 SEVERAL = [
-    (Literal["auto"] | Count, "zero", "auto or a whole number (at least 1), not 'zero'"),
-    (Literal["auto"] | Count, 0, "auto or a whole number (at least 1), not 0"),
-    (Count | Literal["auto", "all"], None, "a whole number (at least 1), auto or all, not None"),
+    (
+        Literal["auto"] | Count,
+        "zero",
+        f"auto or a whole number {COUNT}, not 'zero'",
+    ),
+    (
+        Literal["auto"] | Count,
+        0,
+        f"auto or a whole number {COUNT}, not 0",
+    ),
+    (
+        Count | Literal["auto", "all"],
+        None,
+        f"a whole number {COUNT}, auto or all, not None",
+    ),
     (
         Literal["none"] | Annotated[float, Gt(0), Le(1)],
         2,
@@ -23,6 +37,25 @@ SEVERAL = [
     (Literal["auto"] | bool | None, "x", "auto, true or false or null, not 'x'"),
     (Annotated[int, Ge(3)] | None, 2, "greater than or equal to 3; got 2"),
 ]
+
+
+WRONG = [
+    ("trainer.batch_size=1e20", "trainer.batch_size"),
+    ("trainer.batch_size=2000000000", "trainer.batch_size"),
+    ("trainer.threads=100000", "trainer.threads"),
+    ("trainer.learning_rate=inf", "trainer.learning_rate must be a finite number"),
+    ("model.dropout=nan", "model.dropout must be a finite number"),
+    ("model.hidden=[10000000000]", "model.hidden.0"),
+    ("seed=1e300", "seed"),
+    ("results_dir=", "results_dir must be a text that is not empty"),
+    ("data_dir=''", "data_dir must be a text that is not empty"),
+]
+
+
+@pytest.mark.parametrize(("word", "told"), WRONG)
+def test_what_no_machine_can_do_is_refused_by_its_key(word, told):
+    with pytest.raises(ConfigError, match=f"^{told}"):
+        compose([word])
 
 
 @pytest.mark.parametrize(("declared", "wrong", "told"), SEVERAL)
@@ -47,5 +80,5 @@ def test_the_place_is_the_users_in_lists_and_dicts_too():
 def test_seeds_together_are_refused_in_the_users_words():
     with pytest.raises(ConfigError) as error:
         validated(LauncherConfig, {"kind": "local", "together": "zero"}, "launcher")
-    told = "launcher.together must be auto or a whole number (at least 1), not 'zero'"
+    told = f"launcher.together must be auto or a whole number {COUNT}, not 'zero'"
     assert str(error.value) == told

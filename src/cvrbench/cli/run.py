@@ -47,7 +47,9 @@ Overrides = Annotated[
 Multirun = Annotated[
     bool,
     typer.Option(
-        "--multirun", "-m", help="Run every combination of comma lists, range() and choice()"
+        "--multirun",
+        "-m",
+        help="Run every combination of comma lists and ranges (0..7)",
     ),
 ]
 Figures = Annotated[
@@ -80,7 +82,7 @@ def run(
 
         cvrbench run experiment=ncs_ablation dataset=kuairand
 
-        cvrbench run -m model=ncs seed=range(0,8) launcher=processes workers=4
+        cvrbench run -m model=ncs seed=0..7 launcher=processes workers=4
     """
     from cvrbench.config.compose import plan, take_launcher
 

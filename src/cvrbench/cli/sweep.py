@@ -57,7 +57,8 @@ def sweep(
 ) -> None:
     """Tune strategies with Optuna, each under the same budget; the same command again goes on.
 
-    A key given as interval(a,b), range(a,b) or choice(a,b) is searched; so are those of sweep=.
+    A key given as 'interval(a,b)', a..b, 'range(a,b)' or 'choice(a,b)' is searched, quoted for the
+    shell; so are those of sweep=.
 
     Examples:
         cvrbench sweep

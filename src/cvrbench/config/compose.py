@@ -6,8 +6,9 @@ the result before the writing is kept for all configurations of a plan with the 
 """
 
 import copy
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,12 @@ from cvrbench.config.folder import RUNTIME_GROUPS, find_conf, groups
 from cvrbench.config.runtime import LauncherConfig, LocalConfig
 from cvrbench.config.validate import config_from_dict, config_to_dict, leaves, validated
 from cvrbench.errors import ConfigError, did_you_mean
+from cvrbench.system.files import read_bytes
 
+SPAN = re.compile(r"(?P<key>[^=]+)=(?P<first>-?\d{1,9})\.\.(?P<last>-?\d{1,9})")
+"""A range of whole numbers without brackets."""
+YAML_BYTES, YAML_ALIASES = 2**20, 20
+"""Most bytes, and most aliases, of a yaml file: aliases of aliases multiply without end."""
 PLAN = "plan"
 """Key of an experiment's yaml with the lines that make it a plan of many runs."""
 
@@ -46,6 +52,8 @@ class Nodes:
     def __init__(self, conf: Path) -> None:
         self.conf = conf
         self.groups = groups(conf)
+        for file in conf.rglob("*.yaml"):
+            check_yaml(file)
         self._bases: dict[tuple[str, ...], tuple[DictConfig, dict[str, str]]] = {}
 
     def compose(self, parsed: Sequence[Override]) -> tuple[DictConfig, dict[str, str]]:
@@ -149,7 +157,7 @@ def _compose(overrides: Sequence[str], nodes: Nodes) -> Composed:
 
 
 def plan(overrides: Sequence[str], *, multirun: bool) -> list[Composed]:
-    """Expand comma lists, `range` and `choice` into their product; compose and validate all.
+    """Expand comma lists, ranges and `choice` into their product; compose and validate all.
 
     The first override varies slowest. An experiment may bring a plan of its own, a list of lines
     each of which is such a product; what the user gives replaces the same key in every line.
@@ -257,9 +265,18 @@ def parse(overrides: Sequence[str]) -> list[Override]:
 
 @lru_cache(maxsize=4096)
 def _parsed(text: str) -> Override:
-    """Parse one override; the cells of a plan have most of theirs in common."""
-    parsed: Override = OverridesParser.create().parse_overrides([text])[0]
-    return parsed
+    """Parse one override; the cells of a plan have most of theirs in common.
+
+    `seed=0..7` is 0 to 7, as `seed=range(0,8)`, whose brackets a shell takes for its own.
+    """
+    plain = text
+    if found := SPAN.fullmatch(text):
+        first, last = int(found["first"]), int(found["last"])
+        if last < first:
+            raise ConfigError(f"{text!r} is empty: a range goes up, and both its ends belong to it")
+        plain = f"{found['key']}=range({first},{last + 1})"
+    parsed: Override = OverridesParser.create().parse_overrides([plain])[0]
+    return replace(parsed, input_line=text)
 
 
 def origins(overrides: Sequence[str]) -> list[tuple[str, str, str]]:
@@ -358,7 +375,7 @@ def compose_group(group: str, default_option: str, words: Sequence[str]) -> dict
             parsed.append(override)
     keys = {o: [k for k in load(conf / group / f"{o}.yaml") if k != "kind"] for o in options}
     known = [f"{group}.{key}" for key in keys[option]]
-    node = OmegaConf.load(conf / group / f"{option}.yaml")
+    node = OmegaConf.create(load(conf / group / f"{option}.yaml"))
     for override in parsed:
         key = override.key_or_group
         inner = key.removeprefix(f"{group}.")
@@ -389,8 +406,26 @@ def check_option(group: str, value: object, options: Sequence[str]) -> None:
         )
 
 
+def check_yaml(file: Path) -> None:
+    """Refuse a yaml file whose reading would take minutes, or all memory.
+
+    Raises:
+        ConfigError: It is no regular file, too large, or has more than a few aliases.
+    """
+    try:
+        text = read_bytes(file, most=YAML_BYTES)
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error}") from None
+    if len(re.findall(rb"(?<![\w'\"])\*\w", text)) > YAML_ALIASES:
+        raise ConfigError(
+            f"{file} has more than {YAML_ALIASES} aliases (*name), which may multiply without end; "
+            "write the values out"
+        )
+
+
 def load(file: Path) -> Any:
     """Read a yaml file as plain values."""
+    check_yaml(file)
     return OmegaConf.to_container(OmegaConf.load(file))
 
 

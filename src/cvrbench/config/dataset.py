@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, MinLen
 
-from cvrbench.config.types import Count, Fraction, Options, Policy, Seed
+from cvrbench.config.types import Count, Fraction, Options, Policy, Seed, Text
 
 FieldName = Literal[
     "101", "109_14", "110_14", "121", "122", "124", "125", "126", "127", "127_14", "128", "129",
@@ -39,7 +39,7 @@ class SyntheticConfig(DatasetOptions):
     rows: Annotated[int, Ge(100)]
     users: Count
     items: Count
-    n_fields: Annotated[int, Ge(1)]
+    n_fields: Count
     """Further categorical fields."""
     cardinality: Count
     """Values of each further field."""
@@ -58,7 +58,7 @@ class SyntheticConfig(DatasetOptions):
     """`time`: the last rows are tested, users recur; `user`: no user is in two splits."""
     valid_fraction: Fraction
     test_fraction: Fraction
-    data_seed: Annotated[int, Ge(0)]
+    data_seed: Seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +123,7 @@ class TableConfig(SplitOptions):
     """The user's own CSV or Parquet file, described here column by column."""
 
     kind: Literal["table"]
-    path: str
+    path: Text
     """A .csv, .csv.gz or .parquet file."""
     ids: tuple[str, ...]
     numbers: tuple[str, ...]
@@ -170,7 +170,7 @@ class TenrecConfig(SplitOptions):
     """Tenrec, one scenario: clicks, and a feedback given a click."""
 
     kind: Literal["tenrec"]
-    scenario: str
+    scenario: Text
     """Name of the csv file: ctr_data_1M, QK-video, QB-video, ..."""
     conversion: Literal["like", "share", "follow"]
     split: Literal["user", "random"]
@@ -196,7 +196,7 @@ class CriteoAttributionConfig(DatasetOptions):
 
     kind: Literal["criteo_attribution"]
     conversion: Literal["conversion_and_click", "attribution"]
-    valid_from_day: Annotated[int, Ge(1)]
+    valid_from_day: Count
     test_from_day: Annotated[int, Ge(2)]
     last_day: Annotated[int, Ge(2)]
     """Later displays are left out: their sales may not be known yet."""
@@ -237,7 +237,7 @@ class AliCCPConfig(SplitOptions):
     weights: Literal["keep", "drop", "numeric"]
     """Weights of those values: weigh a bag's values by them, weigh all alike, or make a number of
     the last one's, scaled to [0, 1] over all splits, as torch-rechub does (it sees the test)."""
-    max_len: Annotated[int, Ge(1)] | None
+    max_len: Count | None
     """Longest bag: the values with the largest weights are kept, in their order."""
     missing: Literal["own_id", "oov"]
     """Whether an absent value has an id of its own, or that of the rare and unknown ones."""

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge
 
 from cvrbench.config.ncs import NCSConfig
-from cvrbench.config.types import Dropout, Layers, Options, Width
+from cvrbench.config.types import Count, Dropout, Layers, Options, Width
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class MMoEConfig(NetworkOptions):
     """Experts shared by all tasks, mixed by one gate per task, or by one for all (OMoE)."""
 
     kind: Literal["mmoe"]
-    n_experts: Annotated[int, Ge(1)]
+    n_experts: Count
     gate: Literal["per_task", "common"]
     hidden: Layers
 
@@ -61,7 +61,7 @@ class PLEConfig(NetworkOptions):
     """Progressive layered extraction; `levels=1` is CGC."""
 
     kind: Literal["ple"]
-    levels: Annotated[int, Ge(1)]
+    levels: Count
     n_shared_experts: Annotated[int, Ge(0)]
     n_specific_experts: Annotated[int, Ge(0)]
     """Per task."""

@@ -4,13 +4,12 @@ Both decide which runs there are and where, and nothing of what one run computes
 no part of its `Config` nor of its identity.
 """
 
-import math
 from dataclasses import dataclass, fields
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, MaxLen, MinLen
+from annotated_types import Ge, Gt, Le, MaxLen, MinLen
 
-from cvrbench.config.types import Count, Options, Seed
+from cvrbench.config.types import Count, Options, Seed, Text, Threads
 
 SIZES = ("density", "multiply_adds", "parameters")
 """Objectives that are no metric of the validation rows; all are better when lower."""
@@ -30,7 +29,7 @@ class ProcessesConfig(Options):
     """Several processes of this machine."""
 
     kind: Literal["processes"]
-    workers: Count
+    workers: Threads
     """Processes at once."""
 
 
@@ -39,15 +38,15 @@ class SubmititConfig(Options):
     """Jobs of a Slurm cluster."""
 
     kind: Literal["submitit"]
-    workers: Count
+    workers: Threads
     """Most jobs at once."""
     cluster: Literal["auto", "slurm", "local"]
-    partition: str | None
+    partition: Text | None
     minutes: Count
     """Time limit of a job."""
     memory_gb: Annotated[float, Gt(0)]
-    cpus: Count
-    gpus: Annotated[int, Ge(0)]
+    cpus: Threads
+    gpus: Annotated[int, Ge(0), Le(1024)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +54,12 @@ class RayConfig(Options):
     """Tasks of a Ray cluster."""
 
     kind: Literal["ray"]
-    workers: Count
+    workers: Threads
     """Most tasks at once."""
-    address: str | None
+    address: Text | None
     """Address of a running cluster; null starts one on this machine."""
-    cpus: Count
-    gpus: Annotated[float, Ge(0)]
+    cpus: Threads
+    gpus: Annotated[float, Ge(0), Le(1024)]
 
 
 LauncherConfig = LocalConfig | ProcessesConfig | SubmititConfig | RayConfig
@@ -95,9 +94,9 @@ class SweepConfig(Options):
     """Compute once what the mask searches of several trials have in common."""
     heartbeat_seconds: Annotated[float, Gt(0)]
     """Time between two signs of life of a worker; without five in a row its trial is taken over."""
-    storage: str | None
+    storage: Text | None
     """A file in the study's folder (null), or a URL: sqlite, postgresql, mysql, grpc."""
-    name: str | None
+    name: Text | None
     """Name of the study; null: made of model, dataset, sweep and a hash of what it searches."""
     overrides: tuple[str, ...]
     """What all trials have in common, unless the command line says otherwise."""
@@ -128,8 +127,6 @@ class SweepConfig(Options):
             raise ValueError("sampler=cmaes needs one objective; nsga2 or tpe take many")
         if self.sampler == "nsga2" and self.startup_trials < 2:
             raise ValueError("sampler=nsga2 breeds from startup_trials; give two or more")
-        if any(budget is not None and math.isinf(budget) for budget in budgets):
-            raise ValueError("a budget must be finite; null is none")
         if self.objectives[0] in SIZES:
             raise ValueError(f"the first objective must be a metric; {self.objectives[0]} is none")
         if self.pruner == "wilcoxon" and len(self.seeds) < 5:

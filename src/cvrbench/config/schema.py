@@ -13,7 +13,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from cvrbench.config.dataset import DatasetConfig
 from cvrbench.config.model import ModelConfig, SingleTaskConfig
 from cvrbench.config.ncs import NCSConfig
-from cvrbench.config.types import Count, Options
+from cvrbench.config.types import Count, Options, Seed, Text, Threads
 
 PASSWORD = re.compile(r"://[^/?#]*:.*@|^https?://[^/?#]*@|[?&]\w*(pass|token|secret)\w*=")
 """How a URI looks that holds one; over HTTP a user alone may be a token."""
@@ -126,11 +126,11 @@ BalancingConfig = EqualConfig | WeightedConfig | UncertaintyConfig | PCGradConfi
 class TrainerConfig(Options):
     """Optimisers, batches, early stopping and the device."""
 
-    batch_size: Annotated[int, Ge(1)]
-    eval_batch_size: Annotated[int, Ge(1)]
-    epochs: Annotated[int, Ge(1)]
-    evaluations_per_epoch: Annotated[int, Ge(1)]
-    patience: Annotated[int, Ge(1)]
+    batch_size: Count
+    eval_batch_size: Count
+    epochs: Count
+    evaluations_per_epoch: Count
+    patience: Count
     """Evaluations without a better validation score before training stops."""
     learning_rate: Annotated[float, Gt(0)]
     weight_decay: Annotated[float, Ge(0)]
@@ -144,11 +144,11 @@ class TrainerConfig(Options):
     embedding_learning_rate: Annotated[float, Gt(0)]
     embedding_weight_decay: Annotated[float, Ge(0)]
     """L2 penalty on the rows in the batch."""
-    device: str
+    device: Text
     """`auto`, `cpu`, `cuda` or `cuda:N`."""
     precision: Literal["fp32", "bf16"]
     compile: bool
-    threads: Annotated[int, Ge(1)] | None
+    threads: Threads | None
     """CPU threads of torch; null leaves torch's own choice."""
     deterministic: bool
     data: Literal["auto", "memory", "disk"]
@@ -163,7 +163,7 @@ class TrainerConfig(Options):
 class ProtocolConfig(Options):
     """How a run chooses on validation and what it may touch."""
 
-    selection: str
+    selection: Text
     """`mean_auc` (mean over the trained tasks of each task's AUC in its own space) or a metric."""
     score_test: bool
     """Score the test split once, after all choices. Sweep trials set this to false."""
@@ -185,7 +185,7 @@ class TensorBoardConfig(Options):
     """Event files that `tensorboard --logdir FOLDER` shows."""
 
     kind: Literal["tensorboard"]
-    folder: str | None
+    folder: Text | None
     """One folder per run goes in here; null: `tensorboard` in the results folder."""
 
 
@@ -194,11 +194,11 @@ class WandbConfig(Options):
     """Weights & Biases, or files for it."""
 
     kind: Literal["wandb"]
-    project: str
-    entity: str | None
+    project: Text
+    entity: Text | None
     """User or team; null: the key's own."""
     mode: Literal["online", "offline", "disabled"]
-    folder: str | None
+    folder: Text | None
     """Where its files go; null: the results folder."""
 
 
@@ -207,9 +207,9 @@ class MLflowConfig(Options):
     """An MLflow server or database."""
 
     kind: Literal["mlflow"]
-    tracking_uri: str | None
+    tracking_uri: Text | None
     """null: `$MLFLOW_TRACKING_URI`; without it a database of our own in the results folder."""
-    experiment: str
+    experiment: Text
 
     def __post_init__(self) -> None:
         """Refuse a password, which would be written beside the run's results."""
@@ -236,9 +236,9 @@ class Config(Options):
     trainer: TrainerConfig
     protocol: ProtocolConfig
     logger: LoggerConfig
-    seed: Annotated[int, Ge(0), Lt(2**31)]
-    data_dir: str
-    results_dir: str
+    seed: Seed
+    data_dir: Text
+    results_dir: Text
 
     def __post_init__(self) -> None:
         """Refuse what two groups cannot do together."""

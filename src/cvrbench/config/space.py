@@ -1,9 +1,9 @@
 """Search spaces in Hydra's own grammar, as dimensions.
 
 `interval(0.1,1)` is any number between, `int(interval(1,8))` any whole one,
-`tag(log,interval(a,b))` spreads evenly in the logarithm, `range(1,9)` is 1 to 8 (a third number is
-the step), and `choice(a,b,[64,32])` one of these; with `null` among them, without the word:
-`null,a,b`.
+`tag(log,interval(a,b))` spreads evenly in the logarithm, `1..8` and `range(1,9)` are 1 to 8 (a
+third number is the step), and `choice(a,b,[64,32])` is one of these; with `null` among them,
+without the word: `null,a,b`.
 """
 
 import math
@@ -24,7 +24,7 @@ from cvrbench.errors import ConfigError
 
 LONGEST = 1_000_000
 """Values of a dimension that are counted; beyond it nobody wants to walk them."""
-HOW = "write interval(a,b), tag(log,interval(a,b)), int(interval(a,b)), range(a,b) or choice(a,b)"
+HOW = "write interval(a,b), tag(log,interval(a,b)), int(interval(a,b)), a..b or choice(a,b)"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,15 +3,18 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-from annotated_types import Ge, Gt, Lt, MinLen
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 
-FORBID_EXTRA = {"extra": "forbid"}
+FORBID_EXTRA = {"extra": "forbid", "allow_inf_nan": False}
 Fraction = Annotated[float, Gt(0), Lt(1)]
-Count = Annotated[int, Ge(1)]
-Seed = Annotated[int, Ge(0)]
-Width = Annotated[int, Ge(1)]
+Count = Annotated[int, Ge(1), Le(10**9)]
+Threads = Annotated[int, Ge(1), Le(1024)]
+"""Threads of a process, or processes: with more, the system refuses them or stands still."""
+Seed = Annotated[int, Ge(0), Lt(2**31)]
+Width = Annotated[int, Ge(1), Le(10**6)]
 Layers = Annotated[tuple[Width, ...], MinLen(1)]
 Dropout = Annotated[float, Ge(0), Lt(1)]
+Text = Annotated[str, MinLen(1)]
 Policy = Literal["refuse", "drop", "keep", "zero_conversion"]
 """What happens to a row whose label is 1 while its parent's is 0 (a conversion without a click): it
 stops the preparation, is dropped, is kept as it is, or has its conversion set to 0."""

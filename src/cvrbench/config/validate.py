@@ -42,6 +42,8 @@ RULES = {
     "bool": "true or false",
     "tuple": "a list",
     "too_short": "a list of at least one",
+    "string_too_short": "a text that is not empty",
+    "finite": "a finite number",
 }
 """Kinds of pydantic's errors, and types, whose own names suit a programmer more than a user."""
 WORDS: dict[Any, str] = {
@@ -213,7 +215,7 @@ def _any_of(types: Sequence[Any]) -> str:
             words += map(str, get_args(plain))
             continue
         limits = [
-            f"{LIMITS[type(limit)]} {getattr(limit, type(limit).__name__.lower())}"
+            f"{LIMITS[type(limit)]} {getattr(limit, type(limit).__name__.lower()):,}"
             for limit in getattr(declared, "__metadata__", ())
             if type(limit) in LIMITS
         ]

@@ -109,7 +109,10 @@ def test_links_to_files_lead_somewhere():
         for target in re.findall(r"\]\(([^)#:\s]+)[^)]*\)", page.read_text())
     ]
     assert len(links) > 20
+    written = {(DOCS / "reference" / "commands.md").resolve()}  # by docs/_reference.py
     broken = [
-        f"{page.name}: {target}" for page, target in links if not (page.parent / target).exists()
+        f"{page.name}: {target}"
+        for page, target in links
+        if not (place := (page.parent / target).resolve()).exists() and place not in written
     ]
     assert broken == []

@@ -19,9 +19,9 @@ from cvrbench.data.registry import ensure
 from cvrbench.errors import ConfigError, CvrbenchError, StoreError
 from cvrbench.runs import experiment
 from cvrbench.runs.load import load_trained
-from cvrbench.runs.record import sealed
 from cvrbench.runs.reproduce import read_original
 from cvrbench.runs.store import ResultStore, read_run_config
+from cvrbench.system.files import sealed
 from cvrbench.training.checkpoint import StageFiles
 
 PLACE = Path(__file__)

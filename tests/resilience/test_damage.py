@@ -13,7 +13,6 @@ from cvrbench.config.compose import compose
 from cvrbench.errors import RunInterrupted, StoreError
 from cvrbench.runs import experiment, planning
 from cvrbench.runs.load import load_trained
-from cvrbench.runs.record import is_intact, sealed
 from cvrbench.runs.store import (
     RESULTS,
     ResultStore,
@@ -23,6 +22,7 @@ from cvrbench.runs.store import (
     read_record,
     read_run_config,
 )
+from cvrbench.system.files import is_intact, sealed
 from cvrbench.training import checkpoint
 from cvrbench.training.checkpoint import StageFiles, is_whole
 from tests.resilience.bits import (

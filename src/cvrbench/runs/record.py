@@ -120,25 +120,6 @@ def _optional() -> frozenset[str]:
     return frozenset(f.name for f in fields(RunRecord) if f.default_factory is not MISSING)
 
 
-def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Add a checksum of plain values to them, by which a change of the file shows."""
-    return {**values, "checksum": _checksum(values)}
-
-
-def is_intact(values: object) -> bool:
-    """Whether plain values have the checksum that they say, or say none, as older files do."""
-    if not isinstance(values, Mapping) or "checksum" not in values:
-        return True
-    rest = {key: value for key, value in values.items() if key != "checksum"}
-    return bool(_checksum(rest) == values["checksum"])
-
-
-def _checksum(values: Mapping[str, Any]) -> str:
-    # JSON's own view of them: a file has no tuples and no keys but words.
-    plain = json.loads(json.dumps(values))
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
-
-
 def _makes_sense(name: str, value: Any) -> bool:
     """Whether a key of the right type also holds what others rely on."""
     match name:

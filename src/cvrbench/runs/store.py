@@ -29,13 +29,15 @@ import polars as pl
 
 from cvrbench.data.dataset import sha256_of
 from cvrbench.errors import CellBusy, RunError, StoreError
-from cvrbench.runs.record import RunRecord, is_config, is_intact, sealed
+from cvrbench.runs.record import RunRecord, is_config
 from cvrbench.system.files import (
     atomic_write,
     explain_write,
     forget_temporaries,
+    is_intact,
     is_locked,
     lock,
+    sealed,
     write_text,
 )
 

@@ -41,8 +41,7 @@ from sqlalchemy.exc import (
 
 from cvrbench.errors import ConfigError, StoreError
 from cvrbench.runs.environment import without_password
-from cvrbench.runs.record import is_intact, sealed
-from cvrbench.system.files import explain_write
+from cvrbench.system.files import explain_write, is_intact, sealed
 
 PATIENCE = 120.0
 """Seconds that a storage may be away."""

@@ -17,7 +17,7 @@ import stat
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
 from glob import escape
@@ -92,6 +92,25 @@ def read_json(path: Path, *, most: int = TEXT_BYTES) -> Any:
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is no value in JSON")
+
+
+def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Add a checksum of plain values to them, by which a change of the file shows."""
+    return {**values, "checksum": _checksum(values)}
+
+
+def is_intact(values: object) -> bool:
+    """Whether plain values have the checksum that they say, or say none, as older files do."""
+    if not isinstance(values, Mapping) or "checksum" not in values:
+        return True
+    rest = {key: value for key, value in values.items() if key != "checksum"}
+    return bool(_checksum(rest) == values["checksum"])
+
+
+def _checksum(values: Mapping[str, Any]) -> str:
+    # JSON's own view of them: a file has no tuples and no keys but words.
+    plain = json.loads(json.dumps(values))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def make_folder(path: Path, *, within: Path) -> Path:

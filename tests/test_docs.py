@@ -1,6 +1,7 @@
 """The documentation speaks of everything a user can choose, and of nothing that is not there."""
 
 import dataclasses
+import importlib
 import re
 import subprocess
 from pathlib import Path
@@ -99,6 +100,24 @@ def test_a_shell_takes_every_command_as_it_is_written():
     script = "\n".join(lines)
     result = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True)
     assert not result.returncode, result.stderr
+
+
+def test_paths_and_imports_in_the_text_are_there():
+    """`mine` is what a reader adds, and capitals are what a command is given."""
+    rooms = (ROOT, ROOT / "src" / "cvrbench", DOCS)
+    missing = []
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md")]:
+        text = page.read_text()
+        paths = re.findall(r"`((?:[\w-]+/)+[\w-]+\.(?:py|yaml|md|css|txt))`", text)
+        known = [path for path in paths if not re.search(r"[A-Z]{3}|\bmine\b", path)]
+        missing += [f"{page.name}: {p}" for p in known if not any((r / p).exists() for r in rooms)]
+        for module, names in re.findall(
+            r"^ +from (cvrbench[\w.]*) import (.*)$", text, re.MULTILINE
+        ):
+            there = vars(importlib.import_module(module))
+            names = {name.strip() for name in names.split(",")} - there.keys()
+            missing += [f"{page.name}: {module}.{name}" for name in names if "Mine" not in name]
+    assert missing == []
 
 
 def test_links_to_files_lead_somewhere():

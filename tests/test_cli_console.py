@@ -2,6 +2,7 @@
 
 import inspect
 import io
+import json
 
 import pytest
 from rich.console import Console
@@ -55,14 +56,41 @@ def test_a_terminal_shows_every_bar_and_the_stage_under_way_alone(screen, monkey
     use_all()
     assert len(bars) == 5
     shown = screen.getvalue()
-    for words in ("mmoe \u00b7 train", "3/9", "1,234 examples/s", "ctr 0.7500", "2/7", "1 failed"):
+    for words in ("mmoe", "train", "3/9", "1,234 ex/s", "ctr 0.7500", "2/7", "1 failed"):
         assert words in shown
     for words in ("log.csv", "5/10 bytes", "reading", "50%", "predictions", "1/5"):
         assert words in shown
     assert [(task.description, task.visible) for task in bars[0].tasks] == [
-        ("mmoe \u00b7 search", False),
-        ("mmoe \u00b7 train", True),
+        ("search", False),
+        ("train", True),
     ]
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_narrow_terminal_shows_how_far_a_run_is(monkeypatch, width):
+    written = io.StringIO()
+    terminal = Console(file=written, force_terminal=True, width=width, color_system=None)
+    monkeypatch.setattr(console, "errors", terminal)
+    with console.training_bar("12/24 shared_embedding on criteo_attribution, seed 10") as update:
+        update(
+            Progress(
+                stage="search ctr 3/5",
+                step=3111,
+                total_steps=12345,
+                examples=300,
+                examples_per_second=1234567.0,
+                scores={"ctr_auc": 0.75},
+            )
+        )
+    shown = written.getvalue()
+    for words in ("12/24 shared", "search ctr 3/5", "3111/12345", "1,234,567 ex/s", "-:--"):
+        assert words in shown
+    assert ("ctr 0.7500" in shown) == (width == 120)
+
+
+def test_a_number_that_json_has_no_word_for_is_null(capsys):
+    console.print_json({"logloss": json.loads("1e999"), "auc": [0.5, float("nan")]})
+    assert capsys.readouterr().out == '{"logloss": null, "auc": [0.5, null]}\n'
 
 
 def test_a_pipe_gets_nothing_of_a_bar(capsys):

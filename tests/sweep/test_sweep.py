@@ -102,7 +102,9 @@ def test_the_same_command_again_does_nothing_and_more_trials_go_on(cvrbench, tmp
     before = {file: file.stat().st_mtime_ns for file in files}
     assert cvrbench("sweep", *UNSEARCHED, "trials=2").code == 0
     assert {file: file.stat().st_mtime_ns for file in before} == before
-    assert cvrbench("sweep", *UNSEARCHED, "trials=3").code == 0
+    said = cvrbench("sweep", *UNSEARCHED, "trials=3")
+    assert said.code == 0
+    assert "Tuned: ncs (sweep" in " ".join(said.out.split())
     (summary,) = summaries(tmp_path)
     assert len(summary.trials) == 3
 

@@ -16,6 +16,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 from cvrbench.report import escape_control
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 out = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
+ROOMY = 110
+"""Columns of a terminal from which a training's bar is long and has the AUCs beside it."""
 WIDE = 200
 """Width when piped: tables are cut to the terminal's width, a file has none."""
 
@@ -34,8 +37,13 @@ if not out.is_terminal:
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON object as one line."""
-    print(json.dumps(value, allow_nan=False), flush=True)
+    """Print one JSON object as one line; a number that JSON has no word for (inf) is null."""
+    try:
+        text = json.dumps(value, allow_nan=False)
+    except ValueError:
+        finite = json.loads(json.dumps(value), parse_constant=lambda _: None)
+        text = json.dumps(finite, allow_nan=False)
+    print(text, flush=True)
 
 
 def warn(text: str) -> None:
@@ -51,24 +59,32 @@ def note(text: str) -> None:
 
 @contextmanager
 def training_bar(title: str) -> "Iterator[Callable[[training.Progress], None]]":
-    """Show a run: stage, steps, examples per second, time left, validation AUC."""
+    """Show a run: stage, steps, examples per second, time left, and where there is room its AUCs.
+
+    A narrow terminal cuts the title at its end, and nothing else: a title begins with the number
+    of the run in its plan.
+    """
+    wide = errors.width >= ROOMY
     bar = _bar(
         "{task.description}",
         MofNCompleteColumn(),
         "{task.fields[rate]}",
         TimeRemainingColumn(compact=True),
-        TextColumn("{task.fields[scores]}", style="green"),
+        *([TextColumn("{task.fields[scores]}", style="green")] if wide else []),
+        width=16 if wide else 8,
+        titled=True,
     )
+    title = escape_control(title)
     shown: dict[str, TaskID] = {}
 
     def update(now: "training.Progress") -> None:
         if bar.disable:
             return
         bar.update(
-            _task_of(bar, shown, now.stage, f"{title} · {now.stage}", scores=""),
+            _task_of(bar, shown, now.stage, title=title, scores=""),
             total=now.total_steps,
             completed=now.step,
-            rate=f"{now.examples_per_second:,.0f} examples/s",
+            rate=f"{now.examples_per_second:,.0f} ex/s",
             scores=_scores(now.scores),
         )
 
@@ -134,7 +150,7 @@ def preparing_bar() -> "Iterator[Callable[[RowsProgress], None]]":
     def update(now: "RowsProgress") -> None:
         if bar.disable:
             return
-        task = _task_of(bar, shown, now.stage, now.stage)
+        task = _task_of(bar, shown, now.stage)
         elapsed = bar.tasks[task].elapsed or 0.0
         rate = f"{now.rows / elapsed:,.0f} rows/s" if elapsed > 0 else ""
         # A stage that cannot tell how far it is keeps a bar without an end.
@@ -180,27 +196,33 @@ def _bar(
     width: int = 24,
     transient: bool = True,
     redirect_stdout: bool = True,
+    titled: bool = False,
 ) -> Progress:
-    """Build a bar, which a terminal alone shows: what it is about, the bar, and what follows it."""
+    """Build a bar, which a terminal alone shows: what it is about, the bar, and what follows it.
+
+    With a title in front, that alone is cut where a terminal is narrow.
+    """
+    flexible = Column(ratio=1, no_wrap=True, overflow="ellipsis")
+    title = TextColumn("{task.fields[title]}", markup=False, table_column=flexible)
     return Progress(
+        *([title] if titled else []),
         about,
         BarColumn(bar_width=width),
         *columns,
         console=errors,
         transient=transient,
         redirect_stdout=redirect_stdout,
+        expand=titled,
         disable=not errors.is_terminal,
     )
 
 
-def _task_of(
-    bar: Progress, shown: dict[str, TaskID], stage: str, description: str, **fields: Any
-) -> TaskID:
+def _task_of(bar: Progress, shown: dict[str, TaskID], stage: str, **fields: Any) -> TaskID:
     """Return a stage's line; where it is a new one, those of the stages before it are hidden."""
     if stage not in shown:
         for other in shown.values():
             bar.update(other, visible=False)
-        shown[stage] = bar.add_task(description, total=None, rate="", **fields)
+        shown[stage] = bar.add_task(stage, total=None, rate="", **fields)
     return shown[stage]
 
 

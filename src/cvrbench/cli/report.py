@@ -144,12 +144,16 @@ def report(
 
 
 def present_runs(
-    records: "Sequence[RunRecord]", store: "ResultStore", *, figures: Path | None = None
+    records: "Sequence[RunRecord]",
+    store: "ResultStore",
+    *,
+    figures: Path | None = None,
+    sweeps: "Sequence[StudySummary]" = (),
 ) -> None:
-    """Print, and draw where wanted, what some runs alone say against each other."""
+    """Print, and draw where wanted, what some runs, which sweeps chose, say against each other."""
     from cvrbench.report.dataset_report import build, with_curves
 
-    reports = build(records, store)
+    reports = build(records, store, sweeps=sweeps)
     if figures is not None:
         reports = [with_curves(one, store) for one in reports]
     _present(reports, figures=figures)

@@ -195,7 +195,8 @@ def _print_results(
     out.print(grid_table(budgets_grid(summaries)))
     store = ResultStore(results_dir)
     final = {run for summary in summaries for run in (summary.chosen or {}).get("runs", [])}
-    present_runs([record for record in store.records() if record.run_id in final], store)
+    chosen = [record for record in store.records() if record.run_id in final]
+    present_runs(chosen, store, sweeps=summaries)
     for summary in summaries:
         out.print(_command(summary), soft_wrap=True, markup=False)
 

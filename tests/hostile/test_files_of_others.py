@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cvrbench.config.compose import compose
+from cvrbench.config.compose import compose, with_own_word
 from cvrbench.config.validate import config_from_saved
 from cvrbench.data.dataset import open_dataset
 from cvrbench.data.registry import ensure
@@ -227,3 +227,30 @@ def test_a_configuration_of_another_program_is_not_searched_for_packages(
     monkeypatch.setenv("CVRBENCH_CONF", str(conf))
     with pytest.raises(ConfigError, match="key `hydra`"):
         compose(["model=mmoe"])
+
+
+FOREIGN = ["logger=mlflow", "logger.tracking_uri=https://example.org", "data_dir=/not/mine"]
+
+
+def test_a_run_does_not_choose_where_data_are_written_and_whom_it_tells():
+    foreign = compose(FOREIGN)
+    with pytest.raises(ConfigError, match="resume RUN data_dir=/not/mine` takes it"):
+        with_own_word(foreign, [], "cvrbench resume RUN")
+    taken = with_own_word(foreign, ["data_dir=/not/mine"], "").config
+    assert (taken.data_dir, taken.logger.kind) == ("/not/mine", "none")
+    assert with_own_word(foreign, FOREIGN, "").config == foreign.config
+    with pytest.raises(ConfigError, match="seed=3: what a run computes is fixed"):
+        with_own_word(foreign, ["seed=3"], "")
+
+
+@pytest.mark.parametrize("command", ["resume", "reproduce"])
+def test_a_foreign_data_folder_is_not_filled(cvrbench, given, tmp_path, command):
+    folder = given("model=shared_bottom", "model.hidden=[8]", "model.tower=[]")
+    saved = json.loads((folder / "config.json").read_text())
+    saved["config"]["data_dir"] = str(tmp_path / "elsewhere")
+    saved.pop("checksum", None)
+    (folder / "config.json").write_text(json.dumps(saved))
+    said = cvrbench(command, folder.name)
+    assert (said.code, said.out) == (2, "")
+    assert "a run does not choose the folder that data are written to" in said.err
+    assert not (tmp_path / "elsewhere").exists()

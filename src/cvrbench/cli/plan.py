@@ -4,6 +4,7 @@ Machines that share a results folder may be given the same plan. A cell that ano
 is put last; what is left at the end is waited for, and read, or run if its process has died.
 """
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -164,7 +165,10 @@ def _run_group(plan: _Plan, group: Sequence[int], *, force: bool) -> None:
 def _settle(plan: _Plan, index: int, error: CvrbenchError) -> None:
     """Raise, note or put last a cell that has no record."""
     if isinstance(error, RunInterrupted):
-        raise _with_advice(error, plan.cells[index]) from None
+        from cvrbench.runs import planning
+
+        cell = plan.cells[index]
+        raise with_advice(error, planning.folder_of(cell), cell.overrides) from None
     if not isinstance(error, CellBusy):
         plan.fail(index, error)
     elif plan.lonely:
@@ -234,11 +238,12 @@ def _is_finished(cell: "Composed") -> bool:
     return planning.state_of(cell) == "finished"
 
 
-def _with_advice(stop: RunInterrupted, cell: "Composed") -> RunInterrupted:
-    from cvrbench.runs import planning
-
-    folder = planning.folder_of(cell)
-    return RunInterrupted(f"{stop}; go on with `cvrbench resume {folder}`")
+def with_advice(stop: RunInterrupted, folder: Path, overrides: Sequence[str]) -> RunInterrupted:
+    """Return an interruption that says how to go on, with the words on data and tracker."""
+    own = [word for word in overrides if word.startswith(("data_dir=", "logger=", "logger."))]
+    return RunInterrupted(
+        f"{stop}; go on with `{shlex.join(['cvrbench', 'resume', str(folder), *own])}`"
+    )
 
 
 def _line(record: "RunRecord") -> str:

@@ -11,7 +11,7 @@ import typer
 
 from cvrbench.cli.browse import ResultsDir
 from cvrbench.cli.console import errors, out, print_json, training_bar
-from cvrbench.cli.run import AsJson
+from cvrbench.cli.run import AsJson, Own
 from cvrbench.errors import RunInterrupted
 from cvrbench.report import escape_control
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 def reproduce(
     run: Annotated[str, typer.Argument(help="A run's folder, or a part of its name")],
+    overrides: Own = None,
     results_dir: ResultsDir = Path("results"),
     keep: Annotated[
         bool, typer.Option("--keep", help="Keep the second run, and say where it lies")
@@ -46,7 +47,7 @@ def reproduce(
     from cvrbench.runs.reproduce import NOISE, read_original, run_again
     from cvrbench.runs.store import ResultStore
 
-    original = read_original(ResultStore(results_dir).folder(run))
+    original = read_original(ResultStore(results_dir).folder(run), overrides or [])
     # Device and threads are known only once it has run again.
     if changed := differences(original.record.environment, describe_environment()):
         _say(errors, f"{original.record.run_id} ran on something else: {_changes(changed)}")

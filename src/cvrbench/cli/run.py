@@ -17,7 +17,7 @@ from cvrbench.cli.console import (
     training_bar,
     working,
 )
-from cvrbench.cli.plan import run_plan, summary, workers_here
+from cvrbench.cli.plan import run_plan, summary, with_advice, workers_here
 from cvrbench.cli.report import present_runs
 from cvrbench.config.folder import complete
 from cvrbench.errors import RunInterrupted
@@ -41,6 +41,15 @@ Overrides = Annotated[
         metavar="GROUP=OPTION|KEY=VALUE",
         help="Hydra overrides: model=ncs dataset=kuairand trainer.epochs=2",
         autocompletion=_complete,
+        show_default=False,
+    ),
+]
+Own = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[data_dir=DIR] [logger=...]",
+        help="Data folder and tracker, where they are not those of your own configuration: a run "
+        "that may be somebody else's does not choose them",
         show_default=False,
     ),
 ]
@@ -111,6 +120,7 @@ def run(
 
 def resume(
     run: Annotated[str, typer.Argument(help="A run's folder, or a part of its name")],
+    overrides: Own = None,
     results_dir: Annotated[Path, typer.Option(help="Folder of results")] = Path("results"),
     as_json: AsJson = False,
 ) -> None:
@@ -121,9 +131,9 @@ def resume(
     folder = ResultStore(results_dir).folder(run)
     try:
         with training_bar(folder.name) as on_progress:
-            record = experiment.resume(folder, on_progress=on_progress)
+            record = experiment.resume(folder, words=overrides or [], on_progress=on_progress)
     except RunInterrupted as stop:
-        raise RunInterrupted(f"{stop}; go on with `cvrbench resume {folder}`") from None
+        raise with_advice(stop, folder, overrides or []) from None
     if as_json:
         print_json(summary(record, folder))
     else:

@@ -156,6 +156,37 @@ def _compose(overrides: Sequence[str], nodes: Nodes) -> Composed:
     return Composed(config=config_from_dict(values), choices=choices, overrides=tuple(overrides))
 
 
+def with_own_word(saved: Composed, words: Sequence[str], command: str) -> Composed:
+    """Replace what a run that may be somebody else's must not decide: data folder and tracker.
+
+    Args:
+        saved: The run, whose `data_dir` could lie anywhere and whose `logger` may be a server.
+        words: What the user says of them now: `data_dir=DIR`, `logger=...`.
+        command: How the user called for the run, for messages.
+
+    Raises:
+        ConfigError: A word speaks of something else, or the data folder is not the user's own.
+    """
+    own = compose(words)
+    for override in parse(words):
+        if override.key_or_group.split(".")[0] not in ("data_dir", "logger"):
+            raise ConfigError(
+                f"{override.input_line}: what a run computes is fixed; only data_dir= and logger= "
+                "can be given here"
+            )
+    named = any(word.startswith("data_dir=") for word in words)
+    theirs, ours = (Path(c.config.data_dir).resolve() for c in (saved, own))
+    if not named and theirs != ours:
+        raise ConfigError(
+            f"the run was begun with data_dir={saved.config.data_dir}, and yours is "
+            f"{own.config.data_dir}; a run does not choose the folder that data are written to: "
+            f"`{command} data_dir={saved.config.data_dir}` takes it"
+        )
+    config = replace(saved.config, data_dir=own.config.data_dir, logger=own.config.logger)
+    choices = saved.choices | {"logger": own.choices["logger"]}
+    return replace(saved, config=config, choices=choices)
+
+
 def plan(overrides: Sequence[str], *, multirun: bool) -> list[Composed]:
     """Expand comma lists, ranges and `choice` into their product; compose and validate all.
 

@@ -3,7 +3,9 @@
 The only place where all parts meet, and the only one that touches the test split.
 """
 
+import logging
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -14,7 +16,7 @@ import polars as pl
 import torch
 from safetensors.torch import save_file
 
-from cvrbench.config.compose import Composed
+from cvrbench.config.compose import Composed, with_own_word
 from cvrbench.config.validate import config_from_saved, config_to_dict
 from cvrbench.data.batches import Rows
 from cvrbench.data.dataset import Dataset, Split, Verification, load_labels
@@ -118,17 +120,34 @@ def _stop_requested(seed_group: SeedGroup | None) -> AbstractContextManager[Stop
     return stop_on_interrupt() if seed_group is None else nullcontext(seed_group.stop_requested)
 
 
-def resume(run_dir: Path, *, on_progress: OnProgress = ignore) -> RunRecord:
+def resume(
+    run_dir: Path, *, words: Sequence[str] | None = None, on_progress: OnProgress = ignore
+) -> RunRecord:
     """Go on with an unfinished run; a finished one is only read.
+
+    Args:
+        run_dir: Its folder.
+        words: What the user says of data folder and tracker, for a run that may be somebody
+            else's; None: as the run has them.
+        on_progress: Called after every step.
 
     Raises:
         StoreError: The folder holds no run.
+        ConfigError: The run's data folder is not the user's own.
         RunError: The prepared data or the versions changed since it began.
     """
     saved = read_run_config(run_dir)
     config = config_from_saved(saved["config"])
     config = replace(config, results_dir=str(run_dir.resolve().parent.parent))
     composed = Composed(config=config, choices=saved["choices"], overrides=())
+    if words is not None:
+        composed = with_own_word(composed, words, f"cvrbench resume {run_dir}")
+        if config.logger.kind not in ("none", composed.config.logger.kind):
+            logging.getLogger(__name__).warning(
+                "the run told logger=%s, which is not asked now; add logger=... to go on",
+                config.logger.kind,
+            )
+    config = composed.config
     dataset = ensure(config.dataset, composed.choices["dataset"], Path(config.data_dir))
     name = run_id(config_to_dict(config), composed.choices, dataset.schema.fingerprint)
     if name != run_dir.resolve().name:

@@ -1,6 +1,6 @@
 """A finished run, run again from its record elsewhere, and compared with what it was."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -10,7 +10,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from cvrbench.config.compose import Composed
+from cvrbench.config.compose import Composed, with_own_word
 from cvrbench.config.schema import NoLoggerConfig
 from cvrbench.config.validate import config_from_saved
 from cvrbench.data.dataset import open_dataset
@@ -97,12 +97,18 @@ class Reproduction:
         return differences(self.original.environment, self.copy.environment)
 
 
-def read_original(run_dir: Path) -> Original:
+def read_original(run_dir: Path, words: Sequence[str] | None = None) -> Original:
     """Read a finished run, and check that its data are there and unchanged.
+
+    Args:
+        run_dir: Its folder.
+        words: What the user says of the data folder, for a run that may be somebody else's; None:
+            as the run has it.
 
     Raises:
         StoreError: The folder holds no run, or something in it is damaged.
         RunError: The run is unfinished.
+        ConfigError: The run's data folder is not the user's own.
         DataError: Its data are missing, or have changed.
     """
     saved = read_run_config(run_dir)
@@ -112,6 +118,8 @@ def read_original(run_dir: Path) -> Original:
     composed = Composed(
         config=config_from_saved(saved["config"]), choices=saved["choices"], overrides=()
     )
+    if words is not None:
+        composed = with_own_word(composed, words, f"cvrbench reproduce {run_dir}")
     _check_data(composed, record)
     return Original(
         folder=run_dir, record=record, composed=composed, weights=_read_weights(run_dir)

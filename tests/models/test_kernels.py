@@ -1,12 +1,13 @@
 """Dropout, and the linear maps of stacked networks: against torch's own and closed forms."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 from torch.func import functional_call
 
-from cvrbench.nn import ParallelMLP, kernels, parallel_linear
+from cvrbench.nn import ParallelMLP, kernels
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
@@ -68,7 +69,9 @@ def test_stacked_maps_have_the_values_and_gradients_of_torchs_own_products(x, n,
     torch.manual_seed(0)
     kind = {"dtype": torch.float64, "requires_grad": True}
     x, weight, bias = (torch.randn(2, *shape, **kind) for shape in (x, (n, 4, 5), (n_bias, 1, 5)))
-    stacked = torch.vmap(lambda *one: parallel_linear(*one, relu=relu))(x, weight, bias)
+    mapped = partial(kernels.of_replicas, partial(kernels.linear, relu=relu))
+    with kernels.drawing_from([torch.Generator()] * 2):
+        stacked = torch.vmap(mapped)(x, weight, bias)
     plain = (x if x.dim() == 4 else x[:, None]) @ weight + bias
     plain = plain.relu() if relu else plain
     assert torch.allclose(stacked, plain)
@@ -88,6 +91,7 @@ def test_a_stack_of_one_layer_after_another_is_each_alone():
     parameters = {n: torch.stack([net.get_parameter(n) for net in networks]) for n in names}
     x = torch.randn(4, 32, 8)
     run = torch.vmap(lambda weights, one: functional_call(networks[0], weights, (one,)))
-    stacked = run(parameters, x)
+    with kernels.drawing_from([torch.Generator()] * 4):
+        stacked = run(parameters, x)
     for network, own, found in zip(networks, x, stacked, strict=True):
         assert torch.allclose(network(own), found, atol=1e-6)

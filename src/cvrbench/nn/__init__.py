@@ -1,8 +1,15 @@
 """Parts that networks are made of: look-up, parallel networks, gates, towers."""
 
 from cvrbench.nn.embedding import FeatureEncoder
-from cvrbench.nn.layers import Gates, ParallelMLP, Towers, mix, parallel_linear, parallel_mlp
-from cvrbench.nn.output import Output
+from cvrbench.nn.layers import (
+    Gates,
+    Output,
+    ParallelMLP,
+    Towers,
+    mix,
+    parallel_linear,
+    parallel_mlp,
+)
 
 __all__ = [
     "FeatureEncoder",

@@ -1,70 +1,118 @@
-"""Dropout, and the linear maps of networks of several runs that are computed as one program.
+"""Dropout and linear maps of n parallel networks, and of every replica of a stack of them.
 
 `training.stacked` stacks the weights of networks of one structure and runs their common code under
 `torch.vmap`. What torch makes of a linear map there copies inputs and adds biases in passes of
-their own, and a random draw is one of all networks; here a map costs what it costs alone, and every
-network draws from its own generator what it would draw alone.
+their own, and a random draw is one of all networks. `of_replicas` leaves `torch.vmap` for such an
+operation: a map costs what it costs alone, and every network draws from its own generator what it
+would draw alone.
+
+Shape legend: `...` the replicas of a stack or nothing, `batch` rows, `n` parallel networks.
 """
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C import _functorch
-from torch._functorch.pyfunctorch import temporarily_pop_interpreter_stack
+from torch.nn import functional as F  # noqa: N812 -- the name every torch user expects
 
 LEVELS = 1 << 16
 """Values of the 16 random bits that decide about one unit."""
 
 
-class _Drawing(threading.local):
+class _Stack(threading.local):
     generators: Sequence[torch.Generator] = ()
-    """Generators of the stacked networks, in their order."""
+    """Generators of the replicas whose common code runs now, in their order."""
 
 
-_drawing = _Drawing()
+_stack = _Stack()
 
 
 @contextmanager
 def drawing_from(generators: Sequence[torch.Generator]) -> Iterator[None]:
-    """Let every network of a stack draw from its own generator."""
-    before, _drawing.generators = _drawing.generators, generators
+    """Run the common code of a stack under `torch.vmap`, each replica drawing from its own."""
+    before, _stack.generators = _stack.generators, generators
     try:
         yield
     finally:
-        _drawing.generators = before
+        _stack.generators = before
 
 
-def is_stacked(tensor: Tensor) -> bool:
-    """Whether a tensor is that of several networks, under `torch.vmap`."""
-    return _functorch.is_batchedtensor(tensor)
+def of_replicas(operation: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """Call an operation; in a stack once with the tensors of all replicas, `[replicas, ...]`."""
+    if not _stack.generators:
+        return operation(*tensors)
+    result: Tensor = _OfReplicas.apply(operation, *tensors)  # type: ignore[no-untyped-call]
+    return result
 
 
-def stacked_linear(x: Tensor, weight: Tensor, bias: Tensor, *, relu: bool) -> Tensor:
-    """n linear maps of every network of a stack; shapes are those of one.
+class _OfReplicas(torch.autograd.Function):
+    """The public way out of `torch.vmap`. About 0.4 ms of Python, so several layers go at once."""
+
+    @staticmethod
+    def forward(operation: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+        return operation(*tensors)  # nothing here is a replica's own
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """Keep nothing: autograd sees the operation itself."""
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: Any, operation: Callable[..., Tensor], *tensors: Tensor
+    ) -> tuple[Tensor, int]:
+        stacked = [
+            tensor.expand(info.batch_size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+            for tensor, dim in zip(tensors, in_dims[1:], strict=True)
+        ]
+        return operation(*stacked), 0
+
+
+def mlp(x: Tensor, *layers: Tensor, dropout: float) -> Tensor:
+    """Run n networks, ReLU and dropout after every layer; shapes as `linear`.
 
     Args:
-        x: `[batch, in]` or `[1, batch, in]` read by all maps, or `[n, batch, in]`, one input each.
-        weight: `[n, in, out]`.
-        bias: `[n, 1, out]` or `[1, 1, out]`.
-        relu: Whether the result is rectified.
+        x: Input of the first layer.
+        layers: Weights of all layers, then their biases.
+        dropout: Share of units zeroed after each layer.
+    """
+    n_layers = len(layers) // 2
+    for weight, bias in zip(layers[:n_layers], layers[n_layers:], strict=True):
+        x = linear(x, weight, bias, relu=True)
+        if dropout:
+            x = _thinned(x, dropout)
+    return x
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor, *, relu: bool) -> Tensor:
+    """n linear maps.
+
+    Args:
+        x: `[..., batch, in]` or `[..., 1, batch, in]` read by all maps, or `[..., n, batch, in]`.
+        weight: `[..., n, in, out]`, or 1 that serves maps which differ elsewhere.
+        bias: `[..., n, 1, out]` or anything that broadcasts to it.
+        relu: Whether the result is rectified, in place before anything views it: else autograd
+            would copy the gradient through the view.
 
     Returns:
-        `[n, batch, out]`.
+        `[..., n, batch, out]`.
     """
-    common = x.dim() == 2 or (len(x) == 1 and len(weight) > 1)
-    kind = _CommonInputs if common and len(weight) > 1 else _OwnInputs
-    x = x.reshape(-1, *x.shape[-2:]) if kind is _OwnInputs else x.reshape(x.shape[-2:])
-    return _of_all(partial(_apply, kind, relu=relu), x, weight, bias)
-
-
-def _apply(kind: Any, x: Tensor, weight: Tensor, bias: Tensor, *, relu: bool) -> Tensor:
-    result: Tensor = kind.apply(x, weight, bias, relu)
-    return result
+    *replicas, n_own, n_in, n_out = weight.shape
+    n_inputs = x.shape[-3] if x.dim() == weight.dim() else 1
+    n = max(n_own, bias.shape[-3], n_inputs)
+    if n == 1 and not replicas:
+        y = torch.addmm(bias.view(-1), x.view(-1, n_in), weight[0])
+        return (F.relu_(y) if relu else y)[None]
+    weight, bias = weight.expand(*replicas, n, n_in, n_out), bias.expand(*replicas, n, 1, n_out)
+    if n_inputs < n:
+        x = x.squeeze(-3) if x.dim() == weight.dim() else x
+        return _apply(_CommonInputs, x, weight, bias, relu)
+    if replicas:
+        return _apply(_OwnInputs, x.reshape(*replicas, n, -1, n_in), weight, bias, relu)
+    y = torch.baddbmm(bias, x, weight)
+    return F.relu_(y) if relu else y
 
 
 def dropout(x: Tensor, share: float) -> Tensor:
@@ -73,18 +121,17 @@ def dropout(x: Tensor, share: float) -> Tensor:
     As `F.dropout`, in a fraction of its time on a CPU: 16 bits decide about a unit, so that the
     share is rounded to a multiple of 1 / 65536.
     """
-    if is_stacked(x):
-        return _of_all(partial(_dropout_of_all, share=share), x)
-    return _thinned(x, _bits(x[None], [None])[0], share)
+    return of_replicas(lambda x: _thinned(x, share), x)
 
 
-def _dropout_of_all(x: Tensor, *, share: float) -> Tensor:
-    """`[networks, ...]`, thinned by what every network draws."""
-    return _thinned(x, _bits(x, _drawing.generators), share)
+def _thinned(x: Tensor, share: float) -> Tensor:
+    if generators := _stack.generators:
+        return _apply(_Thinned, x, _bits(x, generators), share)
+    return _apply(_Thinned, x, _bits(x[None], [None])[0], share)
 
 
 def _bits(x: Tensor, generators: Sequence[torch.Generator | None]) -> Tensor:
-    """16 random bits for every entry of `[networks, ...]`, int16; four cost one draw of 64."""
+    """16 random bits for every entry of `[replicas, ...]`, int16; four cost one draw of 64."""
     n = x[0].numel()
     words = torch.empty(len(x), -(-n // 4), dtype=torch.int64, device=x.device)
     for own, generator in zip(words, generators, strict=True):
@@ -92,8 +139,8 @@ def _bits(x: Tensor, generators: Sequence[torch.Generator | None]) -> Tensor:
     return words.view(torch.int16)[:, :n].reshape(x.shape)
 
 
-def _thinned(x: Tensor, bits: Tensor, share: float) -> Tensor:
-    result: Tensor = _Thinned.apply(x, bits, share)  # type: ignore[no-untyped-call]
+def _apply(function: Any, *arguments: object) -> Tensor:
+    result: Tensor = function.apply(*arguments)
     return result
 
 
@@ -115,14 +162,59 @@ class _Thinned(torch.autograd.Function):
         return torch.addcmul(grad.new_zeros(()), grad, kept, value=ctx.scale), None, None
 
 
-class _OwnInputs(torch.autograd.Function):
-    """`[networks, n, batch, in]` with `[networks, n, in, out]` -> `[networks, n, batch, out]`."""
+class _CommonInputs(torch.autograd.Function):
+    """n maps of one input as one product, `[..., batch, in] @ [..., in, n * out]`.
+
+    Autograd's batched product would copy the input n times and sum n gradients of it; and n
+    products with few columns, such as gates, take longer than one with n times as many.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
-        ctx.bias_shape = bias.shape
+        *replicas, n, n_in, n_out = weight.shape
+        side_by_side = weight.transpose(-3, -2).reshape(*replicas, n_in, n * n_out)
+        if replicas:
+            y = torch.baddbmm(bias.reshape(*replicas, 1, -1), x, side_by_side)
+        else:
+            y = torch.addmm(bias.reshape(-1), x, side_by_side)
+        ctx.save_for_backward(x, side_by_side, y.relu_() if relu else None)
+        return y.view(*replicas, -1, n, n_out).transpose(-3, -2)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        x, weight, y = ctx.saved_tensors
+        *replicas, n, _, n_out = grad.shape
+        grad = _side_by_side(grad, y)  # [..., batch, n * out]
+        x, weight = x.to(grad.dtype), weight.to(grad.dtype)  # bf16 under autocast
+        if n * n_out < x.shape[-1]:  # the smaller side first: several times faster for few columns
+            grad_weight = (grad.mT @ x).view(*replicas, n, n_out, -1).mT
+        else:
+            grad_weight = (x.mT @ grad).view(*replicas, -1, n, n_out).transpose(-3, -2)
+        grad_bias = grad.sum(dim=-2).view(*replicas, n, 1, n_out)
+        return grad @ weight.mT, grad_weight, grad_bias, None
+
+
+def _side_by_side(grad: Tensor, y: Tensor | None) -> Tensor:
+    """`[..., n, batch, out]` -> `[..., batch, n * out]`, 0 where the rectified `y`, if any, is."""
+    *replicas, n, batch, n_out = grad.shape
+    grad = grad.transpose(-3, -2)
+    if y is not None:
+        y = y.view(grad.shape)
+        if torch.is_grad_enabled():  # a gradient of the gradient is wanted
+            grad = torch.where(y > 0, grad, 0)
+        else:
+            out = torch.empty_like(y)
+            grad = torch.ops.aten.threshold_backward.grad_input(grad, y, 0, grad_input=out)
+    return grad.reshape(*replicas, batch, n * n_out)
+
+
+class _OwnInputs(torch.autograd.Function):
+    """`[replicas, n, batch, in]` with `[replicas, n, in, out]` -> `[replicas, n, batch, out]`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
         y = x.new_empty(*x.shape[:3], weight.shape[3])
-        for own_y, *own in _products(y, bias.expand(*weight.shape[:2], 1, -1), x, weight):
+        for own_y, *own in _products(y, bias, x, weight):
             torch.baddbmm(*own, out=own_y)
         ctx.save_for_backward(x, weight, y.relu_() if relu else None)
         return y
@@ -137,68 +229,12 @@ class _OwnInputs(torch.autograd.Function):
             own_grad, own_x, own_weight = own
             torch.bmm(own_grad, own_weight.mT, out=to_x)
             torch.bmm(own_x.mT, own_grad, out=to_weight)
-        grad_bias = grad.sum(dim=2, keepdim=True).sum_to_size(ctx.bias_shape)
-        return grad_x, grad_weight, grad_bias, None
+        return grad_x, grad_weight, grad.sum(dim=2, keepdim=True), None
 
 
 def _products(*tensors: Tensor) -> Iterator[Sequence[Tensor]]:
-    """`[networks, n, ...]` each, as one batch; as one of every network where that would copy."""
+    """`[replicas, n, ...]` each, as one batch; as one of every replica where that would copy."""
     n = tensors[0].shape[1]
     if n == 1 or all(t.stride(0) == n * t.stride(1) for t in tensors):
         return iter([[tensor.flatten(0, 1) for tensor in tensors]])
     return zip(*(tensor.unbind() for tensor in tensors), strict=True)
-
-
-class _CommonInputs(torch.autograd.Function):
-    """`[networks, batch, in]` with `[networks, n, in, out]` -> `[networks, n, batch, out]`.
-
-    As `nn.parallel_linear` of one network: the maps side by side are one product.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
-        n_networks, n, n_in, n_out = weight.shape
-        side_by_side = weight.transpose(1, 2).reshape(n_networks, n_in, n * n_out)
-        of_all = bias.expand(n_networks, n, 1, n_out).reshape(n_networks, 1, -1)
-        y = torch.baddbmm(of_all, x, side_by_side)  # [networks, batch, n * out]
-        ctx.save_for_backward(x, side_by_side, y.relu_() if relu else None)
-        ctx.n, ctx.bias_shape = n, bias.shape
-        return y.view(n_networks, -1, n, n_out).transpose(1, 2)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        x, weight, y = ctx.saved_tensors
-        n_networks, n, batch, n_out = grad.shape
-        grad = grad.transpose(1, 2)
-        if y is not None:
-            out = grad.new_empty(grad.shape)
-            y = y.view(grad.shape)
-            torch.ops.aten.threshold_backward.grad_input(grad, y, 0, grad_input=out)
-            grad = out
-        grad = grad.reshape(n_networks, batch, n * n_out)
-        x, weight = x.to(grad.dtype), weight.to(grad.dtype)  # bf16 under autocast
-        if n * n_out < x.shape[2]:  # the smaller side first, as one network alone does
-            grad_weight = torch.bmm(grad.mT, x).view(n_networks, n, n_out, -1).transpose(2, 3)
-        else:
-            grad_weight = torch.bmm(x.mT, grad).view(n_networks, -1, n, n_out).transpose(1, 2)
-        grad_bias = grad.sum(dim=1).view(n_networks, n, 1, n_out).sum_to_size(ctx.bias_shape)
-        return torch.bmm(grad, weight.mT), grad_weight, grad_bias, None
-
-
-def _of_all(operation: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """Leave `torch.vmap` for one operation of stacked tensors, `[networks, ...]` each.
-
-    The public way, an `autograd.Function` with a rule for vmap, does the same in a millisecond of
-    Python, which is as long as the operation takes.
-    """
-    level = _functorch.maybe_current_level()
-    assert level is not None
-    unwrapped = [_functorch._unwrap_batched(tensor, level) for tensor in tensors]
-    n = next(value.shape[dim] for value, dim in unwrapped if dim is not None)
-    stacked = [
-        value.expand(n, *value.shape) if dim is None else value.movedim(dim, 0)
-        for value, dim in unwrapped
-    ]
-    with temporarily_pop_interpreter_stack():
-        result = operation(*stacked)
-    return _functorch._add_batch_dim(result, 0, level)

@@ -1,20 +1,39 @@
-"""The parts that strategies are composed of: feature encoder, parallel networks, towers, gates.
+"""The parts that strategies are composed of: parallel networks, towers, gates, their output.
 
 Several networks of one shape (experts, towers, tasks) are one batched matrix product, never a
 Python loop. Shape legend: `batch` rows, `n` parallel networks, `width` the encoder's output.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 -- the name every torch user expects
 
 from cvrbench.nn import kernels
-from cvrbench.nn.output import Output
+
+
+class Output(NamedTuple):
+    """What a strategy's forward pass returns; of a stack with the replicas leading."""
+
+    logits: Tensor
+    """`[batch, tasks]`; the objective says of which probability."""
+    extra: Mapping[str, Tensor] = {}
+    """Heads that the objective asked for (`Objective.heads`): name -> `[batch, tasks]`."""
+    penalty: Tensor | None = None
+    """`[]`: what this pass adds to the loss, such as an L0 norm or a load balance."""
+    shared: Tensor | None = None
+    """The representation that all tasks read and above which gradient balancing compares them,
+    `[batch, width]`; None where tasks share nothing."""
+
+    def float(self) -> "Output":
+        """Return the output in fp32, in which losses are computed under autocast."""
+        extra = {name: value.float() for name, value in self.extra.items()}
+        penalty = None if self.penalty is None else self.penalty.float()
+        return Output(self.logits.float(), extra, penalty, self.shared)
 
 
 def parallel_mlp(
@@ -31,78 +50,14 @@ def parallel_mlp(
     Returns:
         `[n, batch, out]`; `x` itself where there is no layer.
     """
-    for weight, bias in zip(weights, biases, strict=True):
-        x = parallel_linear(x, weight, bias, relu=True)
-        if dropout:
-            x = kernels.dropout(x, dropout)
-    return x
+    if not weights:
+        return x
+    return kernels.of_replicas(partial(kernels.mlp, dropout=dropout), x, *weights, *biases)
 
 
-def parallel_linear(x: Tensor, weight: Tensor, bias: Tensor, *, relu: bool = False) -> Tensor:
-    """n linear maps: `[batch, in]` or `[n, batch, in]` with `[n, in, out]` -> `[n, batch, out]`.
-
-    With `relu` rectified, in place before anything views the result: else autograd would copy the
-    gradient through the view.
-    """
-    n_in, n_out = weight.shape[1:]
-    n = max(len(weight), bias.numel() // n_out, len(x) if x.dim() == 3 else 1)
-    if kernels.is_stacked(weight):
-        return kernels.stacked_linear(x, weight.expand(n, n_in, n_out), bias, relu=relu)
-    if n == 1:
-        y = torch.addmm(bias.view(-1), x.view(-1, n_in), weight[0])
-        return (F.relu_(y) if relu else y)[None]
-    weight = weight.expand(n, n_in, n_out)  # one matrix may serve networks that differ elsewhere
-    if x.dim() == 3 and len(x) > 1:
-        y = torch.baddbmm(bias.expand(n, 1, n_out), x, weight)
-        return F.relu_(y) if relu else y
-    common = x[0] if x.dim() == 3 else x
-    result: Tensor = _CommonInputLinear.apply(common, weight, bias, relu)  # type: ignore[no-untyped-call]
-    return result
-
-
-class _CommonInputLinear(torch.autograd.Function):
-    """n linear maps of one input as one matrix product, `[batch, in] @ [in, n * out]`.
-
-    Autograd's batched product would copy the input n times and sum n gradients of it; and n
-    products with few columns, such as gates, take longer than one with n times as many.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
-        n, n_in, n_out = weight.shape
-        side_by_side = weight.transpose(0, 1).reshape(n_in, n * n_out)
-        y = torch.addmm(bias.expand(n, 1, n_out).reshape(-1), x, side_by_side)
-        if relu:
-            y.relu_()
-        ctx.save_for_backward(x, side_by_side, y if relu else None)
-        ctx.n, ctx.bias_shape = n, bias.shape
-        return y.view(-1, n, n_out).transpose(0, 1)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        x, weight, y = ctx.saved_tensors
-        grad = _side_by_side(grad, y)  # [batch, n * out]
-        x, weight = x.to(grad.dtype), weight.to(grad.dtype)  # bf16 under autocast
-        n, n_in, n_out = ctx.n, x.shape[1], grad.shape[1] // ctx.n
-        if n * n_out < n_in:  # the smaller side first: several times faster for a few columns
-            grad_weight = (grad.T @ x).view(n, n_out, n_in).transpose(1, 2)
-        else:
-            grad_weight = (x.T @ grad).view(n_in, n, n_out).transpose(0, 1)
-        grad_bias = grad.sum(dim=0).view(n, 1, n_out).sum_to_size(ctx.bias_shape)
-        return grad @ weight.T, grad_weight, grad_bias, None
-
-
-def _side_by_side(grad: Tensor, y: Tensor | None) -> Tensor:
-    """`[n, batch, out]` -> `[batch, n * out]`, and 0 where the rectified `y` is 0, if given."""
-    n, batch, n_out = grad.shape
-    if y is None:
-        return grad.transpose(0, 1).reshape(batch, n * n_out)
-    y = y.view(batch, n, n_out)
-    if torch.is_grad_enabled():  # a gradient of the gradient is wanted
-        return torch.where(y > 0, grad.transpose(0, 1), 0).reshape(batch, n * n_out)
-    out = torch.empty_like(y)
-    torch.ops.aten.threshold_backward.grad_input(grad.transpose(0, 1), y, 0, grad_input=out)
-    return out.view(batch, n * n_out)
+def parallel_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """n linear maps: `[batch, in]` or `[n, batch, in]` with `[n, in, out]` -> `[n, batch, out]`."""
+    return kernels.of_replicas(partial(kernels.linear, relu=False), x, weight, bias)
 
 
 class ParallelMLP(nn.Module):

@@ -13,7 +13,7 @@ from torch.nn import functional as F  # noqa: N812 -- the name every torch user 
 
 from cvrbench.data.batches import Batch
 from cvrbench.data.schema import Schema
-from cvrbench.nn.output import Output
+from cvrbench.nn import Output
 
 
 class Predictions(NamedTuple):

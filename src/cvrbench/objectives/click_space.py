@@ -9,7 +9,7 @@ cross-entropy BCE. A hidden label leaves its row out of the mean.
 from torch import Tensor
 
 from cvrbench.data.batches import Batch
-from cvrbench.nn.output import Output
+from cvrbench.nn import Output
 from cvrbench.objectives.base import Objective, binary_cross_entropy, weighted_mean
 
 

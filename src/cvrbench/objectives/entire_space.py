@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cvrbench.data.batches import Batch
 from cvrbench.data.schema import Schema
-from cvrbench.nn.output import Output
+from cvrbench.nn import Output
 from cvrbench.objectives.base import Objective, mean_over_rows
 from cvrbench.objectives.click_space import ClickSpace
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cvrbench.data.batches import Batch
-from cvrbench.nn.output import Output
+from cvrbench.nn import Output
 from cvrbench.objectives.base import (
     Objective,
     Predictions,

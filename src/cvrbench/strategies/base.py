@@ -36,7 +36,7 @@ class SharingStrategy(nn.Module, ABC):
     fits a network whose weights may all move.
 
     Attributes:
-        stackable: Whether several seeds can be trained as one program (`torch.vmap` over
+        stackable: Whether several seeds can be trained as one program (`torch.func.vmap` over
             `forward`): no random draw but `nn.kernels.dropout`, no state kept by `forward`.
     """
 

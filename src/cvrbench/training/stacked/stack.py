@@ -7,7 +7,7 @@ whatever reads or changes a replica in place, as a mask search after a step, rea
 stack.
 
 The embedding tables lie behind each other in one, so that one look-up and one optimiser step serve
-all replicas; what comes after the look-up runs under `torch.vmap`.
+all replicas; what comes after the look-up runs under `torch.func.vmap`.
 """
 
 import copy
@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call, vmap
 
 from cvrbench.balancing import Balancing
 from cvrbench.data.batches import Batch, Features, SplitTensors
@@ -58,22 +59,20 @@ class Stack(SharingStrategy):
         self.names = [n for n, _ in replicas[0].named_parameters() if n != f"{place}.table"]
         self.dense = nn.ParameterList([_stack_parameter(replicas, name) for name in self.names])
         held = [n for n, _ in replicas[0].named_buffers() if not n.startswith(f"{place}.")]
-        self.held = [_stack_buffer(replicas, name) for name in held]
+        self.held = {name: _stack_buffer(replicas, name) for name in held}
         tables = self.encoder.table.detach().chunk(len(replicas))
         for replica, table in zip(replicas, tables, strict=True):
             replica.get_parameter(f"{place}.table").data = table
         self.template = (_template(replicas[0], own),)
-        self.slots = [_slot(self.template[0], name) for name in (*self.names, *held)]
-        self.run = torch.vmap(self._run_one)
 
     def forward(self, features: Features) -> Output:
         """Return the logits `[replicas, batch, tasks]`."""
         encoded = self.encoder.look_up(features)  # [replicas * copies * batch, width]
         encoded = encoded.view(len(self.replicas), self.copies, -1, encoded.shape[1])
         encoded = encoded.squeeze(1) if self.copies == 1 else encoded
+        weights = dict(zip(self.names, self.dense, strict=True)) | self.held
         with drawing_from(self.generators):
-            logits, penalty, extra = self.run(encoded, *self.dense, *self.held)
-        return Output(logits, extra, penalty)
+            return Output(*vmap(self._run_one)(encoded, weights))
 
     def auxiliary(self, output: Output, batch: Batch, objective: Objective) -> Tensor | None:
         """As the replicas, `[replicas]`."""
@@ -119,24 +118,17 @@ class Stack(SharingStrategy):
         for replica in self.replicas:
             for tensor in (*replica.parameters(), *replica.buffers()):
                 tensor.data = tensor.data.clone()
-        del self.run  # it holds the stack, whose memory would wait for the garbage collector
 
     def _run_one(
-        self, encoded: Tensor, *tensors: Tensor
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Run the common code with one replica's weights, in the order of the slots.
-
-        They are put where the code looks for them, and stay: nothing else runs it. What
-        `torch.func.functional_call` does besides takes as long as a small layer.
-        """
+        self, encoded: Tensor, weights: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """Run the common code with one replica's weights and buffers."""
         (template,) = self.template
-        for (place, name), tensor in zip(self.slots, tensors, strict=True):
-            place[name] = tensor
-        output: Output = template(encoded)
+        output: Output = functional_call(template, weights, (encoded,), tie_weights=False)
         penalty = output.penalty
         if penalty is None:
             penalty = encoded.new_zeros(())
-        return output.logits, penalty, dict(output.extra)
+        return output.logits, dict(output.extra), penalty
 
 
 class _Given(nn.Module):
@@ -156,12 +148,14 @@ class _Given(nn.Module):
 def stack_balancing(replicas: Sequence[Balancing]) -> Balancing:
     """Stack balancing methods, `[replicas, tasks]`; the replicas' own tensors become views."""
     stacked = copy.deepcopy(replicas[0])
+    found: dict[str, Tensor] = {}
     for name, _ in replicas[0].named_parameters():
-        place, own_name = _slot(stacked, name)
-        place[own_name] = _stack_parameter(replicas, name)
+        found[name] = _stack_parameter(replicas, name)
     for name, _ in replicas[0].named_buffers():
-        place, own_name = _slot(stacked, name)
-        place[own_name] = _stack_buffer(replicas, name)
+        found[name] = _stack_buffer(replicas, name)
+    for name, tensor in found.items():
+        owner, _, own_name = name.rpartition(".")
+        setattr(stacked.get_submodule(owner), own_name, tensor)
     return stacked
 
 
@@ -200,16 +194,6 @@ def _template(replica: SharingStrategy, encoder: FeatureEncoder) -> SharingStrat
     known: dict[int, object] = {id(p): p for p in (*replica.parameters(), *replica.buffers())}
     known[id(encoder)] = _Given(copy.deepcopy(encoder.interaction, known))
     return copy.deepcopy(replica, known).train()
-
-
-def _slot(template: nn.Module, name: str) -> tuple[dict[str, Tensor | None], str]:
-    """Where a module keeps one of its parameters or buffers."""
-    owner, _, own_name = name.rpartition(".")
-    module = template.get_submodule(owner)
-    place: dict[str, Any] = (
-        module._parameters if own_name in module._parameters else module._buffers
-    )
-    return place, own_name
 
 
 def _as_deep(mask: Tensor, n_dims: int) -> Tensor:

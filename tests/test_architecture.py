@@ -68,7 +68,7 @@ HOMES = {
     "onnxruntime": "",
     "onnxscript": "",
     "optuna": "report.figures.sweep sweep",
-    "pydantic": "config report.checks runs.study",
+    "pydantic": "config data.dataset data.schema report.checks runs.study",
     "ray": "launch.clusters",
     "rich": "cli report.tables",
     "sqlalchemy": "sweep",

@@ -2,9 +2,12 @@
 
 import errno
 import json
+import operator
+import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import reduce
 
 import numpy as np
 import polars as pl
@@ -17,7 +20,7 @@ from cvrbench.data.dataset import SPLITS, open_dataset, verify
 from cvrbench.data.encode import VocabularyCounter
 from cvrbench.data.prepare import prepare
 from cvrbench.data.raw import Chunk, RawField, RawStream
-from cvrbench.data.schema import MISSING, N_RESERVED, OOV, Task
+from cvrbench.data.schema import MISSING, N_RESERVED, OOV, Schema, Task
 from cvrbench.data.writer import StoreWriter
 from cvrbench.errors import DataError
 from tests.data.checks import Tables
@@ -253,3 +256,59 @@ def test_text_in_a_numeric_column_is_named(raw, tmp_path):
     bad = raw.train.with_columns(pl.lit("forty").alias("age"))
     with pytest.raises(DataError, match=r"'age' holds text, as 'forty'"):
         make(replace(raw, train=bad), tmp_path)
+
+
+def leaves(value: object, path: tuple = ()) -> list[tuple]:
+    """Paths of all values in nested plain data."""
+    if isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        return [leaf for key, inner in items for leaf in leaves(inner, (*path, key))]
+    return [path]
+
+
+def changed(value: object) -> object:
+    if isinstance(value, bool):
+        return not value
+    return value + 1 if isinstance(value, int | float) else "ctr" if value is None else f"{value}0"
+
+
+def with_leaf(data: dict, path: tuple, change: Callable[[object], object]) -> dict:
+    copy = json.loads(json.dumps(data))
+    *groups, last = path
+    node = reduce(operator.getitem, groups, copy)
+    node[last] = change(node[last])
+    return copy
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+def test_no_value_of_a_manifest_can_change_unnoticed(raw, tmp_path, is_old):
+    dataset = make(raw, tmp_path)
+    file = dataset.path / "manifest.json"
+    whole = json.loads(file.read_text())
+    paths = leaves(whole)
+    if is_old:  # of before it had a checksum: what a result depends on is in the fingerprint
+        del whole["checksum"]
+        names = (("schema", "name"), ("schema", "group"))  # words of the user's
+        paths = [p for p in paths if p[0] in {"schema", "files"} and p not in names]
+        file.write_text(json.dumps(whole))
+        assert open_dataset(dataset.path).schema == dataset.schema
+    for path in paths:
+        for change in (changed, lambda _: [], lambda _: "\ud800"):
+            file.write_text(json.dumps(with_leaf(whole, path, change)))
+            with pytest.raises(DataError, match=r"manifest.json|its manifest says|changed|missing"):
+                open_dataset(dataset.path)
+
+
+def test_a_task_that_is_its_own_parent_is_no_schema(raw, tmp_path):
+    plain = make(raw, tmp_path).schema.to_json()
+    plain["tasks"][-1]["parent"] = plain["tasks"][-1]["name"]
+    with pytest.raises(ValueError, match="no task before it"):
+        Schema.from_json(plain)
+
+
+def test_data_whose_manifest_is_no_file_are_named_and_damage_is_listed(raw, tmp_path):
+    dataset = make(raw, tmp_path)
+    (dataset.path / "manifest.json").unlink()
+    os.mkfifo(dataset.path / "manifest.json")
+    with pytest.raises(DataError, match=r"no regular file.*data prepare .* --force"):
+        open_dataset(dataset.path)

@@ -70,7 +70,7 @@ class RawFile:
         Raises:
             DataError: It is damaged.
         """
-        return b"".join(self._pieces(PIECE if self.is_gzipped else -1))
+        return b"".join(self._pieces(PIECE))
 
     def blocks(self, size: int) -> Iterator[bytes]:
         """Read it as blocks of whole lines, of about `size` bytes each.
@@ -141,8 +141,9 @@ def locate(
     Raises:
         DataError: Something is missing, damaged, or there twice with different contents.
     """
-    if not raw.exists():
-        raise DataError(f"{raw} does not exist; give the folder or archive of {dataset}'s files")
+    if not raw.is_dir() and not raw.is_file():
+        what = "is neither a file nor a folder" if raw.exists() else "does not exist"
+        raise DataError(f"{raw} {what}; give the folder or archive of {dataset}'s files")
     there = sorted(_walk(raw), key=lambda found: found.name)
     files: dict[str, RawFile] = {}
     missing = []
@@ -244,9 +245,14 @@ def _tar_members(stack: ExitStack, outer: Opener) -> Iterator[tuple[str, int, Op
 
 
 def _zip_members(stack: ExitStack, outer: Opener) -> Iterator[tuple[str, int, Opener]]:
-    """The same; a link in a zip archive is a file that holds a path, and read as that."""
+    """The same; a link in a zip archive is a file that holds a path, and read as that.
+
+    What is packed by bzip2 or LZMA would be unpacked by zipfile without a bound.
+    """
     archive = stack.enter_context(zipfile.ZipFile(outer(stack)))
     for info in archive.infolist():
+        if info.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+            raise RuntimeError(f"{info.filename} is packed in an unusual way: unpack it yourself")
         if not info.is_dir():
             yield info.filename, info.file_size, partial(_open_zip_member, outer, info.filename)
 

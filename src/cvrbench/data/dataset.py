@@ -2,7 +2,8 @@
 
 Layout of a dataset folder, written whole by `prepare` and never changed afterwards:
 
-    manifest.json                 format version, schema, accounting, sources, sha256 of each file
+    manifest.json                 format version, schema, accounting, sources, sha256 of each file,
+                                  and its own checksum
     vocabulary/<field>.parquet    value, id, count (of the training split), sorted by id
     <split>/ids.npy               int32   [rows, categorical fields], ids local to the field
     <split>/numeric.npy           float32 [rows, numeric fields], standardised
@@ -28,15 +29,17 @@ import time
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import TypeAdapter
 
 from cvrbench.data.schema import Schema
 from cvrbench.errors import DataError, RunInterrupted
+from cvrbench.system.files import check_regular, is_intact, read_json
 from cvrbench.system.machine import available_memory
 
 Array = npt.NDArray[Any]
@@ -99,7 +102,8 @@ def open_dataset(path: Path) -> Dataset:
         DataError: The folder is missing, of another format version, or was changed.
     """
     manifest = read_manifest(path)
-    how = mend(manifest["schema"]["name"])
+    schema = Schema.from_json(manifest["schema"])
+    how = mend(schema.name)
     for name, entry in manifest["files"].items():
         file = path / name
         if not file.is_file():
@@ -110,31 +114,64 @@ def open_dataset(path: Path) -> Dataset:
                 f"{entry['bytes']:,}; {how}"
             )
         if name.startswith("vocabulary/") and sha256_of(file) != entry["sha256"]:
-            raise DataError(f"{file} was changed after it was prepared; {how}")
-    schema = Schema.from_json(manifest["schema"])
-    splits = {name: _open_split(path, name, schema) for name in SPLITS}
+            raise damaged(file, schema.name)
+    splits = {name: _open_split(path, name, schema, manifest["files"]) for name in SPLITS}
     return Dataset(path=path, schema=schema, manifest=manifest, **splits)
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
     """Return a dataset's manifest.
 
+    One of before it had a checksum is known by the fingerprint, which is computed of the files and
+    of what their columns mean.
+
     Raises:
-        DataError: There is none, it is no JSON, or another format version wrote it.
+        DataError: There is none, it was changed, or another format version wrote it.
     """
     file = path / "manifest.json"
     try:
-        manifest: dict[str, Any] = json.loads(file.read_text())
+        manifest = read_json(file)
     except FileNotFoundError:
         raise DataError(f"{path} holds no prepared dataset (no manifest.json)") from None
     except (OSError, ValueError) as error:
-        raise DataError(f"{file} cannot be read: {error}") from None
-    if manifest.get("format_version") != FORMAT_VERSION:
+        raise DataError(f"{file} cannot be read: {error}; {_mend_folder(path)}") from None
+    version = manifest.get("format_version") if isinstance(manifest, dict) else None
+    if version != FORMAT_VERSION:
         raise DataError(
-            f"{file} has format version {manifest.get('format_version')}, this cvrbench reads "
-            f"{FORMAT_VERSION}; delete the folder and prepare the dataset again"
+            f"{file} has format version {version}, this cvrbench reads {FORMAT_VERSION}; delete "
+            "the folder and prepare the dataset again"
         )
-    return manifest
+    try:
+        schema = Schema.from_json(manifest["schema"])
+        _KEYS.validate_json(json.dumps(manifest), strict=True)
+        whole = schema.fingerprint == fingerprint_of(schema, manifest["files"])
+    except (ValueError, KeyError):
+        whole = False
+    if not whole or not is_intact(manifest):
+        raise DataError(f"{file} was changed after it was prepared; {_mend_folder(path)}")
+    return dict(manifest)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A file in a manifest."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class _Keys:
+    """Keys of every manifest, beside its schema."""
+
+    config: dict[str, Any]
+    accounting: dict[str, int]
+    sources: dict[str, str]
+    files: dict[str, _Entry]
+    remarks: list[str] = field(default_factory=list)
+
+
+_KEYS = TypeAdapter(_Keys)
 
 
 def verify(path: Path) -> int:
@@ -149,15 +186,13 @@ def verify(path: Path) -> int:
     dataset = open_dataset(path)
     for name, entry in dataset.manifest["files"].items():
         if sha256_of(path / name) != entry["sha256"]:
-            raise DataError(
-                f"{path / name} was changed after it was prepared; {mend(dataset.schema.name)}"
-            )
+            raise damaged(path / name, dataset.schema.name)
     return len(dataset.manifest["files"])
 
 
 def sha256_of(path: Path) -> str:
     """Return the hash of a file's content."""
-    with path.open("rb") as file:
+    with check_regular(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -166,30 +201,47 @@ def mend(name: str) -> str:
     return f"run `cvrbench data prepare {name} --force`"
 
 
-def _open_split(path: Path, name: str, schema: Schema) -> Split:
-    folder = path / name
+def damaged(file: Path, name: str) -> DataError:
+    """Return the error of a file whose content is not what was written."""
+    return DataError(f"{file} was changed after it was prepared; {mend(name)}")
 
-    def load(file: str) -> npt.NDArray[Any]:
+
+def _mend_folder(path: Path) -> str:
+    """Return the advice for a folder whose manifest does not tell the dataset's name."""
+    return mend(path.name.rpartition("-")[0] or path.name)
+
+
+def _open_split(path: Path, name: str, schema: Schema, files: Mapping[str, Any]) -> Split:
+    rows = schema.rows.get(name, -1)
+
+    def load(array: str, *shape: int) -> Array:
+        file = path / name / f"{array}.npy"
         try:
-            mapped: npt.NDArray[Any] = np.load(folder / file, mmap_mode="r", allow_pickle=False)
-        except ValueError:
-            raise DataError(
-                f"{folder / file} was changed after it was prepared; {mend(schema.name)}"
-            ) from None
+            mapped: Array = np.load(file, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError):
+            raise damaged(file, schema.name) from None
+        if shape and mapped.shape != shape:
+            raise damaged(file, schema.name)
         return mapped
 
+    def load_if(wanted: bool, array: str, *shape: int) -> Array | None:
+        if wanted != (f"{name}/{array}.npy" in files):
+            raise damaged(path / "manifest.json", schema.name)
+        return load(array, *shape) if wanted else None
+
+    shared = any(field.shared for field in schema.multivalued)
     return Split(
         name=name,
-        ids=load("ids.npy"),
-        numeric=load("numeric.npy"),
-        labels=load("labels.npy"),
+        ids=load("ids", rows, len(schema.categorical)),
+        numeric=load("numeric", rows, len(schema.numeric)),
+        labels=load("labels", rows, len(schema.tasks)),
         bags=tuple(
-            Bag(load(f"bag{k}_offsets.npy"), load(f"bag{k}_ids.npy"), load(f"bag{k}_weights.npy"))
+            Bag(load(f"bag{k}_offsets"), load(f"bag{k}_ids"), load(f"bag{k}_weights"))
             for k in range(len(schema.multivalued))
         ),
-        contexts=load("contexts.npy") if any(f.shared for f in schema.multivalued) else None,
-        groups=load("groups.npy") if schema.group is not None else None,
-        truth=load("truth.npy") if (folder / "truth.npy").is_file() else None,
+        contexts=load_if(shared, "contexts", rows),
+        groups=load_if(schema.group is not None, "groups", rows),
+        truth=load_if(f"{name}/truth.npy" in files, "truth", rows, len(schema.tasks)),
     )
 
 
@@ -260,7 +312,7 @@ class ArrayReader:
 
     def damage(self) -> DataError:
         """Return the error of a file whose content makes no sense."""
-        return DataError(f"{self._path} was changed after it was prepared; {mend(self.dataset)}")
+        return damaged(self._path, self.dataset)
 
     def read_exactly(self) -> None:
         """Switch off the system's reading ahead, for rows in no order."""
@@ -337,7 +389,7 @@ class Verification:
             for name, entry in files
             if not name.startswith("vocabulary/")
         }
-        self._mend = mend(dataset.schema.name)
+        self._name = dataset.schema.name
         self._digests: dict[Signature, str] = {}
         self._ended = threading.Event()
         n_bytes = sum(entry["bytes"] for _, entry in files)
@@ -394,9 +446,11 @@ class Verification:
             try:
                 found = self._digest(path)
             except OSError as error:
-                raise DataError(f"{path} cannot be read: {error.strerror}; {self._mend}") from None
+                raise DataError(
+                    f"{path} cannot be read: {error.strerror}; {mend(self._name)}"
+                ) from None
             if found != wanted and not self._ended.is_set():
-                raise DataError(f"{path} was changed after it was prepared; {self._mend}")
+                raise damaged(path, self._name)
 
     def _digest(self, path: Path) -> str:
         """Return a file's hash, a known one if its signature did not change."""

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 from cvrbench import __version__
 from cvrbench.errors import DataError, did_you_mean
+from cvrbench.system.files import check_no_links, check_regular, make_folder
 
 CHUNK = 1 << 18
 ATTEMPTS = 5
@@ -221,9 +222,9 @@ class _Transfer:
         if urlsplit(url).scheme not in {"http", "https"}:
             raise DataError(f"{url} is neither http nor https")
         try:
-            self.target.parent.mkdir(parents=True, exist_ok=True)
             if self.target.is_file() and self._matches(self.target):
                 return self.target
+            self._check_folder()
             self._receive_patiently()
             if not self._matches(self.part):
                 self.part.unlink()
@@ -239,6 +240,15 @@ class _Transfer:
             ) from None
         self.version.unlink(missing_ok=True)
         return self.target
+
+    def _check_folder(self) -> None:
+        """Write to no place that the user did not name, and to nothing but files."""
+        folder = self.target.parent
+        make_folder(folder, within=folder.parent.parent)
+        for file in (self.target, self.part, self.version):
+            check_no_links(file, within=folder)
+            if file.exists():
+                check_regular(file)
 
     def _receive_patiently(self) -> None:
         for attempt in range(ATTEMPTS):

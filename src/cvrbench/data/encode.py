@@ -16,6 +16,7 @@ from cvrbench.data.schema import MISSING, N_RESERVED, OOV
 from cvrbench.errors import DataError
 
 MANY_PIECES = 64
+MAX_NUMBER = float(np.finfo(np.float32).max)
 RESERVED_VALUES = ("<pad>", "<missing>", "<oov>")
 
 
@@ -120,9 +121,10 @@ class Scale:
         """
         numbers = _numbers(values)
         absent = numbers.is_null().to_numpy()
-        scaled = ((numbers.fill_null(self.mean).to_numpy() - self.mean) / self.std).astype(
-            np.float32
-        )
+        wide = (numbers.fill_null(self.mean).to_numpy() - self.mean) / self.std
+        if bool((np.abs(wide) > MAX_NUMBER).any()):
+            raise _too_large(values.name, float(numbers.abs().max() or 0.0))  # type: ignore[arg-type]
+        scaled = wide.astype(np.float32)
         columns = [scaled, absent.astype(np.float32)] if self.has_gaps else [scaled]
         return np.stack(columns, axis=1)
 
@@ -238,7 +240,16 @@ def _numbers(values: pl.Series) -> pl.Series:
         ) from None
     if bool(numbers.is_infinite().any()):
         raise DataError(f"numeric column {values.name!r} holds infinite values")
+    if bool((numbers.abs() > MAX_NUMBER).any()):
+        raise _too_large(values.name, float(numbers.abs().max()))  # type: ignore[arg-type]
     return numbers
+
+
+def _too_large(name: str, value: float) -> DataError:
+    return DataError(
+        f"numeric column {name!r} holds {value:g}, which cannot be computed with once it is "
+        "standardised; mend the value, or give the column's logarithm"
+    )
 
 
 def _first_text(values: pl.Series) -> str:

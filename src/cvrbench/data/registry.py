@@ -16,7 +16,14 @@ import numpy.typing as npt
 import polars as pl
 
 from cvrbench.config.dataset import AliCCPConfig, DatasetConfig, TableConfig
-from cvrbench.data.dataset import FORMAT_VERSION, Dataset, open_dataset, read_manifest, sha256_of
+from cvrbench.data.dataset import (
+    FORMAT_VERSION,
+    Dataset,
+    mend,
+    open_dataset,
+    read_manifest,
+    sha256_of,
+)
 from cvrbench.data.prepare import prepare
 from cvrbench.data.raw import STRICT, OnRows, Tolerance, silent
 from cvrbench.data.schema import MISSING, N_RESERVED, OOV
@@ -88,7 +95,10 @@ def status(config: DatasetConfig, name: str, data_dir: Path) -> tuple[str, int |
     """Return the state of a dataset, and its number of rows if it is prepared."""
     folder = prepared_folder(config, name, data_dir)
     if folder.is_dir():
-        return "prepared", sum(read_manifest(folder)["schema"]["rows"].values())
+        try:
+            return "prepared", sum(read_manifest(folder)["schema"]["rows"].values())
+        except DataError:
+            return f"damaged: {mend(name)}", None
     if isinstance(config, TableConfig):
         return "describe your file in its yaml", None
     try:

@@ -3,9 +3,12 @@
 Strategies, objectives and metrics know nothing else of a dataset.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
+
+from pydantic import TypeAdapter
 
 PAD, MISSING, OOV = 0, 1, 2
 """Reserved ids of every vocabulary: no value here, value absent, value not in the vocabulary."""
@@ -103,20 +106,23 @@ class Schema:
         """Indices of the tasks from the root down to and including `task`."""
         return chain(self.tasks, task)
 
+    def __post_init__(self) -> None:
+        """Refuse tasks whose chain of parents does not end."""
+        names = [task.name for task in self.tasks]
+        for position, task in enumerate(self.tasks):
+            if names.count(task.name) > 1 or task.parent not in {None, *names[:position]}:
+                raise ValueError(f"task {task.name!r}, or its parent, is no task before it")
+
     def to_json(self) -> dict[str, Any]:
         """Return the plain form that `from_json` reads back."""
         return asdict(self)
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Self:
-        """Return the schema of a plain form."""
-        return cls(
-            name=data["name"],
-            categorical=tuple(Categorical(**f) for f in data["categorical"]),
-            multivalued=tuple(MultiValued(**f) for f in data["multivalued"]),
-            numeric=tuple(Numeric(**f) for f in data["numeric"]),
-            tasks=tuple(Task(**t) for t in data["tasks"]),
-            group=data["group"],
-            rows=data["rows"],
-            fingerprint=data["fingerprint"],
-        )
+    def from_json(cls, data: object) -> Self:
+        """Return the schema of a plain form.
+
+        Raises:
+            ValueError: A key is missing, or a value of another type.
+        """
+        schema: Self = TypeAdapter(cls).validate_json(json.dumps(data), strict=True)
+        return schema

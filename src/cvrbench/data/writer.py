@@ -21,8 +21,15 @@ from filelock import FileLock
 
 from cvrbench.data.dataset import FORMAT_VERSION, Array, Bag, fingerprint_of, sha256_of
 from cvrbench.data.schema import Schema
-from cvrbench.errors import DataError
-from cvrbench.system.files import NO_SPACE, system_number
+from cvrbench.errors import DataError, StoreError
+from cvrbench.system.files import (
+    NO_SPACE,
+    check_no_links,
+    make_folder,
+    remove,
+    sealed,
+    system_number,
+)
 
 PREFIX, LOCKS = ".preparing-", ".locks"
 
@@ -36,13 +43,16 @@ def staging(target: Path) -> Iterator[Path]:
 
     Raises:
         DataError: The disk is full or not writable.
+        StoreError: The folder of prepared datasets, or of their locks, is a link.
     """
-    work = target.with_name(PREFIX + target.name)
-    lock = target.parent / LOCKS / target.name
+    prepared = target.parent
+    work = prepared / f"{PREFIX}{target.name}"
+    lock = prepared / LOCKS / target.name
     try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(lock.parent, within=prepared.parent)
+        check_no_links(lock, within=prepared)
         with FileLock(lock):
-            shutil.rmtree(work, ignore_errors=True)
+            remove(work, within=prepared)
             work.mkdir()
             try:
                 yield work
@@ -64,12 +74,15 @@ def install(folder: Path, target: Path, work: Path) -> None:
 def tidy(prepared: Path) -> None:
     """Remove what killed preparations left in the folder of prepared datasets.
 
-    The folder of a preparation that is under way stays: its lock is held.
+    The folder of a preparation that is under way stays: its lock is held. Behind a link nothing is
+    removed.
     """
     for work in prepared.glob(f"{PREFIX}*"):
         lock = prepared / LOCKS / work.name.removeprefix(PREFIX)
-        with suppress(OSError), FileLock(lock, timeout=0):  # Timeout is an OSError, too
-            shutil.rmtree(work, ignore_errors=True)
+        with suppress(OSError, StoreError):  # Timeout is an OSError, too
+            check_no_links(lock, within=prepared.parent)
+            with FileLock(lock, timeout=0):
+                remove(work, within=prepared.parent)
 
 
 def check_space(
@@ -238,5 +251,6 @@ class StoreWriter:
             **(notes or {}),
             "files": files,
         }
-        text = json.dumps(manifest, indent=1, default=str) + "\n"
+        plain = json.loads(json.dumps(manifest, default=str))
+        text = json.dumps(sealed(plain), indent=1) + "\n"
         (self.folder / "manifest.json").write_text(text)

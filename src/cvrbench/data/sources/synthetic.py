@@ -28,9 +28,14 @@ from cvrbench.data.raw import (
     feature_fields,
     table_chunks,
 )
+from cvrbench.errors import DataError
+from cvrbench.system.machine import available_memory
 from cvrbench.system.rng import numpy_stream
 
 N_FACTORS = 4
+LARGEST_INTERCEPT = 60.0
+ROW_BYTES, VALUE_BYTES = 320, 200
+"""Memory while the log is drawn, per row (and 16 for each field) and per value of a field."""
 MAIN_SHARE = 0.6
 TASKS = click_conversion("click", "conversion")
 TRUTH = ("p_click", "p_conversion")
@@ -39,11 +44,16 @@ Ints = npt.NDArray[np.int64]
 
 
 def load(config: SyntheticConfig) -> RawStream:
-    """Draw the log and split it."""
+    """Draw the log and split it.
+
+    Raises:
+        DataError: There is no such log, or not the memory to hold it.
+    """
     from scipy.special import expit  # half a second that only who draws a log pays
 
     sizes = {"user_id": config.users, "item_id": config.items}
     sizes |= {f"field_{k + 1}": config.cardinality for k in range(config.n_fields)}
+    _check_memory(config.rows, sizes)
     ids = {
         name: _zipf(config.rows, size, config.zipf, numpy_stream(config.data_seed, "ids", name))
         for name, size in sizes.items()
@@ -77,6 +87,17 @@ def load(config: SyntheticConfig) -> RawStream:
         group_disjoint=config.split == "user",
         truth=TRUTH,
     )
+
+
+def _check_memory(rows: int, sizes: dict[str, int]) -> None:
+    needed = rows * (ROW_BYTES + 16 * len(sizes)) + VALUE_BYTES * sum(sizes.values())
+    free = available_memory().n_bytes
+    if needed > free:
+        raise DataError(
+            f"drawing {rows:,} rows of {sum(sizes.values()):,} values needs about "
+            f"{needed / 1e9:,.1f} GB of memory, and {free / 1e9:,.1f} GB are free; lower "
+            "dataset.rows or the number of values"
+        )
 
 
 def _zipf(rows: int, size: int, skew: float, rng: np.random.Generator) -> Ints:
@@ -131,4 +152,9 @@ def intercept(logit: Floats, weight: Floats, rate: float) -> float:
     def excess(intercept: float) -> float:
         return float(np.average(expit(logit + intercept), weights=weight)) - rate
 
-    return float(brentq(excess, -60.0, 60.0))
+    if not excess(-LARGEST_INTERCEPT) < 0 < excess(LARGEST_INTERCEPT):
+        raise DataError(
+            f"logits of deviation {np.std(logit):g} have no mean probability of {rate:g}; give a "
+            "smaller signal or conflict"
+        )
+    return float(brentq(excess, -LARGEST_INTERCEPT, LARGEST_INTERCEPT))

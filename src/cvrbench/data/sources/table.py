@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 
 from cvrbench.config.dataset import TableConfig
-from cvrbench.data.archives import locate
+from cvrbench.data.archives import MOST_RATIO, locate
 from cvrbench.data.dataset import SPLITS, sha256_of
 from cvrbench.data.raw import (
     SPLIT,
@@ -23,6 +23,8 @@ from cvrbench.data.raw import (
 from cvrbench.data.schema import Task
 from cvrbench.data.sources.delimited import check_columns
 from cvrbench.errors import DataError
+from cvrbench.system.machine import available_memory
+from cvrbench.system.parquet import parquet_size
 
 
 def load(config: TableConfig) -> RawStream:
@@ -75,19 +77,30 @@ def _read(path: Path, config: TableConfig) -> pl.DataFrame:
         raise DataError(f"dataset.path names {path}, which is no file; set dataset.path=FILE")
     try:
         if path.suffix == ".parquet":
+            _check_size(path)
             check_columns(list(pl.read_parquet_schema(path)), columns, str(path))
             frame = pl.read_parquet(path, columns=columns)
         elif path.name.endswith((".csv", ".csv.gz")):
             frame = _read_csv(path, columns, config)
         else:
             raise DataError(f"{path} is neither .csv, .csv.gz nor .parquet")
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except (pl.exceptions.PolarsError, OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
     return frame.with_columns(
         pl.col(column).str.split(config.list_separator)
         for column in config.lists
         if frame.schema[column] == pl.String
     )
+
+
+def _check_size(path: Path) -> None:
+    """Refuse a table that unpacks to more than the memory, as a small file can."""
+    size, free = parquet_size(path), available_memory().n_bytes
+    if size.n_bytes > max(free, MOST_RATIO * path.stat().st_size):
+        raise DataError(
+            f"{path} unpacks to up to {size.n_bytes / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB of "
+            "memory are free; if you trust it, keep the columns that you name and write it anew"
+        )
 
 
 def _read_csv(path: Path, columns: list[str], config: TableConfig) -> pl.DataFrame:

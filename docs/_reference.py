@@ -23,7 +23,7 @@ PAGES = {
     "strategies": (
         "Parts of a strategy",
         "For [a strategy of your own](../../how-to/add-a-strategy.md).",
-        ("cvrbench.strategies.base", "cvrbench.nn.output.Output", "cvrbench.nn.layers"),
+        ("cvrbench.strategies.base", "cvrbench.nn.Output", "cvrbench.nn.layers"),
     ),
     "objectives": (
         "Parts of an objective",
@@ -38,7 +38,7 @@ PAGES = {
     "interactions": (
         "Parts of an interaction",
         "For [an interaction of your own](../../how-to/add-an-interaction.md).",
-        ("cvrbench.nn.embedding.Interaction", "cvrbench.nn.embedding.FeatureEncoder"),
+        ("cvrbench.nn.embedding.Interaction", "cvrbench.nn.FeatureEncoder"),
     ),
     "metrics": (
         "Metrics as functions",

@@ -56,7 +56,7 @@ DOORWAYS = {"", "__main__"}
 """The package's face and `python -m cvrbench`: in no layer, and nothing imports them."""
 
 HOMES = {
-    "annotated_types": "config",
+    "annotated_types": "config runs.record",
     "filelock": "data system.files",
     "hydra": "config",
     "jinja2": "report.page",
@@ -68,7 +68,9 @@ HOMES = {
     "onnxruntime": "",
     "onnxscript": "",
     "optuna": "report.figures.sweep sweep",
-    "pydantic": "config data.dataset data.schema report.checks runs.study",
+    "pydantic": """
+        config data.dataset data.schema report.checks runs.record runs.store runs.study
+    """,
     "ray": "launch.clusters",
     "rich": "cli report.tables",
     "sqlalchemy": "sweep",

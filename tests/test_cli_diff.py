@@ -45,8 +45,9 @@ def write(folder: Path, name: str, noise: float = 1.0, *, users: bool = False, *
     }
     environment = {"versions": {"torch": "2.1", "numpy": "2"}, "threads": 2, "device": "cpu"}
     usual = {"metrics": {"valid": aucs, "test": aucs}, "environment": environment}
+    name = name.replace("/", "_")
     record = replace(run("mmoe", 0, None), **{"run_id": name, **usual, **changes})
-    path = folder / "runs" / name.replace("/", "_")
+    path = folder / "runs" / name
     path.mkdir(parents=True)
     saved = {"config": record.config, "choices": record.choices}
     (path / "config.json").write_text(json.dumps(saved))
@@ -192,6 +193,14 @@ def test_a_run_that_is_not_there_or_broken_is_one_line(cvrbench):
     assert "cannot be read" in said.err
 
 
+def test_the_record_of_another_run_is_refused(cvrbench):
+    one, other = (write(Path("results"), name) for name in ("one", "other"))
+    (other / "record.json").write_bytes((one / "record.json").read_bytes())
+    said = cvrbench("diff", "one", "other")
+    assert said.code == 1
+    assert "is the record of one, in a folder of another name" in said.err
+
+
 def test_names_from_elsewhere_command_nothing(cvrbench, monkeypatch):
     monkeypatch.setattr(out, "width", 200)
     environment = {"versions": {HOSTILE: HOSTILE}, "git": {"commit": HOSTILE}, "device": HOSTILE}
@@ -201,4 +210,4 @@ def test_names_from_elsewhere_command_nothing(cvrbench, monkeypatch):
     said = cvrbench("diff", "one", str(path))
     assert said.code == 0
     assert "\x1b" not in said.out
-    assert r"a-[bold]b[/bold]-[/red]-\x1b[31m-s0" in said.out
+    assert r"a-[bold]b[_bold]-[_red]-\x1b[31m-s0" in said.out

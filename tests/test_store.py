@@ -2,7 +2,10 @@
 
 import errno
 import json
+import os
+import shutil
 
+import polars as pl
 import pytest
 
 import cvrbench
@@ -82,6 +85,7 @@ def test_a_full_disk_leaves_no_half_written_record(tmp_path, monkeypatch):
 
 
 def test_a_number_that_json_does_not_know_is_never_written(tmp_path):
+    write_text(tmp_path / "config.json", "{}")
     bad = RunRecord(**{**RECORD.to_json(), "metrics": {"test": {"ctr_auc": float("nan")}}})
     with pytest.raises(ValueError, match="JSON"):
         RunFolder(tmp_path).finish(bad)
@@ -91,8 +95,8 @@ def test_a_number_that_json_does_not_know_is_never_written(tmp_path):
 FOREIGN = {
     "half": ('{"record_version": 2, "run', "cannot be read"),
     "older": (json.dumps({"record_version": 1}), "record version 1"),
-    "bare": (json.dumps({"record_version": 2}), "has no key"),
-    "list": ("[]", "no record of a run"),
+    "bare": (json.dumps({"record_version": 2}), "run_id: Field required"),
+    "list": ("[]", "Input should be an object"),
     "nan": (json.dumps({**RECORD.to_json(), "best_epoch": float("nan")}), "NaN is no value"),
     "bytes": ("\udcff", "cannot be read"),
     "deep": ("[" * 100_000, "cannot be read"),
@@ -166,22 +170,21 @@ def test_the_environment_names_versions_and_the_state_of_the_checkout():
 def test_why_a_run_failed_is_kept_until_it_is_tried_again(store):
     with pytest.raises(RunError), enter(store):
         raise RunError("the loss is not finite")
-    (begun,) = store.begun()
+    (begun,) = store.survey().begun
     assert begun.failure == "the loss is not finite"
     assert begun.folder == store.runs / "a-b-s0-c"
     with enter(store):
-        (begun,) = store.begun()
+        (begun,) = store.survey().begun
         assert begun.failure is None
 
 
-def test_a_stopped_run_did_not_fail_and_a_damaged_folder_tells_nothing(store):
+def test_a_stopped_run_did_not_fail_and_a_damaged_file_of_it_is_named(store):
     with pytest.raises(KeyboardInterrupt), enter(store):
         raise KeyboardInterrupt
-    assert [one.failure for one in store.begun()] == [None]
+    assert [one.failure for one in store.survey().begun] == [None]
     (store.runs / "a-b-s0-c" / "failure.json").write_text('{"reason": 3}')
-    assert [one.failure for one in store.begun()] == [None]
-    (store.runs / "a-b-s0-c" / "config.json").write_text("{")
-    assert store.begun() == []
+    (begun,) = store.survey().begun
+    assert "failure.json cannot be read: reason: Input should be a valid string" in begun.failure
 
 
 @pytest.mark.parametrize(
@@ -194,8 +197,81 @@ def test_a_stopped_run_did_not_fail_and_a_damaged_folder_tells_nothing(store):
         {"config": {"protocol": {"label_share": None}}, "choices": {}},
     ],
 )
-def test_a_damaged_config_of_an_unfinished_run_stops_no_report(store, saved):
+def test_a_damaged_config_of_an_unfinished_run_is_named_and_stops_no_report(store, saved):
     with enter(store) as folder:
         (folder.path / "config.json").write_text(json.dumps(saved))
-    assert store.begun() == []
+    survey = store.survey()
+    assert survey.begun == []
+    assert [one.folder.name for one in survey.unreadable] == ["a-b-s0-c"]
+    assert "config.json cannot be read" in survey.unreadable[0].why
     assert [folder.name for folder in store.unfinished()] == ["a-b-s0-c"]
+
+
+@pytest.mark.parametrize("name", ["record.json", "config.json", "failure.json", "test-scored"])
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), os.mkdir])
+def test_an_odd_file_neither_hangs_nor_stops_the_others(store, name, make):
+    with enter(store) as folder:
+        folder.finish(RECORD)
+    with enter(store, "odd") as folder:
+        pass
+    (folder.path / name).unlink(missing_ok=True)
+    make(folder.path / name)
+    survey = store.survey()
+    assert survey.records == [RECORD]
+    if name == "test-scored":
+        with pytest.raises(StoreError, match=r"test-scored cannot be read"):
+            folder.count_test()
+    elif name == "failure.json":
+        assert "failure.json cannot be read: it is no regular file" in survey.begun[0].failure
+    else:
+        assert [one.folder.name for one in survey.unreadable] == ["odd"]
+        assert f"{name} cannot be read: it is no regular file" in survey.unreadable[0].why
+
+
+def test_predictions_that_unpack_to_more_than_the_test_rows_are_refused(store):
+    with enter(store) as folder:
+        folder.write_predictions(pl.DataFrame({"p_ctr": pl.repeat(0.5, 10**7, eager=True)}))
+        folder.finish(RECORD)
+    assert (folder.path / "predictions.parquet").stat().st_size < 10**5
+    with pytest.raises(StoreError, match=r"10,000,000 rows, and the record 2"):
+        store.predictions("a-b-s0-c")
+
+
+@pytest.mark.parametrize(("count", "said"), [("0", "0, less than the record's 3"), ("-5", "-5")])
+def test_a_count_of_scorings_that_contradicts_the_record_is_refused(store, count, said):
+    with enter(store) as folder:
+        folder.finish(RunRecord(**{**RECORD.to_json(), "test_scored": 3}))
+        (folder.path / "test-scored").write_text(count)
+        folder.checkpoints.mkdir()
+        with pytest.raises(StoreError, match=rf"test-scored cannot be read \({said}"):
+            folder.count_test()
+        (folder.path / "test-scored").write_text("3")
+        assert folder.count_test() == 4
+
+
+def test_a_run_whose_folder_is_removed_meanwhile_does_not_finish(store):
+    with enter(store) as folder:
+        shutil.rmtree(folder.path)
+        folder.path.mkdir()
+        with pytest.raises(StoreError, match="removed or emptied while the run was under way"):
+            folder.finish(RECORD)
+    assert store.survey().records == []
+
+
+@pytest.mark.parametrize("part", ["runs", "runs/a-b-s0-c", "runs/a-b-s0-c/checkpoints"])
+def test_no_run_writes_or_deletes_behind_a_link(store, part):
+    outside = store.results_dir / "outside"
+    outside.mkdir()
+    for name in ("precious.tmp", "checkpoints.tmp", "lock"):
+        (outside / name).write_text("precious")
+    link = store.results_dir / part
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(outside)
+    for fresh in (False, True):
+        with pytest.raises(StoreError, match="is a link"), enter(store, fresh=fresh):
+            pass
+    store.tidy("a-b-s0-c")
+    store.discard("a-b-s0-c")
+    assert {path.name: path.read_text() for path in outside.iterdir()} == dict.fromkeys(
+        ("precious.tmp", "checkpoints.tmp", "lock"), "precious"
+    )

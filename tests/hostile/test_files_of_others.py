@@ -178,7 +178,7 @@ def test_a_foreign_config_is_data(key, value, canary, finished):
 @pytest.mark.parametrize("text", ["${oc.env:HOME}", "${trainer.device}", "???", "${"])
 def test_an_interpolation_in_a_saved_config_is_never_resolved(text, finished):
     saved = read_run_config(tampered(finished, config__data_dir=text))
-    assert config_from_saved(saved["config"]).data_dir == text
+    assert config_from_saved(saved.config).data_dir == text
 
 
 @pytest.mark.parametrize(

@@ -58,13 +58,13 @@ def list_runs(
     """List runs, finished and unfinished, and those whose record cannot be read."""
     from cvrbench.runs.store import ResultStore
 
-    store = ResultStore(results_dir)
-    survey = store.survey()
+    survey = ResultStore(results_dir).survey()
+    begun = [one.folder for one in survey.begun]
     rows = [
         (record.run_id, "finished", str(record.environment.get("finished", "")))
         for record in survey.records
     ]
-    rows += [(folder.name, "unfinished: cvrbench resume", "") for folder in store.unfinished()]
+    rows += [(folder.name, "unfinished: cvrbench resume", "") for folder in begun]
     rows += [(one.folder.name, f"unreadable: {one.why}", "") for one in survey.unreadable]
     if as_json:
         for run_id, words, when in rows:

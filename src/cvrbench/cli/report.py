@@ -1,6 +1,5 @@
 """`cvrbench report`."""
 
-import os
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -191,7 +190,7 @@ def _read(
         reports = build(
             records,
             store,
-            begun=filters.begun(store.begun()),
+            begun=filters.begun(survey.begun),
             sweeps=sweeps,
             baseline=baseline,
             how=how,
@@ -291,8 +290,7 @@ def _draw_sweeps(summaries: "Sequence[StudySummary]", folder: Path) -> None:
     from cvrbench.report.figures.sweep import study_figures
 
     for summary in summaries:
-        # A name is a folder's, but the file that holds it may have been edited.
-        name = summary.name.replace(os.sep, "-")
+        name = summary.name
         try:
             figures = study_figures(summary)
         except ValueError as problem:  # a study.json that somebody edited

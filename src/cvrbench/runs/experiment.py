@@ -137,9 +137,9 @@ def resume(
         RunError: The prepared data or the versions changed since it began.
     """
     saved = read_run_config(run_dir)
-    config = config_from_saved(saved["config"])
+    config = config_from_saved(saved.config)
     config = replace(config, results_dir=str(run_dir.resolve().parent.parent))
-    composed = Composed(config=config, choices=saved["choices"], overrides=())
+    composed = Composed(config=config, choices=saved.choices, overrides=())
     if words is not None:
         composed = with_own_word(composed, words, f"cvrbench resume {run_dir}")
         if config.logger.kind not in ("none", composed.config.logger.kind):

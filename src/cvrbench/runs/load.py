@@ -13,19 +13,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from cvrbench.config.compose import Composed
 from cvrbench.config.schema import Config
 from cvrbench.config.validate import config_from_saved
 from cvrbench.data.dataset import Dataset, open_dataset
-from cvrbench.data.registry import prepared_folder
+from cvrbench.data.registry import ensure, is_outdated, prepared_folder
 from cvrbench.data.schema import Schema
 from cvrbench.errors import DataError, RunError, StoreError
-from cvrbench.runs.record import RunRecord
-from cvrbench.runs.store import RunFolder, checked, read_record, read_run_config
+from cvrbench.runs.record import RUN_AGAIN, RunRecord
+from cvrbench.runs.store import checked, read_record, read_run_config, require_finished
 from cvrbench.strategies import build_network
 from cvrbench.strategies.base import SharingStrategy
 from cvrbench.strategies.ncs import NCS
+from cvrbench.system.files import check_regular
 
-WEIGHTS, MASKS = "best.safetensors", "masks.safetensors"
+FILES = ("best.safetensors", "masks.safetensors")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,60 @@ class Trained:
         return self.dataset.schema
 
 
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """A finished run as its folder has it."""
+
+    folder: Path
+    record: RunRecord
+    composed: Composed
+
+    def open_dataset(self, *, prepare: bool = False) -> Dataset:
+        """Open the prepared data that the run was trained on.
+
+        Args:
+            prepare: Prepare what is not there; else it is an error. What is there is never
+                prepared anew: the run's own data would be lost by that.
+
+        Raises:
+            DataError: They are missing, or are others now.
+        """
+        config, name = self.composed.config.dataset, self.composed.choices["dataset"]
+        data_dir = Path(self.composed.config.data_dir)
+        folder, run = prepared_folder(config, name, data_dir), self.record.run_id
+        if folder.is_dir() and is_outdated(config, folder):
+            raise DataError(
+                f"{run} was trained on a table that has changed since; put the old one back"
+            )
+        if not folder.is_dir() and not prepare:
+            raise DataError(
+                f"{run} was trained on {folder}, which is not there; go to the folder that the run "
+                f"was started in, or run `cvrbench data prepare {name}`"
+            )
+        dataset = open_dataset(folder) if folder.is_dir() else ensure(config, name, data_dir)
+        if dataset.schema.fingerprint != self.record.fingerprint:
+            raise DataError(
+                f"{run} was trained on other data than {folder} holds now (fingerprint "
+                f"{self.record.fingerprint}, now {dataset.schema.fingerprint}); put the old ones "
+                "back, or run the cell again"
+            )
+        return dataset
+
+
+def read_finished(folder: Path) -> Finished:
+    """Read a finished run.
+
+    Raises:
+        StoreError: The folder holds no run, or something in it is damaged.
+        RunError: The run is unfinished.
+    """
+    saved = read_run_config(folder)
+    require_finished(folder)
+    config = config_from_saved(saved.config)
+    composed = Composed(config=config, choices=saved.choices, overrides=())
+    return Finished(folder=folder, record=read_record(folder), composed=composed)
+
+
 def load_trained(run_dir: Path) -> Trained:
     """Rebuild the network of a finished run.
 
@@ -52,41 +108,22 @@ def load_trained(run_dir: Path) -> Trained:
         RunError: The run is unfinished, or its weights do not fit its configuration.
         DataError: The prepared dataset is not there, or is another one now.
     """
-    saved = read_run_config(run_dir)
-    if RunFolder(run_dir).checkpoints.is_dir() or not (run_dir / "record.json").is_file():
-        raise RunError(f"{run_dir} is unfinished; end it with `cvrbench resume {run_dir}`")
-    record = read_record(run_dir)
-    config = config_from_saved(saved["config"])
-    dataset = _dataset(config, saved["choices"]["dataset"], record)
+    run = read_finished(run_dir)
+    config, dataset = run.composed.config, run.open_dataset()
     with torch.random.fork_rng(devices=()):  # the fresh weights are replaced below
         network = build_network(config, dataset.schema)
     _fill(network, run_dir)
-    return Trained(network=network.eval(), config=config, record=record, dataset=dataset)
-
-
-def _dataset(config: Config, name: str, record: RunRecord) -> Dataset:
-    """Open the dataset; nothing is prepared here, since it would hardly be the same again."""
-    folder = prepared_folder(config.dataset, name, Path(config.data_dir))
-    if not folder.is_dir():
-        raise DataError(
-            f"{record.run_id} was trained on {folder}, which is not there; go to the folder that "
-            f"the run was started in, or run `cvrbench data prepare {name}`"
-        )
-    dataset = open_dataset(folder)
-    if dataset.schema.fingerprint != record.fingerprint:
-        raise DataError(
-            f"{record.run_id} was trained on other data than {folder} holds now (fingerprint "
-            f"{record.fingerprint}, now {dataset.schema.fingerprint}); put the old ones back, or "
-            "run the cell again"
-        )
-    return dataset
+    return Trained(network=network.eval(), config=config, record=run.record, dataset=dataset)
 
 
 def _fill(network: SharingStrategy, run_dir: Path) -> None:
     """Put the saved weights and masks into a freshly built network."""
-    state = _read(run_dir, WEIGHTS)
-    if any(tensor.dtype == torch.bool for tensor in network.state_dict().values()):
-        state |= _read(run_dir, MASKS)
+    state: dict[str, Tensor] = {}
+    masked = any(tensor.dtype == torch.bool for tensor in network.state_dict().values())
+    for name in FILES if masked else FILES[:1]:
+        if (found := read_weights(run_dir, name)) is None:
+            raise StoreError(f"{run_dir} holds no {name}; {RUN_AGAIN}")
+        state |= found
     if isinstance(network, NCS) and _own_weights(network, state):
         network.split()
     try:
@@ -105,13 +142,14 @@ def _own_weights(network: NCS, state: Mapping[str, Tensor]) -> bool:
     return saved is not None and len(saved) > network.trunk.n
 
 
-def _read(folder: Path, name: str) -> dict[str, Tensor]:
+def read_weights(folder: Path, name: str) -> dict[str, Tensor] | None:
+    """Read a run's weights or masks; None where there are none.
+
+    Raises:
+        StoreError: They are damaged.
+    """
     file = checked(folder, name)
-    if not file.is_file():
-        raise StoreError(f"{file.parent} holds no {file.name}; run the cell again with --force")
     try:
-        return load_file(file)
+        return load_file(check_regular(file)) if file.exists() else None
     except (OSError, SafetensorError) as error:
-        raise StoreError(
-            f"{file} cannot be read ({error}); run the cell again with --force"
-        ) from None
+        raise StoreError(f"{file} cannot be read ({error}); {RUN_AGAIN}") from None

@@ -1,17 +1,23 @@
-"""What a finished run is on paper: its record, and a name made of all that decides its numbers."""
+"""What a finished run is on paper: its record, and a name made of all that decides its numbers.
+
+All JSON of a results folder is written by `write_stored`, with a checksum, and read by
+`read_stored` and `parse`: of the declared types, or refused in a sentence.
+"""
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
-from functools import cache
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from types import UnionType
-from typing import Any, Self, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar
+
+from annotated_types import Ge
+from pydantic import AfterValidator, TypeAdapter, ValidationError
 
 from cvrbench.data.schema import Task
 from cvrbench.errors import StoreError
 from cvrbench.runs.environment import versions
+from cvrbench.system.files import is_intact, read_json, sealed, write_text
 
 RECORD_VERSION = 2
 NUMBERS = 2
@@ -33,7 +39,63 @@ them: whatever is not here distinguishes runs, and trainings that runs share."""
 SCARCITY = ("protocol.label_share", "protocol.label_share_task")
 """Keys that hide labels; without effect where all are kept."""
 
+MAY_DIFFER = (
+    "seconds",
+    "examples_per_second",
+    "environment.begun",
+    "environment.finished",
+    "environment.command",
+    "environment.together",
+    "environment.data",
+)
+"""Keys of a record that may differ between a run that was stopped and resumed and one that was not:
+times, the command, and whether seeds trained together or rows lay in memory, which change no
+number. The only list of them: whatever is not here is equal on the same machine."""
+
+RUN_AGAIN = "run the cell again with --force"
+CHANGED = (
+    "cannot be read (its checksum says that it was changed or damaged since it was written); put "
+    "it back from a copy, or {mend}"
+)
+T = TypeVar("T")
+N = Annotated[int, Ge(0)]
 Metrics = dict[str, float | None]
+
+
+def _check_aucs(metrics: dict[str, Metrics]) -> dict[str, Metrics]:
+    for split, values in metrics.items():
+        for name, value in values.items():
+            if name.endswith("auc") and value is not None and not 0 <= value <= 1:
+                raise ValueError(f"{split} {name} is {value}")
+    return metrics
+
+
+def _check_tasks(tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    known: list[Any] = [None]
+    for task in tasks:
+        if task.keys() != {field.name for field in fields(Task)}:
+            raise ValueError("a task has other keys")
+        if not isinstance(task["name"], str) or task["parent"] not in known:
+            raise ValueError("a task has no name, or a parent that is no task before it")
+        known.append(task["name"])
+    return tasks
+
+
+def _check_config(config: dict[str, Any]) -> dict[str, Any]:
+    """Check what records and reports rely on; whoever runs a config has all of it checked."""
+    protocol = config.get("protocol", {})
+    if not isinstance(protocol, dict):
+        raise ValueError("protocol is no group")
+    share, task = protocol.get("label_share", 1.0), protocol.get("label_share_task")
+    if not isinstance(share, int | float) or not 0 < share <= 1:
+        raise ValueError(f"protocol.label_share is {share}")
+    if not isinstance(task, str | None):
+        raise ValueError(f"protocol.label_share_task is {task}")
+    return config
+
+
+SavedConfig = Annotated[dict[str, Any], AfterValidator(_check_config)]
+"""A run's resolved config, as plain values."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,29 +108,29 @@ class RunRecord:
     dataset: str
     seed: int
     choices: dict[str, str]
-    config: dict[str, Any]
+    config: SavedConfig
     fingerprint: str
     """Fingerprint of the prepared data."""
-    tasks: list[dict[str, Any]]
+    tasks: Annotated[list[dict[str, Any]], AfterValidator(_check_tasks)]
     """Name, label, parent and joint of each task."""
-    metrics: dict[str, Metrics]
+    metrics: Annotated[dict[str, Metrics], AfterValidator(_check_aucs)]
     """Split -> metric -> value; None where undefined."""
     undefined: dict[str, dict[str, str]]
     """Split -> metric -> why it is None."""
-    counts: dict[str, dict[str, dict[str, int]]]
+    counts: dict[str, dict[str, dict[str, N]]]
     """Split -> task or joint -> rows and positives; of `train` without hidden labels."""
-    test_scored: int
+    test_scored: N
     """How often this cell's test split was scored, earlier forced runs included."""
-    parameters: int
-    embedding_parameters: int
-    multiply_adds: int
+    parameters: N
+    embedding_parameters: N
+    multiply_adds: N
     """Multiply-adds of one example's forward pass."""
     seconds: dict[str, float]
     """`search` and `train` (optimiser steps), `total` (wall clock)."""
     examples: dict[str, int]
     """Rows that `search` and `train` computed gradients on."""
     examples_per_second: float
-    best_step: int
+    best_step: N
     best_epoch: float
     diagnostics: dict[str, Any]
     environment: dict[str, Any]
@@ -79,95 +141,74 @@ class RunRecord:
         """Return the plain form."""
         return asdict(self)
 
-    @classmethod
-    def from_json(cls, data: object, path: Path) -> Self:
+    @staticmethod
+    def from_json(data: object, path: Path) -> "RunRecord":
         """Rebuild a record from its plain form.
 
         Raises:
-            StoreError: It is no record, is of another version, or lacks a key.
+            StoreError: It is no record, is of another version, or a key is missing or wrong.
         """
-        if not isinstance(data, Mapping):
-            raise StoreError(f"{path} is no record of a run but a {type(data).__name__}")
-        if data.get("record_version") != RECORD_VERSION:
+        version = data.get("record_version") if isinstance(data, Mapping) else RECORD_VERSION
+        if version != RECORD_VERSION:
             raise StoreError(
-                f"{path} has record version {data.get('record_version')}, this cvrbench reads "
-                f"{RECORD_VERSION}; run the cell again with --force"
+                f"{path} has record version {version}, this cvrbench reads {RECORD_VERSION}; "
+                f"{RUN_AGAIN}"
             )
-        for name, hint in _hints().items():
-            if name not in data and name in _optional():
-                continue
-            if name not in data:
-                raise StoreError(f"{path} has no key {name!r}; run the cell again with --force")
-            if not _fits(data[name], hint) or not _makes_sense(name, data[name]):
-                raise StoreError(
-                    f"{path}: {name} is not what a record has there; run the cell again with "
-                    "--force"
-                )
-        if "test" in data["metrics"] and not data["counts"].get("test"):
-            raise StoreError(f"{path} has no counts of its test rows; run the cell again")
-        return cls(**{name: data[name] for name in _hints() if name in data})
+        record = parse(data, RECORD, path, RUN_AGAIN)
+        if "test" in record.metrics and not record.counts.get("test"):
+            raise StoreError(f"{path} has no counts of its test rows; {RUN_AGAIN}")
+        return record
 
 
-@cache
-def _hints() -> dict[str, Any]:
-    """Field -> type."""
-    return get_type_hints(RunRecord)
+RECORD = TypeAdapter(RunRecord)
 
 
-@cache
-def _optional() -> frozenset[str]:
-    """Fields that older records lack."""
-    return frozenset(f.name for f in fields(RunRecord) if f.default_factory is not MISSING)
+def write_stored(file: Path, values: Mapping[str, Any]) -> None:
+    """Write plain values as JSON with a checksum, whole or not at all.
+
+    Raises:
+        StoreError: The disk is full or the folder not writable.
+        ValueError: A number is not finite.
+    """
+    write_text(file, json.dumps(sealed(values), indent=1, allow_nan=False) + "\n")
 
 
-def _makes_sense(name: str, value: Any) -> bool:
-    """Whether a key of the right type also holds what others rely on."""
-    match name:
-        case "tasks":
-            return _are_tasks(value)
-        case "config":
-            return is_config(value)
-        case "metrics":
-            pairs = [(key, v) for of in value.values() for key, v in of.items() if v is not None]
-            return all(0 <= v <= 1 for key, v in pairs if key.endswith("auc"))
-    return True
+def read_stored(file: Path, mend: str = RUN_AGAIN) -> Any:
+    """Read plain values that `write_stored` wrote, or an older version without a checksum.
+
+    Args:
+        file: It is read whole, unless it is no regular file or far too large.
+        mend: What to do about a bad file, in a message.
+
+    Raises:
+        StoreError: There is no such file, it cannot be read, or it has changed.
+    """
+    try:
+        values = read_json(file)
+        intact = is_intact(values)
+    except FileNotFoundError:
+        raise StoreError(f"{file.parent} holds no {file.name}; {mend}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise StoreError(f"{file} cannot be read: {error}; {mend}") from None
+    if not intact:
+        raise StoreError(f"{file} {CHANGED.format(mend=mend)}")
+    if isinstance(values, dict):
+        values.pop("checksum", None)
+    return values
 
 
-def _are_tasks(values: Sequence[Mapping[str, Any]]) -> bool:
-    known: list[Any] = [None]
-    for task in values:
-        if task.keys() != {field.name for field in fields(Task)}:
-            return False
-        if not isinstance(task["name"], str) or task["parent"] not in known:
-            return False
-        known.append(task["name"])
-    return True
+def parse(values: object, model: TypeAdapter[T], file: Path, mend: str = RUN_AGAIN) -> T:
+    """Turn plain values into what a stored file must hold, without converting any.
 
-
-def is_config(values: object) -> bool:
-    """Whether plain values are a config as far as records and reports rely on it."""
-    if not isinstance(values, dict):
-        return False
-    protocol = values.get("protocol", {})
-    if not isinstance(protocol, dict):
-        return False
-    share, task = protocol.get("label_share", 1.0), protocol.get("label_share_task")
-    is_share = isinstance(share, int | float) and 0 < share <= 1
-    return is_share and (task is None or isinstance(task, str))
-
-
-def _fits(value: object, hint: Any) -> bool:
-    """Whether a plain value is of a field's type, at any depth."""
-    of = get_args(hint)
-    if hint is Any:
-        return True
-    if isinstance(hint, UnionType):
-        return any(_fits(value, one) for one in of)
-    if get_origin(hint) is dict:
-        return isinstance(value, dict) and all(_fits(v, of[1]) for v in value.values())
-    if get_origin(hint) is list:
-        return isinstance(value, list) and all(_fits(item, of[0]) for item in value)
-    return isinstance(value, int | float if hint is float else hint)
+    Raises:
+        StoreError: A value is missing, or of another type or range.
+    """
+    try:
+        return model.validate_json(json.dumps(values), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "it"
+        raise StoreError(f"{file} cannot be read: {place}: {first['msg']}; {mend}") from None
 
 
 def run_id(config: Mapping[str, Any], choices: Mapping[str, str], fingerprint: str) -> str:

@@ -7,26 +7,21 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
-from cvrbench.config.compose import Composed, with_own_word
+from cvrbench.config.compose import with_own_word
 from cvrbench.config.schema import NoLoggerConfig
-from cvrbench.config.validate import config_from_saved
-from cvrbench.data.dataset import open_dataset
-from cvrbench.data.registry import ensure, is_outdated, prepared_folder
-from cvrbench.errors import DataError, RunError, StoreError
+from cvrbench.errors import StoreError
 from cvrbench.runs import experiment
 from cvrbench.runs.environment import differences
+from cvrbench.runs.load import FILES, Finished, read_finished, read_weights
 from cvrbench.runs.record import RunRecord
-from cvrbench.runs.store import ResultStore, RunFolder, checked, read_record, read_run_config
+from cvrbench.runs.store import ResultStore
 from cvrbench.training.callbacks import OnProgress, ignore
 
 NOISE = 1e-4
 """Deviation of a metric that still counts as rounding, by default. Rounding grows while a network
 trains: another instruction set moves an AUC by 1e-8 for the first hundreds of steps, and by some
 1e-4 once a unit has gone over to the other side of its ReLU (docs/how-to/compare-two-runs.md)."""
-FILES = ("best.safetensors", "masks.safetensors")
 Weights = dict[str, npt.NDArray[Any]]
 Verdict = Literal["identical", "noise", "different"]
 
@@ -47,12 +42,9 @@ class Deviation(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Original:
+class Original(Finished):
     """A finished run with all that is needed to run it again."""
 
-    folder: Path
-    record: RunRecord
-    composed: Composed
     weights: Weights
     """Empty where they are not there any more."""
 
@@ -111,19 +103,12 @@ def read_original(run_dir: Path, words: Sequence[str] | None = None) -> Original
         ConfigError: The run's data folder is not the user's own.
         DataError: Its data are missing, or have changed.
     """
-    saved = read_run_config(run_dir)
-    if RunFolder(run_dir).checkpoints.is_dir() or not (run_dir / "record.json").is_file():
-        raise RunError(f"{run_dir} is unfinished; end it with `cvrbench resume {run_dir}`")
-    record = read_record(run_dir)
-    composed = Composed(
-        config=config_from_saved(saved["config"]), choices=saved["choices"], overrides=()
-    )
+    run = read_finished(run_dir)
     if words is not None:
-        composed = with_own_word(composed, words, f"cvrbench reproduce {run_dir}")
-    _check_data(composed, record)
-    return Original(
-        folder=run_dir, record=record, composed=composed, weights=_read_weights(run_dir)
-    )
+        composed = with_own_word(run.composed, words, f"cvrbench reproduce {run_dir}")
+        run = replace(run, composed=composed)
+    run.open_dataset(prepare=True)
+    return Original(**vars(run), weights=_weights(run_dir))
 
 
 def run_again(
@@ -160,7 +145,7 @@ def run_again(
     )
     copy = experiment.run(replace(original.composed, config=config), on_progress=on_progress)
     folder = ResultStore(results_dir).runs / copy.run_id
-    n, weights = _compare(original.weights, _read_weights(folder))
+    n, weights = _compare(original.weights, _weights(folder))
     return Reproduction(
         original=original.record,
         copy=copy,
@@ -171,34 +156,9 @@ def run_again(
     )
 
 
-def _check_data(composed: Composed, record: RunRecord) -> None:
-    config, name = composed.config.dataset, composed.choices["dataset"]
-    data_dir = Path(composed.config.data_dir)
-    folder = prepared_folder(config, name, data_dir)
-    # What is prepared is never prepared anew here: the run's own data would be lost by that.
-    if folder.is_dir() and is_outdated(config, folder):
-        raise DataError(
-            f"{record.run_id} was trained on a table that has changed since; put the old one back"
-        )
-    dataset = open_dataset(folder) if folder.is_dir() else ensure(config, name, data_dir)
-    if dataset.schema.fingerprint != record.fingerprint:
-        raise DataError(
-            f"{record.run_id} was trained on other data than {folder} holds now (fingerprint "
-            f"{record.fingerprint}, now {dataset.schema.fingerprint}); put the old ones back"
-        )
-
-
-def _read_weights(folder: Path) -> Weights:
-    found: Weights = {}
-    for file in (checked(folder, name) for name in FILES):
-        if file.is_file():
-            try:
-                found |= load_file(file)
-            except (OSError, SafetensorError) as error:
-                raise StoreError(
-                    f"{file} cannot be read ({error}); remove it to compare metrics alone"
-                ) from None
-    return found
+def _weights(folder: Path) -> Weights:
+    files = [read_weights(folder, name) or {} for name in FILES]
+    return {name: tensor.numpy() for file in files for name, tensor in file.items()}
 
 
 def _deviations(then: RunRecord, now: RunRecord) -> Iterator[Deviation]:

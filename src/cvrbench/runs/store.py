@@ -13,43 +13,73 @@ results_dir/runs/<run id>/
     record.json          the result, with the sha256 of the files above; written last and
                          atomically, so its presence means done
     lock                 empty; held by the process that runs it
+
+No part of these paths below `results_dir` may be a link.
 """
 
 import json
-import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import polars as pl
+from pydantic import StringConstraints, TypeAdapter
 
 from cvrbench.data.dataset import sha256_of
 from cvrbench.errors import CellBusy, RunError, StoreError
-from cvrbench.runs.record import RunRecord, is_config
+from cvrbench.runs.record import (
+    CHANGED,
+    RUN_AGAIN,
+    RunRecord,
+    SavedConfig,
+    parse,
+    read_stored,
+    write_stored,
+)
 from cvrbench.system.files import (
+    TEXT_BYTES,
     atomic_write,
+    check_no_links,
     explain_write,
     forget_temporaries,
-    is_intact,
     is_locked,
     lock,
-    sealed,
+    make_folder,
+    read_bytes,
+    remove,
     write_text,
 )
+from cvrbench.system.parquet import parquet_size
 
-State = Literal["new", "unfinished", "finished"]
 RESULTS = ("best.safetensors", "masks.safetensors", "history.jsonl", "predictions.parquet")
 """What a record keeps the checksums of, where the run has it."""
-OPTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
-"""What an option of a config group may be called."""
-CHANGED = (
-    "cannot be read (its checksum says that it was changed or damaged since it was written); put "
-    "it back from a copy, or run the cell again with --force"
-)
+HISTORY_BYTES = 2**30
+"""Largest history that is read."""
+PER_PREDICTION = 40
+"""Bytes of a prediction in memory, at most, as `parquet_size` counts them."""
+Option = Annotated[str, StringConstraints(pattern=r"\A[A-Za-z0-9][A-Za-z0-9_.-]{0,99}\z")]
+"""What an option of a config group may be called; it is a part of paths, and no path."""
+State = Literal["new", "unfinished", "finished"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedRun:
+    """What a run's `config.json` holds."""
+
+    config: SavedConfig
+    choices: dict[str, Option]
+    """Group -> option."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Failure:
+    reason: str
+
+
+SAVED_RUN, FAILURE = TypeAdapter(SavedRun), TypeAdapter(_Failure)
 
 
 @dataclass(frozen=True)
@@ -64,15 +94,23 @@ class RunFolder:
         return self.path / "checkpoints"
 
     def count_test(self) -> int:
-        """Note that the test split is scored; give how often it has been, this time included.
+        """Note that the test split is scored; return how often it has been, this time included.
 
         A run that was killed while it scored scores again when it is resumed: the same rows by the
         same weights to the same end, of which nobody has seen anything. That is one time.
         """
         file, this_try = self.path / "test-scored", self.checkpoints / "test-scored"
-        if not this_try.is_file():
-            write_text(this_try, str(1 + (_read_count(file) if file.is_file() else 0)))
+        before = _read_count(file) if file.exists() else 0
+        known = 0
+        with suppress(StoreError):  # a record that cannot be read says nothing of it
+            known = read_record(self.path).test_scored
+        if before < known:
+            raise _wrong_count(file, f"{before}, less than the record's {known}")
+        if not this_try.exists():
+            write_text(this_try, str(before + 1))
         count = _read_count(this_try)
+        if count - before not in (0, 1):
+            raise _wrong_count(this_try, f"{count} after {before}")
         write_text(file, str(count))
         return count
 
@@ -89,7 +127,7 @@ class RunFolder:
         """Keep why a try failed; None when it is tried again."""
         file = self.path / "failure.json"
         if reason is not None:
-            write_text(file, json.dumps({"reason": reason}) + "\n")
+            write_stored(file, {"reason": reason})
             return
         with explain_write(file):
             file.unlink(missing_ok=True)
@@ -99,11 +137,18 @@ class RunFolder:
 
         Returns:
             The record with the checksums of what lies beside it.
+
+        Raises:
+            StoreError: The folder was removed, or emptied, while the run was under way.
         """
+        if not (self.path / "config.json").is_file():
+            raise StoreError(
+                f"{self.path} was removed or emptied while the run was under way, and its results "
+                "with it; run it again"
+            )
         there = (name for name in RESULTS if (self.path / name).is_file())
         record = replace(record, files={name: sha256_of(self.path / name) for name in there})
-        text = json.dumps(sealed(record.to_json()), indent=1, allow_nan=False)
-        write_text(self.path / "record.json", text + "\n")
+        write_stored(self.path / "record.json", record.to_json())
         with explain_write(self.path):
             if self.checkpoints.is_dir():  # at once: half of them would be computed again
                 self.checkpoints.replace(self.path / "checkpoints.tmp")
@@ -115,13 +160,15 @@ def read_record(folder: Path) -> RunRecord:
     """Read a run's record.
 
     Raises:
-        StoreError: There is none, or it cannot be read.
+        StoreError: There is none, it cannot be read, or it is another run's.
     """
     file = folder / "record.json"
-    found = _read_json(file)
-    record = RunRecord.from_json(found, file)
-    if not is_intact(found):
-        raise StoreError(f"{file} {CHANGED}")
+    record = RunRecord.from_json(read_stored(file), file)
+    if record.run_id != folder.resolve().name:
+        raise StoreError(
+            f"{file} is the record of {record.run_id}, in a folder of another name; give the "
+            "folder its name back, or remove it"
+        )
     return record
 
 
@@ -129,15 +176,20 @@ def read_predictions(folder: Path) -> pl.DataFrame:
     """Read a finished run's labels and probabilities on the test rows.
 
     Raises:
-        StoreError: They are missing or damaged.
+        StoreError: They are missing or damaged, or unpack to more than there were test rows.
     """
     file = checked(folder, "predictions.parquet")
     try:
+        size = parquet_size(file)
+        if size.n_bytes > TEXT_BYTES:  # too much to be read on its own word
+            counts = read_record(folder).counts.get("test", {}).values()
+            rows = max((count.get("rows", 0) for count in counts), default=0)
+            if size.n_bytes > TEXT_BYTES + PER_PREDICTION * rows * size.columns:
+                raise ValueError(f"it says {size.rows:,} rows, and the record {rows:,}")
         return pl.read_parquet(file)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise StoreError(
-            f"{file} cannot be read ({str(error).splitlines()[0]}); run the cell again with --force"
-        ) from None
+    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
+        why = str(error).partition("\n")[0]
+        raise StoreError(f"{file} cannot be read ({why}); {RUN_AGAIN}") from None
 
 
 def checked(folder: Path, name: str) -> Path:
@@ -146,16 +198,12 @@ def checked(folder: Path, name: str) -> Path:
     Raises:
         StoreError: Its content is not what it was when the record was written.
     """
-    file, record = folder / name, folder / "record.json"
-    if file.is_file() and record.is_file():
-        found = _read_json(record)
-        files = found.get("files") if isinstance(found, dict) else None
-        known = files.get(name) if isinstance(files, dict) else None
-        now = file.stat()
-        if known is not None and known != _sha256_at(
-            file, now.st_ino, now.st_size, now.st_mtime_ns
-        ):
-            raise StoreError(f"{file} {CHANGED}")
+    file = folder / name
+    if file.is_file() and (folder / "record.json").is_file():
+        known, now = read_record(folder).files.get(name), file.stat()
+        found = known and _sha256_at(file, now.st_ino, now.st_size, now.st_mtime_ns)
+        if found != known:
+            raise StoreError(f"{file} {CHANGED.format(mend=RUN_AGAIN)}")
     return file
 
 
@@ -165,84 +213,50 @@ def _sha256_at(file: Path, *_: int) -> str:
     return sha256_of(file)
 
 
-def read_run_config(folder: Path) -> dict[str, Any]:
+def read_run_config(folder: Path) -> SavedRun:
     """Read config and choices of a run, finished or not.
 
     Raises:
         StoreError: The folder holds no run.
     """
-    saved = _read_json(folder / "config.json")
-    if not isinstance(saved, dict) or not (
-        is_config(saved.get("config")) and _are_choices(saved.get("choices"))
-    ):
-        raise StoreError(f"{folder / 'config.json'} is not the config of a run")
-    if not is_intact(saved):
-        raise StoreError(f"{folder / 'config.json'} {CHANGED}")
-    return dict(saved)
+    file = folder / "config.json"
+    return parse(read_stored(file, "run the cell again"), SAVED_RUN, file, "run the cell again")
 
 
-def _are_choices(values: object) -> bool:
-    """Whether every group has the name of an option, which is a part of paths: and no path."""
-    return isinstance(values, dict) and all(
-        isinstance(name, str) and OPTION.fullmatch(name) for name in values.values()
-    )
-
-
-def read_failure(folder: Path) -> str | None:
-    """Read why a run's last try failed; None where it did not.
+def require_finished(folder: Path) -> None:
+    """Refuse a run that is not finished.
 
     Raises:
-        StoreError: The file is damaged.
+        RunError: It is unfinished.
     """
-    file = folder / "failure.json"
-    if not file.is_file():
-        return None
-    saved = _read_json(file)
-    if not isinstance(saved, dict) or not isinstance(saved.get("reason"), str):
-        raise StoreError(f"{file} does not tell why a run failed")
-    return str(saved["reason"])
+    if (folder / "checkpoints").is_dir() or not (folder / "record.json").is_file():
+        raise RunError(f"{folder} is unfinished; end it with `cvrbench resume {folder}`")
 
 
 def _read_count(file: Path) -> int:
     try:
-        return int(file.read_text())
+        count = int(read_bytes(file, most=100))
     except (OSError, ValueError) as error:
-        raise StoreError(
-            f"{file} cannot be read ({error}); write the number into it that record.json has as "
-            "test_scored, or remove it if the cell has none"
-        ) from None
+        raise _wrong_count(file, str(error)) from None
+    if count < 0:
+        raise _wrong_count(file, str(count))
+    return count
 
 
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(), parse_constant=_refuse)
-    except FileNotFoundError:
-        raise StoreError(f"{path.parent} holds no {path.name}") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise StoreError(f"{path} cannot be read: {error}") from None
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no value in JSON")
+def _wrong_count(file: Path, why: str) -> StoreError:
+    return StoreError(
+        f"{file} cannot be read ({why}); write the number into it that record.json has as "
+        "test_scored, or remove it if the cell has none"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Unreadable:
-    """A folder whose record says nothing to us."""
+    """A folder whose record, or whose config if it is unfinished, says nothing to us."""
 
     folder: Path
     why: str
     """One sentence, which names the file."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Survey:
-    """All that a results folder has of finished runs."""
-
-    records: list[RunRecord]
-    """By dataset, model and seed."""
-    unreadable: list[Unreadable]
-    """By folder: half-written, foreign, or of another version of cvrbench."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,10 +270,23 @@ class Unfinished:
     """Why its last try failed; None of one that was stopped or killed, or is running."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Survey:
+    """All that a results folder has of runs."""
+
+    records: list[RunRecord]
+    """Of finished runs, by dataset, model and seed."""
+    unreadable: list[Unreadable]
+    """By folder: half-written, foreign, or of another version of cvrbench."""
+    begun: list[Unfinished] = field(default_factory=list)
+    """By folder."""
+
+
 class ResultStore:
     """All runs of one results folder."""
 
     def __init__(self, results_dir: Path) -> None:
+        self.results_dir = results_dir
         self.runs = results_dir / "runs"
 
     def state(self, run_id: str) -> State:
@@ -276,15 +303,27 @@ class ResultStore:
         return read_record(self.runs / run_id)
 
     def survey(self) -> Survey:
-        """Read all finished runs; what cannot be read is named, and is no reason to stop."""
-        records, unreadable = [], []
-        for file in sorted(self.runs.glob("*/record.json")):
+        """Read all runs; what cannot be read is named, and is no reason to stop."""
+        records: list[RunRecord] = []
+        begun: list[Unfinished] = []
+        unreadable: dict[Path, str] = {}
+        for folder in sorted({f.parent for f in self.runs.glob("*/record.json")}):
             try:
-                records.append(_read_own_record(file.parent))
+                records.append(read_record(folder))
             except StoreError as problem:
-                unreadable.append(Unreadable(folder=file.parent, why=str(problem)))
+                unreadable[folder] = str(problem)
+        for folder in self.unfinished():
+            try:
+                begun.append(
+                    Unfinished(
+                        **vars(read_run_config(folder)), folder=folder, failure=_failure(folder)
+                    )
+                )
+            except StoreError as problem:
+                unreadable.setdefault(folder, str(problem))
         records.sort(key=lambda r: (r.dataset, r.model, r.seed, r.run_id))
-        return Survey(records=records, unreadable=unreadable)
+        bad = [Unreadable(folder=folder, why=why) for folder, why in sorted(unreadable.items())]
+        return Survey(records=records, begun=begun, unreadable=bad)
 
     def records(self) -> list[RunRecord]:
         """Return the records of the `survey` alone."""
@@ -306,29 +345,13 @@ class ResultStore:
         """
         file = checked(self.runs / run_id, "history.jsonl")
         try:
-            return [json.loads(line) for line in file.read_text().splitlines()]
-        except (OSError, ValueError) as error:
-            raise StoreError(
-                f"{file} cannot be read ({error}); run the cell again with --force"
-            ) from None
+            return [json.loads(line) for line in read_bytes(file, most=HISTORY_BYTES).splitlines()]
+        except (OSError, ValueError, RecursionError) as error:
+            raise StoreError(f"{file} cannot be read ({error}); {RUN_AGAIN}") from None
 
     def unfinished(self) -> list[Path]:
         """Folders of runs that were begun and not finished."""
         return sorted(folder.parent for folder in self.runs.glob("*/checkpoints"))
-
-    def begun(self) -> list[Unfinished]:
-        """Read what is known of unfinished runs; nothing of a folder whose config is damaged."""
-        found = []
-        for folder in self.unfinished():
-            with suppress(StoreError):
-                saved = read_run_config(folder)
-                config, choices, failure = saved["config"], saved["choices"], None
-                with suppress(StoreError):
-                    failure = read_failure(folder)
-                found.append(
-                    Unfinished(folder=folder, config=config, choices=choices, failure=failure)
-                )
-        return found
 
     def folder(self, run: str) -> Path:
         """Find a run's folder by path, by id, or by a part of the id that fits only one.
@@ -353,8 +376,9 @@ class ResultStore:
         Its lock stays: another process may be waiting for that very file.
         """
         if self.state(run_id) == "unfinished":
-            shutil.rmtree(self.runs / run_id / "checkpoints", ignore_errors=True)
-            (self.runs / run_id / "config.json").unlink(missing_ok=True)
+            for name in ("checkpoints", "config.json"):
+                with suppress(OSError):
+                    remove(self.runs / run_id / name, within=self.results_dir)
 
     @contextmanager
     def open(
@@ -372,25 +396,25 @@ class ResultStore:
 
         Raises:
             CellBusy: Another process works in the folder.
-            StoreError: The folder is not writable.
+            StoreError: The folder is not writable, or is or holds a link to another one.
             RunError: From within, once it is noted in the folder.
         """
-        path = self.runs / run_id
-        with explain_write(path):
-            path.mkdir(parents=True, exist_ok=True)
+        path = make_folder(self.runs / run_id, within=self.results_dir)
         with lock(path / "lock") as held:
             if not held:
                 raise CellBusy(f"{path}: another process is running this cell")
             folder = RunFolder(path)
-            if fresh:
-                shutil.rmtree(folder.checkpoints, ignore_errors=True)
+            check_no_links(folder.checkpoints, within=path)
             if fresh or self.state(run_id) != "finished":
                 with explain_write(path):
+                    if fresh:
+                        remove(folder.checkpoints, within=path)
                     folder.checkpoints.mkdir(exist_ok=True)
                 forget_temporaries(path)
                 forget_temporaries(folder.checkpoints)
-                saved = sealed({"config": dict(config), "choices": dict(choices)})
-                write_text(path / "config.json", json.dumps(saved, indent=1) + "\n")
+                write_stored(
+                    path / "config.json", {"config": dict(config), "choices": dict(choices)}
+                )
                 folder.note_failure(None)
             try:
                 yield folder
@@ -403,21 +427,23 @@ class ResultStore:
         path = self.runs / run_id
         if any(path.glob("*.tmp")):
             # A folder that is read-only by now is still read.
-            with suppress(StoreError, OSError), lock(path / "lock") as held:
-                if held:
-                    forget_temporaries(path)
+            with suppress(StoreError, OSError):
+                check_no_links(path, within=self.results_dir)
+                with lock(path / "lock") as held:
+                    if held:
+                        forget_temporaries(path)
 
     def is_busy(self, run_id: str) -> bool:
         """Return whether some process is running a run."""
         return is_locked(self.runs / run_id / "lock")
 
 
-def _read_own_record(folder: Path) -> RunRecord:
-    """Read a record that must be where its run was, or it would be read for another's."""
-    record = read_record(folder)
-    if record.run_id != folder.name:
-        raise StoreError(
-            f"{folder / 'record.json'} is the record of {record.run_id}, in a folder of another "
-            "name; give the folder its name back, or remove it"
-        )
-    return record
+def _failure(folder: Path) -> str | None:
+    """Return why a run's last try failed; None where it did not."""
+    file, mend = folder / "failure.json", "remove it"
+    if not file.exists():
+        return None
+    try:
+        return parse(read_stored(file, mend), FAILURE, file, mend).reason
+    except StoreError as problem:
+        return str(problem)

@@ -8,16 +8,18 @@ results_dir/sweeps/<name>/
 """
 
 import json
-import shutil
+import math
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AfterValidator, TypeAdapter
 
 from cvrbench.config.types import FORBID_EXTRA, Value
 from cvrbench.errors import StoreError
-from cvrbench.system.files import explain_write, write_text
+from cvrbench.runs.record import N, parse, read_stored, write_stored
+from cvrbench.system.files import make_folder, remove
 
 STUDY_VERSION: Literal[1] = 1
 TrialState = Literal["waiting", "running", "complete", "pruned", "failed"]
@@ -41,7 +43,7 @@ class TrialSummary:
     """One configuration that was tried."""
 
     __pydantic_config__: ClassVar = FORBID_EXTRA
-    number: int
+    number: N
     state: TrialState
     params: dict[str, Value]
     """Key of the config -> value; only the keys that this trial has."""
@@ -56,15 +58,27 @@ class TrialSummary:
     preset: bool
     """Whether this is the configuration as it was before tuning."""
     runs: tuple[str, ...]
-    examples: int
+    examples: N
     """Rows that gradients were computed on, searches included, what others had computed excluded.
     """
-    reused: int
+    reused: N
     """Rows of the trial's mask searches that another trial had computed."""
     seconds: float
     attempts: int
     reason: str | None
     """Why it was pruned or failed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """The final configuration, once it is retrained."""
+
+    __pydantic_config__: ClassVar = FORBID_EXTRA
+
+    trial: int
+    overrides: list[str]
+    runs: list[str]
+    seeds: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +115,7 @@ class StudySummary:
     importances: dict[str, float] = field(default_factory=dict)
     """Shares of the first objective's variance (PED-ANOVA), where enough trials are complete."""
     chosen: dict[str, Any] | None = None
-    """`trial`, `overrides`, `seeds` and `runs` of the final configuration, once it is retrained."""
+    """Plain values of `Chosen`."""
 
     def best_words(self) -> list[str]:
         """Return the overrides of the best configuration so far; none without a complete trial.
@@ -116,7 +130,34 @@ class StudySummary:
         return [*self.overrides, *best.words]
 
 
-SUMMARY = TypeAdapter(StudySummary)
+def _check(study: StudySummary) -> StudySummary:
+    """Check what tables and figures rely on beyond the types."""
+    n = len(study.objectives)
+    if n == 0 or len(study.directions) != n:
+        raise ValueError(f"{len(study.directions)} directions of {n} objectives")
+    complete = {trial.number for trial in study.trials if trial.state == "complete"}
+    for trial in study.trials:
+        if (trial.values is not None) != (trial.number in complete):
+            raise ValueError(f"trial {trial.number} is {trial.state}, and its values do not fit")
+        for values in (*trial.by_seed, *([trial.values] if trial.values else [])):
+            if len(values) != n or not all(map(_is_possible, study.objectives, values)):
+                raise ValueError(f"trial {trial.number} has the values {values}")
+    if study.chosen is not None:
+        CHOSEN.validate_json(json.dumps(study.chosen), strict=True)
+    if len({trial.number for trial in study.trials}) < len(study.trials):
+        raise ValueError("two trials have one number")
+    if not complete.issuperset(study.best) or bool(study.best) != bool(complete):
+        raise ValueError(f"the best trials are {study.best}, the complete ones {sorted(complete)}")
+    return study
+
+
+def _is_possible(objective: str, value: float) -> bool:
+    return 0 <= value <= 1 if objective.endswith("auc") else math.isfinite(value)
+
+
+CHOSEN = TypeAdapter(Chosen)
+SUMMARY = TypeAdapter(Annotated[StudySummary, AfterValidator(_check)])
+AGAIN = "run the sweep again"
 
 
 @dataclass(frozen=True)
@@ -124,6 +165,11 @@ class StudyFolder:
     """The folder of one sweep."""
 
     path: Path
+
+    @property
+    def within(self) -> Path:
+        """The results folder."""
+        return self.path.parent.parent
 
     @property
     def journal(self) -> Path:
@@ -142,14 +188,13 @@ class StudyFolder:
 
     def forget_searches(self) -> None:
         """Remove what trials shared, once there are no more trials to come."""
-        shutil.rmtree(self.searches, ignore_errors=True)
+        with suppress(OSError):
+            remove(self.searches, within=self.within)
 
     def write(self, summary: StudySummary) -> None:
         """Write the summary, whole or not at all."""
-        text = json.dumps(asdict(summary), indent=1, allow_nan=False)
-        with explain_write(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-        write_text(self.path / "study.json", text + "\n")
+        make_folder(self.path, within=self.within)
+        write_stored(self.path / "study.json", asdict(summary))
 
     def read(self) -> StudySummary:
         """Read the summary.
@@ -158,17 +203,12 @@ class StudyFolder:
             StoreError: There is none, or it cannot be read.
         """
         file = self.path / "study.json"
-        try:
-            return SUMMARY.validate_json(file.read_text())
-        except FileNotFoundError:
-            raise StoreError(f"{self.path} holds no study.json; no trial has ended yet") from None
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"])) or "it"
-            why = f"{place}: {first['msg']}"
-            raise StoreError(f"{file} cannot be read: {why}; run the sweep again") from None
-        except (OSError, ValueError) as error:
-            raise StoreError(f"{file} cannot be read: {error}; run the sweep again") from None
+        if not file.exists():
+            raise StoreError(f"{self.path} holds no study.json; no trial has ended yet")
+        summary = parse(read_stored(file, AGAIN), SUMMARY, file, AGAIN)
+        if summary.name != self.path.name:
+            raise StoreError(f"{file} is the summary of the sweep {summary.name}; {AGAIN}")
+        return summary
 
 
 class Studies:

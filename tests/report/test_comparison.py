@@ -15,7 +15,7 @@ from cvrbench.report.figures.comparison import comparison_figure
 from cvrbench.report.figures.style import save
 from cvrbench.report.grids import comparison_grid, cost_grid, mean_ranks, space_grids
 from cvrbench.report.studies import Tuned
-from cvrbench.report.tables import Grid, cells, grid_table, interval, number, run_table
+from cvrbench.report.tables import Grid, GridTable, cells, interval, number, run_grid
 from cvrbench.runs.record import RunRecord
 from cvrbench.runs.store import Unfinished
 from cvrbench.stats.difference import Estimate
@@ -95,9 +95,9 @@ def test_tables_name_the_space_and_call_no_value_the_best():
     assert "CVR AUC (clicked)" in grid.headers
     assert "CTCVR AUC (exposures)" in grid.headers
     assert not any(cell.strong for row in grid.rows for cell in row)
-    assert grid_table(grid).row_count == 1
+    assert len(grid.rows) == 1
     assert comparison_json(comparison)["strategies"][0]["seconds"] == 3.0
-    assert run_table(run("mmoe", 0, 0.7)).row_count == 3
+    assert len(run_grid(run("mmoe", 0, 0.7)).rows) == 3
 
 
 def test_undefined_is_shown_as_a_dash():
@@ -124,8 +124,8 @@ def test_a_comparison_of_two_tasks_fits_80_columns():
     records = [run("shared_embedding", seed, 0.7 + seed / 100) for seed in range(3)]
     (comparison,) = compare(records)
     console = Console(width=80, file=StringIO())
-    console.print(grid_table(comparison_grid(comparison)))
-    console.print(grid_table(cost_grid(comparison, {"shared_embedding": Tuned("a", 99, 10**9)})))
+    console.print(GridTable(comparison_grid(comparison)))
+    console.print(GridTable(cost_grid(comparison, {"shared_embedding": Tuned("a", 99, 10**9)})))
     said = console.file.getvalue()
     assert "…" not in said
     for word in ("shared_embedding", "(exposures)", "(clicked)", "rank", "params", "99: 1000.00"):
@@ -254,6 +254,44 @@ def test_each_space_is_judged_by_more_than_its_auc():
     assert grid.title == "log: CTR beyond AUC (exposures)"
 
 
+def printed(table: GridTable, width: int) -> str:
+    console = Console(width=width, file=StringIO())
+    console.print(table)
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 160])
+@pytest.mark.parametrize("columns", [1, 3, 9])
+def test_every_number_stands_whole_and_no_line_is_wider_than_the_terminal(width, columns):
+    numbers = [f"{place}.{place}234" for place in range(columns)]
+    grid = Grid(
+        title="t",
+        headers=("strategy", *(f"CTCVR AUC {place} (exposures)" for place in range(columns))),
+        rows=(cells("ncs " + "x" * 90, *(f"{one} ± 0.0011" for one in numbers)),),
+        last=cells("best reachable", *("9,999,999,999" for _ in numbers)),
+        caption="c",
+    )
+    said = printed(GridTable(grid), width)
+    assert max(map(len, said.splitlines())) <= width
+    assert "…" not in said
+    assert [one for one in numbers if one not in said] == []
+    assert said.count("9,999,999,999") == columns
+    folded = "".join(line.split()[0] for line in said.splitlines() if "xx" in line)
+    assert folded.count("x") % 90 == 0
+
+
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_a_runs_table_holds_every_number_of_planted_data(width):
+    names = ("auc", "best_auc", "regret", "gauc", "logloss", "pcoc")
+    values = {f"{space}_{n}": 13.59447 for space in COUNTS for n in names}
+    counts = {space: {"rows": 12_345_678, "positives": 1_234_567} for space in COUNTS}
+    record = run("mmoe", 0, 0.7, metrics={"valid": values, "test": values}, counts={"test": counts})
+    said = printed(GridTable(run_grid(record)), width)
+    assert "…" not in said
+    assert said.count("13.5945") == 3 * (1 + len(names))
+    assert (said.count("12,345,678"), said.count("1,234,567")) == (3, 3)
+
+
 @pytest.mark.parametrize("width", [80, 100, 160])
 def test_long_names_break_and_no_number_is_cut(width):
     value = "+0.0018 ± 0.0014 p=0.024"
@@ -266,9 +304,7 @@ def test_long_names_break_and_no_number_is_cut(width):
     for one in (grid, replace(grid, headers=(*grid.headers, "mean gain (%)"), rows=(
         (*grid.rows[0], *cells("-0.03 ± 0.17")),
     ))):  # fmt: skip
-        console = Console(width=width, file=StringIO())
-        console.print(grid_table(one, width))
-        said = console.file.getvalue()
+        said = printed(GridTable(one), width)
         assert "…" not in said
         for word in ("(exposures)", "p=0.024", "search=unshared", "0.0014"):
             assert word in said, said

@@ -21,7 +21,7 @@ from cvrbench.report.masks import (
     rounds_grid,
     summary,
 )
-from cvrbench.report.tables import grid_table
+from cvrbench.report.tables import GridTable
 from tests.report.mask_records import drawn, facts, masked_record
 
 # Connection by connection, of ctr and of cvr: 2 in common, 1 and 2 alone, 3 unused.
@@ -37,7 +37,7 @@ def by_hand():
 
 def printed(grid, width: int) -> str:
     console = Console(width=width, file=StringIO())
-    console.print(grid_table(grid))
+    console.print(GridTable(grid))
     return console.file.getvalue()
 
 

@@ -8,9 +8,8 @@ import typer
 
 from cvrbench import __version__
 from cvrbench.cli import browse, check, data, diff, export, report, reproduce, run, show, sweep
-from cvrbench.cli.console import errors
+from cvrbench.cli.console import warn, write
 from cvrbench.errors import ConfigError, CvrbenchError, RunInterrupted
-from cvrbench.report import escape_control
 
 DONE, FAILED, MISUSE, INTERRUPTED = 0, 1, 2, 130
 
@@ -38,7 +37,7 @@ app.add_typer(data.app, name="data")
 
 def _version(asked: bool) -> None:
     if asked:
-        print(__version__)
+        write(__version__)
         raise typer.Exit
 
 
@@ -60,12 +59,10 @@ def main() -> int:
     try:
         app()
     except RunInterrupted as stop:
-        errors.print(str(stop), style="yellow", markup=False, soft_wrap=True)
+        warn(str(stop), style="yellow")
         return INTERRUPTED
     except CvrbenchError as error:
-        errors.print(
-            f"error: {escape_control(str(error))}", style="red", markup=False, soft_wrap=True
-        )
+        warn(f"error: {error}", style="red")
         return MISUSE if isinstance(error, ConfigError) else FAILED
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -4,13 +4,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
-from cvrbench.cli.console import out, print_json
+from cvrbench.cli.console import out, print_json, write
 from cvrbench.cli.run import AsJson, Overrides
 from cvrbench.errors import ConfigError
-from cvrbench.report import escape_control
 
 ResultsDir = Annotated[Path, typer.Option(help="Folder of results")]
 
@@ -39,7 +37,7 @@ def config(
     from cvrbench.config.validate import config_to_dict
 
     if where:
-        print(find_conf())
+        write(str(find_conf()))
         return
     if as_json:
         print_json(config_to_dict(compose(overrides or []).config))
@@ -48,7 +46,7 @@ def config(
     for key, value, origin in origins(overrides or []):
         table.add_row(key, value, origin)
     out.print(table)
-    print(f"yaml files: {find_conf()}")
+    write(f"yaml files: {find_conf()}")
 
 
 def list_runs(
@@ -74,7 +72,7 @@ def list_runs(
         return
     table = Table("run", "state", "finished", box=None, pad_edge=False)
     for row in rows:
-        table.add_row(*(escape(escape_control(cell)) for cell in row))
+        table.add_row(*row)
     if rows:
         out.print(table)
     else:

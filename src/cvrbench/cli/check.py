@@ -32,7 +32,7 @@ def check(
     """
     from cvrbench.report.checks import check_all, check_grid, check_json, read_baseline
     from cvrbench.report.comparison import compare
-    from cvrbench.report.tables import grid_table
+    from cvrbench.report.tables import GridTable
     from cvrbench.runs.store import ResultStore
 
     known = read_baseline(baseline)
@@ -43,6 +43,6 @@ def check(
     if as_json:
         print_json(check_json(found))
     else:
-        out.print(grid_table(check_grid(found)))
+        out.print(GridTable(check_grid(found)))
     if found.failures:
         raise typer.Exit(1)

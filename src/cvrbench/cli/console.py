@@ -1,11 +1,15 @@
-"""What all commands print with: results on stdout, the rest on stderr, bars on a terminal only."""
+"""What all commands print with: results on stdout, the rest on stderr, bars on a terminal only.
+
+Everything that is printed passes `SafeConsole`, `write` or `print_json`, and nowhere else are names
+of users, files or attackers escaped for the terminal.
+"""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -16,7 +20,9 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 from rich.table import Column
+from rich.text import Text
 
 from cvrbench.report import escape_control
 
@@ -25,8 +31,27 @@ if TYPE_CHECKING:
     from cvrbench.data.raw import RowsProgress
     from cvrbench.training import callbacks as training
 
-out = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
+
+class SafeConsole(Console):
+    """A console on which no text is a command: no markup, no emoji, no control character."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"highlight": False, "markup": False, "emoji": False, **options})
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Turn a string into text, escaped before its width is measured."""
+        return super().render_str(escape_control(text), **options)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """Render, and escape what was text before it came here."""
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else escape_control(text), style, control)
+
+
+out = SafeConsole()
+errors = SafeConsole(stderr=True)
 ROOMY = 110
 """Columns of a terminal from which a training's bar is long and has the AUCs beside it."""
 WIDE = 200
@@ -43,12 +68,22 @@ def print_json(value: Any) -> None:
     except ValueError:
         finite = json.loads(json.dumps(value), parse_constant=lambda _: None)
         text = json.dumps(finite, allow_nan=False)
-    print(text, flush=True)
+    print(text.replace("\x7f", r"\u007f"), flush=True)
 
 
-def warn(text: str) -> None:
-    """Print a line on stderr as it is: without markup and line breaks, and commanding nothing."""
-    errors.print(escape_control(text), soft_wrap=True, markup=False)
+def write(text: str, end: str = "\n") -> None:
+    """Print lines for a program or an editor, not wrapped to the width of a terminal."""
+    print(escape_control(text), end=end, flush=True)
+
+
+def heading(name: str, rest: str = "") -> None:
+    """Print a name in bold and what else its line says."""
+    out.print(Text.assemble((escape_control(name), "bold"), escape_control(rest)), soft_wrap=True)
+
+
+def warn(text: str, style: str = "") -> None:
+    """Print a line on stderr, however long."""
+    errors.print(text, style=style, soft_wrap=True)
 
 
 def note(text: str) -> None:
@@ -70,11 +105,10 @@ def training_bar(title: str) -> "Iterator[Callable[[training.Progress], None]]":
         MofNCompleteColumn(),
         "{task.fields[rate]}",
         TimeRemainingColumn(compact=True),
-        *([TextColumn("{task.fields[scores]}", style="green")] if wide else []),
+        *([_text("{task.fields[scores]}", "green")] if wide else []),
         width=16 if wide else 8,
         titled=True,
     )
-    title = escape_control(title)
     shown: dict[str, TaskID] = {}
 
     def update(now: "training.Progress") -> None:
@@ -99,7 +133,7 @@ def plan_bar(total: int) -> "Iterator[Callable[[int, int], None]]":
         "runs",
         MofNCompleteColumn(),
         TimeRemainingColumn(compact=True),
-        TextColumn("{task.fields[failed]}", style="red"),
+        _text("{task.fields[failed]}", "red"),
         # Lines printed meanwhile go above the bar; rich would send a piped stdout there as well.
         redirect_stdout=out.is_terminal,
     )
@@ -186,7 +220,7 @@ def working(text: str) -> Iterator[None]:
     if not errors.is_terminal:
         yield
         return
-    with errors.status(text):
+    with errors.status(Text(text)):
         yield
 
 
@@ -206,15 +240,20 @@ def _bar(
     title = TextColumn("{task.fields[title]}", markup=False, table_column=flexible)
     return Progress(
         *([title] if titled else []),
-        about,
+        _text(about),
         BarColumn(bar_width=width),
-        *columns,
+        *(_text(one) if isinstance(one, str) else one for one in columns),
         console=errors,
         transient=transient,
         redirect_stdout=redirect_stdout,
         expand=titled,
         disable=not errors.is_terminal,
     )
+
+
+def _text(template: str, style: str = "none") -> TextColumn:
+    """Build a column of names, which are no markup."""
+    return TextColumn(template, style=style, markup=False)
 
 
 def _task_of(bar: Progress, shown: dict[str, TaskID], stage: str, **fields: Any) -> TaskID:

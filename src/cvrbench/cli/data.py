@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from cvrbench.cli.console import download_bar, out, preparing_bar, print_json, working
+from cvrbench.cli.console import (
+    download_bar,
+    heading,
+    out,
+    preparing_bar,
+    print_json,
+    working,
+    write,
+)
 from cvrbench.cli.generate import generate
 from cvrbench.cli.run import AsJson, Overrides
 from cvrbench.config.folder import datasets
@@ -70,7 +78,7 @@ def fetch(
         print_json({"dataset": name, "files": [str(file) for file in files]})
         return
     for file in files:
-        print(file)
+        write(str(file))
 
 
 @app.command()
@@ -188,7 +196,7 @@ def _compose(name: str, overrides: list[str] | None) -> tuple["DatasetConfig", s
 
 
 def _print_description(description: "Description") -> None:
-    out.print(f"[bold]{description.name}[/bold] (fingerprint {description.fingerprint})")
+    heading(description.name, f" (fingerprint {description.fingerprint})")
     rates = Table("space", *(s for s in description.counts), box=None, pad_edge=False)
     for space in description.counts["train"]:
         cells = [
@@ -227,9 +235,7 @@ def _print_prepared(dataset: "Dataset", *, as_json: bool) -> None:
         )
         return
     rows = ", ".join(f"{n:,} {split}" for split, n in dataset.schema.rows.items())
-    out.print(
-        f"[bold]{dataset.schema.name}[/bold]: {rows} rows; {dataset.schema.vocabulary_size:,} ids"
-    )
+    heading(dataset.schema.name, f": {rows} rows; {dataset.schema.vocabulary_size:,} ids")
     for reason, n in dataset.manifest["accounting"].items():
         out.print(f"  {reason}: {n:,} rows")
     for remark in dataset.manifest.get("remarks", []):

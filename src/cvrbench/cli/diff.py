@@ -4,12 +4,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
+from rich.text import Text
 
 from cvrbench.cli.browse import ResultsDir
 from cvrbench.cli.console import out, print_json
 from cvrbench.cli.run import AsJson
-from cvrbench.report import escape_control
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or a part of its name")]
 
@@ -28,7 +27,7 @@ def diff(
         cvrbench diff results/runs/RUN elsewhere/runs/RUN
     """
     from cvrbench.report.pairs import making_grids, number_grids, pair, pair_json
-    from cvrbench.report.tables import grid_table, words_table
+    from cvrbench.report.tables import GridTable, words_table
     from cvrbench.runs.store import ResultStore
 
     store = ResultStore(results_dir)
@@ -37,10 +36,10 @@ def diff(
         print_json(pair_json(found))
         return
     for side, name in zip(("first ", "second"), found.names, strict=True):
-        out.print(f"{side}  [bold]{escape(escape_control(name))}[/bold]", soft_wrap=True)
+        out.print(Text.assemble(f"{side}  ", (name, "bold")), soft_wrap=True)
     for grid in making_grids(found):
         out.print()
         out.print(words_table(grid) if grid.rows else f"{grid.title}: {grid.caption}")
     for grid in number_grids(found):
         out.print()
-        out.print(grid_table(grid))
+        out.print(GridTable(grid))

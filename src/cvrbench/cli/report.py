@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cvrbench.cli.console import out, print_json, reading_bar, warn
+from cvrbench.cli.console import out, print_json, reading_bar, warn, write
 from cvrbench.errors import ConfigError, StoreError
 from cvrbench.report import MARGIN
 
@@ -219,7 +219,7 @@ def _present(
             warn(problem)
     match layout:
         case Format.csv:
-            print(to_csv([(report.comparison, report.differences) for report in reports]), end="")
+            write(to_csv([(report.comparison, report.differences) for report in reports]), end="")
         case Format.json:
             for report in reports:
                 print_json(report_json(report))
@@ -235,15 +235,15 @@ def _present(
 
 
 def _print_grid(grid: "Grid", layout: Format) -> None:
-    from cvrbench.report.tables import grid_table, to_latex, to_markdown
+    from cvrbench.report.tables import GridTable, to_latex, to_markdown
 
     match layout:
         case Format.md:
-            print(to_markdown(grid))
+            write(to_markdown(grid))
         case Format.latex:
-            print(to_latex(grid))
+            write(to_latex(grid))
         case _:
-            out.print(grid_table(grid, out.width))
+            out.print(GridTable(grid))
 
 
 def _write_page(

@@ -13,7 +13,6 @@ from cvrbench.cli.browse import ResultsDir
 from cvrbench.cli.console import errors, out, print_json, training_bar
 from cvrbench.cli.run import AsJson, Own
 from cvrbench.errors import RunInterrupted
-from cvrbench.report import escape_control
 
 if TYPE_CHECKING:
     from cvrbench.runs.reproduce import Reproduction
@@ -117,7 +116,7 @@ def _changes(changed: Mapping[str, tuple[str, str]]) -> str:
 
 
 def _say(console: Any, text: str) -> None:
-    console.print(escape_control(text), markup=False, soft_wrap=True)
+    console.print(text, soft_wrap=True)
 
 
 def _json(found: "Reproduction", copy: Path | None) -> dict[str, Any]:

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from cvrbench.cli.console import (
-    errors,
+    heading,
     out,
     preparing_bar,
     print_json,
     training_bar,
+    warn,
     working,
 )
 from cvrbench.cli.plan import run_plan, summary, with_advice, workers_here
@@ -112,9 +112,9 @@ def run(
     if not as_json:
         _print_results(records, figures=figures)
     for line in failed:
-        errors.print(line, style="red", markup=False, soft_wrap=True)
+        warn(line, style="red")
     if failed:
-        errors.print(f"{len(failed)} of {len(cells)} runs failed; the others are recorded")
+        warn(f"{len(failed)} of {len(cells)} runs failed; the others are recorded")
         raise typer.Exit(1)
 
 
@@ -182,7 +182,7 @@ def _print_needs(needs: "Iterable[Need]", at_once: "AtOnce | None") -> None:
         return
     table = Table("#", "memory", "free", "most of it, in GB", box=None, pad_edge=False)
     for words, runs in rows.items():
-        table.add_row(spans(sorted(runs)), *map(escape, words))
+        table.add_row(spans(sorted(runs)), *words)
     out.print()
     out.print(table)
     if at_once is not None:
@@ -224,17 +224,18 @@ def _verdict(times_free: float) -> str:
 def _print_results(
     records: "list[RunRecord]", *, folder: Path | None = None, figures: Path | None = None
 ) -> None:
-    from cvrbench.report.tables import run_table
+    from cvrbench.report.tables import GridTable, run_grid
     from cvrbench.runs.store import ResultStore
 
     if len(records) == 1:
         (record,) = records
-        out.print(
-            f"[bold]{record.model}[/bold] on [bold]{record.dataset}[/bold], seed {record.seed}: "
+        heading(
+            f"{record.model} on {record.dataset}",
+            f", seed {record.seed}: "
             f"{record.parameters:,} parameters, {record.seconds['total']:.0f} s, "
-            f"{record.examples_per_second:,.0f} examples/s"
+            f"{record.examples_per_second:,.0f} examples/s",
         )
-        out.print(run_table(record))
+        out.print(GridTable(run_grid(record)))
         where = folder or Path(str(record.config["results_dir"])) / "runs" / record.run_id
         out.print(f"{where}", soft_wrap=True)
         return

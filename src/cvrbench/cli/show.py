@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from cvrbench.cli.browse import ResultsDir
-from cvrbench.cli.console import out, print_json, warn
+from cvrbench.cli.console import heading, out, print_json, warn
 from cvrbench.cli.run import AsJson
 from cvrbench.errors import ConfigError, StoreError
 
@@ -102,10 +101,10 @@ def _parse(words: list[str]) -> tuple[str | None, str]:
 
 
 def _show_run(record: "RunRecord", results_dir: Path) -> None:
-    from cvrbench.report.tables import run_table
+    from cvrbench.report.tables import GridTable, run_grid
 
-    out.print(f"[bold]{escape(record.run_id)}[/bold]")
-    out.print(run_table(record))
+    heading(record.run_id)
+    out.print(GridTable(run_grid(record)))
     facts = {
         "parameters": f"{record.parameters:,} ({record.embedding_parameters:,} of them embeddings)",
         "multiply-adds": f"{record.multiply_adds:,} per example",
@@ -119,9 +118,11 @@ def _show_run(record: "RunRecord", results_dir: Path) -> None:
     for key, value in record.environment.items():
         is_group = isinstance(value, dict)
         facts[key] = ", ".join(f"{k} {v}" for k, v in value.items()) if is_group else str(value)
-    table = Table("", "", box=None, pad_edge=False, show_header=False)
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")
     for key, value in facts.items():
-        table.add_row(escape(key), escape(value))
+        table.add_row(key, value)
     out.print(table)
 
 
@@ -210,12 +211,12 @@ def _draw_masks(record: "RunRecord", masks: "Masks", folder: Path, plot: Path) -
 
 def _print(grids: "Sequence[Grid]") -> None:
     """Print grids with their captions below them and as wide as a page, not as the table."""
-    from cvrbench.report.tables import grid_table
+    from cvrbench.report.tables import GridTable
 
     for grid in grids:
-        out.print(grid_table(replace(grid, caption="")))
+        out.print(GridTable(replace(grid, caption="")))
         if grid.caption:
-            out.print(grid.caption, style="dim italic", markup=False, width=min(out.width, PAGE))
+            out.print(grid.caption, style="dim italic", width=min(out.width, PAGE))
             out.print()
 
 

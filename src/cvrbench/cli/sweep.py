@@ -4,19 +4,18 @@ import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Group, RenderableType
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from cvrbench.cli.browse import ResultsDir
-from cvrbench.cli.console import errors, note, out, preparing_bar, print_json
+from cvrbench.cli.console import errors, heading, note, out, preparing_bar, print_json, warn, write
 from cvrbench.cli.plan import run_plan, workers_here
 from cvrbench.cli.report import present_runs
 from cvrbench.cli.run import AsJson, Overrides
@@ -91,7 +90,7 @@ def _sweep(overrides: "Sequence[str]", *, multirun: bool, dry_run: bool, as_json
     summaries, failed = _run_studies(plans, launcher, as_json=as_json)
     _print_results(summaries, Path(plans[0].study.base.config.results_dir), as_json=as_json)
     for line in failed:
-        errors.print(line, style="red", markup=False, soft_wrap=True)
+        warn(line, style="red")
     if failed:
         raise typer.Exit(1)
 
@@ -165,7 +164,7 @@ def _print_plans(plans: "Sequence[Plan]", *, as_json: bool) -> None:
         if as_json:
             print_json({"name": plan.name, "words": study.words, "space": space, "when": when})
             continue
-        out.print(f"[bold]{escape(plan.name)}[/bold]  {escape(' '.join(study.words))}")
+        heading(plan.name, f"  {' '.join(study.words)}")
         table = Table("key", "searched", "preset", box=None, pad_edge=False)
         preset = study.preset() if study.settings.preset else {}
         for dimension in study.space.always:
@@ -181,7 +180,7 @@ def _print_results(
 ) -> None:
     """Print what the studies found, and how the chosen configurations test."""
     from cvrbench.report.studies import budgets_grid, study_json, trials_grid
-    from cvrbench.report.tables import grid_table
+    from cvrbench.report.tables import GridTable
     from cvrbench.runs.store import ResultStore
 
     if as_json:
@@ -189,16 +188,16 @@ def _print_results(
             print_json({"study": study_json(summary)})
         return
     for summary in summaries:
-        out.print(grid_table(trials_grid(summary, limit=ROWS)))
+        out.print(GridTable(trials_grid(summary, limit=ROWS)))
     if not summaries:
         return
-    out.print(grid_table(budgets_grid(summaries)))
+    out.print(GridTable(budgets_grid(summaries)))
     store = ResultStore(results_dir)
     final = {run for summary in summaries for run in (summary.chosen or {}).get("runs", [])}
     chosen = [record for record in store.records() if record.run_id in final]
     present_runs(chosen, store, sweeps=summaries)
     for summary in summaries:
-        out.print(_command(summary), soft_wrap=True, markup=False)
+        out.print(_command(summary), soft_wrap=True)
 
 
 def _print_stored(
@@ -207,7 +206,7 @@ def _print_stored(
     """Print a study that has been begun: its trials, or its best configuration."""
     from cvrbench.config.study import as_experiment
     from cvrbench.report.studies import study_json, trials_grid
-    from cvrbench.report.tables import grid_table
+    from cvrbench.report.tables import GridTable
     from cvrbench.runs.study import Studies
 
     folder = Studies(results_dir).find(status or best or "")
@@ -216,7 +215,7 @@ def _print_stored(
         if as_json:
             print_json({**study_json(summary), "trials": [asdict(t) for t in summary.trials]})
         else:
-            out.print(grid_table(trials_grid(summary)))
+            out.print(GridTable(trials_grid(summary)))
         return
     if not (words := summary.best_words()):
         raise StoreError(f"no trial of {summary.name} is complete yet")
@@ -224,8 +223,7 @@ def _print_stored(
     if as_json:
         print_json({"overrides": words, "command": _command(summary), "yaml": text})
         return
-    print(_command(summary))
-    print(f"\n{text}", end="")
+    write(f"{_command(summary)}\n\n{text}", end="")
 
 
 def _command(summary: "StudySummary") -> str:
@@ -239,7 +237,7 @@ class StudyView:
     def __init__(self, title: str) -> None:
         self.title = title
         self.summary: StudySummary | None = None
-        self.table: Table | str = ""
+        self.table: RenderableType = ""
         self.step = ""
         self.begun = time.monotonic()
         self.finished_before: int | None = None
@@ -251,10 +249,10 @@ class StudyView:
         self.summary = summary
         if errors.is_terminal:
             from cvrbench.report.studies import trials_grid
-            from cvrbench.report.tables import grid_table
+            from cvrbench.report.tables import GridTable
 
-            self.table = grid_table(trials_grid(summary, limit=LIVE_ROWS))
-            self.table.caption = None
+            grid = trials_grid(summary, limit=LIVE_ROWS)
+            self.table = GridTable(replace(grid, caption=""))
 
     def on_trial(self, number: int, now: "Progress") -> None:
         """Show where the trial of this process is."""

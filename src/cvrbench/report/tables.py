@@ -1,13 +1,16 @@
 """Tables as cells of text, drawn alike in the terminal, Markdown and LaTeX."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Literal, NamedTuple
 
 from rich import box
-from rich.markup import escape
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions
 from rich.table import Table
+from rich.text import Text
 
 from cvrbench.data.schema import Task
 from cvrbench.metrics.evaluation import describe_metric
@@ -65,15 +68,15 @@ def p_value(p: float) -> str:
     return "p<0.001" if p < 0.001 else f"p={p:.3f}"
 
 
-WHOLE = re.compile(r"\S+ ± \S+|\S+")
-"""What no line break should part."""
-GAP = 2
-"""Columns between two columns."""
-NARROW = (0, 1, 0, 0)
-"""Cell padding at which a comparison of two tasks fits 80 columns."""
+LINE, WHOLE, WORD = map(re.compile, (r".+", r"\S+ ± \S+|\S+", r"\S+"))
+"""What no line break parts: all there is, an interval, a word."""
+GAP, EDGES = 2, 2
+"""Characters between two columns, and at both ends of a line."""
+LONGEST_LABEL = 3
+"""Parts of the width of which a name without a space takes one at most."""
 
 
-def run_table(record: RunRecord) -> Table:
+def run_grid(record: RunRecord) -> Grid:
     """One finished run: a row per space, validation AUC and the main test metrics."""
     tasks = tuple(Task(**task) for task in record.tasks)
     split = "test" if "test" in record.metrics else "valid"
@@ -82,48 +85,97 @@ def run_table(record: RunRecord) -> Table:
     if any(name.endswith("_best_auc") for name in values):  # planted data
         kinds |= {"best_auc": "best reachable", "regret": "regret"}
     kinds |= {"gauc": "GAUC", "logloss": "log loss", "pcoc": "PCOC"}
-    table = Table("space", box=box.SIMPLE_HEAD, pad_edge=False)
-    for header in ("rows", "positives", "valid AUC", *kinds.values()):
-        table.add_column(header, justify="right")
-    for name, count in record.counts[split].items():
-        table.add_row(
-            escape(f"{name.upper()} ({describe_metric(f'{name}_auc', tasks).space})"),
+    rows = (
+        cells(
+            f"{name.upper()} ({describe_metric(f'{name}_auc', tasks).space})",
             f"{count['rows']:,}",
             f"{count['positives']:,}",
             number(record.metrics["valid"].get(f"{name}_auc")),
             *(number(values.get(f"{name}_{kind}")) for kind in kinds),
         )
-    return table
+        for name, count in record.counts[split].items()
+    )
+    headers = ("space", "rows", "positives", "valid AUC", *kinds.values())
+    return Grid(title="", headers=headers, rows=tuple(rows), caption="")
 
 
-def grid_table(grid: Grid, width: int | None = None) -> Table:
-    """Draw a grid; no word of a header and no number is cut at 80 columns.
+@dataclass(frozen=True)
+class GridTable:
+    """A grid on a terminal of any width: no word and no number is cut.
 
-    Args:
-        grid: The table.
-        width: Columns of the terminal, if known: labels are then broken into lines where they must
-            be, and `a ± b` only where there is no room for it.
+    Labels are broken into lines where they must be, `a ± b` only where there is no room for it;
+    columns that do not fit beside each other stand in tables below each other.
     """
+
+    grid: Grid
+
+    def __rich_console__(self, _: Console, options: ConsoleOptions) -> Iterator[Table]:
+        """Yield the tables."""
+        grid, room = self.grid, options.max_width - EDGES
+        natural, whole, least = (_widths(grid, unbroken) for unbroken in (LINE, WHOLE, WORD))
+        whole[0] = least[0] = min(least[0], room // LONGEST_LABEL)
+        parts = [range(1, len(grid.headers))]
+        if sum(least) + GAP * len(parts[0]) > room:
+            parts = _parts(whole, room)
+        for columns in parts:
+            shown = [0, *columns]
+            sizes = ([widths[place] for place in shown] for widths in (natural, whole, least))
+            part = replace(
+                grid,
+                title=grid.title if columns is parts[0] else "",
+                caption=grid.caption if columns is parts[-1] else "",
+            )
+            yield _table(part, shown, _narrowed(*sizes, room=room - GAP * len(columns)))
+
+
+def _widths(grid: Grid, unbroken: re.Pattern[str]) -> list[int]:
+    """Return the width of every column in which nothing that is to stay whole is parted."""
+    rows = [*grid.rows, *([] if grid.last is None else [grid.last])]
+    found = []
+    for place, header in enumerate(grid.headers):
+        pieces = [piece for row in rows for piece in unbroken.findall(row[place].text)]
+        lines = header.split("\n") if "\n" in header or unbroken is LINE else header.split()
+        found.append(max(map(cell_len, [*lines, *pieces]), default=0))
+    return found
+
+
+def _parts(widths: Sequence[int], room: int) -> list[range]:
+    """Group the columns beside the first so that each group fits, or is one column."""
+    starts, used = [1], widths[0]
+    for place, width in enumerate(widths[1:], 1):
+        if place > starts[-1] and used + GAP + width > room:
+            starts.append(place)
+            used = widths[0]
+        used += GAP + width
+    return [range(*ends) for ends in pairwise([*starts, len(widths)])]
+
+
+def _narrowed(natural: list[int], *floors: Sequence[int], room: int) -> list[int]:
+    """Narrow columns to a common room, the widest first, to the first floor before the next.
+
+    >>> _narrowed([9, 4, 4], [8, 3, 3], [3, 2, 2], room=12)
+    [6, 3, 3]
+    """
+    widths = list(natural)
+    for floor in floors:
+        while sum(widths) > room and (
+            wide := [place for place, width in enumerate(widths) if width > floor[place]]
+        ):
+            widths[max(wide, key=widths.__getitem__)] -= 1
+    return widths
+
+
+def _table(grid: Grid, places: Sequence[int], widths: Sequence[int]) -> Table:
+    """Draw some columns of a grid."""
     table = _empty_table(grid)
-    first, *others = grid.headers
-    label, *whole = _widths(grid)
-    is_wide = width is not None and label + sum(whole) + GAP * len(whole) <= width
-    if width is None:
-        table.add_column(_shown(first), no_wrap=True)
-    else:
-        table.add_column(_shown(first), min_width=label, overflow="fold")
-    for header, least in zip(others, whole, strict=True):
-        words = header.split()
-        if "\n" in header or len(words) == 1:
-            table.add_column(_shown(header), justify="right", no_wrap=True)
-        else:
-            least = least if is_wide else max(map(len, words))
-            table.add_column(_shown(header), justify="right", min_width=least)
+    for place, width in zip(places, widths, strict=True):
+        justify: Literal["left", "right"] = "right" if place else "left"
+        table.add_column(grid.headers[place], justify=justify, width=width, overflow="fold")
     for row in grid.rows:
-        table.add_row(*map(_marked, row))
+        table.add_row(*(_marked(row[place]) for place in places))
     if grid.last is not None:
         table.add_section()
-        table.add_row(*map(_marked, grid.last))
+        table.add_row(*(_marked(grid.last[place]) for place in places))
     return table
 
 
@@ -139,32 +191,18 @@ def words_table(grid: Grid) -> Table:
 
 def _empty_table(grid: Grid) -> Table:
     return Table(
-        title=_shown(grid.title),
+        title=grid.title or None,
         title_justify="left",
-        caption=_shown(grid.caption),
+        caption=grid.caption or None,
         caption_justify="left",
         box=box.SIMPLE_HEAD,
-        padding=NARROW,
+        padding=(0, 1, 0, 0),
         pad_edge=False,
     )
 
 
-def _widths(grid: Grid) -> list[int]:
-    """Return the least width of every column in which no word and no `a ± b` is parted."""
-    found = []
-    for place, header in enumerate(grid.headers):
-        pieces = [piece for row in grid.rows for piece in WHOLE.findall(row[place].text)]
-        lines = header.split("\n") if "\n" in header else header.split()
-        found.append(max(map(len, [*lines, *pieces]), default=0))
-    return found
-
-
-def _marked(cell: Cell) -> str:
-    return f"[bold]{_shown(cell.text)}[/bold]" if cell.strong else _shown(cell.text)
-
-
-def _shown(text: str) -> str:
-    return escape(escape_control(text))
+def _marked(cell: Cell) -> str | Text:
+    return Text(escape_control(cell.text), "bold") if cell.strong else cell.text
 
 
 LATEX_SPECIAL = str.maketrans(

@@ -51,11 +51,11 @@ class Tables:
         return RawStream(chunks=chunks, **{n: v for n, v in vars(self).items() if n not in own})
 
 
-def check(raw: Tables, name: str, pieces: int = 1) -> None:
+def check(raw: Tables, name: str, pieces: int = 1) -> list[str]:
     """Show every split to the checks in so many pieces."""
     inspection = Inspection(raw.stream(), name)
     for split, whole in raw.splits().items():
         size = max(1, -(-len(whole) // pieces))
         for start in range(0, max(len(whole), 1), size):
             inspection.see(split, whole.slice(start, size))
-    inspection.finish()
+    return inspection.finish()

@@ -1,11 +1,13 @@
 """Guards stop what would make a result worthless, and say what to change."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
 import polars as pl
 import pytest
 
+from cvrbench.data.dataset import SPLITS
 from cvrbench.data.raw import RawField, apply_policy
 from cvrbench.data.schema import Task
 from cvrbench.errors import DataError
@@ -130,3 +132,60 @@ def test_policies_do_what_they_say():
     assert kept.equals(POLICY_ROWS)
     with pytest.raises(DataError, match=r"1 rows have buy = 1 with click = 0.*drop"):
         apply_policy(POLICY_ROWS, TASKS, "refuse")
+
+
+def wide(seed: int, rows: int = 3000) -> pl.DataFrame:
+    return frame(rows, seed)
+
+
+def noisy(column: pl.Expr, seed: int = 9) -> pl.Expr:
+    """The column on clicked rows, noise elsewhere."""
+    noise = pl.Series(np.random.default_rng(seed).integers(10_000, size=3000))
+    return pl.when(pl.col("click") == 1).then(column).otherwise(pl.lit(noise))
+
+
+DISGUISES = {
+    "label as id": ("categorical", pl.col("click")),
+    "label as number": ("numeric", pl.col("click") * 7.5),
+    "label as list": ("multivalued", pl.concat_list(pl.col("click").cast(pl.String))),
+    "absent or not": ("categorical", pl.when(pl.col("click") == 1).then(pl.lit("x"))),
+    "id in its space": ("categorical", noisy(pl.col("buy"))),
+    "number in its space": ("numeric", noisy(pl.col("buy") * 0.5)),
+    "list in its space": ("multivalued", pl.concat_list(noisy(pl.col("buy")))),
+}
+
+
+def with_column(raw: Tables, kind: str, column: pl.Expr) -> Tables:
+    tables = {
+        split: wide(seed).with_columns(column.alias("late")) for seed, split in enumerate(SPLITS)
+    }
+    return replace(raw, **tables, fields=(*raw.fields, RawField(name="late", kind=kind)))
+
+
+@pytest.mark.parametrize("pieces", [1, 5])
+@pytest.mark.parametrize("disguise", DISGUISES)
+def test_a_label_is_refused_in_every_kind_of_column_and_in_its_own_space(raw, disguise, pieces):
+    with pytest.raises(DataError, match=r"'late'.*by another name, take it out"):
+        check(with_column(raw, *DISGUISES[disguise]), "mine", pieces)
+
+
+MOSTLY = pl.when(pl.int_range(pl.len()) % 400 == 0).then(1 - pl.col("buy")).otherwise(pl.col("buy"))
+
+
+@pytest.mark.parametrize("pieces", [1, 5])
+@pytest.mark.parametrize(
+    ("kind", "column"),
+    [
+        ("numeric", MOSTLY + pl.int_range(pl.len()) * 1e-6),
+        ("numeric", -MOSTLY.cast(pl.Int64) - pl.int_range(pl.len()) * 1e-6),
+        ("categorical", MOSTLY * 100 + pl.int_range(pl.len()) % 60),
+        ("multivalued", pl.concat_list(MOSTLY * 100, pl.int_range(pl.len()) % 60)),
+    ],
+)
+def test_a_field_that_tells_nearly_all_is_remarked_upon_in_the_space_of_its_task(
+    raw, kind, column, pieces
+):
+    remarks = check(with_column(raw, kind, column), "mine", pieces)
+    (said,) = [remark for remark in remarks if "'buy' where click = 1" in remark]
+    assert re.search(r"'late' alone has an AUC of (0\.9[89]\d|1\.000)", said)
+    assert check(raw, "mine", pieces) == []

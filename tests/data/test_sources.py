@@ -4,7 +4,8 @@ import polars as pl
 import pytest
 
 from cvrbench.config.compose import compose
-from cvrbench.data.sources import load_raw
+from cvrbench.data.raw import Fractions, by_row
+from cvrbench.data.sources import census, load_raw
 from cvrbench.errors import DataError
 from tests.data.checks import Tables, check
 from tests.data.raw_files import FILES, write
@@ -143,3 +144,16 @@ def test_census_can_validate_on_half_of_the_official_test(tmp_path):
     folder = write(FILES["census_income"](), tmp_path)
     raw = load("census_income", folder, "dataset.validation=test_half")
     assert [len(f) for f in raw.splits().values()] == [400, 200, 200]
+
+
+def test_census_bins_are_cut_at_quantiles_of_training_rows_alone(tmp_path):
+    files = FILES["census_income"]()
+    before = load("census_income", write(files, tmp_path / "before"))
+    first, column = min(files), census.CENSUS_COLUMNS.index("age")
+    lines = [line.split(", ") for line in files[first].splitlines()]
+    for values, split in zip(lines, by_row(len(lines), Fractions(0.1, 0.0, 0)), strict=True):
+        values[column] = "99" if split == 1 else values[column]
+    files[first] = "\n".join(map(", ".join, lines)) + "\n"
+    after = load("census_income", write(files, tmp_path / "after"))
+    assert after.valid["age"].n_unique() == 1 < before.valid["age"].n_unique()
+    assert after.train["age_bin"].equals(before.train["age_bin"])

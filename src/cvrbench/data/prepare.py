@@ -27,6 +27,7 @@ from cvrbench.data.raw import (
     OnRows,
     RawStream,
     RowsProgress,
+    Thinned,
     apply_policy,
     check_labels,
     silent,
@@ -47,6 +48,7 @@ class _Learned(NamedTuple):
     groups: GroupCodes
     rows: dict[str, int]
     accounting: dict[str, int]
+    remarks: list[str]
 
 
 def prepare(
@@ -97,7 +99,7 @@ def _learn(raw: RawStream, name: str, on_rows: OnRows) -> _Learned:
             for field, counter in (vocabularies | scales).items():
                 counter.add(frame[field])
         on_rows(RowsProgress("counting values", rows.total(), 0.0))
-    inspection.finish()
+    remarks = inspection.finish()
 
     def learn(kind: str) -> dict[str, Vocabulary]:
         fields = [field for field in raw.fields if field.kind == kind]
@@ -110,6 +112,7 @@ def _learn(raw: RawStream, name: str, on_rows: OnRows) -> _Learned:
         groups,
         {split: rows[split] for split in SPLITS},
         dict(account),
+        remarks,
     )
 
 
@@ -140,6 +143,7 @@ def _write(
             config=config,
             accounting=learned.accounting,
             sources=raw.sources,
+            notes={"remarks": learned.remarks},
         )
 
 
@@ -194,14 +198,18 @@ def _schema(raw: RawStream, learned: _Learned, name: str) -> Schema:
 
 MAX_LEAK_VALUES = 50
 """A field with more values than this can determine a label by chance."""
-MIN_LEAK_ROWS = 1000
+MIN_LEAK_ROWS, MIN_LEAK_CLASS = 200, 5
+"""Least rows, and positives and negatives among them, of which a leak is told."""
+REMARKABLE_AUC = 0.98
+SAMPLE_ROWS = 1 << 16
+"""Most rows of a task's space that are held to judge single fields."""
 
 
 class Inspection:
     """Checks of all rows before anything is written, chunk after chunk.
 
-    Refused are labels that are features, are constant or contradict their parent, and groups that
-    leak.
+    Refused are labels that are features, be it by another name, are constant or contradict their
+    parent, and groups that leak. A feature that tells nearly all of a label is remarked upon.
     """
 
     def __init__(self, raw: RawStream, name: str) -> None:
@@ -211,8 +219,11 @@ class Inspection:
         self._labels = [task.label for task in raw.tasks]
         self._counts = {split: np.zeros((len(raw.tasks), 2), np.int64) for split in SPLITS}
         self._groups = {split: UniqueValues() for split in SPLITS}
-        self._suspects = [f.name for f in raw.fields if f.kind != "multivalued"]
-        self._by_value: dict[str, pl.DataFrame] = {}
+        spaces = [_parents(raw.tasks, index) for index in range(len(raw.tasks))]
+        self._leaks = [
+            _LeakGuard(raw, task.label, parents)
+            for task, parents in zip(raw.tasks, spaces, strict=True)
+        ]
 
     def see(self, split: str, frame: pl.DataFrame) -> None:
         """Check some rows of a split, and count what `finish` needs.
@@ -229,13 +240,16 @@ class Inspection:
             except DataError as error:
                 raise DataError(f"{where}: {error}") from None
         self._count_labels(split, frame)
-        if split == "train":
-            self._watch_values(frame)
+        for guard in self._leaks if split == "train" else ():
+            guard.see(frame)
         if self._raw.group is not None and self._raw.group_disjoint:
             self._groups[split].add(frame[self._raw.group])
 
-    def finish(self) -> None:
+    def finish(self) -> list[str]:
         """Check what only all rows together show.
+
+        Returns:
+            Remarks for the user: fields that tell more of a label than one would expect.
 
         Raises:
             DataError: A split is empty, a label constant or given away by a feature, or a group is
@@ -247,46 +261,20 @@ class Inspection:
                     f"{self._name}: the {split} split is empty; change the split's days or "
                     "fractions (`cvrbench config dataset=...` shows them)"
                 )
-        self._judge_values()
+        for guard in self._leaks:
+            guard.refuse(self._name)
         for split in SPLITS:
             _check_both_classes(
                 self._raw.tasks, self._counts[split], f"{self._name}, {split} split"
             )
         self._judge_groups()
+        return [remark for guard in self._leaks for remark in guard.remarks()]
 
     def _count_labels(self, split: str, frame: pl.DataFrame) -> None:
         for index, task in enumerate(self._raw.tasks):
             parents = _parents(self._raw.tasks, index)
             rows = frame.filter(pl.col(label) == 1 for label in parents) if parents else frame
             self._counts[split][index] += (len(rows), int(rows[task.label].sum()))
-
-    def _watch_values(self, frame: pl.DataFrame) -> None:
-        """Count rows and labels by value of each field that has few values."""
-        sums = (pl.len().alias("rows"), *(pl.col(label).sum() for label in self._labels))
-        for field in tuple(self._suspects):
-            seen = frame.group_by(pl.col(field).alias("value")).agg(*sums)
-            if field in self._by_value:
-                seen = pl.concat([self._by_value[field], seen], how="vertical_relaxed")
-                seen = seen.group_by("value").agg(pl.all().sum())
-            if len(seen) > MAX_LEAK_VALUES:
-                self._suspects.remove(field)
-                self._by_value.pop(field, None)
-            else:
-                self._by_value[field] = seen
-
-    def _judge_values(self) -> None:
-        n = self._rows["train"]
-        if n < MIN_LEAK_ROWS:
-            return
-        for field, seen in self._by_value.items():
-            for label in self._labels:
-                pure = bool(((seen[label] == 0) | (seen[label] == seen["rows"])).all())
-                if pure and 0 < int(seen[label].sum()) < n:
-                    raise DataError(
-                        f"{self._name}: each value of field {field!r} goes with one value of the "
-                        f"label {label!r} in all {n:,} training rows; it is the label by another "
-                        "name, take it out of the features"
-                    )
 
     def _judge_groups(self) -> None:
         group = self._raw.group
@@ -300,6 +288,107 @@ class Inspection:
                     f"{self._name}: {len(both):,} values of {group!r} are in {one} and in {other}, "
                     f"but this split promises none (one of them: {min(map(str, both))})"
                 )
+
+
+class _LeakGuard:
+    """What each feature alone tells of one label, in the training rows on which it is defined."""
+
+    def __init__(self, raw: RawStream, label: str, parents: list[str]) -> None:
+        self._fields, self._label, self._parents = raw.fields, label, parents
+        self._by_value: dict[str, pl.DataFrame | None] = {f.name: None for f in raw.fields}
+        self._sample = Thinned(SAMPLE_ROWS)
+
+    def see(self, frame: pl.DataFrame) -> None:
+        """Count rows and positives by value of each field that has few values; keep a sample."""
+        clicked = [pl.col(label) == 1 for label in self._parents]
+        rows = (frame.filter(clicked) if clicked else frame).select(
+            self._label, *(f.name for f in self._fields)
+        )
+        self._sample.add(rows)
+        sums = (pl.len().alias("rows"), pl.col(self._label).cast(pl.Int64).sum().alias("positives"))
+        for field, before in tuple(self._by_value.items()):
+            value = rows[field].alias("value")
+            if value.dtype == pl.List:
+                value = value.cast(pl.List(pl.String)).list.join("\x1f", ignore_nulls=True)
+            seen = rows.select(self._label, value).group_by("value").agg(*sums)
+            if before is not None:
+                seen = pl.concat([before, seen], how="vertical_relaxed")
+                seen = seen.group_by("value").agg(pl.all().sum())
+            self._by_value[field] = seen
+            if len(seen) > MAX_LEAK_VALUES:
+                del self._by_value[field]
+
+    def refuse(self, name: str) -> None:
+        """Raise `DataError` if a field is the label by another name."""
+        for field, seen in self._by_value.items():
+            if seen is None:
+                continue
+            rows, positives = int(seen["rows"].sum()), int(seen["positives"].sum())
+            enough = rows >= MIN_LEAK_ROWS and min(positives, rows - positives) >= MIN_LEAK_CLASS
+            if enough and ((seen["positives"] == 0) | (seen["positives"] == seen["rows"])).all():
+                raise DataError(
+                    f"{name}: each value of field {field!r} goes with one value of the label "
+                    f"{self._label!r} in all {rows:,} training rows{self._space()}; it is the "
+                    "label by another name, take it out of the features"
+                )
+
+    def remarks(self) -> list[str]:
+        """Return a sentence about each field whose own AUC is hard to believe."""
+        sample = self._sample.rows()
+        labels = sample[self._label].cast(pl.Int64)
+        # Half of the rows say what a value means, the other half are scored.
+        learn, score = sample.gather_every(2), sample.gather_every(2, offset=1)
+        enough = [half for half in (learn, score) if _has_both(half[self._label])]
+        if len(sample) < MIN_LEAK_ROWS or len(enough) < 2:
+            return []
+        said = []
+        for field in self._fields:
+            if field.kind == "numeric":
+                values = sample[field.name].cast(pl.Float64)
+                auc = _auc(values.fill_null(values.mean() or 0.0), labels)
+            else:
+                rate = _rates(learn.select(self._label, field.name))
+                auc = _auc(_score(score[field.name], rate), score[self._label].cast(pl.Int64))
+            if max(auc, 1 - auc) > REMARKABLE_AUC:
+                said.append(
+                    f"field {field.name!r} alone has an AUC of {max(auc, 1 - auc):.3f} for the "
+                    f"label {self._label!r}{self._space()}: is it known before the label is?"
+                )
+        return said
+
+    def _space(self) -> str:
+        return f" where {self._parents[-1]} = 1" if self._parents else ""
+
+
+def _has_both(labels: pl.Series) -> bool:
+    return MIN_LEAK_CLASS <= int(labels.cast(pl.Int64).sum()) <= len(labels) - MIN_LEAK_CLASS
+
+
+def _auc(score: pl.Series, labels: pl.Series) -> float:
+    """AUC by the sum of the positives' ranks (Mann and Whitney 1947)."""
+    n, n_positive = len(labels), int(labels.sum())
+    ranks = float((score.rank("average") * labels).sum())
+    return (ranks - n_positive * (n_positive + 1) / 2) / (n_positive * (n - n_positive))
+
+
+def _rates(rows: pl.DataFrame) -> pl.DataFrame:
+    """Share of positives by value of a column, of a list column by what stands in the lists."""
+    label, field = rows.columns
+    values = rows.select(pl.col(label).cast(pl.Int64).alias("rate"), pl.col(field).alias("value"))
+    values = values.explode("value") if values["value"].dtype == pl.List else values
+    return values.group_by("value").agg(pl.col("rate").mean())
+
+
+def _score(values: pl.Series, rates: pl.DataFrame) -> pl.Series:
+    """Mean rate of the values of each row; a value that is not known has the mean of all."""
+    rows = pl.DataFrame({"value": values}).with_row_index("row")
+    told = rows.explode("value") if values.dtype == pl.List else rows
+    found = (
+        told.join(rates, on="value", nulls_equal=True).group_by("row").agg(pl.col("rate").mean())
+    )
+    return rows.join(found, on="row", how="left", maintain_order="left")["rate"].fill_null(
+        rates["rate"].mean()
+    )
 
 
 def _check_names(raw: RawStream, name: str) -> None:

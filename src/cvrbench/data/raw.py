@@ -205,26 +205,43 @@ def by_key(keys: pl.Series, fractions: Fractions) -> pl.Series:
     return pl.Series(SPLIT, codes.astype(np.int8))
 
 
+class Thinned:
+    """Rows evenly spread over a stream: each until there are too many, then every second ..."""
+
+    def __init__(self, most: int) -> None:
+        """Begin with no rows; `most` are held."""
+        self._most, self._stride, self.n_rows = most, 1, 0
+        self._held: pl.DataFrame | None = None
+
+    def add(self, frame: pl.DataFrame) -> None:
+        """Take some of the rows that come next."""
+        part = frame.gather_every(self._stride, offset=-self.n_rows % self._stride)
+        held = [part] if self._held is None else [self._held, part]
+        self._held = pl.concat(held, how="vertical_relaxed")
+        self.n_rows += len(frame)
+        while len(self._held) > self._most:
+            self._held, self._stride = self._held.gather_every(2), self._stride * 2
+
+    def rows(self) -> pl.DataFrame:
+        """Return the rows held; some must have been added."""
+        assert self._held is not None
+        return self._held
+
+
 def time_cuts(
     times: Iterator[pl.Series], *, valid_fraction: float, test_fraction: float
 ) -> tuple[float, float]:
     """Return the times from which on rows validate and test; equal times stay together.
 
-    At most `MAX_SAMPLE` times are held, evenly spread over the rows: every one until there are too
-    many, then every second, and so on. The fractions are met to one in `MAX_SAMPLE` or better.
+    The fractions are met to one in `MAX_SAMPLE` or better.
 
     Raises:
         DataError: There is no row, or all times are equal.
     """
-    held: npt.NDArray[np.float64] = np.empty(0)
-    stride, row = 1, 0
+    sample = Thinned(MAX_SAMPLE)
     for series in times:
-        values = series.to_numpy().astype(np.float64)
-        held = np.concatenate([held, values[-row % stride :: stride]])
-        row += len(values)
-        while len(held) > MAX_SAMPLE:
-            held, stride = held[::2], stride * 2
-    ordered = np.sort(held)
+        sample.add(series.cast(pl.Float64).alias("time").to_frame())
+    ordered = np.sort(sample.rows()["time"].to_numpy()) if sample.n_rows else np.empty(0)
     if not len(ordered) or ordered[0] == ordered[-1]:
         raise DataError("rows cannot be split by time: they have none, or all have the same")
     valid_from, test_from = _quantiles(ordered, valid_fraction, test_fraction)

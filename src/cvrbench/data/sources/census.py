@@ -154,7 +154,7 @@ def _read(
 
 
 def _binned(learn: pl.DataFrame, test: pl.DataFrame, numbers: Sequence[str]) -> pl.DataFrame:
-    """Return both tables as one, its numbers as logarithms and cut at quantiles of `learn`.
+    """Return both tables as one, its numbers as logarithms and cut at quantiles of training rows.
 
     Amounts such as capital gains are 0 for most and long-tailed for the rest: bins have an
     embedding for each range, the log keeps the order within it.
@@ -163,10 +163,11 @@ def _binned(learn: pl.DataFrame, test: pl.DataFrame, numbers: Sequence[str]) -> 
         DataError: A value is no number.
     """
     table = pl.concat([learn, test])
+    trained = (table[SPLIT] == 0).to_numpy()
     added = []
     for column in numbers:
         values = _numbers(table, column)
-        learned = values[: len(learn)]
+        learned = values[trained]
         edges = set(np.quantile(learned, np.linspace(0, 1, N_BINS + 1)[1:-1]).tolist())
         if len(edges) < N_BINS // 2:  # mostly one value: spread the bins over the others
             other = learned[learned != np.median(learned)]

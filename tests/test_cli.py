@@ -465,3 +465,28 @@ def test_a_generation_refuses_a_folder_with_something_in_it(cvrbench):
     wrong = cvrbench("data", "generate", "aliccp", "--rows", "many", "--out", "made")
     assert wrong.code == 2
     assert "many" in wrong.err
+
+
+def test_a_folder_that_is_gone_is_one_sentence(cvrbench, monkeypatch, tmp_path):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    for command in ("run", "ls", "report"):
+        said = cvrbench(command)
+        assert (said.code, said.out) == (2, "")
+        assert said.err == (
+            "error: the folder that this command was called in no longer exists; go to one that "
+            "does\n"
+        )
+
+
+def test_a_killed_helper_process_is_one_sentence(cvrbench, monkeypatch):
+    def killed(_: object) -> None:
+        raise EOFError("unexpected EOF")  # as multiprocessing does where its fork server is gone
+
+    monkeypatch.setattr("cvrbench.runs.store.ResultStore.survey", killed)
+    said = cvrbench("ls")
+    assert (said.code, said.out) == (1, "")
+    assert said.err.startswith("error: a helper process of this command has ended")
+    assert said.err.count("\n") == 1

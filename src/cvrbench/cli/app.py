@@ -2,18 +2,42 @@
 
 import os
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from cvrbench import __version__
 from cvrbench.cli import browse, check, data, diff, export, report, reproduce, run, show, sweep
 from cvrbench.cli.console import warn, write
-from cvrbench.errors import ConfigError, CvrbenchError, RunInterrupted
+from cvrbench.errors import ConfigError, CvrbenchError, RunError, RunInterrupted
 
 DONE, FAILED, MISUSE, INTERRUPTED = 0, 1, 2, 130
 
+
+class Commands(TyperGroup):
+    """The commands; an EOFError, which typer takes for Ctrl-D, says what it is."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Call the command."""
+        try:
+            Path.cwd()
+        except FileNotFoundError:
+            raise ConfigError(
+                "the folder that this command was called in no longer exists; go to one that does"
+            ) from None
+        try:
+            return super().invoke(ctx)
+        except EOFError:
+            raise RunError(
+                "a helper process of this command has ended without an answer, as when the system "
+                "kills it because memory runs out; the same command goes on where it was"
+            ) from None
+
+
 app = typer.Typer(
+    cls=Commands,
     name="cvrbench",
     help="Which way of sharing a network between click and conversion prediction is better?",
     no_args_is_help=True,

@@ -144,7 +144,7 @@ def resume(
         composed = with_own_word(composed, words, f"cvrbench resume {run_dir}")
         if config.logger.kind not in ("none", composed.config.logger.kind):
             logging.getLogger(__name__).warning(
-                "the run told logger=%s, which is not asked now; add logger=... to go on",
+                "the run was begun with logger=%s, which goes on only if you add that here",
                 config.logger.kind,
             )
     config = composed.config

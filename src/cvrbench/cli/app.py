@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from cvrbench import __version__
-from cvrbench.cli import browse, check, data, diff, export, report, reproduce, run, show, sweep
+from cvrbench.cli import data, export, report, reproduce, run, show, sweep
 from cvrbench.cli.console import warn, write
 from cvrbench.errors import ConfigError, CvrbenchError, RunError, RunInterrupted
 
@@ -45,17 +45,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command(epilog=browse.options())(run.run)
+app.command(epilog=show.options())(run.run)
 app.command()(run.resume)
 app.command()(sweep.sweep)
 app.command()(report.report)
 app.command()(export.export)
-app.command()(browse.config)
-app.command(name="ls")(browse.list_runs)
+app.command()(show.config)
+app.command(name="ls")(show.list_runs)
 app.command()(show.show)
-app.command()(diff.diff)
+app.command()(show.diff)
 app.command()(reproduce.reproduce)
-app.command()(check.check)
+app.command()(report.check)
 app.add_typer(data.app, name="data")
 
 

@@ -1,5 +1,6 @@
 """`cvrbench data`: list, fetch, generate, prepare, describe and verify datasets."""
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,8 +17,7 @@ from cvrbench.cli.console import (
     working,
     write,
 )
-from cvrbench.cli.generate import generate
-from cvrbench.cli.run import AsJson, Overrides
+from cvrbench.cli.options import AsJson, Overrides
 from cvrbench.config.folder import datasets
 from cvrbench.errors import ConfigError
 
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="List, fetch, generate, prepare, describe and verify datasets.", no_args_is_help=True
 )
-
-app.command()(generate)
 
 PRESET, DEFAULT_PRESET = "preset=", "lossless"
 """`preset=aitm` is short for the dataset of that name behind a `_`: aliccp_aitm."""
@@ -167,6 +165,111 @@ def verify(name: Name, overrides: Overrides = None, as_json: AsJson = False) -> 
         print_json({"dataset": name, "path": str(folder), "files": n})
         return
     out.print(f"{name}: {n} files are as they were written")
+
+
+TEST_SHARE = 4
+"""Test rows are a quarter of the training rows unless wanted otherwise."""
+
+
+class Format(StrEnum):
+    """Datasets whose raw files can be generated."""
+
+    aliccp = "aliccp"
+
+
+def _rows(text: str) -> int:
+    """Read `1e6`, `1_000_000` or `1000000`."""
+    try:
+        number = float(text.replace("_", ""))
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no number of rows, such as 1e6") from None
+    if not number.is_integer():
+        raise typer.BadParameter(f"{text} is no whole number of rows")
+    return int(number)
+
+
+GeneratedName = Annotated[Format, typer.Argument(help="In whose format")]
+Out = Annotated[Path, typer.Option("--out", help="Folder to write; empty or new")]
+Rows = Annotated[int, typer.Option(parser=_rows, metavar="N", help="Training rows, such as 1e6")]
+TestRows = Annotated[
+    int | None,
+    typer.Option(parser=_rows, metavar="N", help="Test rows; a quarter as many if not given"),
+]
+Seed = Annotated[int, typer.Option(min=0, help="Same seed, same bytes")]
+Ctr = Annotated[float, typer.Option(help="Share of rows that are clicked")]
+Cvr = Annotated[float, typer.Option(help="Share of clicks that convert")]
+Conflict = Annotated[float, typer.Option(help="Strength of effects of opposite sign on the tasks")]
+Card = Annotated[float, typer.Option(help="Number of values of a field, 1 = real")]
+Hist = Annotated[float, typer.Option(help="Length of the histories, 1 = real")]
+Anomaly = Annotated[float, typer.Option(help="Share of rows with a conversion but no click")]
+Replay = Annotated[
+    int | None,
+    typer.Option(
+        parser=_rows,
+        metavar="N",
+        help="Draw N rows, then repeat them with fresh ids and labels; for 10^8 rows",
+    ),
+]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes; as many as cores")]
+
+
+@app.command()
+def generate(
+    name: GeneratedName,
+    out_dir: Out,
+    rows: Rows = 100_000,
+    test_rows: TestRows = None,
+    seed: Seed = 0,
+    ctr: Ctr = 0.03887,
+    cvr: Cvr = 0.00535,
+    conflict: Conflict = 0.8,
+    card: Card = 1.0,
+    hist: Hist = 1.0,
+    anomaly: Anomaly = 5.4e-6,
+    replay: Replay = None,
+    workers: Workers = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write raw files in Ali-CCP's format whose true probabilities are known.
+
+    Examples:
+        cvrbench data generate aliccp --rows 1e6 --out generated
+
+        cvrbench data prepare aliccp --raw generated
+    """
+    from cvrbench.data.generator import generate as generate_files
+    from cvrbench.data.generator.world import GeneratorConfig
+    from cvrbench.data.raw import RowsProgress
+
+    config = GeneratorConfig(
+        rows=rows,
+        test_rows=test_rows if test_rows is not None else max(rows // TEST_SHARE, 10),
+        seed=seed,
+        card=card,
+        hist=hist,
+        ctr=ctr,
+        cvr=cvr,
+        conflict=conflict,
+        anomaly=anomaly,
+        replay=replay,
+    )
+    with preparing_bar() as on_rows:
+        manifest = generate_files(
+            config,
+            out_dir,
+            workers=workers or os.cpu_count() or 1,
+            on_progress=lambda n, total: on_rows(RowsProgress("generating", n, n / total)),
+        )
+    if as_json:
+        print_json({"path": str(out_dir), **manifest})
+        return
+    for half in ("train", "test"):
+        n = manifest[half]
+        out.print(
+            f"{half}: {n['rows']:,} rows, {n['clicks']:,} clicks, {n['conversions']:,} conversions,"
+            f" {n['common_rows']:,} common rows"
+        )
+    out.print(f"{out_dir}; go on with `cvrbench data prepare {name.value} --raw {out_dir}`")
 
 
 def _status(name: str, overrides: list[str]) -> tuple[str, int | None, str]:

@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from cvrbench.cli.console import out, print_json, working
-from cvrbench.cli.run import AsJson
+from cvrbench.cli.options import RESULTS, AsJson, ResultsDir, Run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +24,7 @@ class Layout(StrEnum):
 
 
 def export(
-    run: Annotated[str, typer.Argument(help="A run's folder, or a part of its name")],
+    run: Run,
     task: Annotated[
         str,
         typer.Option(
@@ -38,7 +38,7 @@ def export(
         Path | None,
         typer.Option("--to", metavar="DIR", help="Where; default: folder `export` of the run"),
     ] = None,
-    results_dir: Annotated[Path, typer.Option(help="Folder of results")] = Path("results"),
+    results_dir: ResultsDir = RESULTS,
     as_json: AsJson = False,
 ) -> None:
     """Write a trained network to files that need no cvrbench, and say what that saves.

@@ -1,4 +1,4 @@
-"""`cvrbench report`."""
+"""`cvrbench report`, and `check`: a guard against results that become worse."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cvrbench.cli.console import out, print_json, reading_bar, warn, write
+from cvrbench.cli.options import RESULTS, AsJson
 from cvrbench.errors import ConfigError, StoreError
 from cvrbench.report import MARGIN
 
@@ -76,9 +77,6 @@ Full = Annotated[
 ]
 Layout = Annotated[
     Format, typer.Option("--format", help="How tables are printed; `json` is --json")
-]
-AsJson = Annotated[
-    bool, typer.Option("--json", help="Print JSON, one object per dataset and sweep")
 ]
 Html = Annotated[
     Path | None,
@@ -298,3 +296,42 @@ def _draw_sweeps(summaries: "Sequence[StudySummary]", folder: Path) -> None:
             continue
         for kind, figure in figures.items():
             warn(f"wrote {save(figure, folder / f'sweep-{name}-{kind}.png')}")
+
+
+def check(
+    baseline: Annotated[
+        Path,
+        typer.Argument(
+            metavar="BASELINE.json", help="What `cvrbench report --json > BASELINE.json` wrote"
+        ),
+    ],
+    results_dir: Annotated[Path, typer.Argument(help="Folder of results")] = RESULTS,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(min=0, help="How far an AUC may fall; default: as far as chance explains"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Hold today's results against earlier ones; exit with 1 if an AUC fell or a row is gone.
+
+    Examples:
+        cvrbench report --json > baseline.json
+
+        cvrbench check baseline.json
+    """
+    from cvrbench.report.checks import check_all, check_grid, check_json, read_baseline
+    from cvrbench.report.comparison import compare
+    from cvrbench.report.tables import GridTable
+    from cvrbench.runs.store import ResultStore
+
+    known = read_baseline(baseline)
+    survey = ResultStore(results_dir).survey()
+    for one in survey.unreadable:
+        warn(f"left out: {one.why}")
+    found = check_all(known, compare(survey.records), tolerance)
+    if as_json:
+        print_json(check_json(found))
+    else:
+        out.print(GridTable(check_grid(found)))
+    if found.failures:
+        raise typer.Exit(1)

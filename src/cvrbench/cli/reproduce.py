@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cvrbench.cli.browse import ResultsDir
 from cvrbench.cli.console import errors, out, print_json, training_bar
-from cvrbench.cli.run import AsJson, Own
+from cvrbench.cli.options import RESULTS, AsJson, Own, ResultsDir, Run
 from cvrbench.errors import RunInterrupted
 
 if TYPE_CHECKING:
@@ -19,9 +18,9 @@ if TYPE_CHECKING:
 
 
 def reproduce(
-    run: Annotated[str, typer.Argument(help="A run's folder, or a part of its name")],
+    run: Run,
     overrides: Own = None,
-    results_dir: ResultsDir = Path("results"),
+    results_dir: ResultsDir = RESULTS,
     keep: Annotated[
         bool, typer.Option("--keep", help="Keep the second run, and say where it lies")
     ] = False,

@@ -17,9 +17,9 @@ from cvrbench.cli.console import (
     warn,
     working,
 )
+from cvrbench.cli.options import RESULTS, AsJson, DryRun, Overrides, Own, ResultsDir, Run
 from cvrbench.cli.plan import run_plan, summary, with_advice, workers_here
 from cvrbench.cli.report import present_runs
-from cvrbench.config.folder import complete
 from cvrbench.errors import RunInterrupted
 
 if TYPE_CHECKING:
@@ -31,28 +31,6 @@ if TYPE_CHECKING:
 GB = 1e9
 
 
-def _complete(context: typer.Context, incomplete: str) -> list[str]:
-    return complete(incomplete, context.params.get("overrides") or [])
-
-
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="GROUP=OPTION|KEY=VALUE",
-        help="Hydra overrides: model=ncs dataset=kuairand trainer.epochs=2",
-        autocompletion=_complete,
-        show_default=False,
-    ),
-]
-Own = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="[data_dir=DIR] [logger=...]",
-        help="Data folder and tracker, where they are not those of your own configuration: a run "
-        "that may be somebody else's does not choose them",
-        show_default=False,
-    ),
-]
 Multirun = Annotated[
     bool,
     typer.Option(
@@ -68,13 +46,12 @@ Figures = Annotated[
         help="Draw the comparison there; an experiment with a plan is drawn in results_dir",
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line")]
 
 
 def run(
     overrides: Overrides = None,
     multirun: Multirun = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop")] = False,
+    dry_run: DryRun = False,
     force: Annotated[bool, typer.Option("--force", help="Run finished cells again")] = False,
     fail_fast: Annotated[
         bool, typer.Option("--fail-fast", help="Stop at the first run that fails")
@@ -119,9 +96,9 @@ def run(
 
 
 def resume(
-    run: Annotated[str, typer.Argument(help="A run's folder, or a part of its name")],
+    run: Run,
     overrides: Own = None,
-    results_dir: Annotated[Path, typer.Option(help="Folder of results")] = Path("results"),
+    results_dir: ResultsDir = RESULTS,
     as_json: AsJson = False,
 ) -> None:
     """Go on with an interrupted run; it ends where the uninterrupted one would have ended."""

@@ -1,4 +1,4 @@
-"""`cvrbench show`: one run, its masks, or its gates and gradients."""
+"""`cvrbench config`, `ls`, `show` and `diff`: configurations and runs, looked at."""
 
 import shlex
 from dataclasses import asdict, replace
@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
-from cvrbench.cli.browse import ResultsDir
-from cvrbench.cli.console import heading, out, print_json, warn
-from cvrbench.cli.run import AsJson
+from cvrbench.cli.console import heading, out, print_json, warn, write
+from cvrbench.cli.options import RESULTS, AsJson, Overrides, ResultsDir, Run
 from cvrbench.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from cvrbench.runs.record import RunRecord
 
 MASKS, SHARING = "masks", "sharing"
-RESULTS = Path("results")
 PAGE = 80
 """Longer lines of prose are hard to read."""
 
@@ -236,3 +235,101 @@ def _show_sharing(record: "RunRecord", *, as_json: bool) -> None:
         print_json({**plain, "gates": gates, "gradient_cosine": cosines, "self_cosine": own})
         return
     _print([*gate_grids(gates), *([cosine_grid(cosines, own)] if cosines else [])])
+
+
+def diff(
+    first: Run,
+    second: Run,
+    results_dir: ResultsDir = RESULTS,
+    as_json: AsJson = False,
+) -> None:
+    """Compare two runs: configuration, data, versions, cost, and metrics on the same test rows.
+
+    Examples:
+        cvrbench diff kuairand-mmoe-s0 kuairand-ncs-s0
+
+        cvrbench diff results/runs/RUN elsewhere/runs/RUN
+    """
+    from cvrbench.report.pairs import making_grids, number_grids, pair, pair_json
+    from cvrbench.report.tables import GridTable, words_table
+    from cvrbench.runs.store import ResultStore
+
+    store = ResultStore(results_dir)
+    found = pair(store.folder(first), store.folder(second))
+    if as_json:
+        print_json(pair_json(found))
+        return
+    for side, name in zip(("first ", "second"), found.names, strict=True):
+        out.print(Text.assemble(f"{side}  ", (name, "bold")), soft_wrap=True)
+    for grid in making_grids(found):
+        out.print()
+        out.print(words_table(grid) if grid.rows else f"{grid.title}: {grid.caption}")
+    for grid in number_grids(found):
+        out.print()
+        out.print(GridTable(grid))
+
+
+def options() -> str:
+    """Return every group and its options, for the end of a help text; nothing without a conf."""
+    from cvrbench.config.folder import find_conf, groups
+
+    try:
+        found = groups(find_conf())
+    except (ConfigError, OSError):
+        return ""
+    return "\n\n".join(f"{group}=  {', '.join(names)}" for group, names in found.items())
+
+
+def config(
+    overrides: Overrides = None,
+    where: Annotated[
+        bool, typer.Option("--where", help="Print only the folder of yaml files")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Print the composed configuration and where each value comes from."""
+    from cvrbench.config.compose import compose, origins
+    from cvrbench.config.folder import find_conf
+    from cvrbench.config.validate import config_to_dict
+
+    if where:
+        write(str(find_conf()))
+        return
+    if as_json:
+        print_json(config_to_dict(compose(overrides or []).config))
+        return
+    table = Table("key", "value", "from", box=None, pad_edge=False)
+    for key, value, origin in origins(overrides or []):
+        table.add_row(key, value, origin)
+    out.print(table)
+    write(f"yaml files: {find_conf()}")
+
+
+def list_runs(
+    results_dir: ResultsDir = RESULTS,
+    as_json: AsJson = False,
+) -> None:
+    """List runs, finished and unfinished, and those whose record cannot be read."""
+    from cvrbench.runs.store import ResultStore
+
+    survey = ResultStore(results_dir).survey()
+    begun = [one.folder for one in survey.begun]
+    rows = [
+        (record.run_id, "finished", str(record.environment.get("finished", "")))
+        for record in survey.records
+    ]
+    rows += [(folder.name, "unfinished: cvrbench resume", "") for folder in begun]
+    rows += [(one.folder.name, f"unreadable: {one.why}", "") for one in survey.unreadable]
+    if as_json:
+        for run_id, words, when in rows:
+            state, _, why = words.partition(": ")
+            known = {"run_id": run_id, "state": state, "finished": when or None}
+            print_json({**known, "why": why} if state == "unreadable" else known)
+        return
+    table = Table("run", "state", "finished", box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    if rows:
+        out.print(table)
+    else:
+        out.print(f"no runs in {results_dir}")

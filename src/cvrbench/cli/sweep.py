@@ -14,11 +14,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from cvrbench.cli.browse import ResultsDir
 from cvrbench.cli.console import errors, heading, note, out, preparing_bar, print_json, warn, write
+from cvrbench.cli.options import RESULTS, AsJson, DryRun, Overrides, ResultsDir
 from cvrbench.cli.plan import run_plan, workers_here
 from cvrbench.cli.report import present_runs
-from cvrbench.cli.run import AsJson, Overrides
 from cvrbench.errors import CvrbenchError, RunInterrupted, StoreError
 
 if TYPE_CHECKING:
@@ -48,10 +47,8 @@ def sweep(
         str | None,
         typer.Option(metavar="NAME", help="Print the best configuration of a sweep and stop"),
     ] = None,
-    results_dir: ResultsDir = Path("results"),
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what would be searched and stop")
-    ] = False,
+    results_dir: ResultsDir = RESULTS,
+    dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Tune strategies with Optuna, each under the same budget; the same command again goes on.

@@ -167,9 +167,6 @@ def outcome(where: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for top in ("data", "results"):
         for path in sorted((where / top).rglob("*")):
-            # What Optuna's lock on a journal leaves where it is killed; in nobody's way.
-            if path.match("journal.log.lock*.rename"):
-                continue
             if path.is_file() or path.is_symlink():
                 found[path.relative_to(where).as_posix()] = _content(path)
     return found

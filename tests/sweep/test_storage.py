@@ -128,7 +128,9 @@ def test_a_missing_driver_is_named_with_its_extra(url, package, extra, tmp_path,
     ],
 )
 def test_a_storage_that_is_down_is_told_at_once(url, why, tmp_path, monkeypatch):
+    """A server that does not answer may come back; it is waited for, which a warning says."""
     monkeypatch.setattr(storage, "ANSWER", 2)
+    monkeypatch.setattr(storage, "PATIENCE", 1.0)
     begun = time.monotonic()
     with pytest.raises(StoreError, match=why) as refused:
         open_storage(url.format(port=free_port()), tmp_path / "journal.log")
@@ -140,6 +142,7 @@ def test_a_storage_that_is_down_is_told_at_once(url, why, tmp_path, monkeypatch)
 def test_a_server_that_takes_no_connection_is_given_up(tmp_path, monkeypatch):
     """It listens, and is too busy to say a word: a packet filter looks the same."""
     monkeypatch.setitem(storage.CONNECT, "postgresql", {"connect_timeout": 2})
+    monkeypatch.setattr(storage, "PATIENCE", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         port = deaf.getsockname()[1]
         begun = time.monotonic()
@@ -195,6 +198,68 @@ def test_a_changed_digit_in_a_line_of_the_journal_is_seen_when_opened_and_later(
     journal.write_bytes(journal.read_bytes().replace(b"56789", b"56788"))
     with pytest.raises(StoreError, match="line 3"):
         reader.get_study_user_attrs(study)
+
+
+@pytest.mark.parametrize("lost", [0, 1, 3])
+@pytest.mark.parametrize("fate", ["removed", "moved"])
+def test_a_line_that_is_missing_from_the_journal_is_seen(lost, fate, tmp_path):
+    journal = tmp_path / "journal.log"
+    opened = open_storage(None, journal)
+    study = opened.create_new_study(DIRECTIONS, "study")
+    trial = opened.create_new_trial(study)
+    for number in range(4):
+        opened.set_trial_user_attr(trial, f"n{number}", number)
+    lines = journal.read_bytes().splitlines(keepends=True)
+    line = lines.pop(lost)
+    if fate == "moved":
+        lines.insert(lost + 1, line)
+    journal.write_bytes(b"".join(lines))
+    with pytest.raises(StoreError, match=rf"line {lost + 1} was changed .* or one before it is"):
+        open_storage(None, journal)
+
+
+def test_a_journal_of_before_lines_named_the_one_before_is_read_and_gone_on_with(tmp_path):
+    journal = tmp_path / "journal.log"
+    theirs = JournalStorage(optuna.storages.journal.JournalFileBackend(str(journal)))
+    study = theirs.create_new_study(DIRECTIONS, "study")
+    opened = open_storage(None, journal)
+    opened.create_new_trial(study)
+    theirs.create_new_trial(study)  # optuna-dashboard writes, too
+    opened.create_new_trial(study)
+    assert [t.number for t in open_storage(None, journal).get_all_trials(study)] == [0, 1, 2]
+
+
+def test_what_a_killed_release_of_the_lock_leaves_is_removed(tmp_path):
+    journal = tmp_path / "journal.log"
+    open_storage(None, journal)
+    (tmp_path / "journal.log.lock0a1b.rename").symlink_to(journal)
+    open_storage(None, journal)
+    assert [path.name for path in tmp_path.iterdir()] == ["journal.log"]
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def test_a_journal_that_is_no_file_is_refused(make, tmp_path):
+    make(tmp_path / "journal.log")
+    with pytest.raises(StoreError, match=r"journal\.log is (a link|damaged)"):
+        open_storage(None, tmp_path / "journal.log")
+
+
+def test_a_storage_that_is_away_while_it_is_opened_is_waited_for(monkeypatch, caplog):
+    monkeypatch.setattr(storage, "PAUSE", 0.01)
+    errors = [refused(), internal(refused()), ConnectionError("no answer")]
+
+    def connect():
+        if errors:
+            raise errors.pop(0)
+        return "open"
+
+    assert storage._patiently("x", connect) == "open"
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told == "storage=x does not answer (connection refused); trying for 120 s"
+    errors = [OperationalError("", {}, OSError('FATAL: database "x" does not exist')), refused()]
+    with pytest.raises(OperationalError):
+        storage._patiently("x", connect)
+    assert len(errors) == 1
 
 
 @pytest.mark.parametrize("torn", ['{"op_code": 9, "tri', '{"op_code": 4, "worker_id": "x"}', "\0"])

@@ -118,6 +118,9 @@ class Leases:
             self.storage.set_trial_user_attr(trial._trial_id, WORKER, None)
 
     def _start(self, trial: FrozenTrial) -> bool:
+        # Signed before it runs: who is killed in between leaves no trial without a name. And again
+        # after it, since another may have signed the waiting one, too, and come too late.
+        self._sign(trial._trial_id, 0)
         try:
             if not self.storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING):
                 return False

@@ -10,10 +10,14 @@ from importlib.util import find_spec
 from itertools import product
 from typing import Any, assert_never
 
+import numpy as np
 import optuna
 from optuna import pruners, samplers
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import ExperimentalWarning
-from optuna.trial import Trial
+from optuna.search_space import intersection_search_space
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from cvrbench.config.runtime import SweepConfig
 from cvrbench.config.space import Choice, Dimension, Space
@@ -23,6 +27,95 @@ from cvrbench.errors import ConfigError
 from cvrbench.system.rng import derive
 
 LARGEST_GRID = 100_000
+
+
+class CmaEs(samplers.RandomSampler):
+    """CMA-ES (Hansen, 2016), which knows nothing but the complete trials before its own.
+
+    Optuna's own keeps a pickled optimiser in the study, and to unpickle what somebody else wrote is
+    to run their code. But the optimiser follows from the trials that it is told of: here it is made
+    anew for each trial and told of all, a generation after the other.
+
+    Differs from Optuna's: a trial that ends late counts in the next generation, not in none. Equal
+    to it: the first trials, and choices, are drawn at random; the search begins in the middle of
+    the space with a sixth of its width.
+    """
+
+    def __init__(self, seed: int, startup: int) -> None:
+        super().__init__(seed)
+        self.own, self.startup = seed, startup
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """Return the numbers that every complete trial has."""
+        space = intersection_search_space(self._told(study, trial))
+        numbers = (FloatDistribution, IntDistribution)
+        return {n: d for n, d in space.items() if isinstance(d, numbers) and not d.single()}
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Return what the optimiser proposes once it is told of all that is complete."""
+        told = self._told(study, trial)
+        if not search_space or len(told) < self.startup:
+            return {}
+        axes = [_UnitAxis(d) for d in search_space.values()]
+        point = self.optimizer(study, told[self.startup :], search_space).ask()
+        return {
+            name: axis.from_unit(float(x))
+            for name, axis, x in zip(search_space, axes, point, strict=True)
+        }
+
+    def optimizer(
+        self, study: optuna.Study, told: list[FrozenTrial], space: dict[str, BaseDistribution]
+    ) -> Any:
+        """Return a `cmaes.CMA` that is told of trials, as many whole generations as they are."""
+        from cmaes import CMA
+
+        axes = [_UnitAxis(d) for d in space.values()]
+        n = len(axes)
+        bounds = np.tile([0.0, 1.0], (n, 1))
+        optimizer = CMA(np.full(n, 0.5), 1 / 6, bounds, n_max_resampling=10 * n, seed=self.own)
+        sign = 1 if study.direction == StudyDirection.MINIMIZE else -1
+        size = optimizer.population_size
+        for first in range(0, len(told) - size + 1, size):
+            solutions = []
+            for t in told[first : first + size]:
+                values = [t.params[name] for name in space]
+                point = [axis.to_unit(v) for axis, v in zip(axes, values, strict=True)]
+                solutions.append((np.array(point), sign * t.values[0]))
+            optimizer.tell(solutions)
+        return optimizer
+
+    def _told(self, study: optuna.Study, trial: FrozenTrial) -> list[FrozenTrial]:
+        complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return [t for t in complete if t.number < trial.number]
+
+
+class _UnitAxis:
+    """A number's range as [0, 1]; a stepped one's with half a step more on both sides."""
+
+    def __init__(self, distribution: BaseDistribution) -> None:
+        assert isinstance(distribution, FloatDistribution | IntDistribution)
+        self.of = distribution
+        self.step = distribution.step or 0.0
+        self.scale = math.log if distribution.log else float
+        low, high = distribution.low - self.step / 2, distribution.high + self.step / 2
+        self.low, self.width = self.scale(low), self.scale(high) - self.scale(low)
+
+    def to_unit(self, value: float) -> float:
+        """Return a value's place."""
+        return (self.scale(value) - self.low) / self.width
+
+    def from_unit(self, place: float) -> float:
+        """Return the value at a place, or the nearest there is."""
+        found = self.low + place * self.width
+        value = math.exp(found) if self.of.log else found
+        if self.step:
+            value = self.of.low + round((value - self.of.low) / self.step) * self.step
+        value = min(max(value, self.of.low), self.of.high)
+        return int(value) if isinstance(self.of, IntDistribution) else value
 
 
 def check_sampler(settings: SweepConfig) -> None:
@@ -53,7 +146,7 @@ def build_sampler(settings: SweepConfig, seed: int, number: int) -> samplers.Bas
             case "gp":
                 return samplers.GPSampler(seed=own, n_startup_trials=startup)
             case "cmaes":
-                return samplers.CmaEsSampler(seed=own, n_startup_trials=startup)
+                return CmaEs(own, startup)
             case "nsga2":
                 return samplers.NSGAIISampler(seed=own, population_size=startup)
             case "qmc":

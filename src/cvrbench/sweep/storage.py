@@ -6,13 +6,17 @@ nothing here minds: a trial too many waits for ever, one leased without our know
 a dead worker's is, and a trial ends only once.
 """
 
+import hashlib
 import json
+import logging
 import os
+import re
 import time
 import warnings
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from functools import partial
+from glob import escape
 from importlib import import_module
 from io import FileIO
 from pathlib import Path
@@ -41,7 +45,13 @@ from sqlalchemy.exc import (
 
 from cvrbench.errors import ConfigError, StoreError
 from cvrbench.runs.environment import without_password
-from cvrbench.system.files import explain_write, is_intact, sealed
+from cvrbench.system.files import (
+    check_no_links,
+    explain_write,
+    is_intact,
+    open_regular,
+    sealed,
+)
 
 PATIENCE = 120.0
 """Seconds that a storage may be away."""
@@ -73,6 +83,12 @@ CONNECT: dict[str, dict[str, Any]] = {
 }
 """What each driver is told beyond the URL."""
 BEGIN_ANEW = "move it away, and the sweep begins anew with the runs that are done"
+DENIED = re.compile(
+    "authentication|does not exist|no password|pg_hba|denied|unknown database|translate host"
+    "|not known|name resolution|unable to open|read-?only|disk i/o",
+    re.IGNORECASE,
+)
+"""Answers of a database that is there, or will never be."""
 BIRTHS = 5
 """How often opening is tried while another process makes the tables of a new database."""
 
@@ -107,17 +123,25 @@ class WholeLines(JournalFileBackend):
         # leads nowhere, and Optuna would wait for a dead process for ever.
         self.path = path.absolute()
         self.link = JournalFileSymlinkLock(str(self.path), grace_period=GRACE)
+        # What a process leaves that is killed between the two steps of a release. The lock is free
+        # by then; who is just between them finds it gone, which `append_logs` does not mind.
+        for left in self.path.parent.glob(f"{escape(self.path.name)}.lock*.rename"):
+            left.unlink(missing_ok=True)
+        self.ends = {0: (0, NO_LINE)}
         super().__init__(str(self.path), self.link)
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Append in one write, after dropping a torn line, which nobody was told of."""
-        lines = (json.dumps(sealed(log), separators=(",", ":")) + "\n" for log in logs)
-        data = "".join(lines).encode()
         with explain_write(self.path):
             self.link.acquire()
             try:
                 with self.path.open("a+b", buffering=0) as file:
-                    _drop_torn_line(file)
+                    before = _digest(_last_line(file))
+                    data = b""
+                    for log in logs:
+                        line = json.dumps(sealed({**log, "after": before}), separators=(",", ":"))
+                        data += line.encode() + b"\n"
+                        before = _digest(line.encode() + b"\n")
                     while data:
                         data = data[file.write(data) :]
                     os.fsync(file.fileno())
@@ -126,36 +150,70 @@ class WholeLines(JournalFileBackend):
                     self.link.release()
 
     def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
-        """Yield the lines from one on, each as it was written.
+        """Yield the lines from one on, each as it was written and none missing.
 
         Raises:
-            StoreError: One was changed since.
+            StoreError: One was changed or removed since, or cannot be read.
         """
-        for number, log in enumerate(super().read_logs(log_number_from), log_number_from + 1):
-            if not is_intact(log):
-                raise StoreError(
-                    f"{self.path} is damaged: line {number} was changed since it was written; "
-                    f"{BEGIN_ANEW}"
-                )
-            yield log
+        number = max(n for n in self.ends if n <= log_number_from)
+        place, before = self.ends[number]
+        with open_regular(self.path) as file:
+            file.seek(place)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return  # it is being written, or torn
+                number, place = number + 1, place + len(line)
+                log = _parse(line)
+                if log is None or not is_intact(log) or log.get("after", before) != before:
+                    raise StoreError(
+                        f"{self.path} is damaged: line {number} was changed since it was written, "
+                        f"or one before it is missing; {BEGIN_ANEW}"
+                    )
+                before = _digest(line)
+                self.ends = {0: (0, NO_LINE), number: (place, before)}
+                if number > log_number_from:
+                    yield log
 
 
-def _drop_torn_line(file: FileIO) -> None:
-    if not file.seek(0, os.SEEK_END):
-        return
-    file.seek(-1, os.SEEK_END)
-    if file.read() != b"\n":
-        file.seek(0)
-        file.truncate(file.read().rfind(b"\n") + 1)
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        log = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return log if isinstance(log, dict) else None
+
+
+def _digest(line: bytes) -> str:
+    return hashlib.sha256(line).hexdigest()[:16]
+
+
+NO_LINE = _digest(b"")
+
+
+def _last_line(file: FileIO) -> bytes:
+    """Return the last whole line, after dropping a torn one; leave the file at its end."""
+    end = file.seek(0, os.SEEK_END)
+    tail, size = b"", 4096
+    while True:
+        size = min(2 * size, end)
+        file.seek(end - size)
+        tail = file.read(size)
+        whole, newline, torn = tail.rpartition(b"\n")
+        if b"\n" in whole or size == end:
+            break
+    if torn:
+        file.truncate(end - len(torn))
+    return whole.rpartition(b"\n")[2] + newline
 
 
 def _file(journal: Path) -> BaseStorage:
+    check_no_links(journal, within=journal.parent.parent.parent)
     with explain_write(journal):
         journal.parent.mkdir(parents=True, exist_ok=True)
         backend = WholeLines(journal)
     try:
         return JournalStorage(backend)
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
         raise StoreError(f"{journal} is damaged: {error}; {BEGIN_ANEW}") from None
 
 
@@ -169,7 +227,7 @@ def _database(url: str, scheme: str) -> BaseStorage:
     except (ArgumentError, ValueError):
         raise ConfigError(f"storage={shown} is no URL; write {KINDS}") from None
     try:
-        inner = _connect(url, scheme)
+        inner = _patiently(shown, partial(_connect, url, scheme))
     except (
         SQLAlchemyError,
         StorageInternalError,  # SQLAlchemy's, in Optuna's words
@@ -183,22 +241,33 @@ def _database(url: str, scheme: str) -> BaseStorage:
 
 
 def _connect(url: str, scheme: str) -> RDBStorage:
-    """Open a database, waiting for one whose tables are just being made."""
     # A pooled connection may be one of before the server's restart.
     options = {"pool_pre_ping": True, "connect_args": CONNECT[scheme]}
-    attempt = 0
+    inner = RDBStorage(url, engine_kwargs=options)
+    if inner.engine.name == "sqlite":
+        _take_turns(inner.engine)
+    inner.get_all_studies()
+    return inner
+
+
+def _patiently(shown: str, connect: Callable[[], Any]) -> Any:
+    """Open a storage, waiting for one that is away, or whose tables are just being made."""
+    begun, births, told = time.monotonic(), 0, False
     while True:
-        attempt += 1
         try:
-            inner = RDBStorage(url, engine_kwargs=dict(options))
-            if inner.engine.name == "sqlite":
-                _take_turns(inner.engine)
-            inner.get_all_studies()
-            return inner
-        except (DBAPIError, StorageInternalError) as error:
-            if attempt == BIRTHS or not _is_birth(error):
+            return connect()
+        except Exception as error:
+            births += _is_birth(error)
+            away = isinstance(error, ConnectionError) or _is_away(error)
+            away = away and not DENIED.search(reason(error))
+            late = time.monotonic() - begun > PATIENCE
+            if late or births == BIRTHS or not (away or _is_birth(error)):
                 raise
-            time.sleep(1)
+            if away and not told:
+                told = True
+                words = "storage=%s does not answer (%s); trying for %.0f s"
+                logging.getLogger(__name__).warning(words, shown, reason(error), PATIENCE)
+            time.sleep(PAUSE)
 
 
 def _is_birth(error: Exception) -> bool:
@@ -236,12 +305,17 @@ def _proxy(url: str) -> BaseStorage:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         inner = GrpcStorageProxy(host=host, port=port)
-    try:
+
+    def connect() -> None:
         inner.wait_server_ready(timeout=ANSWER)
         inner.get_all_studies()
+
+    try:
+        _patiently(url, connect)
     except ConnectionError:
         raise StoreError(
-            f"cannot open storage={url}: no answer in {ANSWER} s; start optuna's gRPC proxy there"
+            f"cannot open storage={url}: no answer in {PATIENCE:.0f} s; start optuna's gRPC proxy "
+            "there"
         ) from None
     except Exception as error:
         if not callable(getattr(error, "code", None)):  # no error of gRPC's

@@ -28,7 +28,7 @@ from cvrbench.errors import ConfigError, RunError, did_you_mean
 from cvrbench.metrics.evaluation import describe_metric, selectable
 from cvrbench.runs.memory import check_together
 from cvrbench.runs.planning import check_plan
-from cvrbench.runs.record import RunRecord, decisive
+from cvrbench.runs.record import NUMBERS, RunRecord, decisive
 from cvrbench.runs.study import Direction, Studies, StudyFolder
 from cvrbench.sweep.samplers import check_sampler, fixed_trials, quiet
 from cvrbench.sweep.storage import open_storage
@@ -200,6 +200,7 @@ def identity(study: Study) -> dict[str, Any]:
     """Return what makes two studies the same, as plain values."""
     settings = {key: value for key, value in asdict(study.settings).items() if key in IDENTITY}
     found = {
+        "numbers": NUMBERS,
         "config": decisive(config_to_dict(study.base.config)),
         "settings": settings,
         "space": {d.key: d.text for d in study.space.always},

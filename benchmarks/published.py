@@ -111,7 +111,7 @@ PUBLISHED = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", choices=[*PUBLISHED, []])
-    parser.add_argument("--results", type=Path, default=Path("published"))
+    parser.add_argument("--results", type=Path, default=Path("results") / "published")
     parser.add_argument("--data", type=Path, default=Path("datasets"))
     parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args()

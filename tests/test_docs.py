@@ -101,34 +101,44 @@ def test_a_shell_takes_every_command_as_it_is_written():
     assert not result.returncode, result.stderr
 
 
+def pages() -> dict[str, str]:
+    files = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md")]
+    return {str(file.relative_to(ROOT)): file.read_text() for file in files}
+
+
 def is_there(name: str) -> bool:
     """Whether a module has this dotted name, or its parent module's source has the last word."""
-    place = ROOT.joinpath("src", *name.split("."))
+    place = ROOT.joinpath("src", "cvrbench", *name.removeprefix("cvrbench").split("."))
     if place.is_dir() or place.with_suffix(".py").exists():
         return True
-    home = (
+    parent = (
         place.parent / "__init__.py" if place.parent.is_dir() else place.parent.with_suffix(".py")
     )
-    return home.exists() and place.name in re.findall(r"\w+", home.read_text())
+    return parent.exists() and place.name in re.findall(r"\w+", parent.read_text())
 
 
-def test_paths_and_imports_in_the_text_are_there():
+def test_paths_in_the_text_are_there():
     """`mine` is what a reader adds, and capitals are what a command is given."""
-    rooms = (ROOT, ROOT / "src" / "cvrbench", DOCS)
-    missing = []
-    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md")]:
-        text = page.read_text()
+    places = (ROOT, ROOT / "src" / "cvrbench", DOCS)
+    missing = {}
+    for page, text in pages().items():
         paths = re.findall(r"`((?:[\w-]+/)+[\w-]+\.(?:py|yaml|md|css|txt))`", text)
-        known = [path for path in paths if not re.search(r"[A-Z]{3}|\bmine\b", path)]
-        missing += [f"{page.name}: {p}" for p in known if not any((r / p).exists() for r in rooms)]
-        for module, names in re.findall(
-            r"^ +from (cvrbench[\w.]*) import (.*)$", text, re.MULTILINE
-        ):
-            new = [f"{module}.{name.strip()}" for name in names.split(",") if "Mine" not in name]
-            missing += [f"{page.name}: {name}" for name in new if not is_there(name)]
-    documented = re.findall(r'"(cvrbench[\w.]*)"', (DOCS / "_reference.py").read_text())
-    missing += [f"_reference.py: {name}" for name in documented if not is_there(name)]
-    assert missing == []
+        paths = [path for path in paths if not re.search(r"[A-Z]{3}|\bmine\b", path)]
+        missing[page] = [path for path in paths if not any((p / path).exists() for p in places)]
+    assert {page: paths for page, paths in missing.items() if paths} == {}
+
+
+def test_modules_and_names_in_the_text_are_there():
+    rooms = [path.name for path in (ROOT / "src" / "cvrbench").iterdir() if path.is_dir()]
+    texts = {**pages(), "_reference.py": (DOCS / "_reference.py").read_text()}
+    missing = {}
+    for page, text in texts.items():
+        names = re.findall(rf"[`\"](?:cvrbench\.)?((?:{'|'.join(rooms)})\.[\w.]+)", text)
+        names = [name for name in names if not re.search(r"\.(json|safetensors)$", name)]
+        for module, imported in re.findall(r"^ +from cvrbench\.?(\S*) import (.*)$", text, re.M):
+            names += [f"{module}.{name}" for name in imported.split(", ") if "Mine" not in name]
+        missing[page] = [name for name in names if not is_there(name)]
+    assert {page: names for page, names in missing.items() if names} == {}
 
 
 def test_links_to_files_lead_somewhere():

@@ -141,6 +141,13 @@ def test_modules_and_names_in_the_text_are_there():
     assert {page: names for page, names in missing.items() if names} == {}
 
 
+def test_the_architecture_names_every_room():
+    package = ROOT / "src" / "cvrbench"
+    rooms = {path.parent.name for path in package.glob("*/__init__.py")} | {"errors"}
+    text = (DOCS / "explanation" / "architecture.md").read_text()
+    assert set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) == rooms
+
+
 def test_links_to_files_lead_somewhere():
     pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md")]
     links = [

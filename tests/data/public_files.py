@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable
 
-from cvrbench.data.sources import aliexpress, kuairand, kuairec, tiktok
+from cvrbench.data.sources import kuaishou, logs
 
 Row = dict[str, float | int | str]
 Table = list[Row]
@@ -22,7 +22,7 @@ def tiktok_rows(n: int = 600, seed: int = 0) -> Table:
     rng = random.Random(seed)
     rows = []
     for k in range(n):
-        row: Row = {name: rng.randint(0, 30) for name in tiktok.COLUMNS}
+        row: Row = {name: rng.randint(0, 30) for name in logs.TIKTOK_COLUMNS}
         row |= {"finish": int(rng.random() < 0.4), "like": int(rng.random() < 0.1)}
         row |= {"create_time": 53_085_000_000 + (k // 3) * 7, "video_duration": rng.randint(0, 60)}
         if k % 5 == 0:
@@ -104,15 +104,15 @@ def kuairec_tables(n: int = 900, seed: int = 0) -> dict[str, Table]:
     ]
     users: Table = [
         {"user_id": user}
-        | {c: '"[10,50)"' if c.endswith("_range") else user % 4 for c in kuairec.USER_FIELDS}
+        | {c: '"[10,50)"' if c.endswith("_range") else user % 4 for c in kuaishou.USER_FIELDS}
         for user in range(41)
     ]
     items: Table = [{"video_id": v, "feat": f'"[{v % 7}, {v % 5}]"'} for v in range(61)]
     return {
-        kuairec.BIG: big,
-        kuairec.SMALL: small,
-        kuairec.USERS: users,
-        kuairec.ITEMS: items,
+        kuaishou.BIG: big,
+        kuaishou.SMALL: small,
+        kuaishou.PEOPLE: users,
+        kuaishou.ITEMS: items,
     }
 
 
@@ -124,12 +124,12 @@ def aliexpress_tables(pages: int = 30, seed: int = 0) -> dict[str, Table]:
         users: Table = []
         items: Table = []
         for search in range(first, first + pages):
-            row = {c: round(rng.random(), 6) for c in aliexpress.USER_COLUMNS}
-            users.append(row | {"search_id": search} | _codes(rng, aliexpress.USER_IDS))
+            row = {c: round(rng.random(), 6) for c in logs.USER_COLUMNS}
+            users.append(row | {"search_id": search} | _codes(rng, logs.USER_IDS))
             for _ in range(rng.randint(1, 12)):
-                item = {c: round(rng.random(), 6) for c in aliexpress.ITEM_COLUMNS}
+                item = {c: round(rng.random(), 6) for c in logs.ITEM_COLUMNS}
                 label = rng.choice([0, 0, 0, 1, 1, 2])
-                item |= {"search_id": search} | _codes(rng, aliexpress.ITEM_IDS)
+                item |= {"search_id": search} | _codes(rng, logs.ITEM_IDS)
                 items.append(item | {"item_49": label})
         for orphan in items[:3]:
             items.append(orphan | {"search_id": 999_999})
@@ -147,7 +147,7 @@ def kuairand_large(variant: str = "27k", n: int = 900, seed: int = 0) -> dict[st
 
     def view(k: int) -> Row:
         click = int(rng.random() < 0.5)
-        row: Row = dict.fromkeys(kuairand.LOG_COLUMNS, 0)
+        row: Row = dict.fromkeys(kuaishou.LOG_COLUMNS, 0)
         day = 20220408 + k * 22 // n if k * 22 // n < 22 else 20220430
         day = day if day <= 20220430 else 20220501 + (day - 20220431)
         return row | {
@@ -164,8 +164,8 @@ def kuairand_large(variant: str = "27k", n: int = 900, seed: int = 0) -> dict[st
     log = [view(k) for k in range(n)]
     users: Table = [
         {"user_id": user}
-        | {c: '"[1,10)"' if c.endswith("_range") else user % 4 for c in kuairand.USER_FIELDS}
-        | dict.fromkeys(kuairand.COUNTS, user)
+        | {c: '"[1,10)"' if c.endswith("_range") else user % 4 for c in kuaishou.USER_FIELDS}
+        | dict.fromkeys(kuaishou.COUNTS, user)
         for user in range(41)
     ]
     videos: Table = [

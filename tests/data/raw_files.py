@@ -8,16 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from cvrbench.data.sources import census, kuairand
-from cvrbench.data.sources.hillstrom import FILE as HILLSTROM_FILE
+from cvrbench.data.sources import kuaishou, small_tables
 
 
 def kuairand_files(rows: int = 600, seed: int = 0) -> dict[str, str]:
     rng = np.random.default_rng(seed)
-    lines = [",".join(kuairand.LOG_COLUMNS)]
+    lines = [",".join(kuaishou.LOG_COLUMNS)]
     for row in range(rows):
         click = int(rng.random() < 0.4)
-        values = dict.fromkeys(kuairand.LOG_COLUMNS, 0)
+        values = dict.fromkeys(kuaishou.LOG_COLUMNS, 0)
         values |= {
             "user_id": int(rng.integers(40)),
             "video_id": int(rng.integers(30)),
@@ -30,10 +29,10 @@ def kuairand_files(rows: int = 600, seed: int = 0) -> dict[str, str]:
             "duration_ms": int(rng.integers(1000, 60000)),
             "tab": int(rng.integers(3)),
         }
-        lines.append(",".join(str(values[column]) for column in kuairand.LOG_COLUMNS))
+        lines.append(",".join(str(values[column]) for column in kuaishou.LOG_COLUMNS))
     users = [
         "user_id",
-        *kuairand.USER_FIELDS,
+        *kuaishou.USER_FIELDS,
         "follow_user_num",
         "fans_user_num",
         "friend_user_num",
@@ -44,31 +43,31 @@ def kuairand_files(rows: int = 600, seed: int = 0) -> dict[str, str]:
         row = ['"[100,1k)"' if c.endswith("_range") else str(user % 5) for c in users]
         row[0] = str(user)
         user_lines.append(",".join(row))
-    videos = ["video_id", *kuairand.VIDEO_FIELDS, "tag"]
+    videos = ["video_id", *kuaishou.VIDEO_FIELDS, "tag"]
     video_lines = [",".join(videos)]
     for video in range(30):
         tags = '"1,2"' if video % 3 else ""
-        video_lines.append(",".join([str(video), *["7"] * len(kuairand.VIDEO_FIELDS), tags]))
+        video_lines.append(",".join([str(video), *["7"] * len(kuaishou.VIDEO_FIELDS), tags]))
     return {
         "log_standard_4_25_to_5_08_pure.csv": "\n".join(lines) + "\n",
-        kuairand.USERS: "\n".join(user_lines) + "\n",
-        kuairand.VIDEOS: "\n".join(video_lines) + "\n",
+        kuaishou.USERS: "\n".join(user_lines) + "\n",
+        kuaishou.VIDEOS: "\n".join(video_lines) + "\n",
     }
 
 
 def census_files(rows: int = 400, seed: int = 0) -> dict[str, str]:
     rng = np.random.default_rng(seed)
     files = {}
-    for file in census.CENSUS_FILES:
+    for file in small_tables.CENSUS_FILES:
         lines = []
         for _ in range(rows):
-            values = dict.fromkeys(census.CENSUS_COLUMNS, "Not in universe")
-            values |= {column: str(int(rng.integers(60))) for column in census.CENSUS_NUMBERS}
-            values["education"] = str(rng.choice([*census.COLLEGE, "Children", "10th grade"]))
+            values = dict.fromkeys(small_tables.CENSUS_COLUMNS, "Not in universe")
+            values |= {column: str(int(rng.integers(60))) for column in small_tables.CENSUS_NUMBERS}
+            values["education"] = str(rng.choice([*small_tables.COLLEGE, "Children", "10th grade"]))
             values["marital_stat"] = str(rng.choice(["Never married", "Divorced"]))
             values["instance_weight"] = "1700.09"
             values["income_50k"] = str(rng.choice(["- 50000.", "50000+."]))
-            lines.append(", ".join(values[column] for column in census.CENSUS_COLUMNS))
+            lines.append(", ".join(values[column] for column in small_tables.CENSUS_COLUMNS))
         files[file] = "\n".join(lines) + "\n"
     return files
 
@@ -103,7 +102,7 @@ def hillstrom_files(rows: int = 600, seed: int = 0) -> dict[str, str]:
             f"{rng.integers(1, 13)},2) $100 - $200,{rng.random() * 300:.2f},1,0,Rural,0,Web,"
             f"No E-Mail,{visit},{bought},{bought * 29.99}"
         )
-    return {HILLSTROM_FILE: "\n".join(lines) + "\n"}
+    return {small_tables.HILLSTROM_FILE: "\n".join(lines) + "\n"}
 
 
 FILES = {

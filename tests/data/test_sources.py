@@ -5,7 +5,7 @@ import pytest
 
 from cvrbench.config.compose import compose
 from cvrbench.data.raw import Fractions, by_row
-from cvrbench.data.sources import census, load_raw
+from cvrbench.data.sources import load_raw, small_tables
 from cvrbench.errors import DataError
 from tests.data.checks import Tables, check
 from tests.data.raw_files import FILES, write
@@ -149,7 +149,7 @@ def test_census_can_validate_on_half_of_the_official_test(tmp_path):
 def test_census_bins_are_cut_at_quantiles_of_training_rows_alone(tmp_path):
     files = FILES["census_income"]()
     before = load("census_income", write(files, tmp_path / "before"))
-    first, column = min(files), census.CENSUS_COLUMNS.index("age")
+    first, column = min(files), small_tables.CENSUS_COLUMNS.index("age")
     lines = [line.split(", ") for line in files[first].splitlines()]
     for values, split in zip(lines, by_row(len(lines), Fractions(0.1, 0.0, 0)), strict=True):
         values[column] = "99" if split == 1 else values[column]

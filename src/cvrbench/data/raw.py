@@ -8,13 +8,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from cvrbench.config.types import Policy
+from cvrbench.data.archives import RawFile
 from cvrbench.data.dataset import SPLITS
 from cvrbench.data.schema import Task
 from cvrbench.errors import DataError
@@ -136,12 +137,28 @@ MAX_SAMPLE = 1 << 20
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
+class _Split(Protocol):
+    """What configurations of datasets that are cut by fractions have in common."""
+
+    @property
+    def valid_fraction(self) -> float: ...
+    @property
+    def test_fraction(self) -> float: ...
+    @property
+    def split_seed(self) -> int: ...
+
+
 class Fractions(NamedTuple):
     """Shares of validation and test, and the seed of a random cut."""
 
     valid: float
     test: float
     seed: int = 0
+
+    @classmethod
+    def of(cls, config: "_Split") -> Self:
+        """Return those of a dataset's configuration."""
+        return cls(config.valid_fraction, config.test_fraction, config.split_seed)
 
     def check(self) -> None:
         """Raise `DataError` if the fractions leave nothing to train on."""
@@ -280,6 +297,9 @@ def mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     return x ^ (x >> np.uint64(31))
 
 
+Tables = Callable[[Counter[str]], Iterator[pl.DataFrame]]
+
+
 def table_chunks(table: pl.DataFrame, accounting: Mapping[str, int]) -> Chunks:
     """Return the chunks of a cleaned table in memory that has a column `SPLIT`."""
 
@@ -291,7 +311,7 @@ def table_chunks(table: pl.DataFrame, accounting: Mapping[str, int]) -> Chunks:
 
 
 def stream_chunks(
-    tables: Callable[[Counter[str]], Iterator[pl.DataFrame]],
+    tables: Tables,
     *,
     name: str,
     tasks: Sequence[Task],
@@ -317,6 +337,29 @@ def stream_chunks(
             yield from _parts(kept)
 
     return read
+
+
+def streamed(
+    tables: Tables,
+    *,
+    name: str,
+    files: Mapping[str, RawFile],
+    fields: tuple[RawField, ...],
+    tasks: tuple[Task, ...],
+    group: str,
+    group_disjoint: bool = False,
+    policy: Policy = "refuse",
+) -> RawStream:
+    """Return a log that is read as tables; see `stream_chunks` and `RawStream`."""
+    return RawStream(
+        chunks=stream_chunks(tables, name=name, tasks=tasks, policy=policy),
+        fields=fields,
+        tasks=tasks,
+        group=group,
+        group_disjoint=group_disjoint,
+        unnested=policy == "keep",
+        sources={name: file.sha256() for name, file in files.items()},
+    )
 
 
 def _parts(table: pl.DataFrame) -> Iterator[Chunk]:

@@ -1,4 +1,4 @@
-"""Where raw rows come from: one module per source, one `case` here."""
+"""Where raw rows come from: one `case` per source."""
 
 from pathlib import Path
 from typing import assert_never
@@ -19,18 +19,7 @@ from cvrbench.config.dataset import (
     TikTokConfig,
 )
 from cvrbench.data.raw import RawStream
-from cvrbench.data.sources import (
-    aliexpress,
-    census,
-    criteo_attribution,
-    hillstrom,
-    kuairand,
-    kuairec,
-    synthetic,
-    table,
-    tenrec,
-    tiktok,
-)
+from cvrbench.data.sources import kuaishou, logs, small_tables, synthetic, table
 
 
 def raw_folders(config: DatasetConfig) -> tuple[str, ...]:
@@ -60,23 +49,23 @@ def load_raw(config: TabularConfig, raw: Path) -> RawStream:
         case SyntheticConfig():
             return synthetic.load(config)
         case KuaiRandConfig():
-            return kuairand.load(config, raw)
+            return kuaishou.load_kuairand(config, raw)
         case CensusIncomeConfig():
-            return census.load_census_income(config, raw)
+            return small_tables.load_census_income(config, raw)
         case AdultConfig():
-            return census.load_adult(config, raw)
+            return small_tables.load_adult(config, raw)
         case HillstromConfig():
-            return hillstrom.load(config, raw)
+            return small_tables.load_hillstrom(config, raw)
         case AliExpressConfig():
-            return aliexpress.load(config, raw)
+            return logs.load_aliexpress(config, raw)
         case TenrecConfig():
-            return tenrec.load(config, raw)
+            return logs.load_tenrec(config, raw)
         case TikTokConfig():
-            return tiktok.load(config, raw)
+            return logs.load_tiktok(config, raw)
         case CriteoAttributionConfig():
-            return criteo_attribution.load(config, raw)
+            return logs.load_criteo(config, raw)
         case KuaiRecConfig():
-            return kuairec.load(config, raw)
+            return kuaishou.load_kuairec(config, raw)
         case TableConfig():
             return table.load(config)
         case _:

@@ -122,7 +122,7 @@ def _read_csv(path: Path, columns: list[str], config: TableConfig) -> pl.DataFra
 
 
 def _split(frame: pl.DataFrame, config: TableConfig, path: Path) -> pl.Series:
-    fractions = Fractions(config.valid_fraction, config.test_fraction, config.split_seed)
+    fractions = Fractions.of(config)
     match config.split:
         case "time":
             assert config.split_column is not None

@@ -1,25 +1,36 @@
-"""KuaiRand (Gao et al., CIKM 2022): a video feed's exposures, clicks, and what follows.
+"""Kuaishou's video feeds, as streams of rows: KuaiRand and KuaiRec.
 
-Source: kuairand.com, Zenodo record 10439422, CC BY-SA 4.0. Reads the standard log and joins the
-user and the basic video features. Pure is read whole; 1K and 27K as streams of rows, with the
-videos' features in memory (some 50 bytes a video: 0.2 GB of 1K's, 1.6 GB of 27K's). Never
-features: every feedback column (`is_*`, `long_view`, play and stay times) and
-`video_features_statistic`, whose averages span the whole month and so the test days. Pure's exact
-duplicates are dropped before the split; of the larger logs they cannot be found without holding
-the log, and are kept.
+**KuaiRand** (Gao et al., CIKM 2022): exposures, clicks, and what follows. kuairand.com, Zenodo
+record 10439422, CC BY-SA 4.0. Reads the standard log and joins the user and the basic video
+features. Pure is read whole; 1K and 27K as streams of rows, with the videos' features in memory
+(some 50 bytes a video: 0.2 GB of 1K's, 1.6 GB of 27K's). Never features: every feedback column
+(`is_*`, `long_view`, play and stay times) and `video_features_statistic`, whose averages span the
+whole month and so the test days. Pure's exact duplicates are dropped before the split; of the
+larger logs they cannot be found without holding the log, and are kept.
+
+**KuaiRec 2.0** (Gao et al., CIKM 2022): watch ratios, one part nearly complete. kuairec.com, Zenodo
+record 18164998, CC BY-SA 4.0. There is no click and no like: both tasks are thresholds on
+`watch_ratio` (watched time over the video's length), named so in the configuration. Training and
+validation rows are `big_matrix.csv`, by time, without the pairs of a user and a video that the test
+has; the test is `small_matrix.csv`, nearly every such pair. `item_daily_features.csv` counts the
+same or later days and is never a feature.
 """
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
-from cvrbench.config.dataset import KuaiRandConfig
+from cvrbench.config.dataset import KuaiRandConfig, KuaiRecConfig
 from cvrbench.data.archives import RawFile, locate
 from cvrbench.data.raw import (
+    SPLIT,
     Chunks,
     Fractions,
     RawStream,
@@ -32,7 +43,9 @@ from cvrbench.data.raw import (
     click_conversion,
     feature_fields,
     stream_chunks,
+    streamed,
     table_chunks,
+    time_cuts,
 )
 from cvrbench.data.schema import Task
 from cvrbench.data.sources.delimited import Layout, counted, frames, read
@@ -84,7 +97,7 @@ SHORT_NAMES = {
 IDS = ("user_id", "video_id", "tab", "hour", "duration_bin", *USER_FIELDS, *VIDEO_FIELDS)
 
 
-def load(config: KuaiRandConfig, raw: Path) -> RawStream:
+def load_kuairand(config: KuaiRandConfig, raw: Path) -> RawStream:
     """Read the users and videos, and prepare to read the log; Pure's log is read at once."""
     variant = config.variant
     name = "kuairand" if variant == "pure" else f"kuairand_{variant}"
@@ -156,7 +169,7 @@ def _in_memory(config: KuaiRandConfig, logs: list[RawFile], features: _Features)
     accounting = {"read": len(log), "dropped: exact duplicate": len(log) - len(rows)}
     rows, changed = apply_policy(rows, _tasks(config), config.unclicked_conversions)
     table = features.join(rows)
-    fractions = Fractions(config.valid_fraction, config.test_fraction, config.split_seed)
+    fractions = Fractions.of(config)
     if config.split == "time":
         split = _by_day(table["date"], config)
     elif config.split == "user":
@@ -167,7 +180,7 @@ def _in_memory(config: KuaiRandConfig, logs: list[RawFile], features: _Features)
 
 
 def _streamed(config: KuaiRandConfig, logs: list[RawFile], features: _Features) -> Chunks:
-    fractions = Fractions(config.valid_fraction, config.test_fraction, config.split_seed)
+    fractions = Fractions.of(config)
 
     def tables(account: Counter[str]) -> Iterator[pl.DataFrame]:
         row = 0
@@ -206,3 +219,94 @@ def _tasks(config: KuaiRandConfig) -> tuple[Task, ...]:
             for c in others
         ),
     )
+
+
+BIG, SMALL, PEOPLE, ITEMS = (
+    "big_matrix.csv",
+    "small_matrix.csv",
+    "user_features.csv",
+    "item_categories.csv",
+)
+PEOPLE_LAYOUT = Layout(
+    types={"user_id": pl.Int64} | dict.fromkeys(USER_FIELDS, pl.String),
+    is_quoted=True,
+    nullable=USER_FIELDS,
+)
+ITEM_LAYOUT = Layout(types={"video_id": pl.Int64, "feat": pl.String}, is_quoted=True)
+RATINGS: dict[str, type[pl.DataType]] = {
+    "user_id": pl.Int64,
+    "video_id": pl.Int64,
+    "video_duration": pl.Float64,
+    "timestamp": pl.Float64,
+    "watch_ratio": pl.Float64,
+}
+RATING_LAYOUT = Layout(types=RATINGS, nullable={"timestamp"})
+PAIRS = Layout(types={"user_id": pl.Int64, "video_id": pl.Int64})
+Pairs = npt.NDArray[np.int64]
+ZONE_HOURS = 8
+"""The feed's users live in UTC+8; their hour of the day is the feature."""
+RATED_IDS = ("user_id", "video_id", "hour", "duration_bin", *USER_FIELDS)
+
+
+def load_kuairec(config: KuaiRecConfig, raw: Path) -> RawStream:
+    """Prepare to read both matrices."""
+    files = locate(raw, [BIG, SMALL, PEOPLE, ITEMS], dataset="kuairec")
+    users, items = read(files[PEOPLE], PEOPLE_LAYOUT), _items(files[ITEMS])
+    tested = np.sort(np.concatenate([_pair(table) for table in frames(files[SMALL], PAIRS)]))
+    times = (table["timestamp"].drop_nulls() for table in frames(files[BIG], RATING_LAYOUT))
+    valid_from, _ = time_cuts(times, valid_fraction=config.valid_fraction, test_fraction=0.0)
+
+    def tables(account: Counter[str]) -> Iterator[pl.DataFrame]:
+        for table in counted([files[BIG]], RATING_LAYOUT, account):
+            kept = table.filter(~_among(_pair(table), tested))
+            account["dropped: pair is tested"] += len(table) - len(kept)
+            # A row without a time is trained on: it cannot be said to be late.
+            late = (pl.col("timestamp") >= valid_from).fill_null(value=False).cast(pl.Int8)
+            yield _features(kept.with_columns(late.alias(SPLIT)), users, items, config)
+        for table in counted([files[SMALL]], RATING_LAYOUT, account):
+            yield _features(table.with_columns(pl.lit(2).alias(SPLIT)), users, items, config)
+
+    return streamed(
+        tables,
+        name="kuairec",
+        files=files,
+        fields=feature_fields(
+            RATED_IDS, lists=["categories"], numbers=["duration_log"], min_count=config.min_count
+        ),
+        tasks=click_conversion("watched", "rewatched"),
+        group="user_id",
+    )
+
+
+def _features(
+    table: pl.DataFrame, users: pl.DataFrame, items: pl.DataFrame, config: KuaiRecConfig
+) -> pl.DataFrame:
+    joined = table.join(users, on="user_id", how="left", maintain_order="left")
+    joined = joined.join(items, on="video_id", how="left", maintain_order="left")
+    ratio = pl.col("watch_ratio")
+    return joined.with_columns(
+        (ratio > config.watched_above).cast(pl.UInt8).alias("watched"),
+        (ratio > config.rewatched_above).cast(pl.UInt8).alias("rewatched"),
+        ((pl.col("timestamp") / 3600 + ZONE_HOURS).floor() % 24).cast(pl.Int64).alias("hour"),
+        *durations(pl.col("video_duration")),
+    ).drop("watch_ratio", "timestamp", "video_duration")
+
+
+def _items(file: RawFile) -> pl.DataFrame:
+    """Return the videos' categories; lists are written `[8, 9]`."""
+    table = read(file, ITEM_LAYOUT)
+    try:
+        lists = [json.loads(text) for text in table["feat"]]
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{file.where}: 'feat' holds no lists like [8, 9]: {error}") from None
+    return table.select("video_id", pl.Series("categories", lists, dtype=pl.List(pl.Int64)))
+
+
+def _pair(table: pl.DataFrame) -> Pairs:
+    pairs: Pairs = (table["user_id"].to_numpy() << 32) | table["video_id"].to_numpy()
+    return pairs
+
+
+def _among(pairs: Pairs, ordered: Pairs) -> pl.Series:
+    place = np.minimum(np.searchsorted(ordered, pairs), len(ordered) - 1)
+    return pl.Series(ordered[place] == pairs)

@@ -1,4 +1,6 @@
-"""Two censuses of the United States, each with two tasks that do not nest.
+"""Public tables that are held in memory: two censuses and an e-mail campaign.
+
+The censuses are of the United States, each with two tasks that do not nest.
 
 **Census-Income (KDD)**, the data of the MMoE paper (Ma et al., KDD 2018, section 5.2).
 archive.ics.uci.edu, dataset 117, CC BY 4.0; 199,523 training and 99,762 test rows. Two pairs of
@@ -10,6 +12,11 @@ as a feature.
 CC BY 4.0; 32,561 training and 16,281 test rows. The test file begins with a comment line and ends
 its labels with a dot. `fnlwgt` is a sampling weight and `marital-status` holds a label, so neither
 is a feature; `relationship` nearly tells whether someone is married, and is left out too.
+
+**Hillstrom's MineThatData e-mail challenge** (2008): visit, and conversion given a visit.
+minethatdata.com, public challenge data, 64,000 customers. Conversion implies visit without
+exception, so it is a strict funnel with a rare second stage. `spend` is known only after the
+conversion and never a feature; `segment` (the e-mail sent) is the treatment, known before.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,11 +26,20 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from cvrbench.config.dataset import AdultConfig, CensusIncomeConfig
+from cvrbench.config.dataset import AdultConfig, CensusIncomeConfig, HillstromConfig
 from cvrbench.data.archives import RawFile, locate
-from cvrbench.data.raw import SPLIT, Fractions, RawStream, by_row, feature_fields, table_chunks
+from cvrbench.data.raw import (
+    SPLIT,
+    Fractions,
+    RawStream,
+    by_row,
+    check_labels,
+    click_conversion,
+    feature_fields,
+    table_chunks,
+)
 from cvrbench.data.schema import Task
-from cvrbench.data.sources.delimited import read_headerless
+from cvrbench.data.sources.delimited import Layout, read, read_headerless
 from cvrbench.errors import DataError
 
 CENSUS_FILES = ("census-income.data", "census-income.test")
@@ -186,3 +202,32 @@ def _numbers(frame: pl.DataFrame, column: str) -> npt.NDArray[np.float64]:
         raise DataError(
             f"column {column!r} must hold numbers: {str(error).splitlines()[0]}"
         ) from None
+
+
+HILLSTROM_FILE = "Kevin_Hillstrom_MineThatData_E-MailAnalytics_DataMiningChallenge_2008.03.20.csv"
+HILLSTROM_IDS = (
+    "recency", "history_segment", "mens", "womens", "zip_code", "newbie", "channel", "segment",
+)  # fmt: skip
+HILLSTROM_LABELS = ("visit", "conversion")
+HILLSTROM_LAYOUT = Layout(
+    types=dict.fromkeys(HILLSTROM_IDS, pl.String)
+    | {"history": pl.Float64}
+    | dict.fromkeys(HILLSTROM_LABELS, pl.Int64),
+    is_quoted=True,
+)
+
+
+def load_hillstrom(config: HillstromConfig, raw: Path) -> RawStream:
+    """Read the one file and split it by row: there is one row per customer, and no time."""
+    file = locate(raw, [HILLSTROM_FILE], dataset="hillstrom")[HILLSTROM_FILE]
+    frame = read(file, HILLSTROM_LAYOUT)
+    check_labels(frame, HILLSTROM_LABELS, HILLSTROM_FILE)
+    fractions = Fractions.of(config)
+    return RawStream(
+        chunks=table_chunks(
+            frame.with_columns(by_row(len(frame), fractions)), {"read": len(frame)}
+        ),
+        fields=feature_fields(HILLSTROM_IDS, numbers=["history"], min_count=config.min_count),
+        tasks=click_conversion(*HILLSTROM_LABELS),
+        sources={HILLSTROM_FILE: file.sha256()},
+    )

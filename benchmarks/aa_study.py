@@ -67,8 +67,7 @@ from cvrbench.training.callbacks import ignore
 from cvrbench.training.checkpoint import StageFiles
 from cvrbench.training.device import torch_settings
 from cvrbench.training.evaluator import Predictions, predict
-from cvrbench.training.loop import fit
-from cvrbench.training.state import Callbacks, Task
+from cvrbench.training.loop import Callbacks, Task, TrainingJob, fit
 
 DRAWS, CHUNKS = 300, 250
 CPU = torch.device("cpu")
@@ -133,17 +132,18 @@ class Bench:
         with tempfile.TemporaryDirectory() as checkpoints, torch_settings(config.trainer, CPU):
             torch.manual_seed(derive(seed, "init"))
             network = build_network(config, self.dataset.schema)
+            callbacks = Callbacks("train", StageFiles(Path(checkpoints), 0), ignore, lambda: False)
             fit(
-                network,
-                self.train,
-                self.valid,
-                Task(objective, balancing, mean_auc),
-                config.trainer,
-                epochs=config.trainer.epochs,
-                seed=seed,
-                callbacks=Callbacks(
-                    "train", StageFiles(Path(checkpoints), 0), ignore, lambda: False
-                ),
+                TrainingJob(
+                    network,
+                    self.train,
+                    self.valid,
+                    Task(objective, balancing, mean_auc),
+                    config.trainer,
+                    config.trainer.epochs,
+                    seed,
+                    callbacks,
+                )
             )
             index = torch.from_numpy(rows)
             part = SplitTensors(*(tensor[index] for tensor in self.pool[:3]), (), None)

@@ -26,8 +26,7 @@ from cvrbench.data.batches import SplitTensors
 from cvrbench.errors import RunInterrupted
 from cvrbench.training import checkpoint
 from cvrbench.training.checkpoint import SHARE, StageFiles
-from cvrbench.training.loop import fit
-from cvrbench.training.state import Callbacks, Task
+from cvrbench.training.loop import Callbacks, Task, TrainingJob, fit
 
 LARGE = REFERENCE.grown_to(5_000_000)
 BATCHES = 64
@@ -79,7 +78,7 @@ def watch(shape: Shape, *, seconds: float, every: float) -> Watched:
         files = StageFiles(Path(folder), 0)
         callbacks = Callbacks("train", files, lambda _: None, lambda: time.monotonic() > end)
         try:
-            fit(network, train, valid, task, config, epochs=EPOCH, seed=0, callbacks=callbacks)
+            fit(TrainingJob(network, train, valid, task, config, EPOCH, 0, callbacks))
         except RunInterrupted:
             state = files.under_way()
         begun = time.monotonic()

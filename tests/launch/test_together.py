@@ -13,7 +13,7 @@ from cvrbench.launch.stacked import run_stacked
 from cvrbench.runs import experiment, planning
 from cvrbench.runs.store import ResultStore
 from cvrbench.strategies import build_network
-from cvrbench.training.stacked.heuristics import MOST, most_that_pay
+from cvrbench.training.stacked.seed_group import MOST, most_that_pay
 
 
 @pytest.fixture(autouse=True)

@@ -22,10 +22,8 @@ from cvrbench.strategies.ncs import NCS
 from cvrbench.strategies.ncs.learned import Gated, learned
 from cvrbench.training.checkpoint import StageFiles
 from cvrbench.training.evaluator import Predictions
-from cvrbench.training.loop import fit
-from cvrbench.training.schedule import count_steps
-from cvrbench.training.state import Callbacks, FitResult
-from cvrbench.training.state import Task as FitTask
+from cvrbench.training.loop import Callbacks, FitResult, TrainingJob, count_steps, fit
+from cvrbench.training.loop import Task as FitTask
 from tests.models.conftest_models import balancing_of
 from tests.training.test_fit import Bench
 
@@ -143,15 +141,9 @@ class Toy:
         )
         task = FitTask(self.objective, balancing_of("equal", self.schema), self.score)
         config = replace(self.config.trainer, patience=99)
+        rows = self.train_rows, self.valid_rows
         self.result = fit(
-            training.network,
-            self.train_rows,
-            self.valid_rows,
-            task,
-            config,
-            epochs=training.epochs,
-            seed=0,
-            callbacks=callbacks,
+            TrainingJob(training.network, *rows, task, config, training.epochs, 0, callbacks)
         )
         return [self.result]
 

@@ -18,7 +18,7 @@ from cvrbench.data import registry
 from cvrbench.runs import experiment
 from cvrbench.runs.store import RunFolder
 from cvrbench.sweep import run_study, worker
-from cvrbench.training import checkpoint, session, state
+from cvrbench.training import checkpoint, loop, session
 
 ROOT = Path(__file__).parents[2]
 PHASE_BYTES = 64
@@ -120,7 +120,7 @@ def _tell(board: Path) -> None:
     say(now)
     watch(registry, "prepare", "data preparation")
     watch(session.TrainingSession, "_fit", lambda *given: _stage(given[1].callbacks.stage))
-    watch(state.TrainingState, "evaluate", "evaluation")
+    watch(loop.TrainingState, "evaluate", "evaluation")
     watch(experiment._Cell, "_score", "evaluation")
     watch(experiment._Cell, "_save_weights", "record writing")
     watch(RunFolder, "count_test", "record writing")

@@ -22,8 +22,7 @@ from cvrbench.strategies import build_network
 from cvrbench.strategies.ncs import SingleTaskView
 from cvrbench.training.checkpoint import StageFiles
 from cvrbench.training.evaluator import predict
-from cvrbench.training.loop import fit
-from cvrbench.training.state import Callbacks, FitResult, Task
+from cvrbench.training.loop import Callbacks, FitResult, Task, TrainingJob, fit
 from tests.models.conftest_models import BALANCINGS
 
 CPU = torch.device("cpu")
@@ -54,21 +53,16 @@ class Bench:
         steps = iter(range(10**9))
         if trained is not None:
             self.balancing = build_balancing(self.config.balancing, self.tasks, trained)
-        return fit(
-            network or self.network,
-            self.train,
-            self.valid,
-            Task(self.objective, self.balancing, self.score),
-            replace(self.config.trainer, **trainer),
-            epochs=2,
-            seed=0,
-            callbacks=Callbacks(
-                stage="train",
-                files=StageFiles(self.folder, 0),
-                on_progress=lambda _: None,
-                stop_requested=lambda: next(steps) == stop_after,
-            ),
+        callbacks = Callbacks(
+            stage="train",
+            files=StageFiles(self.folder, 0),
+            on_progress=lambda _: None,
+            stop_requested=lambda: next(steps) == stop_after,
         )
+        task = Task(self.objective, self.balancing, self.score)
+        config = replace(self.config.trainer, **trainer)
+        network = network or self.network
+        return fit(TrainingJob(network, self.train, self.valid, task, config, 2, 0, callbacks))
 
     def valid_score(self) -> float:
         return self.score(predict(self.network, self.valid, self.objective, batch_size=512))[0]

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from cvrbench.config.compose import compose
+from cvrbench.training.loop import WARMUP, rate_factor
 from cvrbench.training.optimizers import (
     LazyAdam,
     MaskedAdamW,
@@ -15,7 +16,6 @@ from cvrbench.training.optimizers import (
     build_optimizers,
     clip,
 )
-from cvrbench.training.schedule import WARMUP, rate_factor
 from tests.models.conftest_models import balancing_of, build, make_schema
 
 IDS = [torch.tensor([0, 3, 3, 5]), torch.tensor([3, 1]), torch.tensor([5, 5, 0])]

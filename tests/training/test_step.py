@@ -20,10 +20,9 @@ from cvrbench.nn import FeatureEncoder, Output, Towers
 from cvrbench.objectives import Objective
 from cvrbench.objectives.exposure_space import ExposureSpace
 from cvrbench.strategies.base import SharingStrategy
-from cvrbench.training.loop import TrainingJob
+from cvrbench.training.loop import Task, TrainingJob
 from cvrbench.training.optimizers import Optimizers, build_optimizers
 from cvrbench.training.stacked.stack import StackedStep, can_stack
-from cvrbench.training.state import Task
 from cvrbench.training.step import train_step, updates_of
 from tests.models.conftest_models import (
     BALANCINGS,
@@ -110,7 +109,7 @@ def stacked(members: Sequence[Replica], rows: SplitTensors, trainer=TRAINER) -> 
         for r, s in zip(members, SEEDS, strict=True)
     ]
     generators = [torch.Generator().manual_seed(seed) for seed in SEEDS]
-    return StackedStep(requests, [rows] * len(members), generators, [r.optimizers for r in members])
+    return StackedStep(requests, generators, [r.optimizers for r in members])
 
 
 def assert_stacked_is_alone(

@@ -12,9 +12,8 @@ from cvrbench.strategies import build_network
 from cvrbench.strategies.base import SharingStrategy
 from cvrbench.strategies.ncs.imp import EarlyBird
 from cvrbench.training.checkpoint import StageFiles
-from cvrbench.training.loop import TrainingJob
+from cvrbench.training.loop import Callbacks, State, Task, TrainingJob, fit
 from cvrbench.training.stacked.replicas import fit_stacked
-from cvrbench.training.state import Callbacks, State, Task
 from tests.models.conftest_models import KINDS
 from tests.training.test_fit import Bench
 
@@ -74,7 +73,7 @@ class Done(NamedTuple):
 def both(one, folder, **options):
     """Train seeds one after another, and together."""
     jobs = one.jobs(folder / "alone", **options)
-    alone = [Done(job.network, job.alone().state) for job in jobs]
+    alone = [Done(job.network, fit(job).state) for job in jobs]
     jobs = one.jobs(folder / "together", **options)
     trained = fit_stacked(jobs)
     assert [t.n_together for t in trained] == [len(SEEDS)] * len(SEEDS)
@@ -151,7 +150,7 @@ def test_a_mask_that_settles_ends_its_own_search_alone(lab, tmp_path):
         return found
 
     alone = jobs(tmp_path / "alone")
-    ends = [job.alone().state.step for job in alone]
+    ends = [fit(job).state.step for job in alone]
     together = jobs(tmp_path / "together")
     trained = fit_stacked(together)
     assert [t.ended.state.step for t in trained] == ends
@@ -163,7 +162,7 @@ def test_a_mask_that_settles_ends_its_own_search_alone(lab, tmp_path):
 @pytest.mark.parametrize("table", ["rowwise_adagrad", "lazy_adam"])
 def test_a_stopped_stack_goes_on_together_or_one_by_one(lab, tmp_path, model, table):
     one = lab(f"model={model}", f"trainer.embedding_optimizer={table}")
-    expected = [Done(r.network, r.alone().state) for r in one.jobs(tmp_path / "straight")]
+    expected = [Done(r.network, fit(r).state) for r in one.jobs(tmp_path / "straight")]
     for name in ("together", "alone"):
         begun = fit_stacked(one.jobs(tmp_path / name, stop_after=20))
         assert all(isinstance(t.ended, RunInterrupted) for t in begun)
@@ -171,17 +170,17 @@ def test_a_stopped_stack_goes_on_together_or_one_by_one(lab, tmp_path, model, ta
         if name == "together":
             ended = [t.ended for t in fit_stacked(jobs)]
         else:
-            ended = [job.alone() for job in jobs]
+            ended = [fit(job) for job in jobs]
         done = [Done(r.network, e.state) for r, e in zip(jobs, ended, strict=True)]
         assert_same(expected, done)
 
 
 def test_a_training_that_was_stopped_alone_goes_on_in_a_stack(lab, tmp_path):
     one = lab("model=shared_bottom")
-    expected = [Done(r.network, r.alone().state) for r in one.jobs(tmp_path / "straight")]
+    expected = [Done(r.network, fit(r).state) for r in one.jobs(tmp_path / "straight")]
     for job in one.jobs(tmp_path / "broken", stop_after=5):
         with pytest.raises(RunInterrupted):
-            job.alone()
+            fit(job)
     jobs = one.jobs(tmp_path / "broken")
     trained = fit_stacked(jobs)
     assert [t.n_together for t in trained] == [3, 3, 3]
@@ -197,7 +196,7 @@ def test_one_that_diverges_fails_alone(lab, tmp_path):
     ended = [t.ended for t in fit_stacked(jobs)]
     assert isinstance(ended[1], RunError)
     assert "not finite" in str(ended[1])
-    expected = [Done(r.network, r.alone().state) for r in one.jobs(tmp_path / "alone")]
+    expected = [Done(r.network, fit(r).state) for r in one.jobs(tmp_path / "alone")]
     good = [Done(jobs[n].network, ended[n].state) for n in (0, 2)]
     assert_same([expected[0], expected[2]], good)
 

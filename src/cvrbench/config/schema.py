@@ -136,7 +136,7 @@ class TrainerConfig(Options):
     weight_decay: Annotated[float, Ge(0)]
     """Decoupled (AdamW), on the dense weights."""
     schedule: Literal["constant", "warmup_cosine"]
-    """Course of both learning rates over the steps of a training (`cvrbench.training.schedule`)."""
+    """Course of both learning rates over the steps of a training (`cvrbench.training.loop`)."""
     clip_norm: Annotated[float, Gt(0)] | None
     """Largest norm of the dense weights' gradient; null: as it is. Tables are not clipped."""
     embedding_optimizer: Literal["rowwise_adagrad", "lazy_adam", "adam"]

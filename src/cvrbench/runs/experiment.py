@@ -35,7 +35,6 @@ from cvrbench.strategies.base import SharingStrategy
 from cvrbench.system.files import atomic_write
 from cvrbench.system.rng import derive
 from cvrbench.tracking import check_installed, tracked
-from cvrbench.training.cache import TrainingCache
 from cvrbench.training.callbacks import (
     OnEvaluation,
     OnProgress,
@@ -43,6 +42,7 @@ from cvrbench.training.callbacks import (
     ignore,
     stop_on_interrupt,
 )
+from cvrbench.training.checkpoint import TrainingCache
 from cvrbench.training.device import (
     Determinism,
     explain_memory,
@@ -160,7 +160,7 @@ def resume(
 
 @dataclass
 class _Cell:
-    """One run under way: what its session have in common."""
+    """One run under way: what its steps have in common."""
 
     composed: Composed
     dataset: Dataset
@@ -196,7 +196,7 @@ class _Cell:
             **self._identity(),
             **_results(scores),
             **_count(network, session.valid),
-            **session.effort(time.monotonic() - clock),
+            **session.cost(time.monotonic() - clock),
             best_step=final.state.best_step,
             best_epoch=round(session.epochs_of(final.state.best_step), 3),
             test_scored=n_scored,

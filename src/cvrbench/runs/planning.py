@@ -22,7 +22,7 @@ from cvrbench.strategies import build_network
 from cvrbench.system.files import check_writable
 from cvrbench.tracking import check_installed
 from cvrbench.training.device import resolve_device
-from cvrbench.training.stacked.heuristics import can_go_together, most_that_pay
+from cvrbench.training.stacked.seed_group import can_go_together, most_that_pay
 
 POLL_SECONDS = 1.0
 """Time between two checks whether another process has let go of a run."""

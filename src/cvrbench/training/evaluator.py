@@ -1,4 +1,4 @@
-"""How looks at validation are scored: on the device if that is a GPU, on the host otherwise."""
+"""How validation is predicted and scored: on the device if that is a GPU, on the host otherwise."""
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
@@ -40,33 +40,28 @@ def predict(
 
     The network is left in the mode in which it came.
     """
-    found = _predict(network, split, objective, batch_size, CPU)
+    found = predict_there(network, split, objective, batch_size=batch_size, place=CPU)
     return PredictionArrays(found.conditional.numpy(), found.joint.numpy())
 
 
-def predict_there(
-    network: SharingStrategy, split: Rows, objective: Objective, *, batch_size: int
-) -> Predictions:
-    """As `predict`, and leave them on the device: `[rows, tasks]` float64 each.
-
-    The host waits for nothing meanwhile.
-    """
-    return _predict(network, split, objective, batch_size, split.device)
-
-
 @torch.inference_mode()
-def _predict(
+def predict_there(
     network: SharingStrategy,
     split: Rows,
     objective: Objective,
+    *,
     batch_size: int,
-    place: torch.device,
+    place: torch.device | None = None,
 ) -> Predictions:
+    """As `predict`, and leave them on a device: `[rows, tasks]` float64 each.
+
+    On the network's, unless another `place` is given, the host waits for nothing meanwhile.
+    """
     was_training = network.training
     network.eval()
     # In one piece from the start, for two copies are many bytes; metrics read column by column.
     shape = (2, len(objective.chains), len(split))
-    conditional, joint = torch.empty(shape, dtype=torch.float64, device=place).mT
+    conditional, joint = torch.empty(shape, dtype=torch.float64, device=place or split.device).mT
     start = 0
     for batch in split.in_order(batch_size):
         found = objective.predictions(network(batch.features))
@@ -84,7 +79,7 @@ ON_TENSORS = ("auc", "logloss")
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Scores the looks of all trainings of a run."""
+    """Scores the evaluations of all trainings of a run."""
 
     schema: Schema
     answers: Split
@@ -92,7 +87,7 @@ class Evaluator:
     device: torch.device
 
     def predict_for(self, kinds: Collection[str]) -> Callable[..., Predicted]:
-        """Return how to predict validation if `kinds` of metric are wanted (`training.predict`)."""
+        """Return how to predict validation if `kinds` of metric are wanted (`predict`)."""
         return predict_there if stay(self.device, kinds) else predict
 
     def score(self, predicted: Predicted, kinds: Collection[str]) -> Scores:

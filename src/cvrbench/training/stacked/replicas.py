@@ -13,12 +13,9 @@ import torch
 from torch import Tensor
 
 from cvrbench.data.batches import SplitTensors
-from cvrbench.strategies.base import SharingStrategy
 from cvrbench.system.rng import derive
-from cvrbench.training.loop import TrainingJob, get_rng
-from cvrbench.training.schedule import count_steps, evaluation_steps, rate_factor
+from cvrbench.training.loop import FitResult, TrainingJob, TrainingState, fit, get_rng
 from cvrbench.training.stacked.stack import StackedStep, can_stack
-from cvrbench.training.state import FitResult, TrainingState
 
 Ended = FitResult | BaseException
 """How a training ended: with a result, or why there is none."""
@@ -43,23 +40,19 @@ def fit_stacked(jobs: Sequence[TrainingJob]) -> list[Trained]:
     Returns:
         What became of each, in their order.
     """
-    replicas = {
-        n: Replica(job, job.callbacks.files.under_way())
-        for n, job in enumerate(jobs)
-        if is_stackable(job) and not job.callbacks.files.finished_file.is_file()
-    }
-    kinds: dict[Hashable, list[int]] = {}
-    for number, replica in replicas.items():
-        kinds.setdefault(replica.kind, []).append(number)
+    kinds: dict[Hashable, list[Replica]] = {}
+    for job in jobs:
+        if is_stackable(job) and not job.callbacks.files.finished_file.is_file():
+            replica = Replica(job, job.callbacks.files.under_way())
+            kinds.setdefault(replica.kind, []).append(replica)
     trained: dict[int, Trained] = {}
-    for alike in kinds.values():
-        if len(alike) > 1:
-            _StackedFit([replicas[number] for number in alike]).run()
-            for number in alike:
-                ended = replicas[number].ended
-                assert ended is not None
-                trained[number] = Trained(ended, len(alike))
-    return [trained.get(n) or Trained(_attempt(job)) for n, job in enumerate(jobs)]
+    for replicas in kinds.values():
+        if len(replicas) > 1:
+            _StackedFit(list(replicas)).run()
+            for replica in replicas:
+                assert replica.ended is not None
+                trained[id(replica.job)] = Trained(replica.ended, len(replicas))
+    return [trained.get(id(job)) or Trained(_attempt(job)) for job in jobs]
 
 
 def is_stackable(job: TrainingJob) -> bool:
@@ -73,37 +66,27 @@ def is_stackable(job: TrainingJob) -> bool:
 
 def _attempt(job: TrainingJob) -> Ended:
     try:
-        return job.alone()
+        return fit(job)
     except BaseException as error:
         return error
 
 
-class Replica:
-    """A training under way in a stack: everything about it that is its own.
-
-    Args:
-        job: What to train.
-        saved: Where it was, as `TrainingState.saved` returns it; None: it begins.
-    """
+class Replica(TrainingState):
+    """A training under way in a stack, with rows and random numbers of its own."""
 
     def __init__(self, job: TrainingJob, saved: Mapping[str, Any] | None) -> None:
-        network, train, valid, task, config, _, seed, callbacks = job
-        self.job = job
+        super().__init__(job, saved)
+        assert isinstance(job.train, SplitTensors)
         self.ended: Ended | None = None
-        assert isinstance(train, SplitTensors)
-        self.train, device = train, train.device
-        self.training, rng = TrainingState.begin(
-            network, train, valid, task, config, callbacks, saved
-        )
-        state = self.training.state
-        self.generator = torch.Generator(device)
-        self.generator.manual_seed(derive(seed, "fit", callbacks.stage))
-        if rng is not None:
-            self.generator.set_state(_drawn_from(rng, device))
-        epoch, step = state.epoch, state.step_in_epoch
-        self.indices = train.indices(config.batch_size, seed, epoch=epoch, step=step)
-        self.settles = type(network).after_step is not SharingStrategy.after_step
-        network.train()
+        self.device = job.train.device
+        self.generator = torch.Generator(self.device)
+        self.generator.manual_seed(derive(job.seed, "fit", job.callbacks.stage))
+        if self.rng is not None:
+            on_gpu, index = self.device.type == "cuda", self.device.index or 0
+            self.generator.set_state(self.rng["cuda"][index] if on_gpu else self.rng["cpu"])
+        place = {"epoch": self.state.epoch, "step": self.state.step_in_epoch}
+        self.indices = job.train.indices(job.config.batch_size, job.seed, **place)
+        job.network.train()
 
     @property
     def kind(self) -> Hashable:
@@ -112,31 +95,34 @@ class Replica:
         weights = job.network.state_dict().items()
         shapes = tuple((name, tuple(t.shape), t.dtype) for name, t in weights)
         code = type(job.network), type(job.task.objective), type(job.task.balancing)
-        return code, shapes, job.epochs, len(job.train), self.training.state.step
+        return code, shapes, job.epochs, len(job.train), self.state.step
 
-    def count(self, step: int, place: tuple[int, int], *, n_rows: int, seconds: float) -> None:
-        """Note a step that was taken, `place` being its epoch and its number in it."""
-        state = self.training.state
-        state.step, (state.epoch, state.step_in_epoch) = step, place
-        state.examples += n_rows
-        state.seconds += seconds
-
-    def look(self, loss_sum: Tensor, *, is_due: bool, is_last: bool) -> bool:
+    def after_step(self, loss_sum: Tensor, *, examples: int, seconds: float) -> bool:
         """Do what is due after a step; return whether the training is over."""
-        training = self.training
-        settled = self.settles and training.network.after_step(training.state.step)
-        if not (is_due or is_last or settled):
-            return False
-        training.check_finite(loss_sum)
-        training.evaluate()
-        patience = training.config.patience
-        return is_last or settled or training.state.evaluations_since_best >= patience
+        self.state.seconds += seconds
+        try:
+            if not self.count(examples):
+                return False
+            self.check_finite(loss_sum)
+            return self.evaluate()
+        except Exception as error:  # its own end, not that of the others
+            self.ended = error
+            return True
 
-    def rng(self) -> dict[str, Any]:
+    def leave(self) -> None:
+        """End, now that the weights are in the network."""
+        self.indices.close()
+        if self.ended is None:
+            try:
+                self.ended = self.finish()
+            except Exception as error:
+                self.ended = error
+
+    def get_rng(self) -> dict[str, Any]:
         """Return the random state with which it goes on, alone or in another stack."""
-        rng, device = get_rng(), self.generator.device
-        if device.type == "cuda":
-            rng["cuda"][device.index or 0] = self.generator.get_state()
+        rng = get_rng()
+        if self.device.type == "cuda":
+            rng["cuda"][self.device.index or 0] = self.generator.get_state()
         else:
             rng["cpu"] = self.generator.get_state()
         return rng
@@ -151,11 +137,6 @@ class _StackedFit:
 
     def __init__(self, replicas: list[Replica]) -> None:
         self.replicas = replicas
-        job = replicas[0].job
-        self.config, self.train, self.callbacks = job.config, job.train, job.callbacks
-        self.n_steps = count_steps(len(self.train), self.config.batch_size, 1)
-        self.total_steps = count_steps(len(self.train), self.config.batch_size, job.epochs)
-        self.evaluate_at = evaluation_steps(self.n_steps, self.config.evaluations_per_epoch)
 
     def run(self) -> None:
         """Train; an error of the stack, such as too little memory, ends every replica."""
@@ -166,84 +147,54 @@ class _StackedFit:
                 replica.ended = error
 
     def _run(self) -> None:
-        first = self.replicas[0].training.state.step + 1
-        self.loss_sums = torch.zeros(len(self.replicas), device=self.train.device)
+        self.loss_sums = torch.zeros(len(self.replicas), device=self.replicas[0].device)
         self._stack()
-        for step in range(first, self.total_steps + 1):
-            epoch, place = divmod(step - 1, self.n_steps)
-            self._step(step, epoch, place)
-            self._look(is_due=place + 1 in self.evaluate_at, is_last=step == self.total_steps)
-            if not self.replicas:
-                return
-            self.replicas[0].training.report(self.total_steps)
-            if self._is_stopped():
-                return
+        while self.replicas:
+            self._step()
+            if self.replicas:
+                self.replicas[0].report()
+                self._save()
 
     def _stack(self) -> None:
         self.program = StackedStep(
             [replica.job for replica in self.replicas],
-            [replica.train for replica in self.replicas],
             [replica.generator for replica in self.replicas],
-            [replica.training.optimizers for replica in self.replicas],
+            [replica.optimizers for replica in self.replicas],
         )
 
-    def _step(self, step: int, epoch: int, place: int) -> None:
+    def _step(self) -> None:
+        """Take a step and do what is due after it; replicas that have ended leave the stack."""
         begun = time.monotonic()
         index = torch.stack([next(replica.indices) for replica in self.replicas])
-        factor = rate_factor(self.config.schedule, step, self.total_steps)
-        self.program.optimizers.set_rate(factor)
+        self.replicas[0].set_rate(self.program.optimizers)
         self.loss_sums += self.program.step(index)
         seconds = (time.monotonic() - begun) / len(self.replicas)
-        for replica in self.replicas:
-            replica.count(step, (epoch, place + 1), n_rows=index.shape[1], seconds=seconds)
-
-    def _look(self, *, is_due: bool, is_last: bool) -> None:
-        """Do what is due after a step; replicas that have ended leave the stack."""
-        over = []
-        for number, replica in enumerate(self.replicas):
-            try:
-                ends = replica.look(self.loss_sums[number], is_due=is_due, is_last=is_last)
-            except Exception as error:  # its own end, not that of the others
-                replica.ended = error
-                ends = True
-            over += [number] if ends else []
-        if over:
-            self._dismiss(over)
-
-    def _dismiss(self, over: Sequence[int]) -> None:
-        stay = [number for number in range(len(self.replicas)) if number not in over]
-        if stay:
+        over = [
+            replica.after_step(loss_sum, examples=index.shape[1], seconds=seconds)
+            for replica, loss_sum in zip(self.replicas, self.loss_sums, strict=True)
+        ]
+        if not any(over):
+            return
+        if not all(over):
             self.program.write_back()
         self.program.release()
-        for number in over:
-            replica = self.replicas[number]
-            replica.indices.close()
-            if replica.ended is None:
-                try:
-                    replica.ended = replica.training.finish()
-                except Exception as error:
-                    replica.ended = error
-        self.replicas = [self.replicas[number] for number in stay]
-        if stay:
-            self.loss_sums = self.loss_sums[stay]
+        for replica, ends in zip(self.replicas, over, strict=True):
+            if ends:
+                replica.leave()
+        self.replicas = [r for r, ends in zip(self.replicas, over, strict=True) if not ends]
+        if self.replicas:
+            self.loss_sums = self.loss_sums[[not ends for ends in over]]
             self._stack()
 
-    def _is_stopped(self) -> bool:
+    def _save(self) -> None:
         """Save those for which it is time, and all where the user wants to stop."""
-        stop = self.callbacks.stop_requested()
-        due = [m for m in self.replicas if stop or m.training.pace.is_due()]
+        stop = self.replicas[0].job.callbacks.stop_requested()
+        due = [replica for replica in self.replicas if stop or replica.pace.is_due()]
         if due:
             self.program.write_back()
-            for replica in due:
-                replica.training.save(replica.rng(), at_once=stop)
+        for replica in due:
+            replica.save(replica.get_rng(), at_once=stop)
         if stop:
             for replica in self.replicas:
-                replica.ended = replica.training.interrupted()
-        return stop
-
-
-def _drawn_from(rng: dict[str, Tensor | list[Tensor]], device: torch.device) -> Tensor:
-    """The state of the generator that a training on a device draws from."""
-    state = rng["cuda"][device.index or 0] if device.type == "cuda" else rng["cpu"]
-    assert isinstance(state, Tensor)
-    return state
+                replica.ended = replica.interrupted()
+            self.replicas = []

@@ -4,6 +4,10 @@ Every run has a thread of its own and does in it what it would do alone, but one
 goes on until it wants to train, then the next; when all that are left want to, they are trained as
 one program and go on one after another with their results. So strategies need not know of it, and
 draws from torch's global generator, all seeded where they are made, do not mix.
+
+A step of a small network spends more time on starting operations than on computing; of several at
+once they start once. A step of a large one computes all the time, and several take as long as one
+after another: then only memory is lost (`most_that_pay`).
 """
 
 import threading
@@ -17,17 +21,58 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from cvrbench.config.schema import Config
 from cvrbench.data.batches import SplitTensors
 from cvrbench.data.dataset import Split
 from cvrbench.data.schema import Schema
+from cvrbench.nn import FeatureEncoder
+from cvrbench.strategies.base import SharingStrategy
+from cvrbench.system import machine
 from cvrbench.training.callbacks import StopRequested
-from cvrbench.training.loop import TrainingJob
+from cvrbench.training.device import resolve_device
+from cvrbench.training.loop import FitResult, TrainingJob
 from cvrbench.training.stacked.replicas import Trained, fit_stacked
-from cvrbench.training.state import FitResult
 
 Result = TypeVar("Result")
 POLL_SECONDS = 0.2
 """How long a Ctrl-C may go unnoticed."""
+MOST = 8
+"""More gain little: what starts once is then a small part of a step."""
+MOST_WORK = 100_000_000
+"""Multiply-adds of a step's forward pass above which it does not pay. Measured in processor time
+of a step, eight seeds against one eight times: 0.6 at 15 million (`shared_bottom` as by default),
+0.8 at 60 million (`mmoe`)."""
+COPIES = 6
+"""Copies of a run's weights while it is one of many: its own, the stack's, gradients and moments,
+its best, and what an optimiser makes on the way."""
+SHARE = 0.5
+"""Share of the free memory that a group may take."""
+
+
+def can_go_together(config: Config) -> bool:
+    """Whether runs of a configuration can share a process and a program at all."""
+    trainer = config.trainer
+    untracked = config.logger.kind == "none"  # trackers know of one run in a process
+    return untracked and trainer.precision == "fp32" and not trainer.compile
+
+
+def most_that_pay(config: Config, build: Callable[[], SharingStrategy]) -> int:
+    """Return how many runs of a configuration to train at once; 1 where it does not pay.
+
+    Args:
+        config: Of all of them, but for the seed.
+        build: Gives their network, of which the sizes alone are wanted.
+    """
+    if not can_go_together(config) or resolve_device(config.trainer.device).type != "cpu":
+        return 1
+    with torch.device("meta"):
+        network = build()
+    tables = sum(m.table.numel() for m in network.modules() if isinstance(m, FeatureEncoder))
+    weights = sum(parameter.numel() for parameter in network.parameters())
+    if (weights - tables) * config.trainer.batch_size > MOST_WORK:
+        return 1
+    n_bytes = weights * COPIES * torch.float32.itemsize
+    return max(1, min(MOST, int(SHARE * machine.available_memory().n_bytes / n_bytes)))
 
 
 @dataclass
@@ -62,7 +107,7 @@ class SeedGroup:
                 self._train_if_all_wait()
 
     def fit(self, job: TrainingJob) -> tuple[FitResult, int]:
-        """Train with the others; say how many trainings were one program.
+        """Train with the others; return the result and how many trainings were one program.
 
         Raises:
             RunError, RunInterrupted: As `fit`.

@@ -57,9 +57,9 @@ class Stack(SharingStrategy):
         self.copies, self.vocabulary_size = own.copies, own.vocabulary_size
         self.encoder = _encoder_of_all(replicas, place)
         self.names = [n for n, _ in replicas[0].named_parameters() if n != f"{place}.table"]
-        self.dense = nn.ParameterList([_stack_parameter(replicas, name) for name in self.names])
+        self.dense = nn.ParameterList(_stack(replicas, self.names).values())
         held = [n for n, _ in replicas[0].named_buffers() if not n.startswith(f"{place}.")]
-        self.held = {name: _stack_buffer(replicas, name) for name in held}
+        self.held = _stack(replicas, held)
         tables = self.encoder.table.detach().chunk(len(replicas))
         for replica, table in zip(replicas, tables, strict=True):
             replica.get_parameter(f"{place}.table").data = table
@@ -110,14 +110,10 @@ class Stack(SharingStrategy):
             ]
             if (known := [mask for mask in masks if mask is not None]) != []:
                 assert len(known) == len(masks)
-                stacked[parameter] = torch.stack([_as_deep(m, parameter.dim() - 1) for m in known])
+                n_dims = parameter.dim() - 1  # lead with dimensions of 1, as broadcasting would
+                deep = [m.reshape(*[1] * (n_dims - m.dim()), *m.shape) for m in known]
+                stacked[parameter] = torch.stack(deep)
         return stacked
-
-    def release(self) -> None:
-        """Copy the stack's weights back into every replica, as they are now."""
-        for replica in self.replicas:
-            for tensor in (*replica.parameters(), *replica.buffers()):
-                tensor.data = tensor.data.clone()
 
     def _run_one(
         self, encoded: Tensor, weights: dict[str, Tensor]
@@ -148,12 +144,8 @@ class _Given(nn.Module):
 def stack_balancing(replicas: Sequence[Balancing]) -> Balancing:
     """Stack balancing methods, `[replicas, tasks]`; the replicas' own tensors become views."""
     stacked = copy.deepcopy(replicas[0])
-    found: dict[str, Tensor] = {}
-    for name, _ in replicas[0].named_parameters():
-        found[name] = _stack_parameter(replicas, name)
-    for name, _ in replicas[0].named_buffers():
-        found[name] = _stack_buffer(replicas, name)
-    for name, tensor in found.items():
+    names = [n for n, _ in (*stacked.named_parameters(), *stacked.named_buffers())]
+    for name, tensor in _stack(replicas, names).items():
         owner, _, own_name = name.rpartition(".")
         setattr(stacked.get_submodule(owner), own_name, tensor)
     return stacked
@@ -173,20 +165,17 @@ def _encoder_of_all(replicas: Sequence[SharingStrategy], place: str) -> FeatureE
     return encoder
 
 
-def _stack_parameter(replicas: Sequence[nn.Module], name: str) -> nn.Parameter:
-    own = [replica.get_parameter(name) for replica in replicas]
-    stacked = nn.Parameter(torch.stack([parameter.detach() for parameter in own]))
-    for parameter, now in zip(own, stacked.detach(), strict=True):
-        parameter.data = now
-    return stacked
-
-
-def _stack_buffer(replicas: Sequence[nn.Module], name: str) -> Tensor:
-    own = [replica.get_buffer(name) for replica in replicas]
-    stacked = torch.stack(own)
-    for buffer, now in zip(own, stacked, strict=True):
-        buffer.data = now
-    return stacked
+def _stack(replicas: Sequence[nn.Module], names: Sequence[str]) -> dict[str, Tensor]:
+    """Stack parameters and buffers; the replicas' own become views of the stacked ones."""
+    found: dict[str, Tensor] = {}
+    for name in names:
+        owner, _, own_name = name.rpartition(".")
+        own = [getattr(replica.get_submodule(owner), own_name) for replica in replicas]
+        stacked = torch.stack([tensor.detach() for tensor in own])
+        for tensor, now in zip(own, stacked, strict=True):
+            tensor.data = now
+        found[name] = nn.Parameter(stacked) if isinstance(own[0], nn.Parameter) else stacked
+    return found
 
 
 def _template(replica: SharingStrategy, encoder: FeatureEncoder) -> SharingStrategy:
@@ -196,21 +185,11 @@ def _template(replica: SharingStrategy, encoder: FeatureEncoder) -> SharingStrat
     return copy.deepcopy(replica, known).train()
 
 
-def _as_deep(mask: Tensor, n_dims: int) -> Tensor:
-    """Lead with dimensions of 1, as broadcasting would."""
-    return mask.reshape(*[1] * (n_dims - mask.dim()), *mask.shape)
-
-
-States = list[dict[str, Any]]
-"""States of a dense optimiser and of one for the tables (`Optimizers.state_dict`)."""
-
-
 class StackedStep:
     """A stack and its optimisers, which begin where the replicas' own are.
 
     Args:
         jobs: What the replicas are trained on and how; alike but for networks and labels seen.
-        rows: The training rows of each: the same, but for the labels that are seen.
         generators: What each draws from.
         own: The replicas' optimisers.
     """
@@ -218,11 +197,10 @@ class StackedStep:
     def __init__(
         self,
         jobs: Sequence[TrainingJob],
-        rows: Sequence[SplitTensors],
         generators: Sequence[torch.Generator],
         own: Sequence[Optimizers],
     ) -> None:
-        self.own = tuple(own)
+        self.own, self.objective = tuple(own), jobs[0].task.objective
         self.stack = Stack([job.network for job in jobs], generators)
         self.own_balancing = [job.task.balancing for job in jobs]
         self.balancing = stack_balancing(self.own_balancing)
@@ -230,13 +208,18 @@ class StackedStep:
         states = [optimizers.state_dict() for optimizers in own]
         if states[0][0]["state"]:
             self.optimizers.load_state_dict(_join(states))
-        self.train = tuple(rows)
-        self.objective = jobs[0].task.objective
+        self.train = [job.train for job in jobs if isinstance(job.train, SplitTensors)]
 
     def step(self, index: Tensor) -> Tensor:
-        """Take one step on the rows `[replicas, batch]`; give the losses `[replicas]`."""
+        """Take one step on the rows `[replicas, batch]`; return the losses `[replicas]`."""
         batch = self.stack.take(self.train[0].gather(self.stack.rows_of(index)))
-        batch = batch._replace(weights=self._label_weights(index))
+        weights = [
+            rows.weights.index_select(0, own)
+            for rows, own in zip(self.train, index, strict=True)
+            if rows.weights is not None
+        ]
+        # [replicas, batch, tasks]: the rows are the same, the labels that are seen each seed's own.
+        batch = batch._replace(weights=torch.stack(weights) if weights else None)
         return train_step(self.stack, self.objective, self.balancing, batch, self.optimizers)
 
     def write_back(self) -> None:
@@ -247,63 +230,40 @@ class StackedStep:
 
     def release(self) -> None:
         """Copy the stacked tensors back into every replica, as they are now."""
-        self.stack.release()
-        for own in self.own_balancing:
+        for own in (*self.stack.replicas, *self.own_balancing):
             for tensor in (*own.parameters(), *own.buffers()):
                 tensor.data = tensor.data.clone()
 
-    def _label_weights(self, index: Tensor) -> Tensor | None:
-        """How much each label counts, `[replicas, batch, tasks]`."""
-        found = [
-            rows.weights.index_select(0, own)
-            for rows, own in zip(self.train, index, strict=True)
-            if rows.weights is not None
-        ]
-        return torch.stack(found) if found else None
+
+States = list[dict[str, Any]]
+"""States of a dense optimiser and of one for the tables (`Optimizers.state_dict`)."""
 
 
 def _join(states: Sequence[States]) -> States:
     """One state of many: dense weights on a new first axis, tables behind each other."""
-    return [
-        _joined([of_one[kind] for of_one in states], torch.cat if kind else torch.stack)
-        for kind in (0, 1)
-    ]
-
-
-def _joined(
-    states: Sequence[dict[str, Any]], together: Callable[[list[Tensor]], Tensor]
-) -> dict[str, Any]:
-    first = states[0]["state"]
-
-    def of_all(number: int, name: str) -> Any:
-        value = first[number][name]
-        if not isinstance(value, Tensor) or value.dim() == 0:
-            return value  # a clock, which all have in common
-        return together([state["state"][number][name] for state in states])
-
-    joined = {
-        number: {name: of_all(number, name) for name in of_one} for number, of_one in first.items()
-    }
-    return {"state": joined, "param_groups": states[0]["param_groups"]}
+    dense, tables = zip(*states, strict=True)
+    return [_merged(torch.stack, dense), _merged(torch.cat, tables)]
 
 
 def _part(states: States, number: int, n: int) -> States:
     """The state of one of `n` out of that of all; tensors of its own."""
-
-    def cut(value: Any, kind: int) -> Any:
-        if not isinstance(value, Tensor):
-            return value
-        if value.dim() == 0:
-            return value.clone()
-        return value.chunk(n)[number].clone() if kind else value[number].clone()
-
+    dense, table = states
     return [
-        {
-            "state": {
-                place: {name: cut(value, kind) for name, value in of_one.items()}
-                for place, of_one in state["state"].items()
-            },
-            "param_groups": state["param_groups"],
-        }
-        for kind, state in enumerate(states)
+        _merged(lambda of_all: of_all[0][number].clone(), [dense]),
+        _merged(lambda of_all: of_all[0].chunk(n)[number].clone(), [table]),
     ]
+
+
+def _merged(
+    merge: Callable[[list[Tensor]], Tensor], states: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """One state of several of one form; a clock is the same in all and stays."""
+
+    def entry(place: int, name: str) -> Any:
+        values = [state["state"][place][name] for state in states]
+        is_clock = not isinstance(values[0], Tensor) or values[0].dim() == 0
+        return copy.deepcopy(values[0]) if is_clock else merge(values)
+
+    first = states[0]["state"]
+    found = {place: {name: entry(place, name) for name in of} for place, of in first.items()}
+    return {"state": found, "param_groups": states[0]["param_groups"]}

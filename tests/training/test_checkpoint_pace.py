@@ -14,10 +14,9 @@ STATE = {"w": torch.zeros(1000)}
 class Clock:
     """A clock that only saves move; each takes as long as it is told."""
 
-    def __init__(self, monkeypatch, *, save: float, sample: float = 0.0) -> None:
+    def __init__(self, monkeypatch, *, save: float) -> None:
         self.now, self.saves = 0.0, []
         monkeypatch.setattr(time, "monotonic", lambda: self.now)
-        monkeypatch.setattr(StageFiles, "try_disk", lambda *_: self.passes(sample) or save)
         monkeypatch.setattr(StageFiles, "save_under_way", lambda *_: self.saved(save))
 
     def passes(self, seconds: float) -> None:
@@ -48,7 +47,7 @@ def test_what_is_saved_quickly_is_saved_as_often_as_asked_for(monkeypatch, tmp_p
 
 @pytest.mark.parametrize("save", [1.5, 7.0, 20.0])
 def test_saves_never_take_more_than_their_share(monkeypatch, tmp_path, save):
-    clock = Clock(monkeypatch, save=save, sample=0.2)
+    clock = Clock(monkeypatch, save=save)
     total = train(clock, Pace(StageFiles(tmp_path, 0), 1.0), 4000)
     assert 0.7 * SHARE < total / 4000 <= SHARE
 
@@ -59,10 +58,9 @@ def test_a_stop_is_saved_at_once_whatever_it_costs(monkeypatch, tmp_path):
     assert clock.saves == [0.0]
 
 
-def test_the_disk_is_tried_with_a_sample_that_leaves_nothing(tmp_path):
-    files = StageFiles(tmp_path / "checkpoints", 3)
-    small, large = files.try_disk(1000), files.try_disk(1000 * checkpoint.SAMPLE)
-    assert 0 < small < 60
-    assert large > small
-    assert list(files.folder.iterdir()) == []
-    assert files.try_disk(0) == 0.0
+def test_the_first_save_is_expected_to_be_slow(monkeypatch, tmp_path):
+    clock = Clock(monkeypatch, save=0.1)
+    monkeypatch.setattr(checkpoint, "SLOW_DISK", 4000 / 3)  # three seconds for the state
+    train(clock, Pace(StageFiles(tmp_path, 0), 1.0), 120)
+    assert clock.saves[0] == pytest.approx(3 / SHARE, abs=1)
+    assert clock.saves[1] == pytest.approx(clock.saves[0] + 5, abs=4)

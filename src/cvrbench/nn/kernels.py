@@ -71,13 +71,7 @@ class _OfReplicas(torch.autograd.Function):
 
 
 def mlp(x: Tensor, *layers: Tensor, dropout: float) -> Tensor:
-    """Run n networks, ReLU and dropout after every layer; shapes as `linear`.
-
-    Args:
-        x: Input of the first layer.
-        layers: Weights of all layers, then their biases.
-        dropout: Share of units zeroed after each layer.
-    """
+    """Run n networks by the weights of all layers, then all biases; see `layers.parallel_mlp`."""
     n_layers = len(layers) // 2
     for weight, bias in zip(layers[:n_layers], layers[n_layers:], strict=True):
         x = linear(x, weight, bias, relu=True)

@@ -36,10 +36,10 @@ class Bags(NamedTuple):
 
 
 class Runs(NamedTuple):
-    """Ids in order: the distinct ones, and where each one's places are."""
+    """Ids in order."""
 
     rows: Tensor
-    """`[distinct]` int64, ascending."""
+    """`[distinct]` int64: the distinct ids, ascending."""
     order: Tensor
     """`[ids]`: the places sorted by their id, and by themselves within one."""
     starts: Tensor

@@ -25,7 +25,7 @@ import os
 import shutil
 import time
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,38 +48,25 @@ settings a training depends on, the fingerprint names the data, and every traini
 chosen by the mean AUC and sees no test row."""
 SHARE = 0.03
 """Share of the time of training that may go into checkpoints of a stage under way."""
-SAMPLE = 16_000_000
-"""Bytes that are written to learn how fast the disk is, before there was a save of more."""
-CAUTION = 3.0
-"""How much slower the first save may be than the sample."""
+SLOW_DISK = 200e6
+"""Bytes per second that the first save is expected to write; the next ones as fast as it did."""
 
 
-@dataclass(frozen=True)
 class StageFiles:
-    """The checkpoint files of one stage of a run."""
+    """The checkpoint files of one stage of a run.
 
-    folder: Path
-    number: int
+    Attributes:
+        finished_file: What the stage ended with.
+        partial_file, before_file: Where it was when it was last saved, and the time before.
+        reused_file: A mark that another run computed the finished stage; empty.
+    """
 
-    @property
-    def finished_file(self) -> Path:
-        """Where what the stage ended with is, or will be."""
-        return self._file("")
-
-    @property
-    def partial_file(self) -> Path:
-        """Where the stage was when it was last saved."""
-        return self._file("-partial")
-
-    @property
-    def before_file(self) -> Path:
-        """Where it was the time before."""
-        return self._file("-partial-before")
-
-    @property
-    def reused_file(self) -> Path:
-        """A mark that the finished stage was computed by another run; empty."""
-        return self.finished_file.with_suffix(".lent")
+    def __init__(self, folder: Path, number: int) -> None:
+        self.folder = folder
+        self.finished_file = folder / f"stage-{number}.pt"
+        self.partial_file = folder / f"stage-{number}-partial.pt"
+        self.before_file = folder / f"stage-{number}-partial-before.pt"
+        self.reused_file = folder / f"stage-{number}.lent"
 
     def finished(self) -> dict[str, Any] | None:
         """What the stage ended with, if it did."""
@@ -97,12 +84,12 @@ class StageFiles:
             StoreError: The disk is full, though room was made of the older save, or not writable.
         """
         try:
-            self._save_under_way(state)
+            _save(self.partial_file, state, keep_as=self.before_file)
         except StoreError:
             if not self.before_file.is_file() or not self.partial_file.is_file():
                 raise
             self.before_file.unlink()
-            self._save_under_way(state)
+            _save(self.partial_file, state, keep_as=self.before_file)
 
     def save_finished(self, state: Mapping[str, Any]) -> None:
         """Save what a stage ended with; its partial files are no longer needed.
@@ -113,24 +100,6 @@ class StageFiles:
         _save(self.finished_file, state)
         for file in (self.partial_file, self.before_file):
             file.unlink(missing_ok=True)
-
-    def try_disk(self, n_bytes: int) -> float:
-        """Guess how long a save of so many bytes takes, by writing fewer."""
-        sample = min(n_bytes, SAMPLE)
-        file = self._file("-sample").with_suffix(".tmp")
-        begun = time.monotonic()
-        with explain_write(file):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            try:
-                _write(file, {"sample": torch.zeros(sample, dtype=torch.uint8)})
-                with file.open("rb+") as written:
-                    os.fsync(written.fileno())
-            finally:
-                file.unlink(missing_ok=True)
-        return CAUTION * (time.monotonic() - begun) * n_bytes / max(sample, 1)
-
-    def _file(self, what: str) -> Path:
-        return self.folder / f"stage-{self.number}{what}.pt"
 
     def _read(self, path: Path, otherwise: str) -> dict[str, Any] | None:
         """Read a file that may be there; put it aside where it is damaged."""
@@ -149,14 +118,6 @@ class StageFiles:
         logging.getLogger(__name__).warning(words, path, aside.name, otherwise)
         return None
 
-    def _save_under_way(self, state: Mapping[str, Any]) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with atomic_write(self.partial_file) as temporary:
-            _write(temporary, state)
-            # Between here and the end there is no last save, but the one before.
-            if self.partial_file.is_file():
-                self.partial_file.replace(self.before_file)
-
 
 @dataclass
 class Pace:
@@ -172,7 +133,7 @@ class Pace:
     spent: float = 0.0
     """Seconds that went into saving."""
     expected: float | None = None
-    """Seconds that the next save will take; None before anything is known of it."""
+    """Seconds that the next save will take; None before the first."""
 
     def __post_init__(self) -> None:
         """Begin with an interval."""
@@ -193,11 +154,8 @@ class Pace:
         Raises:
             StoreError: As `StageFiles.save_under_way`.
         """
-        begun = time.monotonic()
-        if self.expected is None and not at_once:
-            self.expected = self.files.try_disk(_n_bytes(state))
-            self.spent += time.monotonic() - begun
-        early = 0.0 if at_once else (self.spent + (self.expected or 0.0)) / SHARE - trained
+        expected = _n_bytes(state) / SLOW_DISK if self.expected is None else self.expected
+        early = 0.0 if at_once else (self.spent + expected) / SHARE - trained
         if early > 0:
             self.due = time.monotonic() + early
             return
@@ -214,7 +172,7 @@ class TrainingCache:
 
     folder: Path
     run: str
-    """Name of the run that looks."""
+    """Name of the run that reads and adds to it."""
 
     @contextmanager
     def answer(self, key: str, files: StageFiles, stop_requested: StopRequested) -> Iterator[None]:
@@ -278,29 +236,20 @@ class TrainingCache:
                 _link(files.finished_file, own)
 
 
-def conditions(
-    config: Config, fingerprint: str, scarce: int, device: torch.device
-) -> dict[str, object]:
-    """Return what the trainings of two runs must have in common to be one.
+def training_key(
+    state: Mapping[str, Tensor], training: Sequence[Any], config: Config, **other: Any
+) -> str:
+    """Name a training by the weights that it begins with, and all else that decides its end.
 
     Args:
-        config: Of a run.
-        fingerprint: Of its prepared data.
-        scarce: Number of the task whose labels are partly hidden, where some are.
-        device: Where it trains.
+        state: The network's weights and masks.
+        training: What a strategy asks for.
+        config: Of the run.
+        other: What else the trainings of two runs must have in common to be one.
     """
-    return {
-        "config": decisive(config_to_dict(config), NAMED_OTHERWISE),
-        "scarce": scarce,
-        "fingerprint": fingerprint,
-        "device": device.type,
-        "numbers": NUMBERS,
-        "versions": versions(),
-    }
-
-
-def training_key(state: Mapping[str, Tensor], settings: Mapping[str, Any]) -> str:
-    """Name a training by the weights that it begins with, and all else that decides its end."""
+    plain = decisive(config_to_dict(config), NAMED_OTHERWISE)
+    settings = {"training": training, "config": plain, "numbers": NUMBERS, **other}
+    settings["versions"] = versions()
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name, tensor in state.items():
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -317,10 +266,13 @@ def is_whole(path: Path) -> bool:
         return False
 
 
-def _save(path: Path, state: Mapping[str, Any]) -> None:
+def _save(path: Path, state: Mapping[str, Any], *, keep_as: Path | None = None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as temporary:
         _write(temporary, state)
+        # Between here and the end there is no last save, but the one before.
+        if keep_as is not None and path.is_file():
+            path.replace(keep_as)
 
 
 def _write(temporary: Path, state: Mapping[str, Any]) -> None:

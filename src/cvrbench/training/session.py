@@ -32,7 +32,7 @@ from cvrbench.training.callbacks import (
     StopRequested,
     ignore,
 )
-from cvrbench.training.checkpoint import StageFiles, TrainingCache, conditions, training_key
+from cvrbench.training.checkpoint import StageFiles, TrainingCache, training_key
 from cvrbench.training.diagnostics import Probe, probe_rows
 from cvrbench.training.evaluator import Evaluator, Predicted
 from cvrbench.training.loop import Callbacks, FitResult, Task, TrainingJob, count_steps, fit
@@ -268,9 +268,14 @@ class TrainingSession:
 
     def _key(self, training: Training) -> str:
         how = [training.label, training.epochs, list(self._chosen(training)), training.per_task]
-        same = conditions(self.config, self.dataset.schema.fingerprint, self.scarce, self.device)
-        settings = {**same, "training": [*how, dict(training.depends or {})]}
-        return training_key(training.network.state_dict(), settings)
+        return training_key(
+            training.network.state_dict(),
+            [*how, dict(training.depends or {})],
+            self.config,
+            fingerprint=self.dataset.schema.fingerprint,
+            scarce=self.scarce,
+            device=self.device.type,
+        )
 
     def _examples(self) -> int:
         """Rows that the run has computed gradients on so far."""

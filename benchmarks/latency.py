@@ -13,8 +13,7 @@ from torch import nn
 from cvrbench.data.batches import Features, SplitTensors
 from cvrbench.data.dataset import Bag, Split
 from cvrbench.data.schema import Schema
-from cvrbench.serving.compaction import task_network, vocabulary_starts
-from cvrbench.serving.costs import Savings
+from cvrbench.serving.compaction import Savings, task_network, vocabulary_starts
 
 
 class Spread(NamedTuple):

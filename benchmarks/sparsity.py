@@ -36,7 +36,7 @@ from cvrbench.masks.drawn import random_scores
 from cvrbench.masks.ranking import keep_best
 from cvrbench.runs import experiment
 from cvrbench.runs.load import load_trained
-from cvrbench.serving.costs import Savings, compare
+from cvrbench.serving.compaction import Savings, compare
 from cvrbench.strategies import build_network
 from cvrbench.strategies.ncs import NCS
 

@@ -19,8 +19,7 @@ from cvrbench.cli.app import main
 from cvrbench.data.batches import SplitTensors
 from cvrbench.data.dataset import Bag, Split
 from cvrbench.runs.load import load_trained
-from cvrbench.serving.compaction import compact, task_network
-from cvrbench.serving.costs import example_features
+from cvrbench.serving.compaction import compact, example_features, task_network
 from cvrbench.serving.export import make_onnx, tensor_inputs
 from tests.models.conftest_models import build, make_batch, make_schema
 
@@ -231,8 +230,8 @@ def test_bags_and_numbers_are_exported(kind, tmp_path):
         columns, reads = {"p_cvr": 0}, network.schema
         assert [field.name for field in reads.id_fields] == ["item", "tags"]
     network.eval()
-    made = make_onnx(network, reads, columns, {"run_id": "r1"})
-    (tmp_path / "x.onnx").write_bytes(made.content)
+    content, _ = make_onnx(network, reads, columns, {"run_id": "r1"})
+    (tmp_path / "x.onnx").write_bytes(content)
     session = onnxruntime.InferenceSession(tmp_path / "x.onnx")
     assert session.get_modelmeta().custom_metadata_map["run_id"] == "r1"
     shapes = {value.name: tuple(value.shape) for value in session.get_inputs()}

@@ -12,8 +12,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cvrbench.data.schema import Schema
 from cvrbench.masks.mask_set import MaskSet
-from cvrbench.serving.compaction import Layer, TaskNetwork, compact, task_network
-from cvrbench.serving.costs import compare, cost_as_trained, cost_of_task
+from cvrbench.serving.compaction import (
+    Layer,
+    TaskNetwork,
+    compact,
+    compare,
+    cost_as_trained,
+    cost_of_task,
+    task_network,
+)
 from cvrbench.strategies import build_strategy
 from cvrbench.strategies.ncs import NCS
 from tests.models.conftest_models import build, chosen, make_batch, make_schema

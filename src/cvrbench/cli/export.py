@@ -13,7 +13,7 @@ from cvrbench.cli.options import RESULTS, AsJson, ResultsDir, Run
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from cvrbench.serving.costs import Row, Savings
+    from cvrbench.serving.compaction import Row, Savings
 
 
 class Layout(StrEnum):
@@ -50,7 +50,7 @@ def export(
     """
     from cvrbench.runs.load import load_trained
     from cvrbench.runs.store import ResultStore
-    from cvrbench.serving.costs import compare
+    from cvrbench.serving.compaction import compare
     from cvrbench.serving.export import part_of, write
 
     folder = ResultStore(results_dir).folder(run)

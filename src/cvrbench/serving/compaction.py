@@ -16,13 +16,17 @@ it can be left out together with its row and its column:
 The result gives the same logits up to the rounding of one sum in another order. A connection
 carries nothing where its effective weight is 0, masked or not.
 
+`compare` counts what that saves in numbers and multiply-adds, whatever the machine. The step from
+all tasks to one saves the other tasks' work, masks or not; only the step from an NCS task's masked
+network to its compacted one is the masks' doing.
+
 Shape legend: `batch` rows, `width` the encoder's output, `in` and `out` a layer's units.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
-from typing import NamedTuple
+from dataclasses import asdict, dataclass, replace
+from itertools import accumulate, pairwise
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +35,7 @@ from torch.nn import functional as F  # noqa: N812 -- the name every torch user 
 from cvrbench.data.batches import Features
 from cvrbench.data.schema import Schema
 from cvrbench.nn import FeatureEncoder, Output
+from cvrbench.nn.multiply_adds import count_multiply_adds
 from cvrbench.strategies.base import SharingStrategy
 from cvrbench.strategies.ncs import NCS
 from cvrbench.strategies.shared_bottom import SharedBottom
@@ -39,6 +44,8 @@ from cvrbench.strategies.single_task import SingleTask
 
 OnePath = NCS | SharedBottom | SharedEmbedding | SingleTask
 """Strategies of which every task has one path from the encoder to its logit."""
+EXAMPLE_ROWS = 3
+"""Rows of an example batch; a length that no other size of a network is likely to equal."""
 
 
 class Layer(NamedTuple):
@@ -141,7 +148,7 @@ def compact(network: TaskNetwork) -> Compaction:
     """
     layers, folded = _fold_constants(network.layers)
     read = _read_units(layers)  # of the encoder, then of each hidden layer
-    schema, columns = _read_fields(network, read[0])
+    schema, columns, unread = _read_fields(network, read[0])
     kept = [columns, *read[1:], torch.ones(1, dtype=torch.bool, device=columns.device)]
     small = [
         Layer(weight[below][:, above].contiguous(), bias[above].contiguous())
@@ -150,7 +157,6 @@ def compact(network: TaskNetwork) -> Compaction:
     if not all(bool(units.any()) for units in read[1:]):
         # A layer without units lets nothing through: the logit is the last bias.
         small = [Layer(small[0].weight.new_zeros(int(columns.sum()), 1), small[-1].bias)]
-    unread = _unread_fields(network, read[0])
     return Compaction(
         network=TaskNetwork(schema, _table_of(network, schema), small).eval(),
         units=tuple(tuple(units.nonzero().flatten().tolist()) for units in read[1:]),
@@ -163,11 +169,8 @@ def compact(network: TaskNetwork) -> Compaction:
 
 def vocabulary_starts(schema: Schema) -> Mapping[str, int]:
     """Return in which row of the one table each field's vocabulary begins."""
-    starts, start = {}, 0
-    for field in schema.id_fields:
-        starts[field.name] = start
-        start += field.size
-    return starts
+    ends = accumulate((field.size for field in schema.id_fields), initial=0)
+    return {field.name: start for field, start in zip(schema.id_fields, ends, strict=False)}
 
 
 def _fold_constants(layers: Sequence[Layer]) -> tuple[list[Layer], tuple[int, ...]]:
@@ -198,39 +201,35 @@ def _read_units(layers: Sequence[Layer]) -> list[Tensor]:
 
 def _field_columns(network: TaskNetwork) -> Iterator[tuple[str, slice]]:
     """Each field's name and its columns of the encoder's output."""
-    start, dim = 0, network.encoder.embedding_dim
-    schema = network.schema
-    widths = [(f.name, dim) for f in schema.id_fields] + [(f.name, 1) for f in schema.numeric]
-    for name, width in widths:
-        yield name, slice(start, start + width)
+    start, numeric = 0, {field.name for field in network.schema.numeric}
+    for field in (*network.schema.id_fields, *network.schema.numeric):
+        width = 1 if field.name in numeric else network.encoder.embedding_dim
+        yield field.name, slice(start, start + width)
         start += width
 
 
-def _unread_fields(network: TaskNetwork, read: Tensor) -> tuple[str, ...]:
-    return tuple(name for name, columns in _field_columns(network) if not read[columns].any())
-
-
-def _read_fields(network: TaskNetwork, read: Tensor) -> tuple[Schema, Tensor]:
-    """The schema of the fields that are read, and their columns, `[width]` bool.
+def _read_fields(network: TaskNetwork, read: Tensor) -> tuple[Schema, Tensor, tuple[str, ...]]:
+    """The schema of the fields that stay, their columns, `[width]` bool, and those that are unread.
 
     A field is looked up as a whole, so that its unread columns stay if one is read. The smallest
     categorical field, where there is one, stays if none is read: its ids tell how many rows there
     are.
     """
     schema = network.schema
-    unread = set(_unread_fields(network, read))
-    if schema.categorical and unread >= {field.name for field in schema.categorical}:
-        unread -= {min(schema.categorical, key=lambda field: field.size).name}
+    unread = [name for name, place in _field_columns(network) if not read[place].any()]
+    gone = set(unread)
+    if schema.categorical and gone >= {field.name for field in schema.categorical}:
+        gone -= {min(schema.categorical, key=lambda field: field.size).name}
     columns = torch.ones_like(read)
     for name, place in _field_columns(network):
-        columns[place] = name not in unread
+        columns[place] = name not in gone
     kept = replace(
         schema,
-        categorical=tuple(f for f in schema.categorical if f.name not in unread),
-        multivalued=tuple(f for f in schema.multivalued if f.name not in unread),
-        numeric=tuple(f for f in schema.numeric if f.name not in unread),
+        categorical=tuple(f for f in schema.categorical if f.name not in gone),
+        multivalued=tuple(f for f in schema.multivalued if f.name not in gone),
+        numeric=tuple(f for f in schema.numeric if f.name not in gone),
     )
-    return kept, columns
+    return kept, columns, tuple(unread)
 
 
 def _table_of(network: TaskNetwork, kept: Schema) -> Tensor:
@@ -240,3 +239,155 @@ def _table_of(network: TaskNetwork, kept: Schema) -> Tensor:
         return table
     pieces = [table[starts[f.name] : starts[f.name] + f.size] for f in kept.id_fields]
     return torch.cat(pieces) if pieces else table[:0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Sizes and work of one example's forward pass."""
+
+    dense_parameters: int
+    """Parameters but embeddings; zeros written down as numbers count."""
+    embedding_parameters: int
+    multiply_adds: int
+    """Looking embeddings up and pooling them is none."""
+    connections: int
+    """Multiply-adds whose weight is not 0, summed over the tasks; the others are wasted."""
+
+
+class Row(NamedTuple):
+    """One network among those compared."""
+
+    task: str | None
+    """None: all of them."""
+    state: str
+    """`as trained`, `alone`, `masked` or `compacted`."""
+    cost: Cost
+
+    @property
+    def name(self) -> str:
+        """The row's heading."""
+        return f"{self.task} {self.state}" if self.task else self.state
+
+
+@dataclass(frozen=True, kw_only=True)
+class Savings:
+    """All tasks' network as trained, and what each task's own one comes to."""
+
+    rows: tuple[Row, ...]
+    """As trained first; then per task alone, or masked and compacted."""
+    compactions: Mapping[str, Compaction]
+    """Task -> what was left out; empty for a strategy without masks."""
+    sentences: tuple[str, ...]
+    """What it comes to, in words."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plain form."""
+        found = self.compactions
+        return {
+            "networks": [{"task": r.task, "state": r.state, **asdict(r.cost)} for r in self.rows],
+            "removed_units": {task: c.removed for task, c in found.items()},
+            "unread_columns": {task: c.unread_columns for task, c in found.items()},
+            "unread_fields": {task: c.unread_fields for task, c in found.items()},
+            "summary": list(self.sentences),
+        }
+
+
+def compare(network: SharingStrategy, schema: Schema, tasks: Sequence[str]) -> Savings:
+    """Count a network as trained, and the own networks of these of its tasks.
+
+    Args:
+        network: In the state to be served.
+        schema: Schema of the data that it was trained on.
+        tasks: Tasks of interest.
+    """
+    whole = cost_as_trained(network, schema)
+    rows, found, sentences = [Row(None, "as trained", whole)], {}, []
+    names = [task.name for task in schema.tasks]
+    for task in tasks:
+        own = task_network(network, schema, names.index(task))
+        if own is None:
+            sentences.append(
+                f"The experts that {task} reads serve other tasks, too: it is served by the whole "
+                "network."
+            )
+            continue
+        cost = cost_of_task(own)
+        if isinstance(network, NCS):
+            found[task] = compact(own)
+            small = cost_of_task(found[task].network)
+            rows += [Row(task, "masked", cost), Row(task, "compacted", small)]
+            sentences.append(in_words(task, cost, small, found[task]))
+        else:
+            rows.append(Row(task, "alone", cost))
+            share = cost.multiply_adds / whole.multiply_adds
+            sentences.append(
+                f"{task} alone takes {share:.1%} of the multiply-adds: the rest is the other "
+                "tasks'. There are no masks, so nothing else can be left out."
+            )
+    return Savings(rows=tuple(rows), compactions=found, sentences=tuple(sentences))
+
+
+def cost_of_task(network: TaskNetwork) -> Cost:
+    """Count a task's plain network: a layer costs `in * out` multiply-adds."""
+    weights = [layer.weight for layer in network.layers]
+    return Cost(
+        dense_parameters=sum(w.numel() + w.shape[1] for w in weights),
+        embedding_parameters=network.encoder.table.numel(),
+        multiply_adds=sum(w.numel() for w in weights),
+        connections=sum(int(w.count_nonzero()) for w in weights),
+    )
+
+
+def cost_as_trained(network: SharingStrategy, schema: Schema) -> Cost:
+    """Count a whole network with all its tasks, multiply-adds by watching a pass."""
+    features = example_features(schema)
+    network.eval()
+    multiply_adds = count_multiply_adds(lambda: network(features)) // EXAMPLE_ROWS
+    embeddings = sum(m.table.numel() for m in network.modules() if isinstance(m, FeatureEncoder))
+    connections = multiply_adds
+    if isinstance(network, NCS):
+        own = (task_network(network, schema, t) for t in range(len(network.tasks)))
+        # A part without masks is computed once for all tasks.
+        kept = sum(cost_of_task(task).connections for task in own if task is not None)
+        connections = min(multiply_adds, kept)
+    return Cost(
+        dense_parameters=sum(p.numel() for p in network.parameters()) - embeddings,
+        embedding_parameters=embeddings,
+        multiply_adds=multiply_adds,
+        connections=connections,
+    )
+
+
+def in_words(task: str, masked: Cost, compacted: Cost, compaction: Compaction) -> str:
+    """Return one sentence on what a task's masks save, plain where they save nothing."""
+    zeros = 1 - masked.connections / masked.multiply_adds
+    units, fields = sum(compaction.removed), len(compaction.unread_fields)
+    if zeros == 0:
+        return f"{task} keeps every connection: there is nothing to save."
+    if not units and not fields:
+        return (
+            f"The masks of {task} save nothing: {zeros:.1%} of its connections are 0, but every "
+            "unit and field keeps at least one, and a 0 is multiplied like any other number."
+        )
+    gone = [f"{units:,} units"] if units else []
+    gone += [f"{fields} fields"] if fields else []
+    left = compacted.multiply_adds / masked.multiply_adds
+    full = compacted.connections / max(compacted.multiply_adds, 1)
+    return (
+        f"{task}: {' and '.join(gone)} carry nothing and are left out, which leaves {left:.1%} of "
+        f"the multiply-adds; {full:.1%} of those have a weight that is not 0. The mask alone saves "
+        "nothing."
+    )
+
+
+def example_features(schema: Schema, rows: int = EXAMPLE_ROWS) -> Features:
+    """Return a small batch with every field's first id, two to a bag; it stands for any other."""
+    starts, n = torch.tensor([*vocabulary_starts(schema).values()]).long(), len(schema.categorical)
+    values = torch.arange(len(schema.multivalued) * rows).repeat_interleave(2)
+    return Features(
+        rows=starts[:n].expand(rows, n).contiguous(),
+        bag_rows=starts[n:].repeat_interleave(2 * rows),
+        bag_weights=torch.ones(len(values)),
+        bag_segments=values,
+        numeric=torch.zeros(rows, len(schema.numeric)),
+    )

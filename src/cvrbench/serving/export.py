@@ -21,7 +21,7 @@ import json
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -41,10 +41,10 @@ from cvrbench.serving.compaction import (
     Compaction,
     TaskNetwork,
     compact,
+    example_features,
     task_network,
     vocabulary_starts,
 )
-from cvrbench.serving.costs import example_features
 from cvrbench.system.files import atomic_write, write_text
 
 ALL = "all"
@@ -122,9 +122,8 @@ def write(part: Part, trained: Trained, folder: Path, layout: Layout) -> tuple[P
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StoreError(
-            f"cannot make {folder}: {error.strerror or error}; give another folder with --to"
-        ) from None
+        why = error.strerror or error
+        raise StoreError(f"cannot make {folder}: {why}; give another folder with --to") from None
     file, opset = folder / f"{part.name}{SUFFIX[layout]}", None
     if layout == "onnx":
         columns = {output.name: output.column for output in part.outputs}
@@ -176,19 +175,17 @@ def _describe(part: Part, trained: Trained) -> dict[str, Any]:
 
 def _fields(schema: Schema) -> list[dict[str, Any]]:
     """Return each field's place: `start` is added to a value's id to give its row in the table."""
-    starts = vocabulary_starts(schema)
-    numeric = enumerate(schema.numeric)
-    return [
-        *(
-            {"kind": "categorical", "column": i, "start": starts[f.name], **asdict(f)}
-            for i, f in enumerate(schema.categorical)
-        ),
-        *(
-            {"kind": "multivalued", "position": i, "start": starts[f.name], **asdict(f)}
-            for i, f in enumerate(schema.multivalued)
-        ),
-        *({"kind": "numeric", "column": i, **asdict(f)} for i, f in numeric),
+    starts, found = vocabulary_starts(schema), []
+    kinds: list[tuple[str, str, Sequence[Any]]] = [
+        ("categorical", "column", schema.categorical),
+        ("multivalued", "position", schema.multivalued),
+        ("numeric", "column", schema.numeric),
     ]
+    for kind, place, fields in kinds:
+        for number, field in enumerate(fields):
+            start = {"start": starts[field.name]} if field.name in starts else {}
+            found.append({"kind": kind, place: number, **start, **asdict(field)})
+    return found
 
 
 def _layers(part: Part) -> list[dict[str, Any]]:
@@ -196,8 +193,8 @@ def _layers(part: Part) -> list[dict[str, Any]]:
     network = part.network
     if not isinstance(network, TaskNetwork) or part.compaction is None:
         return [{"name": n, "shape": list(t.shape)} for n, t in network.state_dict().items()]
-    units = [*part.compaction.units, (0,)] if len(network.layers) > 1 else [(0,)]
     last = len(network.layers) - 1
+    units = [*part.compaction.units[:last], (0,)]
     return [
         {
             "weight": f"weights.{number}",
@@ -213,13 +210,12 @@ def _layers(part: Part) -> list[dict[str, Any]]:
 def _output(schema: Schema, number: int, kind: str, *, column: int) -> Output:
     """Return what the logistic function of a task's logit is a probability of."""
     task = schema.tasks[number]
-    labels = [schema.tasks[t].label for t in schema.chain(number)]
+    *given, label = (schema.tasks[t].label for t in schema.chain(number))
+    name, event, condition = task.name, label, ["exposure", *given]
     if task.joint is not None and kind == "exposure_space":
-        meaning = f"P({' and '.join(labels)} | exposure)"
-        return Output(name=f"p_{task.joint}", task=task.name, meaning=meaning, column=column)
-    given = " and ".join(["exposure", *labels[:-1]])
-    meaning = f"P({task.label} | {given})"
-    return Output(name=f"p_{task.name}", task=task.name, meaning=meaning, column=column)
+        name, event, condition = task.joint, " and ".join([*given, label]), ["exposure"]
+    meaning = f"P({event} | {' and '.join(condition)})"
+    return Output(name=f"p_{name}", task=task.name, meaning=meaning, column=column)
 
 
 class TensorInput(NamedTuple):
@@ -234,14 +230,9 @@ class TensorInput(NamedTuple):
 
 def tensor_inputs(schema: Schema) -> tuple[TensorInput, ...]:
     """Return which tensors a network of these fields reads, in the order of `Features`."""
-    found = [
-        TensorInput(
-            "rows",
-            "int64",
-            ("batch", len(schema.categorical)),
-            "per categorical field the value's id plus the field's start",
-        )
-    ]
+    shape = ("batch", len(schema.categorical))
+    meaning = "per categorical field the value's id plus the field's start"
+    found = [TensorInput("rows", "int64", shape, meaning)]
     if schema.multivalued:
         bag = ("values",)
         found += [
@@ -255,16 +246,9 @@ def tensor_inputs(schema: Schema) -> tuple[TensorInput, ...]:
     return tuple(found)
 
 
-class Graph(NamedTuple):
-    """An ONNX graph as the bytes of one file, and the version of its operators."""
-
-    content: bytes
-    opset: int
-
-
 def make_onnx(
     network: nn.Module, schema: Schema, columns: Mapping[str, int], notes: Mapping[str, str]
-) -> Graph:
+) -> tuple[bytes, int]:
     """Trace a network into an ONNX graph with any number of rows and of values.
 
     Args:
@@ -272,6 +256,9 @@ def make_onnx(
         schema: Of the fields that it reads.
         columns: Name of an output -> column of the logits whose probability it gives.
         notes: What the file says of itself.
+
+    Returns:
+        One file, and the version of its operators.
 
     Raises:
         RunError: A package is missing, or the network is too large for one file.
@@ -301,13 +288,7 @@ def make_onnx(
     proto = traced.model_proto
     onnx.checker.check_model(proto)
     opset = next(o.version for o in proto.opset_import if o.domain == "")
-    return Graph(proto.SerializeToString(), opset)
-
-
-def logits_of(network: nn.Module, features: Features) -> Tensor:
-    """Return the logits `[batch, tasks]`: the one place that calls a network to export."""
-    logits: Tensor = network(features).logits
-    return logits
+    return proto.SerializeToString(), opset
 
 
 class _Served(nn.Module):
@@ -330,7 +311,7 @@ class _Served(nn.Module):
             bag_segments=given.get("bag_segments", none),
             numeric=given.get("numeric", rows.new_empty(rows.shape[0], 0).float()),
         )
-        probabilities = logits_of(self.network, features).sigmoid()  # [batch, tasks]
+        probabilities = self.network(features).logits.sigmoid()  # [batch, tasks]
         return tuple(probabilities[:, column] for column in self.columns)
 
 

@@ -52,7 +52,10 @@ def explain_memory() -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError, OSError) as error:
-        if not _lacks_memory(error):
+        # On a CPU torch has no type of its own for it.
+        told = any(words in str(error) for words in NO_MEMORY)
+        kinds = (MemoryError, torch.OutOfMemoryError)
+        if not (told or isinstance(error, kinds) or getattr(error, "errno", 0) == errno.ENOMEM):
             raise
         refused = REFUSED.search(str(error))
         size = "" if refused is None else f" ({refused[1]} more were refused)"
@@ -61,15 +64,6 @@ def explain_memory() -> Iterator[None]:
             "of the network. Or make room or run fewer at once: the same command then goes on from "
             "the last checkpoint"
         ) from None
-
-
-def _lacks_memory(error: Exception) -> bool:
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
-    # On a CPU torch has no type of its own for it.
-    return any(words in str(error) for words in NO_MEMORY)
 
 
 @dataclass(frozen=True)

@@ -63,11 +63,10 @@ class Probe:
         seed: int,
         n_rows: int,
     ) -> "Probe":
-        """Draw a probe from a stream of its own: the same for every strategy under one seed.
+        """Draw training rows from a stream of its own: the same for every strategy under one seed.
 
-        Training rows, since it is on them that the tasks pull. All of them, where there are no
-        more than `n_rows`; else with repetition, since a permutation would cost as much as the
-        whole split.
+        All of them, where there are no more than `n_rows`; else with repetition, since a
+        permutation would cost as much as the whole split.
         """
         device = train.device
         generator = torch.Generator().manual_seed(derive(seed, "probe"))

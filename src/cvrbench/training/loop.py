@@ -12,8 +12,6 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple, assert_never
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -128,7 +126,8 @@ def fit(job: TrainingJob) -> FitResult:
     training = TrainingState(job, files.under_way())
     torch.manual_seed(derive(job.seed, "fit", job.callbacks.stage))
     if training.rng is not None:
-        _set_rng(training.rng)
+        torch.set_rng_state(training.rng["cpu"])
+        torch.cuda.set_rng_state_all(training.rng["cuda"])
     state, optimizers = training.state, training.optimizers
     place = {"epoch": state.epoch, "step": state.step_in_epoch}
     batches = job.train.batches(config.batch_size, job.seed, **place)
@@ -308,20 +307,14 @@ def count_steps(rows: int, batch_size: int, epochs: float) -> int:
 
 def evaluation_steps(n_steps: int, per_epoch: int) -> frozenset[int]:
     """Steps of an epoch after which to evaluate: evenly spread, the last always among them."""
-    marks: npt.NDArray[np.float64] = np.arange(1, per_epoch + 1) * n_steps / per_epoch
-    return frozenset(max(1, round(float(mark))) for mark in marks)
+    return frozenset(max(1, round(k * n_steps / per_epoch)) for k in range(1, per_epoch + 1))
 
 
 def rate_factor(schedule: Literal["constant", "warmup_cosine"], step: int, steps: int) -> float:
-    """Return what the learning rates are multiplied by at a step.
+    """Return what the learning rates are multiplied by at step `step` (from 1) of at most `steps`.
 
     `warmup_cosine`: rises linearly over the first `WARMUP` of the steps, then falls towards 0 as
     (1 + cos(pi p)) / 2 (Loshchilov and Hutter, ICLR 2017, eq. 5, without restarts).
-
-    Args:
-        schedule: Name of the schedule.
-        step: From 1.
-        steps: Of the whole training, should validation not end it sooner.
     """
     match schedule:
         case "constant":
@@ -340,12 +333,6 @@ def get_rng() -> dict[str, Any]:
     """Return the random state of this process, as a checkpoint keeps it."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return {"cpu": torch.get_rng_state(), "cuda": cuda}
-
-
-def _set_rng(state: dict[str, Any]) -> None:
-    torch.set_rng_state(state["cpu"])
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
 
 
 @contextmanager

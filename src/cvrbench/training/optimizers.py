@@ -45,19 +45,15 @@ class Adam(_Undecorated, torch.optim.Adam):
     step = torch.no_grad()(torch.optim.Adam.step.__wrapped__)  # type: ignore[attr-defined]
 
 
-class MaskedAdamW(_Undecorated):
-    """AdamW of which each step may be confined to a part of every parameter.
-
-    What a step may not change keeps its weight, its moments and its clock: every entry counts the
-    steps it took part in, so that it moves as under an AdamW of its own (Loshchilov and Hutter,
-    ICLR 2019, algorithm 2). With nothing excluded it is `torch.optim.AdamW`.
-    """
+class _Masked(_Undecorated):
+    """An Adam of which each step may be confined to a part of every parameter."""
 
     update_mask: UpdateMask
-    """Where the next step may move parameters."""
+    """Where the next step may move parameters; entries it excludes keep their weight and state."""
+
     anywhere: UpdateMask
-    """Where any step may move parameters. What lies outside forgets its moments and its clock, so
-    that it starts afresh where masks that change let it in again."""
+    """Where any step may move parameters. Outside of it `MaskedAdamW` forgets moments and clock, so
+    that an entry starts afresh where masks that change let it in again."""
 
     def __init__(
         self,
@@ -68,37 +64,51 @@ class MaskedAdamW(_Undecorated):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
     ) -> None:
-        super().__init__(
-            params, {"lr": lr, "weight_decay": weight_decay, "betas": betas, "eps": eps}
-        )
-        self.update_mask, self.anywhere = {}, {}
+        defaults = {"lr": lr, "weight_decay": weight_decay, "betas": betas, "eps": eps}
+        super().__init__(params, defaults)
+        self.update_mask = self.anywhere = {}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Update what `update_mask` allows."""
+        """Update what has a gradient, where `update_mask` allows."""
         assert closure is None
         for group in self.param_groups:
-            beta1, beta2 = group["betas"]
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self.state[p]
-                if not state:
-                    # Not "step": torch leaves that key where a checkpoint was read to, the CPU.
-                    state |= {name: torch.zeros_like(p) for name in ("clock", "mean", "square")}
-                if (known := self.anywhere.get(p)) is not None:
-                    for memory in state.values():
-                        memory.mul_(known)
-                allowed = self.update_mask.get(p)
-                here = torch.ones_like(p) if allowed is None else allowed.to(p).expand_as(p)
-                state["clock"].add_(here)
-                state["mean"].lerp_(p.grad, (1 - beta1) * here)
-                state["square"].lerp_(p.grad.square(), (1 - beta2) * here)
-                clock = state["clock"].clamp_min(1)
-                mean = state["mean"] / (1 - beta1**clock)
-                deviation = (state["square"] / (1 - beta2**clock)).sqrt_().add_(group["eps"])
-                p.mul_(1 - group["lr"] * group["weight_decay"] * here)
-                p.sub_(group["lr"] * here * mean / deviation)
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self.update(parameter, self.state[parameter], group)
+
+    def update(self, p: nn.Parameter, state: dict[str, Any], group: dict[str, Any]) -> None:
+        """Update one parameter and its state."""
+        raise NotImplementedError
+
+
+class MaskedAdamW(_Masked):
+    """AdamW whose excluded entries keep their weight, their moments and their clock.
+
+    Every entry counts the steps it took part in, so that it moves as under an AdamW of its own
+    (Loshchilov and Hutter, ICLR 2019, algorithm 2). With nothing excluded it is torch's AdamW.
+    """
+
+    def update(self, p: nn.Parameter, state: dict[str, Any], group: dict[str, Any]) -> None:
+        """Update one dense parameter."""
+        assert p.grad is not None
+        beta1, beta2 = group["betas"]
+        if not state:
+            # Not "step": torch leaves that key where a checkpoint was read to, the CPU.
+            state |= {name: torch.zeros_like(p) for name in ("clock", "mean", "square")}
+        if (known := self.anywhere.get(p)) is not None:
+            for memory in state.values():
+                memory.mul_(known)
+        allowed = self.update_mask.get(p)
+        here = torch.ones_like(p) if allowed is None else allowed.to(p).expand_as(p)
+        state["clock"].add_(here)
+        state["mean"].lerp_(p.grad, (1 - beta1) * here)
+        state["square"].lerp_(p.grad.square(), (1 - beta2) * here)
+        clock = state["clock"].clamp_min(1)
+        mean = state["mean"] / (1 - beta1**clock)
+        deviation = (state["square"] / (1 - beta2**clock)).sqrt_().add_(group["eps"])
+        p.mul_(1 - group["lr"] * group["weight_decay"] * here)
+        p.sub_(group["lr"] * here * mean / deviation)
 
 
 class RowwiseAdagrad(_Undecorated):
@@ -138,57 +148,31 @@ class RowwiseAdagrad(_Undecorated):
                 table.index_copy_(0, rows, old.addcmul_(grad, rate[:, None]))
 
 
-class LazyAdam(_Undecorated):
+class LazyAdam(_Masked):
     """Adam whose moments and weights change only for the rows in the batch.
 
     The bias correction counts all steps, as `torch.optim.SparseAdam` does.
     """
 
-    update_mask: UpdateMask
-    """Where the next step may move the table; entries it excludes keep their weight and moments."""
-
-    def __init__(
-        self,
-        params: Iterable[nn.Parameter],
-        *,
-        lr: float,
-        weight_decay: float,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-    ) -> None:
-        super().__init__(
-            params, {"lr": lr, "weight_decay": weight_decay, "betas": betas, "eps": eps}
-        )
-        self.update_mask = {}
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Update the rows that have a gradient."""
-        assert closure is None
-        for group in self.param_groups:
-            beta1, beta2 = group["betas"]
-            for table in group["params"]:
-                if table.grad is None:
-                    continue
-                state = self.state[table]
-                if not state:
-                    state["step"] = 0
-                    state["mean"] = torch.zeros_like(table)
-                    state["square"] = torch.zeros_like(table)
-                state["step"] += 1
-                allowed = self.update_mask.get(table)
-                rows, grad, old = _touched(table, group["weight_decay"], allowed)
-                here = 1.0 if allowed is None else allowed[rows].to(table)
-                mean = state["mean"].index_select(0, rows)
-                mean += (1 - beta1) * here * (grad - mean)
-                square = state["square"].index_select(0, rows)
-                square += (1 - beta2) * here * (grad.square() - square)
-                state["mean"].index_copy_(0, rows, mean)
-                state["square"].index_copy_(0, rows, square)
-                corrected = (1 - beta2 ** state["step"]) ** 0.5
-                size = group["lr"] * corrected / (1 - beta1 ** state["step"])
-                step = mean.div_(square.sqrt_().add_(group["eps"])).mul_(-size * here)
-                table.index_copy_(0, rows, old.add_(step))
+    def update(self, p: nn.Parameter, state: dict[str, Any], group: dict[str, Any]) -> None:
+        """Update the rows of a table that have a gradient."""
+        beta1, beta2 = group["betas"]
+        if not state:
+            state |= {"step": 0, "mean": torch.zeros_like(p), "square": torch.zeros_like(p)}
+        state["step"] += 1
+        allowed = self.update_mask.get(p)
+        rows, grad, old = _touched(p, group["weight_decay"], allowed)
+        here = 1.0 if allowed is None else allowed[rows].to(p)
+        mean = state["mean"].index_select(0, rows)
+        mean += (1 - beta1) * here * (grad - mean)
+        square = state["square"].index_select(0, rows)
+        square += (1 - beta2) * here * (grad.square() - square)
+        state["mean"].index_copy_(0, rows, mean)
+        state["square"].index_copy_(0, rows, square)
+        corrected = (1 - beta2 ** state["step"]) ** 0.5
+        size = group["lr"] * corrected / (1 - beta1 ** state["step"])
+        step = mean.div_(square.sqrt_().add_(group["eps"])).mul_(-size * here)
+        p.index_copy_(0, rows, old.add_(step))
 
 
 @dataclass

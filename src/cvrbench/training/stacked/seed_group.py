@@ -34,6 +34,7 @@ from cvrbench.training.loop import FitResult, TrainingJob
 from cvrbench.training.stacked.replicas import Trained, fit_stacked
 
 Result = TypeVar("Result")
+Weights = npt.NDArray[np.float32]
 POLL_SECONDS = 0.2
 """How long a Ctrl-C may go unnoticed."""
 MOST = 8
@@ -122,11 +123,7 @@ class SeedGroup:
         return ended, n_together
 
     def load(
-        self,
-        split: Split,
-        schema: Schema,
-        device: torch.device,
-        weights: npt.NDArray[np.float32] | None = None,
+        self, split: Split, schema: Schema, device: torch.device, weights: Weights | None = None
     ) -> SplitTensors:
         """As `SplitTensors.load`; rows whose labels count alike are in memory once for all runs."""
         if weights is not None:
@@ -152,12 +149,8 @@ def in_seed_group(
 ) -> list[Result | BaseException]:
     """Call functions that train, each in a thread of its own, and let them train together.
 
-    Args:
-        runs: Called with their group; they differ in nothing but their seed.
-        stop_requested: Asked after every step.
-
-    Returns:
-        What each gave or raised, in their order.
+    They are called with their group and differ in nothing but their seed. `stop_requested` is asked
+    after every step. Returns what each returned or raised, in their order.
     """
     seed_group = SeedGroup(len(runs), stop_requested)
     ended: dict[int, Result | BaseException] = {}
@@ -169,11 +162,8 @@ def in_seed_group(
         except BaseException as error:
             ended[number] = error
 
-    threads = [
-        # They would keep a process alive that a second Ctrl-C shall end at once.
-        threading.Thread(target=call, args=(number,), daemon=True)
-        for number in range(len(runs))
-    ]
+    # Daemons: else they would keep a process alive that a second Ctrl-C shall end at once.
+    threads = [threading.Thread(target=call, args=(n,), daemon=True) for n in range(len(runs))]
     with torch.random.fork_rng(), warnings.catch_warnings():  # of what each puts back, one remains
         for thread in threads:
             thread.start()

@@ -21,7 +21,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.segment import Segment
-from rich.table import Column
+from rich.table import Column, Table
 from rich.text import Text
 
 from cvrbench.report import escape_control
@@ -69,6 +69,11 @@ def print_json(value: Any) -> None:
         finite = json.loads(json.dumps(value), parse_constant=lambda _: None)
         text = json.dumps(finite, allow_nan=False)
     print(text.replace("\x7f", r"\u007f"), flush=True)
+
+
+def plain_table(*headers: str, **options: Any) -> Table:
+    """Return a table without lines."""
+    return Table(*headers, box=None, pad_edge=False, **options)
 
 
 def write(text: str, end: str = "\n") -> None:

@@ -1,17 +1,16 @@
 """`cvrbench data`: list, fetch, generate, prepare, describe and verify datasets."""
 
 import os
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.table import Table
 
 from cvrbench.cli.console import (
     download_bar,
     heading,
     out,
+    plain_table,
     preparing_bar,
     print_json,
     working,
@@ -23,7 +22,6 @@ from cvrbench.errors import ConfigError
 
 if TYPE_CHECKING:
     from cvrbench.config.dataset import DatasetConfig
-    from cvrbench.data.dataset import Dataset
     from cvrbench.data.registry import Description
 
 app = typer.Typer(
@@ -32,13 +30,6 @@ app = typer.Typer(
 
 PRESET, DEFAULT_PRESET = "preset=", "lossless"
 """`preset=aitm` is short for the dataset of that name behind a `_`: aliccp_aitm."""
-
-
-class OnError(StrEnum):
-    """What to do at a faulty line."""
-
-    stop = "stop"
-    skip = "skip"
 
 
 Name = Annotated[
@@ -50,10 +41,17 @@ Name = Annotated[
 def list_datasets(overrides: Overrides = None, as_json: AsJson = False) -> None:
     """List datasets: what is prepared, and where raw files come from."""
     from cvrbench.config.folder import find_conf, groups
+    from cvrbench.data.downloads import licence_of
+    from cvrbench.data.registry import status
 
-    table = Table("dataset", "state", "rows", "licence of the data", box=None, pad_edge=False)
+    table = plain_table("dataset", "state", "rows", "licence of the data")
     for name in groups(find_conf())["dataset"]:
-        state, rows, licence = _status(name, overrides or [])
+        try:
+            config, name, data_dir = _compose(name, overrides)
+            state, rows = status(config, name, data_dir)
+            licence = licence_of(config.kind)
+        except ConfigError as problem:
+            state, rows, licence = f"its yaml is to be filled in: {problem}", None, ""
         if as_json:
             print_json({"dataset": name, "state": state, "rows": rows, "licence": licence})
         table.add_row(name, state, f"{rows:,}" if rows is not None else "", licence)
@@ -88,8 +86,9 @@ def prepare(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Prepare again what is prepared")] = False,
     on_error: Annotated[
-        OnError, typer.Option(help="At a faulty line: stop, or skip and account for it (aliccp)")
-    ] = OnError.stop,
+        Literal["stop", "skip"],
+        typer.Option(help="At a faulty line: stop, or skip and account for it (aliccp)"),
+    ] = "stop",
     max_skips: Annotated[int, typer.Option(min=0, help="Most lines to skip")] = 1000,
     as_json: AsJson = False,
 ) -> None:
@@ -103,18 +102,21 @@ def prepare(
     from cvrbench.data.raw import Tolerance
     from cvrbench.data.registry import ensure
 
-    config, name, data_dir = _compose(name, overrides)
+    tolerance = Tolerance(on_error, max_skips)
+    own = _compose(name, overrides)
     with preparing_bar() as on_rows:
-        dataset = ensure(
-            config,
-            name,
-            data_dir,
-            raw=raw,
-            force=force,
-            tolerance=Tolerance(on_error.value, max_skips),
-            on_rows=on_rows,
-        )
-    _print_prepared(dataset, as_json=as_json)
+        dataset = ensure(*own, raw=raw, force=force, tolerance=tolerance, on_rows=on_rows)
+    schema, accounting = dataset.schema, dataset.manifest["accounting"]
+    remarks = dataset.manifest.get("remarks", [])
+    if as_json:
+        facts = {"path": str(dataset.path), "rows": schema.rows, "fingerprint": schema.fingerprint}
+        print_json({**facts, "accounting": accounting, "remarks": remarks})
+        return
+    rows = ", ".join(f"{n:,} {split}" for split, n in schema.rows.items())
+    heading(schema.name, f": {rows} rows; {schema.vocabulary_size:,} ids")
+    for line in (*(f"{reason}: {n:,} rows" for reason, n in accounting.items()), *remarks):
+        out.print(f"  {line}")
+    out.print(str(dataset.path), soft_wrap=True)
 
 
 @app.command()
@@ -157,24 +159,13 @@ def verify(name: Name, overrides: Overrides = None, as_json: AsJson = False) -> 
     from cvrbench.data.dataset import verify as compare
     from cvrbench.data.registry import prepared_folder
 
-    config, name, data_dir = _compose(name, overrides)
-    folder = prepared_folder(config, name, data_dir)
+    folder = prepared_folder(*_compose(name, overrides))
     with working(f"reading {folder}"):
         n = compare(folder)
     if as_json:
         print_json({"dataset": name, "path": str(folder), "files": n})
         return
     out.print(f"{name}: {n} files are as they were written")
-
-
-TEST_SHARE = 4
-"""Test rows are a quarter of the training rows unless wanted otherwise."""
-
-
-class Format(StrEnum):
-    """Datasets whose raw files can be generated."""
-
-    aliccp = "aliccp"
 
 
 def _rows(text: str) -> int:
@@ -188,46 +179,34 @@ def _rows(text: str) -> int:
     return int(number)
 
 
-GeneratedName = Annotated[Format, typer.Argument(help="In whose format")]
-Out = Annotated[Path, typer.Option("--out", help="Folder to write; empty or new")]
-Rows = Annotated[int, typer.Option(parser=_rows, metavar="N", help="Training rows, such as 1e6")]
-TestRows = Annotated[
-    int | None,
-    typer.Option(parser=_rows, metavar="N", help="Test rows; a quarter as many if not given"),
-]
-Seed = Annotated[int, typer.Option(min=0, help="Same seed, same bytes")]
-Ctr = Annotated[float, typer.Option(help="Share of rows that are clicked")]
-Cvr = Annotated[float, typer.Option(help="Share of clicks that convert")]
-Conflict = Annotated[float, typer.Option(help="Strength of effects of opposite sign on the tasks")]
-Card = Annotated[float, typer.Option(help="Number of values of a field, 1 = real")]
-Hist = Annotated[float, typer.Option(help="Length of the histories, 1 = real")]
-Anomaly = Annotated[float, typer.Option(help="Share of rows with a conversion but no click")]
-Replay = Annotated[
-    int | None,
-    typer.Option(
-        parser=_rows,
-        metavar="N",
-        help="Draw N rows, then repeat them with fresh ids and labels; for 10^8 rows",
-    ),
-]
-Workers = Annotated[int | None, typer.Option(min=1, help="Processes; as many as cores")]
+Rows = typer.Option(parser=_rows, metavar="N", help="Training rows, such as 1e6")
+TestRows = typer.Option(parser=_rows, metavar="N", help="Test rows; a quarter as many if not given")
+Replay = typer.Option(
+    parser=_rows,
+    metavar="N",
+    help="Draw N rows, then repeat them with fresh ids and labels; for 10^8 rows",
+)
+Conflict = typer.Option(help="Strength of effects of opposite sign on the tasks")
+Anomaly = typer.Option(help="Share of rows with a conversion but no click")
 
 
 @app.command()
 def generate(
-    name: GeneratedName,
-    out_dir: Out,
-    rows: Rows = 100_000,
-    test_rows: TestRows = None,
-    seed: Seed = 0,
-    ctr: Ctr = 0.03887,
-    cvr: Cvr = 0.00535,
-    conflict: Conflict = 0.8,
-    card: Card = 1.0,
-    hist: Hist = 1.0,
-    anomaly: Anomaly = 5.4e-6,
-    replay: Replay = None,
-    workers: Workers = None,
+    name: Annotated[Literal["aliccp"], typer.Argument(help="In whose format")],
+    out_dir: Annotated[Path, typer.Option("--out", help="Folder to write; empty or new")],
+    rows: Annotated[int, Rows] = 100_000,
+    test_rows: Annotated[int | None, TestRows] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same bytes")] = 0,
+    ctr: Annotated[float, typer.Option(help="Share of rows that are clicked")] = 0.03887,
+    cvr: Annotated[float, typer.Option(help="Share of clicks that convert")] = 0.00535,
+    conflict: Annotated[float, Conflict] = 0.8,
+    card: Annotated[float, typer.Option(help="Number of values of a field, 1 = real")] = 1.0,
+    hist: Annotated[float, typer.Option(help="Length of the histories, 1 = real")] = 1.0,
+    anomaly: Annotated[float, Anomaly] = 5.4e-6,
+    replay: Annotated[int | None, Replay] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Processes; as many as cores")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write raw files in Ali-CCP's format whose true probabilities are known.
@@ -243,7 +222,7 @@ def generate(
 
     config = GeneratorConfig(
         rows=rows,
-        test_rows=test_rows if test_rows is not None else max(rows // TEST_SHARE, 10),
+        test_rows=test_rows if test_rows is not None else max(rows // 4, 10),
         seed=seed,
         card=card,
         hist=hist,
@@ -269,20 +248,7 @@ def generate(
             f"{half}: {n['rows']:,} rows, {n['clicks']:,} clicks, {n['conversions']:,} conversions,"
             f" {n['common_rows']:,} common rows"
         )
-    out.print(f"{out_dir}; go on with `cvrbench data prepare {name.value} --raw {out_dir}`")
-
-
-def _status(name: str, overrides: list[str]) -> tuple[str, int | None, str]:
-    """State, rows if prepared, and licence of one option of the group `dataset`."""
-    from cvrbench.data.downloads import licence_of
-    from cvrbench.data.registry import status
-
-    try:
-        config, name, data_dir = _compose(name, overrides)
-    except ConfigError as problem:
-        return f"its yaml is to be filled in: {problem}", None, ""
-    state, rows = status(config, name, data_dir)
-    return state, rows, licence_of(config.kind)
+    out.print(f"{out_dir}; go on with `cvrbench data prepare {name} --raw {out_dir}`")
 
 
 def _compose(name: str, overrides: list[str] | None) -> tuple["DatasetConfig", str, Path]:
@@ -300,7 +266,7 @@ def _compose(name: str, overrides: list[str] | None) -> tuple["DatasetConfig", s
 
 def _print_description(description: "Description") -> None:
     heading(description.name, f" (fingerprint {description.fingerprint})")
-    rates = Table("space", *(s for s in description.counts), box=None, pad_edge=False)
+    rates = plain_table("space", *description.counts)
     for space in description.counts["train"]:
         cells = [
             f"{spaces[space]['positives']:,} of {spaces[space]['rows']:,} "
@@ -309,38 +275,15 @@ def _print_description(description: "Description") -> None:
         ]
         rates.add_row(space, *cells)
     out.print(rates)
-    fields = Table("field", "kind", box=None, pad_edge=False)
+    fields = plain_table("field", "kind")
     for header in ("ids", "missing", "unknown in test", "most frequent id"):
         fields.add_column(header, justify="right")
     for fact in description.fields:
-        if fact.kind == "numeric":
-            fields.add_row(fact.name, fact.kind, "", "", "", "")
-            continue
         shares = (fact.missing, fact.unknown_test, fact.top_share)
-        fields.add_row(fact.name, fact.kind, f"{fact.ids:,}", *(f"{s:.1%}" for s in shares))
+        cells = [f"{fact.ids:,}", *(f"{share:.1%}" for share in shares)]
+        fields.add_row(fact.name, fact.kind, *(cells if fact.kind != "numeric" else []))
     out.print()
     out.print(fields)
     out.print()
     for reason, n in description.accounting.items():
         out.print(f"rows {reason}: {n:,}")
-
-
-def _print_prepared(dataset: "Dataset", *, as_json: bool) -> None:
-    if as_json:
-        print_json(
-            {
-                "path": str(dataset.path),
-                "rows": dataset.schema.rows,
-                "fingerprint": dataset.schema.fingerprint,
-                "accounting": dataset.manifest["accounting"],
-                "remarks": dataset.manifest.get("remarks", []),
-            }
-        )
-        return
-    rows = ", ".join(f"{n:,} {split}" for split, n in dataset.schema.rows.items())
-    heading(dataset.schema.name, f": {rows} rows; {dataset.schema.vocabulary_size:,} ids")
-    for reason, n in dataset.manifest["accounting"].items():
-        out.print(f"  {reason}: {n:,} rows")
-    for remark in dataset.manifest.get("remarks", []):
-        out.print(f"  {remark}")
-    out.print(str(dataset.path), soft_wrap=True)

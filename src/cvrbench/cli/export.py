@@ -1,26 +1,20 @@
 """`cvrbench export`."""
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Literal
 
 import typer
-from rich.table import Table
 
-from cvrbench.cli.console import out, print_json, working
+from cvrbench.cli.console import out, plain_table, print_json, working
 from cvrbench.cli.options import RESULTS, AsJson, ResultsDir, Run
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from cvrbench.serving.compaction import Row, Savings
-
-
-class Layout(StrEnum):
-    """What a network is written as."""
-
-    onnx = "onnx"
-    state_dict = "state_dict"
+COSTS = {
+    "dense parameters": "dense_parameters",
+    "embedding parameters": "embedding_parameters",
+    "multiply-adds": "multiply_adds",
+    "  not with 0": "connections",
+}
+"""Rows of the table, and the attribute of a network's cost that they show."""
 
 
 def export(
@@ -32,8 +26,9 @@ def export(
         ),
     ] = "all",
     layout: Annotated[
-        Layout, typer.Option("--format", help="An ONNX graph, or plain weights as safetensors")
-    ] = Layout.onnx,
+        Literal["onnx", "state_dict"],
+        typer.Option("--format", help="An ONNX graph, or plain weights as safetensors"),
+    ] = "onnx",
     to: Annotated[
         Path | None,
         typer.Option("--to", metavar="DIR", help="Where; default: folder `export` of the run"),
@@ -58,32 +53,20 @@ def export(
         trained = load_trained(folder)
         part = part_of(trained, task)
     with working(f"writing {part.name}"):
-        files = write(part, trained, to or folder / "export", layout.value)
+        files = write(part, trained, to or folder / "export", layout)
     savings = compare(trained.network, trained.schema, [o.task for o in part.outputs])
     if as_json:
         about = {"run_id": trained.record.run_id, "task": task, "files": [str(f) for f in files]}
         print_json({**about, **savings.to_json()})
         return
-    _print(savings, files)
-
-
-def _print(savings: "Savings", files: "Sequence[Path]") -> None:
-    trained, *others = savings.rows
-    tasks = dict.fromkeys(row.task for row in others)
-    for task in tasks or [None]:
-        out.print(_table([trained, *(row for row in others if row.task == task)]))
+    whole, *others = savings.rows
+    for asked in dict.fromkeys(row.task for row in others) or [None]:
+        rows = [whole, *(row for row in others if row.task == asked)]
+        table = plain_table("per example")
+        for row in rows:
+            table.add_column(row.name, justify="right")
+        for name, key in COSTS.items():
+            table.add_row(name, *(f"{getattr(row.cost, key):,}" for row in rows))
+        out.print(table)
     for line in (*savings.sentences, *map(str, files)):
         out.print(line, soft_wrap=True)
-
-
-def _table(rows: "Sequence[Row]") -> Table:
-    """Return what each network costs."""
-    table = Table("per example", box=None, pad_edge=False)
-    for row in rows:
-        table.add_column(row.name, justify="right")
-    costs = [row.cost for row in rows]
-    table.add_row("dense parameters", *(f"{cost.dense_parameters:,}" for cost in costs))
-    table.add_row("embedding parameters", *(f"{cost.embedding_parameters:,}" for cost in costs))
-    table.add_row("multiply-adds", *(f"{cost.multiply_adds:,}" for cost in costs))
-    table.add_row("  not with 0", *(f"{cost.connections:,}" for cost in costs))
-    return table

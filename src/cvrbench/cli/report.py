@@ -1,8 +1,7 @@
 """`cvrbench report`, and `check`: a guard against results that become worse."""
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from cvrbench.report.comparison import Filters
     from cvrbench.report.dataset_report import DatasetReport
     from cvrbench.report.differences import Method
-    from cvrbench.report.tables import Grid
     from cvrbench.runs.record import RunRecord
     from cvrbench.runs.store import ResultStore
     from cvrbench.runs.study import StudySummary
@@ -25,83 +23,61 @@ if TYPE_CHECKING:
 
 LEAST_DRAWS = 100
 """A variance from fewer bootstrap draws is a guess."""
-
-
-class Format(StrEnum):
-    """What a report is printed as."""
-
-    terminal = "terminal"
-    md = "md"
-    latex = "latex"
-    csv = "csv"
-    json = "json"
-
-
-Words = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="[RESULTS_DIR] [KEY=VALUE[,VALUE]]...",
-        help="Folder of results, and which runs: dataset=kuairand model=ncs,mmoe seed=0,1,2",
-    ),
-]
-Figures = Annotated[
-    Path | None,
-    typer.Option("--figures", metavar="DIR", help="Draw what there is of every dataset there"),
-]
-Baseline = Annotated[
-    str | None,
-    typer.Option(
-        metavar="ROW",
-        help="Row to compare with; default: shared_bottom, shared_embedding or single_task",
-    ),
-]
-Margin = Annotated[
-    float,
-    typer.Option(
-        metavar="AUC",
-        min=1e-5,
-        max=0.5,
-        help="Difference that matters: equivalence is shown within it, power told for it",
-    ),
-]
-Bootstrap = Annotated[
-    int,
-    typer.Option(
-        metavar="DRAWS",
-        min=0,
-        help="Redraw the test rows so often for their doubt, at least 100; 0: by formula",
-    ),
-]
-Full = Annotated[
-    bool, typer.Option("--full", help="Print every table, as the page has them, not the main ones")
-]
-Layout = Annotated[
-    Format, typer.Option("--format", help="How tables are printed; `json` is --json")
-]
-Html = Annotated[
-    Path | None,
-    typer.Option(
-        "--html",
-        metavar="FILE",
-        help="Where the page with everything goes; default: RESULTS_DIR/report/index.html",
-    ),
-]
-NoHtml = Annotated[
-    bool, typer.Option("--no-html", help="Write no page; only the terminal's tables come with one")
-]
+Layout = Literal["terminal", "md", "latex", "csv", "json"]
 
 
 def report(
-    words: Words = None,
-    figures: Figures = None,
-    baseline: Baseline = None,
-    margin: Margin = MARGIN,
-    bootstrap: Bootstrap = 0,
-    layout: Layout = Format.terminal,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RESULTS_DIR] [KEY=VALUE[,VALUE]]...",
+            help="Folder of results, and which runs: dataset=kuairand model=ncs,mmoe seed=0,1,2",
+        ),
+    ] = None,
+    figures: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Draw what there is of every dataset there")
+    ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ROW",
+            help="Row to compare with; default: shared_bottom, shared_embedding or single_task",
+        ),
+    ] = None,
+    margin: Annotated[
+        float,
+        typer.Option(
+            metavar="AUC",
+            min=1e-5,
+            max=0.5,
+            help="Difference that matters: equivalence is shown within it, power told for it",
+        ),
+    ] = MARGIN,
+    bootstrap: Annotated[
+        int,
+        typer.Option(
+            metavar="DRAWS",
+            min=0,
+            help="Redraw the test rows so often for their doubt, at least 100; 0: by formula",
+        ),
+    ] = 0,
+    layout: Annotated[
+        Layout, typer.Option("--format", help="How tables are printed; `json` is --json")
+    ] = "terminal",
     as_json: AsJson = False,
-    full: Full = False,
-    html: Html = None,
-    no_html: NoHtml = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Print every table of the page, not the main ones")
+    ] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Where the page with everything goes; default: RESULTS_DIR/report/index.html",
+        ),
+    ] = None,
+    no_html: Annotated[
+        bool, typer.Option("--no-html", help="Write no page; only the terminal's tables have one")
+    ] = False,
 ) -> None:
     """Compare all finished runs: per dataset the values, and which differences are real."""
     from cvrbench.report.comparison import Filters
@@ -118,11 +94,11 @@ def report(
         )
     results_dir = Path(folders[0] if folders else "results")
     filters = Filters.parse(word for word in words or [] if "=" in word)
-    layout = Format.json if as_json else layout
-    if html is not None and (no_html or layout is not Format.terminal):
+    layout = "json" if as_json else layout
+    if html is not None and (no_html or layout != "terminal"):
         raise ConfigError(
             f"--html {html} goes with the terminal's tables alone: leave out "
-            f"{'--no-html' if no_html else f'--format {layout.value}'}"
+            f"{'--no-html' if no_html else f'--format {layout}'}"
         )
     store = ResultStore(results_dir)
     sweeps = filters.sweeps(_read_sweeps(results_dir))
@@ -131,7 +107,7 @@ def report(
         raise StoreError(
             f"{results_dir} holds no finished run with a scored test; run `cvrbench run model=ncs`"
         )
-    with_page = layout is Format.terminal and not no_html
+    with_page = layout == "terminal" and not no_html
     if figures is not None or with_page:
         drawn = figures is not None
         reports = [with_curves(r, store) if drawn or r.fits_a_page else r for r in reports]
@@ -203,7 +179,7 @@ def _read(
 def _present(
     reports: "Sequence[DatasetReport]",
     *,
-    layout: Format = Format.terminal,
+    layout: Layout = "terminal",
     full: bool = False,
     figures: Path | None = None,
     sweeps: "Sequence[StudySummary]" = (),
@@ -211,37 +187,28 @@ def _present(
     """Print, and draw where wanted, what runs say against each other."""
     from cvrbench.report.dataset_report import report_json, to_csv
     from cvrbench.report.studies import budgets_grid, study_json
+    from cvrbench.report.tables import GridTable, to_latex, to_markdown
 
     for report in reports:
         for problem in filter(None, (*report.problems, report.untested and report.why_untested)):
             warn(problem)
-    match layout:
-        case Format.csv:
-            write(to_csv([(report.comparison, report.differences) for report in reports]), end="")
-        case Format.json:
-            for report in reports:
-                print_json(report_json(report))
-            for summary in sweeps:
-                print_json({"study": study_json(summary)})
-        case _:
-            grids = [grid for report in reports for grid in report.grids(full=full)]
-            for grid in [*grids, *([budgets_grid(sweeps)] if sweeps else [])]:
-                _print_grid(grid, layout)
+    if layout == "csv":
+        write(to_csv([(report.comparison, report.differences) for report in reports]), end="")
+    elif layout == "json":
+        for report in reports:
+            print_json(report_json(report))
+        for summary in sweeps:
+            print_json({"study": study_json(summary)})
+    else:
+        grids = [grid for report in reports for grid in report.grids(full=full)]
+        for grid in [*grids, *([budgets_grid(sweeps)] if sweeps else [])]:
+            if layout == "terminal":
+                out.print(GridTable(grid))
+            else:
+                write(to_markdown(grid) if layout == "md" else to_latex(grid))
     if figures is not None:
         _draw(reports, figures)
         _draw_sweeps(sweeps, figures)
-
-
-def _print_grid(grid: "Grid", layout: Format) -> None:
-    from cvrbench.report.tables import GridTable, to_latex, to_markdown
-
-    match layout:
-        case Format.md:
-            write(to_markdown(grid))
-        case Format.latex:
-            write(to_latex(grid))
-        case _:
-            out.print(GridTable(grid))
 
 
 def _write_page(
@@ -288,14 +255,11 @@ def _draw_sweeps(summaries: "Sequence[StudySummary]", folder: Path) -> None:
     from cvrbench.report.figures.sweep import study_figures
 
     for summary in summaries:
-        name = summary.name
         try:
-            figures = study_figures(summary)
+            for kind, figure in study_figures(summary).items():
+                warn(f"wrote {save(figure, folder / f'sweep-{summary.name}-{kind}.png')}")
         except ValueError as problem:  # a study.json that somebody edited
-            warn(f"no figures of {name}: {problem}")
-            continue
-        for kind, figure in figures.items():
-            warn(f"wrote {save(figure, folder / f'sweep-{name}-{kind}.png')}")
+            warn(f"no figures of {summary.name}: {problem}")
 
 
 def check(

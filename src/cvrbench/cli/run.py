@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from cvrbench.cli.console import (
     heading,
     out,
+    plain_table,
     preparing_bar,
     print_json,
     training_bar,
@@ -142,7 +142,7 @@ def _print_plan(
                 }
             )
         return
-    table = Table("#", "dataset", "model", "seed", "overrides", "state", box=None, pad_edge=False)
+    table = plain_table("#", "dataset", "model", "seed", "overrides", "state")
     for number, (cell, state) in enumerate(zip(cells, states, strict=True), 1):
         names = (cell.choices["dataset"], cell.choices["model"], str(cell.config.seed))
         table.add_row(str(number), *names, " ".join(cell.overrides), state)
@@ -157,7 +157,7 @@ def _print_needs(needs: "Iterable[Need]", at_once: "AtOnce | None") -> None:
         rows.setdefault(_words(need), []).extend(need.runs)
     if not rows:
         return
-    table = Table("#", "memory", "free", "most of it, in GB", box=None, pad_edge=False)
+    table = plain_table("#", "memory", "free", "most of it, in GB")
     for words, runs in rows.items():
         table.add_row(spans(sorted(runs)), *words)
     out.print()

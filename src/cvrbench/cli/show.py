@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
-from cvrbench.cli.console import heading, out, print_json, warn, write
+from cvrbench.cli.console import heading, out, plain_table, print_json, warn, write
 from cvrbench.cli.options import RESULTS, AsJson, Overrides, ResultsDir, Run
 from cvrbench.errors import ConfigError, StoreError
 
@@ -117,7 +116,7 @@ def _show_run(record: "RunRecord", results_dir: Path) -> None:
     for key, value in record.environment.items():
         is_group = isinstance(value, dict)
         facts[key] = ", ".join(f"{k} {v}" for k, v in value.items()) if is_group else str(value)
-    table = Table(box=None, pad_edge=False, show_header=False)
+    table = plain_table(show_header=False)
     table.add_column()
     table.add_column(overflow="fold")
     for key, value in facts.items():
@@ -298,7 +297,7 @@ def config(
     if as_json:
         print_json(config_to_dict(compose(overrides or []).config))
         return
-    table = Table("key", "value", "from", box=None, pad_edge=False)
+    table = plain_table("key", "value", "from")
     for key, value, origin in origins(overrides or []):
         table.add_row(key, value, origin)
     out.print(table)
@@ -326,7 +325,7 @@ def list_runs(
             known = {"run_id": run_id, "state": state, "finished": when or None}
             print_json({**known, "why": why} if state == "unreadable" else known)
         return
-    table = Table("run", "state", "finished", box=None, pad_edge=False)
+    table = plain_table("run", "state", "finished")
     for row in rows:
         table.add_row(*row)
     if rows:

@@ -11,10 +11,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Group, RenderableType
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
-from cvrbench.cli.console import errors, heading, note, out, preparing_bar, print_json, warn, write
+from cvrbench.cli.console import (
+    errors,
+    heading,
+    note,
+    out,
+    plain_table,
+    preparing_bar,
+    print_json,
+    warn,
+    write,
+)
 from cvrbench.cli.options import RESULTS, AsJson, DryRun, Overrides, ResultsDir
 from cvrbench.cli.plan import run_plan, workers_here
 from cvrbench.cli.report import present_runs
@@ -162,7 +171,7 @@ def _print_plans(plans: "Sequence[Plan]", *, as_json: bool) -> None:
             print_json({"name": plan.name, "words": study.words, "space": space, "when": when})
             continue
         heading(plan.name, f"  {' '.join(study.words)}")
-        table = Table("key", "searched", "preset", box=None, pad_edge=False)
+        table = plain_table("key", "searched", "preset")
         preset = study.preset() if study.settings.preset else {}
         for dimension in study.space.always:
             table.add_row(dimension.key, dimension.text, str(preset.get(dimension.key, "")))

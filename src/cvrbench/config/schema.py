@@ -129,7 +129,7 @@ class TrainerConfig(Options):
     batch_size: Count
     eval_batch_size: Count
     epochs: Count
-    evaluations_per_epoch: Count
+    evaluations_per_epoch: Annotated[int, Ge(1), Le(10_000)]
     patience: Count
     """Evaluations without a better validation score before training stops."""
     learning_rate: Annotated[float, Gt(0)]

@@ -21,7 +21,7 @@ from benchmarks.turns import Contender, Step, compare, ratio
 
 from cvrbench.config.compose import compose
 from cvrbench.data.registry import ensure
-from cvrbench.launch.stacked import run_stacked
+from cvrbench.launch.cells import run_stacked
 from cvrbench.runs import experiment
 
 SEEDS, THREADS = 8, 2

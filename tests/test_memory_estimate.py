@@ -11,7 +11,7 @@ import torch
 from benchmarks import memory_estimate as benchmark
 from safetensors.numpy import load_file
 
-from cvrbench.cli.run import spans
+from cvrbench.cli.plan import spans
 from cvrbench.config.compose import take_launcher
 from cvrbench.data.batches import SplitTensors
 from cvrbench.data.dataset import Bag, open_dataset

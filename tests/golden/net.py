@@ -25,7 +25,7 @@ import torch
 from safetensors.torch import load_file
 
 from cvrbench.config.compose import compose
-from cvrbench.launch.stacked import run_stacked
+from cvrbench.launch.cells import run_stacked
 from cvrbench.runs import experiment
 from tests.choices import SEARCHES
 

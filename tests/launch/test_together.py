@@ -9,7 +9,7 @@ import torch
 
 from cvrbench.config.compose import take_launcher
 from cvrbench.errors import ConfigError, RunInterrupted
-from cvrbench.launch.stacked import run_stacked
+from cvrbench.launch.cells import run_stacked
 from cvrbench.runs import experiment, planning
 from cvrbench.runs.store import ResultStore
 from cvrbench.strategies import build_network

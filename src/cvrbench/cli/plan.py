@@ -7,6 +7,7 @@ is put last; what is left at the end is waited for, and read, or run if its proc
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -86,26 +87,32 @@ class _Plan:
         name = f"{cell.choices['model']} on {cell.choices['dataset']}, seed {cell.config.seed}"
         return f"{index + 1}/{len(self.cells)} {name}"
 
-    def finish(self, index: int, record: "RunRecord") -> None:
-        """Keep and print a record."""
-        self.records[index] = record
-        if self.as_json:
-            folder = Path(self.cells[index].config.results_dir) / "runs" / record.run_id
-            print_json(summary(record, folder))
-        elif not self.lonely:
-            out.print(_line(record))
+    def settle(self, index: int, outcome: "RunRecord | CvrbenchError") -> None:
+        """Print a record; note why there is none, or raise it; put a cell that is held last.
 
-    def fail(self, index: int, error: CvrbenchError) -> None:
-        """Note why a cell has no record, or raise it."""
-        if self.fail_fast or self.lonely:
-            raise error
-        self.failed[index] = f"failed: {' '.join(self.cells[index].overrides)}: {error}"
-        note(self.failed[index])
+        Raises:
+            CvrbenchError: The outcome, where nothing else is left to do.
+            RunInterrupted: The user stopped it.
+        """
+        cell = self.cells[index]
+        if isinstance(outcome, RunInterrupted):
+            from cvrbench.runs import planning
 
-    def put_last(self, index: int) -> None:
-        """Leave a cell that another process is running for the end."""
-        self.busy.append(index)
-        note(f"{self.title(index)}: another process is running it; it comes last")
+            raise with_advice(outcome, planning.folder_of(cell), cell.overrides) from None
+        if isinstance(outcome, CellBusy) and not self.lonely:
+            self.busy.append(index)
+            note(f"{self.title(index)}: another process is running it; it comes last")
+        elif isinstance(outcome, CvrbenchError):
+            if self.fail_fast or self.lonely:
+                raise outcome
+            self.failed[index] = f"failed: {' '.join(cell.overrides)}: {outcome}"
+            note(self.failed[index])
+        else:
+            self.records[index] = outcome
+            if self.as_json:
+                print_json(summary(outcome, Path(cell.config.results_dir, "runs", outcome.run_id)))
+            elif not self.lonely:
+                out.print(_line(outcome))
 
     def wait(self) -> list[int]:
         """Wait for the cells that others are running; return those to look at again."""
@@ -130,51 +137,32 @@ def _run_here(
         if len(group) > 1:
             _run_group(plan, group, force=force)
             continue
-        (index,) = group
         try:
-            record = _run_cell(plan, index, force=force)
+            plan.settle(group[0], _run_cell(plan, group[0], force=force))
         except CvrbenchError as error:
-            _settle(plan, index, error)
-        else:
-            plan.finish(index, record)
+            plan.settle(group[0], error)
 
 
 def _run_group(plan: _Plan, group: Sequence[int], *, force: bool) -> None:
     """Run cells that differ in their seed alone at once."""
-    from cvrbench.launch.stacked import run_stacked
+    from cvrbench.launch.cells import run_stacked
 
     cells = [plan.cells[index] for index in group]
     first, seeds = cells[0], ", ".join(str(cell.config.seed) for cell in cells)
-    name = f"{first.choices['model']} on {first.choices['dataset']}, seeds {seeds}"
+    place = f"{spans(group)}/{len(plan.cells)}"
+    name = f"{place} {first.choices['model']} on {first.choices['dataset']}, seeds {seeds}"
     with training_bar(name) as on_progress:
         ended = run_stacked(cells, force=force, on_progress=on_progress)
     stopped = None
     for index, outcome in zip(group, ended, strict=True):
         if isinstance(outcome, RunInterrupted):
             stopped = outcome
-        elif isinstance(outcome, CvrbenchError):
-            _settle(plan, index, outcome)
-        elif isinstance(outcome, BaseException):
+        elif isinstance(outcome, BaseException) and not isinstance(outcome, CvrbenchError):
             raise outcome
         else:
-            plan.finish(index, outcome)
+            plan.settle(index, outcome)
     if stopped is not None:
         raise RunInterrupted(f"{stopped}; the same command goes on with seeds {seeds}")
-
-
-def _settle(plan: _Plan, index: int, error: CvrbenchError) -> None:
-    """Raise, note or put last a cell that has no record."""
-    if isinstance(error, RunInterrupted):
-        from cvrbench.runs import planning
-
-        cell = plan.cells[index]
-        raise with_advice(error, planning.folder_of(cell), cell.overrides) from None
-    if not isinstance(error, CellBusy):
-        plan.fail(index, error)
-    elif plan.lonely:
-        raise error
-    else:
-        plan.put_last(index)
 
 
 def _run_cell(plan: _Plan, index: int, *, force: bool) -> "RunRecord":
@@ -192,8 +180,8 @@ def _run_elsewhere(
     plan: _Plan, turn: Sequence[int], launcher: "LauncherConfig", *, force: bool
 ) -> None:
     """Run cells on an engine; those that are finished are only read."""
-    from cvrbench.launch import launch
-    from cvrbench.launch.cells import cell_argument, run_cell
+    from cvrbench.launch import Failed, launch
+    from cvrbench.launch.cells import cell_argument, record_of, run_cell
 
     finished = [index for index in turn if not force and _is_finished(plan.cells[index])]
     _run_here(plan, finished, force=False)
@@ -206,7 +194,12 @@ def _run_elsewhere(
         update(len(plan.records), len(plan.failed))
 
         def on_done(number: int, outcome: "Outcome") -> None:
-            _take(plan, left[number], outcome)
+            index = left[number]
+            if isinstance(outcome, Failed):
+                plan.settle(index, RunError(outcome.reason))
+            else:
+                busy = CellBusy(f"{plan.title(index)}: another process is running this cell")
+                plan.settle(index, record_of(outcome.value) or busy)
             update(len(plan.records) + len(plan.failed), len(plan.failed))
 
         try:
@@ -218,24 +211,17 @@ def _run_elsewhere(
             ) from None
 
 
-def _take(plan: _Plan, index: int, outcome: "Outcome") -> None:
-    from cvrbench.launch import Failed
-    from cvrbench.launch.cells import record_of
-
-    if isinstance(outcome, Failed):
-        plan.fail(index, RunError(outcome.reason))
-    elif (record := record_of(outcome.value)) is not None:
-        plan.finish(index, record)
-    elif plan.lonely:
-        raise CellBusy(f"{plan.title(index)}: another process is running this cell")
-    else:
-        plan.put_last(index)
-
-
 def _is_finished(cell: "Composed") -> bool:
     from cvrbench.runs import planning
 
     return planning.state_of(cell) == "finished"
+
+
+def spans(places: Sequence[int]) -> str:
+    """Return places of a plan, counted from 1: `1-3, 7`."""
+    runs = groupby(enumerate(places), key=lambda pair: pair[1] - pair[0])
+    ends = [(group[0][1] + 1, group[-1][1] + 1) for group in (list(run) for _, run in runs)]
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in ends)
 
 
 def with_advice(stop: RunInterrupted, folder: Path, overrides: Sequence[str]) -> RunInterrupted:

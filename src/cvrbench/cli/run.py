@@ -1,7 +1,6 @@
 """`cvrbench run` and `cvrbench resume`."""
 
-from collections.abc import Iterable, Sequence
-from itertools import groupby
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +17,7 @@ from cvrbench.cli.console import (
     working,
 )
 from cvrbench.cli.options import RESULTS, AsJson, DryRun, Overrides, Own, ResultsDir, Run
-from cvrbench.cli.plan import run_plan, summary, with_advice, workers_here
+from cvrbench.cli.plan import run_plan, spans, summary, with_advice, workers_here
 from cvrbench.cli.report import present_runs
 from cvrbench.errors import RunInterrupted
 
@@ -171,13 +170,6 @@ def _print_needs(needs: "Iterable[Need]", at_once: "AtOnce | None") -> None:
             style="red" if at_once.advice else None,
             soft_wrap=True,
         )
-
-
-def spans(places: Sequence[int]) -> str:
-    """Return places of a plan, counted from 1: `1-3, 7`."""
-    runs = groupby(enumerate(places), key=lambda pair: pair[1] - pair[0])
-    ends = [(group[0][1] + 1, group[-1][1] + 1) for group in (list(run) for _, run in runs)]
-    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in ends)
 
 
 def _words(need: "Need") -> tuple[str, str, str]:

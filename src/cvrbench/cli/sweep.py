@@ -2,9 +2,9 @@
 
 import shlex
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -74,18 +74,14 @@ def sweep(
 
         cvrbench sweep --best ncs
     """
-    if status is not None or best is not None:
-        _print_stored(results_dir, status=status, best=best, as_json=as_json)
-    else:
-        _sweep(overrides or [], multirun=multirun, dry_run=dry_run, as_json=as_json)
-
-
-def _sweep(overrides: "Sequence[str]", *, multirun: bool, dry_run: bool, as_json: bool) -> None:
     from cvrbench.config.compose import take_launcher
     from cvrbench.launch import check_installed
     from cvrbench.sweep.study import check_studies, plan_studies
 
-    launcher, words = take_launcher(overrides)
+    if status is not None or best is not None:
+        _print_stored(results_dir, status=status, best=best, as_json=as_json)
+        return
+    launcher, words = take_launcher(overrides or [])
     check_installed(launcher)
     plans = plan_studies(words, multirun=multirun)
     if dry_run:
@@ -151,7 +147,9 @@ def _tune(plan: "Plan", launcher: "LauncherConfig", title: str) -> None:
         if isinstance(outcome, Failed):
             note(f"{title}: worker {index + 1} is gone: {outcome.reason}")
 
-    with study_view(title) as view:
+    view = StudyView(title)
+    live = Live(view, console=errors, transient=True, refresh_per_second=2)
+    with live if errors.is_terminal else nullcontext():
         tune(
             plan,
             launcher,
@@ -237,75 +235,48 @@ def _command(summary: "StudySummary") -> str:
     return shlex.join(["cvrbench", "run", *summary.best_words()])
 
 
+@dataclass
 class StudyView:
     """The live view of a study: its best and latest trials, what is spent, and the time left."""
 
-    def __init__(self, title: str) -> None:
-        self.title = title
-        self.summary: StudySummary | None = None
-        self.table: RenderableType = ""
-        self.step = ""
-        self.begun = time.monotonic()
-        self.finished_before: int | None = None
+    title: str
+    table: RenderableType = ""
+    spent: str = "beginning"
+    step: str = ""
+    begun: float = field(default_factory=time.monotonic)
+    finished_before: float | None = None
 
     def on_summary(self, summary: "StudySummary") -> None:
         """Show what the study has come to."""
-        if self.finished_before is None:
-            self.finished_before = int(summary.spent["trials"])
-        self.summary = summary
-        if errors.is_terminal:
-            from cvrbench.report.studies import trials_grid
-            from cvrbench.report.tables import GridTable
+        from cvrbench.report.studies import trials_grid
+        from cvrbench.report.tables import GridTable
 
-            grid = trials_grid(summary, limit=LIVE_ROWS)
-            self.table = GridTable(replace(grid, caption=""))
+        spent, limits = summary.spent, summary.limits
+        if self.finished_before is None:
+            self.finished_before = spent["trials"]
+        parts = [
+            f"{spent[name]:,.0f}{'' if limits[name] is None else f'/{limits[name]:,.0f}'} {name}"
+            for name in ("trials", "epochs", "examples", "seconds")
+            if name == "trials" or limits[name] is not None
+        ]
+        done = spent["trials"] - self.finished_before
+        share = max((spent[name] / limit for name, limit in limits.items() if limit), default=0)
+        if done >= 1 and share > 0:
+            each = (time.monotonic() - self.begun) / done
+            seconds = max(0.0, each * spent["trials"] * (1 / share - 1))
+            parts.append(
+                f"{seconds / 60:.0f} min left" if seconds >= 60 else f"{seconds:.0f} s left"
+            )
+        self.spent = " · ".join(parts)
+        self.table = GridTable(replace(trials_grid(summary, limit=LIVE_ROWS), caption=""))
 
     def on_trial(self, number: int, now: "Progress") -> None:
         """Show where the trial of this process is."""
         done = 100 * now.step // max(now.total_steps, 1)
-        rate = f"{now.examples_per_second:,.0f} examples/s"
+        rate = f"{now.examples_per_second:,.0f} ex/s"
         self.step = f"trial {number} · {now.stage} {done} % · {rate}"
 
-    def render(self) -> RenderableType:
+    def __rich__(self) -> RenderableType:
         """Return the table, and a line of where everything is."""
-        return Group(self.table, Text(self._line(), style="dim"))
-
-    def _line(self) -> str:
-        if self.summary is None:
-            return f"{self.title}: beginning"
-        spent, limits = self.summary.spent, self.summary.limits
-        parts = [f"{self.title}: {_of(spent['trials'], limits['trials'])} trials"]
-        parts += [
-            f"{_of(spent[name], limits[name])} {name}"
-            for name in ("epochs", "examples", "seconds")
-            if limits[name] is not None
-        ]
-        return " · ".join(p for p in (*parts, self._left(), self.step) if p)
-
-    def _left(self) -> str:
-        """Return the time left, by what this command has seen of it."""
-        assert self.summary is not None
-        spent, limits = self.summary.spent, self.summary.limits
-        done = spent["trials"] - (self.finished_before or 0)
-        shares = [spent[name] / limit for name, limit in limits.items() if limit]
-        if done < 1 or not shares or max(shares) <= 0:
-            return ""
-        each = (time.monotonic() - self.begun) / done
-        trials_left = spent["trials"] / max(shares) - spent["trials"]
-        minutes = max(0.0, each * trials_left) / 60
-        return f"{minutes:.0f} min left" if minutes >= 1 else f"{60 * minutes:.0f} s left"
-
-
-@contextmanager
-def study_view(title: str) -> Iterator[StudyView]:
-    """Show a study on a terminal; quiet when piped."""
-    view = StudyView(title)
-    if not errors.is_terminal:
-        yield view
-        return
-    with Live(console=errors, transient=True, refresh_per_second=2, get_renderable=view.render):
-        yield view
-
-
-def _of(value: float, limit: float | None) -> str:
-    return f"{value:,.0f}" if limit is None else f"{value:,.0f}/{limit:,.0f}"
+        line = " · ".join(filter(None, (f"{self.title}: {self.spent}", self.step)))
+        return Group(self.table, Text(line, style="dim"))

@@ -254,3 +254,38 @@ def test_a_foreign_data_folder_is_not_filled(cvrbench, given, tmp_path, command)
     assert (said.code, said.out) == (2, "")
     assert "a run does not choose the folder that data are written to" in said.err
     assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize(
+    ("link", "command"),
+    [
+        ("report", ["report"]),
+        ("runs/{run}/export", ["export", "{run}", "--format", "state_dict"]),
+        ("runs/{run}/checkpoints", ["resume", "{path}"]),
+        ("sweeps/s/searches", ["sweep", "{words}", "name=s", "trials=1"]),
+        ("tensorboard", ["run", "{words}", "logger=tensorboard"]),
+    ],
+)
+def test_no_command_writes_or_deletes_behind_a_link(
+    link, command, finished, cvrbench, quick_data, tmp_path, caplog
+):
+    results, outside = finished.parents[1], tmp_path / "outside"
+    outside.mkdir()
+    for name in ("index.html", "precious.tmp", "stage-0.pt", "study.json"):
+        (outside / name).write_text("precious")
+    place = results / link.format(run=finished.name)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.symlink_to(outside)
+    words = ["experiment=quick_check", "model=ncs", "model.search=imp", "model.rounds=1",
+             f"data_dir={quick_data}"]  # fmt: skip
+    said = cvrbench(*[
+        one
+        for word in command
+        for one in (words if word == "{words}" else [word.format(run=finished.name, path=finished)])
+    ], *([f"results_dir={results}"] if "{words}" in command else
+         ["--results-dir", str(results)] if command[0] == "export" else
+         [str(results)] if command[0] == "report" else []))  # fmt: skip
+    assert "is a link" in said.err + caplog.text
+    assert {path.name: path.read_text() for path in outside.iterdir()} == dict.fromkeys(
+        ("index.html", "precious.tmp", "stage-0.pt", "study.json"), "precious"
+    )

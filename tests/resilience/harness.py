@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cvrbench.runs.record import MAY_DIFFER
 from tests.resilience import child
 
 PHASES = (
@@ -59,8 +60,6 @@ SECONDS = 120.0
 """Most that one command may take on a machine that is busy with other work."""
 LOOK_SECONDS = 0.0003
 """Between two looks at what a process is doing."""
-VOLATILE = ("seconds", "examples_per_second", "environment", "checksum")
-"""Keys of a record that differ between two runs of the same."""
 VOLATILE_OF_TRIALS = ("seconds", "attempts")
 
 
@@ -189,9 +188,11 @@ def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[
 def _content(path: Path) -> Any:
     if path.name == "record.json":
         record = json.loads(path.read_text())
-        return {key: value for key, value in record.items() if key not in VOLATILE}
+        record |= {f"environment.{key}": v for key, v in record.pop("environment").items()}
+        return {key: v for key, v in record.items() if key not in (*MAY_DIFFER, "checksum")}
     if path.name == "study.json":
         study = json.loads(path.read_text())
+        study.pop("checksum")
         study["spent"].pop("seconds")
         for trial in study["trials"]:
             for key in VOLATILE_OF_TRIALS:

@@ -47,13 +47,15 @@ def export(
     from cvrbench.runs.store import ResultStore
     from cvrbench.serving.compaction import compare
     from cvrbench.serving.export import part_of, write
+    from cvrbench.system.files import make_folder
 
     folder = ResultStore(results_dir).folder(run)
     with working(f"reading {folder.name}"):
         trained = load_trained(folder)
         part = part_of(trained, task)
     with working(f"writing {part.name}"):
-        files = write(part, trained, to or folder / "export", layout)
+        to = to or make_folder(folder / "export", within=folder.parent)
+        files = write(part, trained, to, layout)
     savings = compare(trained.network, trained.schema, [o.task for o in part.outputs])
     if as_json:
         about = {"run_id": trained.record.run_id, "task": task, "files": [str(f) for f in files]}

@@ -219,9 +219,12 @@ def _write_page(
 ) -> None:
     """Write the page and name its file; results that cannot be written to are no failure."""
     from cvrbench.report.page import render, write
+    from cvrbench.system.files import check_no_links
 
     place = wanted or results_dir / "report" / "index.html"
     try:
+        if wanted is None:
+            check_no_links(place.parent, within=results_dir)
         write(render(reports, sweeps), place)
     except StoreError as problem:
         if wanted is not None:

@@ -32,6 +32,7 @@ from cvrbench.runs.record import NUMBERS, RunRecord, decisive
 from cvrbench.runs.study import Direction, Studies, StudyFolder
 from cvrbench.sweep.samplers import check_sampler, fixed_trials, quiet
 from cvrbench.sweep.storage import open_storage
+from cvrbench.system.files import make_folder
 from cvrbench.training.device import resolve_device
 
 IDENTITY = ("objectives", "sampler", "startup_trials", "pruner", "seeds", "preset")
@@ -163,6 +164,7 @@ def open_study(plan: Plan) -> Opened:
     """
     quiet()
     settings = plan.study.settings
+    make_folder(plan.folder.path, within=plan.folder.within)
     storage = open_storage(settings.storage, plan.folder.journal)
     schema = dataset_of(plan.study).schema
     try:

@@ -20,7 +20,7 @@ from cvrbench.config.schema import (
     WandbConfig,
 )
 from cvrbench.errors import RunError
-from cvrbench.system.files import lock
+from cvrbench.system.files import check_no_links, lock, make_folder
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -91,6 +91,8 @@ def open_sink(logger: LoggerConfig, results_dir: Path) -> Sink | None:
 
     Nothing is written or sent yet, and no package is imported.
     """
+    if getattr(logger, "folder", None) is None:
+        check_no_links(results_dir / logger.kind, within=results_dir)
     match logger:
         case NoLoggerConfig():
             return None
@@ -117,7 +119,7 @@ class TensorBoard:
         from torch.utils.tensorboard import SummaryWriter
 
         self.config = about.config
-        folder = self.folder / about.run_id
+        folder = make_folder(self.folder / about.run_id, within=self.folder)
         if earlier is None:
             for file in folder.glob("events.out.tfevents.*"):
                 file.unlink()
@@ -233,7 +235,7 @@ class MLflow:
             logging.getLogger(name).setLevel(logging.ERROR)
         named = self.config.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
         if named is None:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder, within=self.folder.parent)
         database = f"sqlite:///{self.folder.resolve()}/mlflow.db"
         artifacts = None if named else (self.folder.resolve() / "artifacts").as_uri()
         # Of two processes that make the tables of one file, one would fail.

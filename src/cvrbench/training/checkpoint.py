@@ -39,7 +39,14 @@ from cvrbench.config.validate import config_to_dict
 from cvrbench.errors import RunInterrupted, StoreError
 from cvrbench.runs.environment import versions
 from cvrbench.runs.record import NUMBERS, decisive
-from cvrbench.system.files import atomic_write, explain_write, lock
+from cvrbench.system.files import (
+    atomic_write,
+    explain_write,
+    lock,
+    make_folder,
+    open_regular,
+    write_text,
+)
 from cvrbench.training.callbacks import StopRequested
 
 NAMED_OTHERWISE = ("model", "dataset", "protocol.selection", "protocol.score_test")
@@ -188,8 +195,8 @@ class TrainingCache:
         Raises:
             RunInterrupted: The user stopped the run while it waited.
         """
-        with explain_write(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
+        # RESULTS_DIR/sweeps/NAME/searches
+        make_folder(self.folder, within=self.folder.parent.parent.parent)
         while True:
             with lock(self.folder / f"{key}.lock", seconds=1.0) as held:
                 if held:
@@ -216,8 +223,8 @@ class TrainingCache:
         if other is None:
             return False
         with explain_write(files.finished_file):
-            files.folder.mkdir(parents=True, exist_ok=True)
-            marker.touch()
+            files.folder.mkdir(exist_ok=True)
+            write_text(marker, "")
             try:
                 _link(other, files.finished_file)
             except FileNotFoundError:  # the study is over, for whoever removed it
@@ -229,7 +236,6 @@ class TrainingCache:
         """Keep what this run computed for others."""
         own = self.folder / f"{key}-{self.run}.pt"
         with explain_write(own):
-            own.parent.mkdir(parents=True, exist_ok=True)
             if own.is_file() and not is_whole(own):
                 own.unlink()
             with suppress(FileExistsError):
@@ -260,14 +266,15 @@ def training_key(
 def is_whole(path: Path) -> bool:
     """Whether a checkpoint is there, readable, and each of its entries has its checksum."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
             return archive.testzip() is None
     except (OSError, zipfile.BadZipFile, EOFError, ValueError, NotImplementedError):
         return False
 
 
 def _save(path: Path, state: Mapping[str, Any], *, keep_as: Path | None = None) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with explain_write(path):
+        path.parent.mkdir(exist_ok=True)  # nor the folder around it, if it was removed meanwhile
     with atomic_write(path) as temporary:
         _write(temporary, state)
         # Between here and the end there is no last save, but the one before.

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import flop_registry
 
 
 def count_multiply_adds(compute: Callable[[], object]) -> int:
-    """Run `compute` without gradients; give the multiply-adds of its matrix products.
+    """Run `compute` without gradients; return the multiply-adds of its matrix products.
 
     By torch's own formulas. Look-ups and elementwise operations count nothing.
     """

@@ -1,4 +1,4 @@
-"""What a running training tells the outside, and how the outside asks it to stop."""
+"""Progress and evaluations of a running training, and the request to stop it."""
 
 import signal
 import threading
@@ -36,7 +36,7 @@ StopRequested = Callable[[], bool]
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """One look at validation during a training."""
+    """One evaluation on validation during a training."""
 
     stage: str
     """As in `Progress`."""
@@ -48,7 +48,7 @@ class Evaluation:
 
 
 OnEvaluation = Callable[[Evaluation], None]
-"""Told of every look; may raise to end the run."""
+"""Called at every evaluation; may raise to end the run."""
 
 
 def ignore(_: Any) -> None:

@@ -9,7 +9,7 @@ stage is answered from its file, and the one under way goes on from its own.
     stage-1-partial-before.pt    and the time before, should the last one be damaged
 
 Files hold tensors and plain values only and are read with `weights_only=True`. torch writes them as
-a zip archive with a CRC-32 of every entry, but does not look at it when it reads; we do. What is
+a zip archive with a CRC-32 of every entry, but does not check it when it reads; we do. What is
 damaged is put aside and named, and the run goes on from what lies before it: to the same end.
 
 `TrainingCache` keeps trainings that several runs have in common, so that each is done once. A

@@ -37,7 +37,7 @@ from cvrbench.system.rng import derive
 from cvrbench.training.step import task_losses
 
 OBSERVED_SHARE, FEWEST_ROWS, MOST_ROWS = 0.015, 512, 16384
-"""Rows of a probe to those trained on between two looks, which bounds what looking costs."""
+"""Rows of a probe to those trained on between two evaluations, which bounds the cost."""
 DIGITS = 4
 """Digits of every recorded number, of which there are many."""
 
@@ -93,9 +93,9 @@ class Probe:
         return {"gradient_cosine": between, "self_cosine": within, "gates": gates}
 
 
-def probe_rows(rows_between_looks: float) -> int:
-    """How many rows to observe at a look."""
-    return int(min(max(OBSERVED_SHARE * rows_between_looks, FEWEST_ROWS), MOST_ROWS))
+def probe_rows(rows_between: float) -> int:
+    """Return how many rows to observe, with so many trained on between two evaluations."""
+    return int(min(max(OBSERVED_SHARE * rows_between, FEWEST_ROWS), MOST_ROWS))
 
 
 def gradient_cosines(

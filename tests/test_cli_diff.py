@@ -57,7 +57,7 @@ def write(folder: Path, name: str, noise: float = 1.0, *, users: bool = False, *
 
 
 def by_hand(first: Path, second: Path, *, users: bool) -> tuple[float, float, float]:
-    """Difference, its standard error and p by all pairs of rows: no ranks, no sorting."""
+    """Difference, half-width of its interval and p by all pairs of rows: no ranks, no sorting."""
     frames = [pl.read_parquet(path / "predictions.parquet") for path in (first, second)]
     labels = frames[0]["label_ctr"].to_numpy()
     positive, negative = np.flatnonzero(labels == 1), np.flatnonzero(labels == 0)
@@ -72,12 +72,15 @@ def by_hand(first: Path, second: Path, *, users: bool) -> tuple[float, float, fl
         sums = np.zeros(7)
         for rows, values in ((positive, v10), (negative, v01)):
             for row, value in zip(rows, values, strict=True):
-                sums[row % 7] += (value - gain.mean()) / len(rows)
-        variance = 7 / 6 * (sums**2).sum()
+                share = (rows % 7 == row % 7).mean()  # CR2: a heavy user pulls the mean
+                sums[row % 7] += (value - gain.mean()) / len(rows) / np.sqrt(1 - share)
+        variance = (sums**2).sum()
     else:
         variance = v10.var(ddof=1) / len(v10) + v01.var(ddof=1) / len(v01)
+    sizes = np.bincount(np.arange(len(labels)) % 7)
+    law = scipy_stats.t(sizes.sum() ** 2 / (sizes**2).sum() - 1) if users else scipy_stats.norm
     z = gain.mean() / np.sqrt(variance)
-    return gain.mean(), np.sqrt(variance), 2 * scipy_stats.norm.sf(abs(z))
+    return gain.mean(), law.ppf(0.975) * np.sqrt(variance), 2 * law.sf(abs(z))
 
 
 @pytest.mark.parametrize("users", [False, True])
@@ -85,9 +88,9 @@ def test_the_paired_test_is_delongs_counted_pair_by_pair(tmp_path, users):
     first = write(tmp_path, "one", users=users)
     second = write(tmp_path, "two-more", noise=2.0, users=users)
     found = pair(first, second)
-    mean, error, p = by_hand(first, second, users=users)
+    mean, half_width, p = by_hand(first, second, users=users)
     assert found.clustered == users
-    assert found.tests["ctr_auc"] == pytest.approx((mean, 1.959963984540054 * error, p), abs=1e-9)
+    assert found.tests["ctr_auc"] == pytest.approx((mean, half_width, p), abs=1e-9)
 
 
 def test_rows_without_doubt_leave_none():
@@ -211,3 +214,17 @@ def test_names_from_elsewhere_command_nothing(cvrbench, monkeypatch):
     assert said.code == 0
     assert "\x1b" not in said.out
     assert r"a-[bold]b[_bold]-[_red]-\x1b[31m-s0" in said.out
+
+
+@pytest.mark.parametrize(("others", "words"), [(3, "does not compare"), (1, "-50.0 %")])
+def test_seconds_of_seeds_trained_together_are_not_compared_with_those_of_one(
+    cvrbench, others, words
+):
+    write(Path("results"), "a", environment={"together": 1}, seconds={"train": 20.0})
+    write(Path("results"), "b", environment={"together": others}, seconds={"train": 10.0})
+    said = cvrbench("diff", "a", "b").out
+    line = next(line for line in said.splitlines() if "seconds, train" in line)
+    assert words in line
+    assert ("-50.0 %" in line) == (others == 1)
+    (found,) = cvrbench("diff", "a", "b", "--json").json()
+    assert found["cost"]["seeds trained as one program"] == {"first": "1", "second": str(others)}

@@ -26,8 +26,8 @@ COMMANDS = {
     "report": ("report", "--full", "--no-html"),
     "markdown": ("report", "--format", "md"),
     "figures": ("report", "--no-html", "--figures", "figures"),
-    "sweep --status": ("sweep", "--status", "ok"),
-    "sweep --best": ("sweep", "--best", "ok"),
+    "sweep --status": ("sweep", "--status", "bold]b"),
+    "sweep --best": ("sweep", "--best", "bold]b"),
     "a run that is not there": ("show", WORDS),
     "a sweep that is not there": ("sweep", "--best", WORDS),
 }
@@ -54,9 +54,8 @@ def write_results(folder: Path) -> None:
     broken.write_text("{")
     sweeps = Studies(folder)
     searched_for = replace(searched(), name=HOSTILE, model=HOSTILE, overrides=(HOSTILE,))
-    (folder / "sweeps" / "ok").mkdir(parents=True)
-    sweeps.folder("ok").write(searched_for)
-    torn = sweeps.folder(f"torn {HOSTILE}").path
+    sweeps.folder(HOSTILE).write(searched_for)
+    torn = sweeps.folder("torn\x1b[31m").path
     torn.mkdir()
     (torn / "study.json").write_text(json.dumps({HOSTILE: HOSTILE}))
 

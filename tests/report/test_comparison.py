@@ -6,6 +6,7 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from rich.console import Console
 from scipy import stats as scipy_stats
 
@@ -118,6 +119,20 @@ def test_figures_can_be_drawn_with_few_rows_and_with_many(n_variants, tmp_path):
     (comparison,) = compare(records)
     file = save(comparison_figure(comparison), tmp_path / "deep" / "figure.png")
     assert file.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("ending", ["png", "svg"])
+def test_a_figure_is_written_whole_or_not_at_all(ending, tmp_path):
+    class Torn(Figure):
+        def savefig(self, path, **_):
+            Path(path).write_bytes(b"half of it")
+            raise KeyboardInterrupt
+
+    whole = save(Figure(), tmp_path / f"figure.{ending}").read_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        save(Torn(), tmp_path / f"figure.{ending}")
+    assert [file.name for file in tmp_path.iterdir()] == [f"figure.{ending}"]
+    assert (tmp_path / f"figure.{ending}").read_bytes() == whole
 
 
 def test_a_comparison_of_two_tasks_fits_80_columns():
@@ -237,6 +252,24 @@ def test_costs_include_searches_and_tuning():
         "ncs", "20", "1", "2.0", "2.0", "1", "1.50", "40: 12.00"
     ]  # fmt: skip
     assert "Tuned: ncs (sweep a, 40 trials, 12,000,000 examples)." in grid.caption
+
+
+def test_seconds_of_seeds_trained_as_one_program_are_marked_beside_others():
+    def trained(model, at_once):
+        together = {"environment": {"together": at_once}}
+        return [run(model, seed, 0.7, **together) for seed in (0, 1)]
+
+    records = [*trained("ncs", 3), *trained("mmoe", 1), *trained("ple", 1)]
+    grid = cost_grid(compare(records)[0], {})
+    seconds = {row[0].text: row[3].text for row in grid.rows}
+    assert seconds == {"mmoe": "2.0", "ple": "2.0", "ncs": "2.0*"}
+    assert "ncs (3 at once)" in grid.caption
+    for alike in (trained("ncs", 3) + trained("mmoe", 3), trained("ncs", 1) + trained("mmoe", 1)):
+        grid = cost_grid(compare(alike)[0], {})
+        assert "*" not in grid.caption + "".join(cell.text for row in grid.rows for cell in row)
+    old = replace(run("ple", 2, 0.7), environment={})  # before it was recorded seeds trained alone
+    (variant,) = compare([*trained("ple", 3), old])[0].variants
+    assert variant.seeds_at_once == "1 or 3"
 
 
 def test_each_space_is_judged_by_more_than_its_auc():

@@ -23,7 +23,7 @@ from cvrbench.report.differences import (
 )
 from cvrbench.report.grids import difference_grid, over_seeds_grid, power_grid
 from cvrbench.runs.store import ResultStore
-from cvrbench.stats.influence import auc_influence
+from cvrbench.stats.influence import auc_influence, per_group
 from tests.report.test_comparison import COUNTS, TASKS, run
 
 ROWS, USERS = 4000, 500
@@ -193,11 +193,10 @@ def test_each_space_has_its_rows_and_its_label():
     for space, labels in of.items():
         found = moves[f"{space}_auc"]
         assert found.rows.labels.tolist() == labels
-        of_rows = dict.fromkeys(users[space], 0.0)
         influence = auc_influence(np.array(labels), np.array(scores[space]))
-        for user, moved in zip(users[space], influence, strict=True):
-            of_rows[user] += moved
-        assert found.influence.tolist() == pytest.approx(list(of_rows.values()))
+        codes = np.unique(users[space], return_inverse=True)[1]
+        of_users = per_group(influence, codes, np.array(labels))
+        assert found.influence.tolist() == pytest.approx(of_users.tolist())
 
 
 def test_every_kind_of_metric_is_tested_that_a_record_has(tmp_path):

@@ -9,11 +9,14 @@ from sklearn.metrics import roc_auc_score
 
 from cvrbench import metrics
 from cvrbench.metrics import log_losses
+from cvrbench.stats.difference import difference, row_difference
 from cvrbench.stats.influence import (
     auc_influence,
     common_row_variance,
+    effective_groups,
     gauc_influence,
     log_loss_influence,
+    per_group,
     row_variance,
 )
 
@@ -171,3 +174,46 @@ def test_seeds_with_nothing_in_common_have_no_common_variance():
     assert common_row_variance(influences) == 0.0
     with pytest.raises(ValueError, match="at least two"):
         common_row_variance(influences[:1])
+
+
+def few_heavy_users(rng, n_users=60):
+    """Difference of two equally good scores' AUC, and its influence, rows and users."""
+    sizes = np.minimum(1 + (10 * rng.pareto(1.3, n_users)).astype(int), 1000)
+    users = np.repeat(np.arange(n_users), sizes)
+    merit = rng.standard_normal(len(users)) + rng.standard_normal(n_users)[users]
+    labels = (merit + rng.standard_normal(len(users)) > 0.8).astype(np.uint8)
+    scores = [
+        merit + rng.standard_normal(n_users)[users] + rng.standard_normal(len(users))
+        for _ in range(2)
+    ]
+    first, second = (roc_auc_score(labels, score) for score in scores)
+    influence = auc_influence(labels, scores[0]) - auc_influence(labels, scores[1])
+    return first - second, influence, labels, users
+
+
+def test_intervals_cover_the_truth_where_a_few_users_are_heavy():
+    """Without the correction 95 % intervals cover 0 in 85 % of the samples."""
+    rng = np.random.default_rng(23)
+    plain, corrected = [], []
+    for _ in range(400):
+        gain, influence, labels, users = few_heavy_users(rng)
+        plain.append(row_difference(gain, row_variance(np.bincount(users, weights=influence))))
+        freedom = max(1.0, effective_groups(users) - 1)
+        variance = row_variance(per_group(influence, users, labels))
+        corrected.append(row_difference(gain, variance, freedom))
+    # Where seeds have no spread, the test over seeds and rows is the same one.
+    assert difference([gain, gain], variance, freedom).p == pytest.approx(corrected[-1].p)
+    covered = [np.mean([abs(d.mean) <= d.half_width for d in of]) for of in (plain, corrected)]
+    assert covered[0] < 0.91
+    assert 0.94 <= covered[1] <= 0.985
+
+
+def test_equal_groups_need_no_correction():
+    rng = np.random.default_rng(0)
+    influence, groups = rng.standard_normal(60), np.arange(60) % 12
+    labels = (np.arange(60) // 12 < 2).astype(np.uint8)
+    plain = np.bincount(groups, weights=influence)
+    assert per_group(influence, groups).tolist() == pytest.approx(plain.tolist())
+    assert per_group(influence, groups, labels).tolist() == pytest.approx(plain.tolist())
+    assert effective_groups(groups) == pytest.approx(12)
+    assert np.isfinite(per_group(influence, np.zeros(60, int), labels)).all()

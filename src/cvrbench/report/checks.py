@@ -14,6 +14,7 @@ from cvrbench.report.comparison import Comparison
 from cvrbench.report.dataset_report import comparison_json
 from cvrbench.report.tables import Cell, Grid, number
 from cvrbench.stats.difference import Estimate, auc_standard_error, welch_half_width
+from cvrbench.system.files import read_bytes
 
 Outcome = Literal["held", "fell", "missing", "other data", "undefined"]
 FAILURES = ("fell", "missing", "other data", "undefined")
@@ -95,7 +96,9 @@ def read_baseline(file: Path) -> list[Table]:
         ConfigError: The file cannot be read, or has no line of such a report.
     """
     try:
-        lines = [json.loads(line) for line in file.read_text().splitlines() if line.strip()]
+        lines = [
+            json.loads(line) for line in read_bytes(file).decode().splitlines() if line.strip()
+        ]
         tables = [line for line in lines if isinstance(line, dict) and "strategies" in line]
         found = [Table.model_validate(table) for table in tables]
     except ValidationError as error:

@@ -49,6 +49,11 @@ def examples_of(run: RunRecord) -> int:
     return run.examples.get("search", 0) + run.examples.get("train", 0)
 
 
+def seeds_at_once(run: RunRecord) -> str:
+    """Return how many seeds were trained as one program with a run's: "1" where it was alone."""
+    return str(run.environment.get("together", 1))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Variant:
     """Runs that differ in nothing but the seed."""
@@ -85,6 +90,11 @@ class Variant:
     def examples(self) -> float:
         """Mean number of rows that gradients were computed on, searches included."""
         return fmean(map(examples_of, self.runs))
+
+    @property
+    def seeds_at_once(self) -> str:
+        """Return how many seeds were trained as one program: "1", or "1 or 3" if runs differ."""
+        return " or ".join(sorted({seeds_at_once(run) for run in self.runs}))
 
     @property
     def rate(self) -> float:

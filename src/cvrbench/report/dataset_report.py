@@ -1,5 +1,6 @@
 """What a report tells of one dataset: values, differences, gains and costs, for every medium."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -277,6 +278,7 @@ def _variant_json(variant: Variant, found: Differences | None) -> dict[str, Any]
         "parameters": variant.runs[0].parameters,
         "multiply_adds": variant.runs[0].multiply_adds,
         "seconds": variant.seconds,
+        "seeds_at_once": variant.seeds_at_once,
         "examples": variant.examples,
         "examples_per_second": variant.rate,
     }
@@ -294,6 +296,7 @@ def _verdict_json(verdict: Verdict) -> dict[str, Any]:
         "equivalence_p": verdict.equivalence_p,
         "seed_variance": d.of_seeds,
         "row_variance": d.of_rows,
+        "row_freedom": d.freedom_of_rows if math.isfinite(d.freedom_of_rows) else None,
         "t_p": verdict.t_p,
         "wilcoxon_p": verdict.wilcoxon_p,
     }

@@ -11,6 +11,7 @@ its own space, with equal weight.
 """
 
 import hashlib
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -47,10 +48,12 @@ from cvrbench.stats.influence import (
     auc_influence,
     common_draw_variance,
     common_row_variance,
+    effective_groups,
     gauc_draws,
     gauc_influence,
     log_loss_draws,
     log_loss_influence,
+    per_group,
     row_variance,
 )
 
@@ -60,6 +63,8 @@ ON_MARGIN = ("auc", "gauc")
 """Kinds of metric that a margin of AUC is a margin of."""
 ROWS_AT_ONCE = 20_000_000
 """Test rows that may be in memory together, some 100 bytes each; larger runs are read in turn."""
+FEW_USERS = 100
+"""Effective number of users below which a table says how few they are."""
 USUAL_BASELINES = ("shared_bottom", "shared_embedding", "single_task")
 """Baselines where the user names none, the first that is there."""
 REFERENCE = "single_task"
@@ -106,6 +111,13 @@ class Rows(NamedTuple):
     """`[rows]`, numbered from 0; None where the data have no users."""
     redrawn: Resampling | None
     """How the rows are redrawn; None where the variance is a formula's."""
+    effective_users: float
+    """Users of equal size that would weigh as these do; infinite without users."""
+
+    @property
+    def freedom(self) -> float:
+        """Degrees of freedom of a variance over redrawn rows."""
+        return max(1.0, self.effective_users - 1)
 
 
 class Influence(NamedTuple):
@@ -177,7 +189,10 @@ class InfluenceReader:
             redrawn = None
             if self.draws:
                 redrawn = Resampling(rows=len(labels), groups=users, draws=self.draws)
-            known = self.known[space.name] = Rows(digest.digest(), labels, users, redrawn)
+            effective = math.inf if users is None else effective_groups(users)
+            known = self.known[space.name] = Rows(
+                digest.digest(), labels, users, redrawn, effective
+            )
         defined = run.metrics["test"].get(f"{space.name}_auc") is not None
         one_class = not 0 < known.labels.sum() < len(known.labels)
         if known.digest != digest.digest() or (defined and one_class):
@@ -204,7 +219,7 @@ def _influence(kind: str, rows: Rows, predicted: Floats) -> tuple[Floats, Floats
         is_auc = kind == "auc"
         influence = (auc_influence if is_auc else log_loss_influence)(labels, predicted)
         if users is not None:
-            influence = np.bincount(users, weights=influence).astype(np.float64, copy=False)
+            influence = per_group(influence, users, labels if is_auc else None)
         draw = partial(auc_draws if is_auc else log_loss_draws, labels, predicted)
     return influence, np.empty(0) if rows.redrawn is None else draw(rows.redrawn)
 
@@ -268,6 +283,8 @@ class Differences:
     """Metric -> variant -> verdict; AUC, log loss and GAUC of every space."""
     clustered: bool
     """Whether test rows were taken user by user."""
+    few_users: Mapping[str, float]
+    """Space -> effective number of its users, where that is below `FEW_USERS`."""
     how: Method
 
     @property
@@ -278,6 +295,23 @@ class Differences:
     def of(self, metric: str, label: str) -> Verdict | None:
         """Return a variant's verdict in one metric, if it has one."""
         return self.verdicts.get(metric, {}).get(label)
+
+
+def few_users_of(known: Mapping[str, Rows]) -> dict[str, float]:
+    """Return the spaces with few users, and how many these are in effect."""
+    effective = {name: rows.effective_users for name, rows in known.items()}
+    return {name: n for name, n in effective.items() if n < FEW_USERS}
+
+
+def few_users_words(found: Mapping[str, float]) -> str:
+    """Return a sentence on the small-sample correction, led by a space; nothing for many users."""
+    if not found:
+        return ""
+    told = ", ".join(f"{name.upper()} {n:.1f}" for name, n in found.items())
+    return (
+        f" Few users, or a few heavy ones (in effect {told}): ± and p are corrected for that (CR2 "
+        "and Student's law)."
+    )
 
 
 def choose_baselines(comparisons: Sequence[Comparison], wanted: str | None) -> list[str | None]:
@@ -335,11 +369,13 @@ def against(
         for metric, verdict in _test(runs, how.margin).items():
             tested[baseline].setdefault(metric, {})[label] = verdict
     clustered = any(rows.users is not None for rows in reader.known.values())
+    few_users = few_users_of(reader.known)
     return {
         label: Differences(
             baseline=label,
             verdicts=_adjusted(comparison, tested[label]),
             clustered=clustered,
+            few_users=few_users,
             how=how,
         )
         for label in baselines
@@ -401,7 +437,7 @@ def _test(runs: Sequence[tuple[_Influences, _Influences]], margin: float) -> dic
         if len(pairs) < 2:
             continue
         per_seed = [one.value - other.value for one, other in pairs]
-        result = difference(per_seed, seeds_row_variance(pairs))
+        result = difference(per_seed, seeds_row_variance(pairs), pairs[0][0].rows.freedom)
         found[metric] = Verdict(
             difference=result,
             adjusted_p=result.p,

@@ -7,7 +7,7 @@ from scipy.stats import rankdata
 
 from cvrbench.metrics.evaluation import METRICS_INFO, describe_metric
 from cvrbench.report.comparison import Comparison, Missing, Variant
-from cvrbench.report.differences import REFERENCE, Differences, Transfer, Verdict
+from cvrbench.report.differences import REFERENCE, Differences, Transfer, Verdict, few_users_words
 from cvrbench.report.studies import Tuned, tuned_words
 from cvrbench.report.tables import Cell, Grid, cells, interval, number, p_value
 from cvrbench.stats.difference import smallest_wilcoxon_p
@@ -18,6 +18,8 @@ BEYOND_AUC = ("logloss", "gauc", "pcoc", "ece")
 REASON = 90
 """Letters of a reason that a caption shows."""
 OF_KIND = {"auc": "", "logloss": " in log loss", "gauc": " in GAUC"}
+MARK = "*"
+"""After seconds that do not compare with those of the other rows."""
 MOST_SEEDS = 1000
 """More are as good as no number."""
 
@@ -138,6 +140,7 @@ def cost_grid(comparison: Comparison, tuned: Mapping[str, Tuned | None]) -> Grid
         comparison: The variants.
         tuned: Row -> the sweep that chose it; None for a preset.
     """
+    others = timed_otherwise(comparison)
     return Grid(
         title=f"{comparison.name}: what each row cost",
         headers=(
@@ -150,25 +153,49 @@ def cost_grid(comparison: Comparison, tuned: Mapping[str, Tuned | None]) -> Grid
             "rows\n(M)",
             "tuned with\nrows (M)",
         ),
-        rows=tuple(_cost_row(variant, tuned.get(variant.label)) for variant in comparison.variants),
+        rows=tuple(
+            _cost_row(v, tuned.get(v.label), MARK if v.label in others else "")
+            for v in comparison.variants
+        ),
         caption=(
             "Means over seeds. Dense params: all but the embedding tables. Multiply-adds: of one "
             "example's forward pass, masked weights included. Train and search: seconds of "
             "optimiser steps; rows: those that gradients were computed on, searches included. "
-            f"{tuned_words(dict(tuned))}"
+            f"{tuned_words(dict(tuned))}{_otherwise_words(others)}"
         ),
     )
 
 
-def _cost_row(variant: Variant, tuned: Tuned | None) -> tuple[Cell, ...]:
+def timed_otherwise(comparison: Comparison) -> dict[str, str]:
+    """Return the rows whose seconds do not compare with the others': label -> seeds at once.
+
+    Seeds that are trained as one program share its time. The others are the rows whose seeds
+    trained alone, or if there are none those of the commonest number of seeds at once.
+    """
+    at_once = {v.label: v.seeds_at_once for v in comparison.variants}
+    usual = max(at_once.values(), key=lambda n: (n == "1", [*at_once.values()].count(n)))
+    return {label: n for label, n in at_once.items() if n != usual}
+
+
+def _otherwise_words(others: Mapping[str, str]) -> str:
+    if not others:
+        return ""
+    named = ", ".join(f"{label} ({n} at once)" for label, n in others.items())
+    return (
+        f" {MARK} Seeds trained as one program in another number than the other rows': {named}; "
+        "compare such seconds among themselves only."
+    )
+
+
+def _cost_row(variant: Variant, tuned: Tuned | None, mark: str) -> tuple[Cell, ...]:
     run = variant.runs[0]
     return cells(
         variant.label,
         f"{run.parameters - run.embedding_parameters:,}",
         f"{run.multiply_adds:,}",
-        f"{variant.seconds_of('train'):.1f}",
-        f"{variant.seconds_of('search'):.1f}",
-        f"{variant.rate:,.0f}",
+        f"{variant.seconds_of('train'):.1f}{mark}",
+        f"{variant.seconds_of('search'):.1f}{mark}",
+        f"{variant.rate:,.0f}{mark}",
         f"{variant.examples / 1e6:.2f}",
         "preset" if tuned is None else f"{tuned.trials}: {tuned.examples / 1e6:.2f}",
     )
@@ -201,6 +228,7 @@ def difference_grid(comparison: Comparison, found: Differences, kind: str = "auc
             f"± is the 95 % interval over seeds and over redrawn {drawn}; p is two-sided, adjusted "
             f"(Holm) over the rows of its column. Bold: p below 0.05.{within} A dash: "
             "fewer than two seeds in common that have the metric."
+            f"{few_users_words(found.few_users)}"
         ),
     )
 

@@ -26,6 +26,7 @@ from cvrbench.report.tables import Cell, Grid, cells, number, share
 from cvrbench.runs.record import RunRecord
 from cvrbench.runs.store import checked
 from cvrbench.stats.difference import Estimate, t_interval
+from cvrbench.system.files import check_regular
 
 ALL = "all"
 """The entry that stands for every shareable layer together."""
@@ -265,7 +266,7 @@ def read_keep(folder: Path) -> dict[str, npt.NDArray[np.bool_]]:
     """
     file = checked(folder, "masks.safetensors")
     try:
-        found = load_file(file)
+        found = load_file(check_regular(file))
     except (OSError, SafetensorError) as error:
         raise StoreError(
             f"{file} cannot be read ({str(error).splitlines()[0]}); run the cell again with --force"

@@ -17,7 +17,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from cvrbench.report import escape_control
-from cvrbench.report.comparison import IGNORED, Comparison, Variant, examples_of, flat_settings
+from cvrbench.report.comparison import (
+    IGNORED,
+    Comparison,
+    Variant,
+    examples_of,
+    flat_settings,
+    seeds_at_once,
+)
 from cvrbench.report.dataset_report import DatasetReport
 from cvrbench.report.differences import Differences
 from cvrbench.report.figures import ACROSS, COMPARED, SWEPT, across, comparison
@@ -156,7 +163,7 @@ def runs_grid(variant: Variant) -> Grid:
     headers = ("run", "seed", "test scored", "best epoch", "search (s)", "train (s)")
     return Grid(
         title=f"{variant.label}: runs",
-        headers=(*headers, "examples, searches included", "device", "threads"),
+        headers=(*headers, "examples, searches included", "device", "threads", "seeds at once"),
         rows=tuple(
             cells(
                 run.run_id,
@@ -168,10 +175,12 @@ def runs_grid(variant: Variant) -> Grid:
                 f"{examples_of(run):,}",
                 str(run.environment.get("device", "-")),
                 str(run.environment.get("threads", "-")),
+                seeds_at_once(run),
             )
             for run in variant.runs
         ),
-        caption="Examples: rows that gradients were computed on.",
+        caption="Examples: rows that gradients were computed on. Seeds at once: trained as one "
+        "program, whose seconds they share.",
     )
 
 
@@ -343,7 +352,14 @@ MOST = 6
 
 def warnings_of(part: DatasetReport) -> list[str]:
     """Return every reason to doubt that the rows of a comparison had equal chances."""
-    return [*_seeds(part), *_failures(part), *_versions(part), *_tuning(part), *_machines(part)]
+    return [
+        *_seeds(part),
+        *_failures(part),
+        *_versions(part),
+        *_tuning(part),
+        *_machines(part),
+        *_programs(part),
+    ]
 
 
 def warnings_between(parts: Sequence[DatasetReport]) -> list[str]:
@@ -451,6 +467,15 @@ def _machines(part: DatasetReport) -> Iterator[str]:
         yield (
             f"Runs had different numbers of threads ({_groups(threads)}): their times do not "
             "compare, and sums are rounded in another order."
+        )
+
+
+def _programs(part: DatasetReport) -> Iterator[str]:
+    at_once = _by(part, seeds_at_once)
+    if len(at_once) > 1:
+        yield (
+            f"Seeds were trained as programs of different numbers of them ({_groups(at_once)}): "
+            "their times do not compare."
         )
 
 

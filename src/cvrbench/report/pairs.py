@@ -12,7 +12,8 @@ from cvrbench.config.validate import leaves
 from cvrbench.data.schema import Task
 from cvrbench.errors import ConfigError, StoreError
 from cvrbench.metrics.evaluation import describe_metric
-from cvrbench.report.differences import InfluenceReader
+from cvrbench.report.comparison import seeds_at_once
+from cvrbench.report.differences import InfluenceReader, Rows, few_users_of, few_users_words
 from cvrbench.report.tables import Cell, Grid, number, p_value
 from cvrbench.runs.record import RunRecord
 from cvrbench.runs.store import read_predictions, read_record
@@ -23,6 +24,9 @@ Sides = dict[str, Any]
 SIDES = ("first", "second")
 OTHER_ROWS = "their predictions are not of the same test rows"
 REAL = 0.05
+AT_ONCE = "seeds trained as one program"
+TIMED = ("seconds, ", "examples per second")
+"""What measures a machine's time, by how the key begins."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +49,8 @@ class Pair:
     """Why there are no tests."""
     clustered: bool
     """Whether test rows were taken user by user."""
+    few_users: dict[str, float]
+    """Space -> effective number of its users, where they are few."""
 
     def difference(self, metric: str) -> float | None:
         """Return the second run's value less the first's, if both have one."""
@@ -65,10 +71,10 @@ def pair(first: Path, second: Path) -> Pair:
     one, other = read_record(first), read_record(second)
     split = "test" if all("test" in run.metrics for run in (one, other)) else "valid"
     try:
-        tests, clustered = _tests(one, other, first, second)
+        tests, known = _tests(one, other, first, second)
         untested = None
     except StoreError as problem:
-        tests, clustered, untested = {}, False, str(problem)
+        tests, known, untested = {}, {}, str(problem)
     config = _sides(_config(one), _config(other))
     return Pair(
         names=(first.resolve().name, second.resolve().name),
@@ -80,7 +86,8 @@ def pair(first: Path, second: Path) -> Pair:
         metrics=_sides(one.metrics.get(split, {}), other.metrics.get(split, {})),
         tests=tests,
         untested=untested,
-        clustered=clustered,
+        clustered=any(rows.users is not None for rows in known.values()),
+        few_users=few_users_of(known),
     )
 
 
@@ -102,14 +109,15 @@ def pair_json(found: Pair) -> dict[str, Any]:
         "split": found.split,
         "metrics": metrics,
         "clustered": found.clustered,
+        "few_users": found.few_users,
         "untested": found.untested,
     }
 
 
 def _tests(
     one: RunRecord, other: RunRecord, first: Path, second: Path
-) -> tuple[dict[str, RowDifference], bool]:
-    """Test every AUC, log loss and GAUC that both runs have; whether rows are drawn by user.
+) -> tuple[dict[str, RowDifference], dict[str, Rows]]:
+    """Test every AUC, log loss and GAUC that both runs have; and return the rows of each space.
 
     Raises:
         StoreError: The runs cannot be tested against each other; the message is the reason.
@@ -132,11 +140,13 @@ def _tests(
     both = [name for name in before if name in after]
     found = {
         name: row_difference(
-            after[name].value - before[name].value, after[name].gain_variance(before[name])
+            after[name].value - before[name].value,
+            after[name].gain_variance(before[name]),
+            after[name].rows.freedom,
         )
         for name in both
     }
-    return found, any(before[name].rows.users is not None for name in both)
+    return found, reader.known
 
 
 def _same_rows(one: pl.DataFrame, other: pl.DataFrame) -> bool:
@@ -175,6 +185,7 @@ def _cost(run: RunRecord) -> dict[str, Any]:
         **{f"seconds, {part}": seconds for part, seconds in run.seconds.items()},
         **{f"examples, {part}": n for part, n in run.examples.items()},
         "examples per second": run.examples_per_second,
+        AT_ONCE: seeds_at_once(run),
         "best epoch": run.best_epoch,
         "test rows scored, times": run.test_scored,
     }
@@ -226,10 +237,13 @@ def making_grids(found: Pair) -> list[Grid]:
 def number_grids(found: Pair) -> list[Grid]:
     """Return what the runs cost and what they score."""
     costs = []
+    alike = len({*found.cost[AT_ONCE].values()}) == 1
     for key, sides in found.cost.items():
         first, second = sides.get("first"), sides.get("second")
         more = ""
-        if first and second is not None:
+        if not alike and key.startswith(TIMED):
+            more = "does not compare"
+        elif first and second is not None and key != AT_ONCE:
             more = f"{100 * (second - first) / first:+.1f} %"
         costs.append((Cell(key), *_cells(sides), Cell(more)))
     metrics = [
@@ -241,7 +255,12 @@ def number_grids(found: Pair) -> list[Grid]:
         for metric, sides in found.metrics.items()
     ]
     return [
-        Grid(title="cost", headers=("of", *SIDES, "difference"), rows=tuple(costs), caption=""),
+        Grid(
+            title="cost",
+            headers=("of", *SIDES, "difference"),
+            rows=tuple(costs),
+            caption="" if alike else "Seeds that are trained as one program share its seconds.",
+        ),
         Grid(
             title=f"metrics of the {found.split} rows",
             headers=("metric", *SIDES, "difference"),
@@ -270,6 +289,7 @@ def _doubt(found: Pair) -> str:
         "for the number of metrics). Bold: p below 0.05. Seeds are not in it: two runs of one "
         "strategy differ by their seeds as well, so this tells these two networks apart, not two "
         "strategies; `cvrbench report` on several seeds does that."
+        f"{few_users_words(found.few_users)}"
     )
 
 

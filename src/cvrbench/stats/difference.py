@@ -86,10 +86,15 @@ class Difference(NamedTuple):
     """Variance of one seed's difference."""
     of_rows: float
     """Variance over redrawn test rows."""
+    freedom_of_rows: float = math.inf
+    """Degrees of freedom of that; few where few users are redrawn."""
 
 
 def difference(
-    per_seed: Sequence[float], variance: float, confidence: float = CONFIDENCE
+    per_seed: Sequence[float],
+    variance: float,
+    freedom: float = math.inf,
+    confidence: float = CONFIDENCE,
 ) -> Difference:
     """Test a mean difference against 0 with both its doubts: the seeds' and the test rows'.
 
@@ -105,6 +110,8 @@ def difference(
         variance: `row_variance` of the mean of their influences, which errs on the careful side,
             as what rows do to one seed alone is in the seeds' spread already; or theirs,
             `common_row_variance`, which counts it once.
+        freedom: Degrees of freedom of `variance`: the `effective_groups` that are redrawn
+            less 1; infinite for single rows.
         confidence: Confidence of the interval.
 
     Raises:
@@ -115,14 +122,29 @@ def difference(
         raise ValueError("a difference needs at least two seeds")
     mean, of_seeds = float(np.mean(per_seed)), float(np.var(per_seed, ddof=1))
     error = math.sqrt(of_seeds / n + variance)
-    doubts = (error, of_seeds, variance)
+    doubts = (error, of_seeds, variance, freedom)
     if error == 0:
         return Difference(mean, 0.0, 1.0 if mean == 0 else 0.0, n, *doubts)
     half_width = mixture.reach(
-        1 - confidence, estimated=of_seeds / n, freedom=n - 1, known=variance
+        1 - confidence,
+        estimated=of_seeds / n,
+        freedom=n - 1,
+        known=variance,
+        known_freedom=freedom,
     )
-    p = mixture.two_sided(abs(mean), estimated=of_seeds / n, freedom=n - 1, known=variance)
-    return Difference(mean, half_width, p, n, *doubts)
+    found = Difference(mean, half_width, 0.0, n, *doubts)
+    return found._replace(p=_beyond(found, abs(mean)))
+
+
+def _beyond(found: Difference, distance: float) -> float:
+    """Return the chance that a mean with these doubts lies further from the truth."""
+    return mixture.two_sided(
+        distance,
+        estimated=found.of_seeds / found.seeds,
+        freedom=found.seeds - 1,
+        known=found.of_rows,
+        known_freedom=found.freedom_of_rows,
+    )
 
 
 class RowDifference(NamedTuple):
@@ -133,7 +155,7 @@ class RowDifference(NamedTuple):
     p: float
 
 
-def row_difference(mean: float, variance: float) -> RowDifference:
+def row_difference(mean: float, variance: float, freedom: float = math.inf) -> RowDifference:
     """Test a difference of two single runs against 0 with the test rows' doubt alone.
 
     For two AUCs and a `row_variance` without groups this is the test of DeLong et al. (Biometrics
@@ -143,12 +165,13 @@ def row_difference(mean: float, variance: float) -> RowDifference:
     Args:
         mean: The difference.
         variance: `row_variance` of the difference of their influences.
+        freedom: As for `difference`.
     """
     if variance == 0:
         return RowDifference(mean, 0.0, 1.0 if mean == 0 else 0.0)
     error = math.sqrt(variance)
-    half_width = float(stats.norm.ppf((1 + CONFIDENCE) / 2)) * error
-    return RowDifference(mean, half_width, float(2 * stats.norm.sf(abs(mean) / error)))
+    half_width = mixture.quantile((1 + CONFIDENCE) / 2, freedom) * error
+    return RowDifference(mean, half_width, float(2 * stats.t.sf(abs(mean) / error, freedom)))
 
 
 def equivalence(difference: Difference, margin: float) -> float:
@@ -172,12 +195,7 @@ def equivalence(difference: Difference, margin: float) -> float:
     room = margin - abs(difference.mean)
     if difference.error == 0:
         return 0.0 if room > 0 else 1.0
-    half = 0.5 * mixture.two_sided(
-        abs(room),
-        estimated=difference.of_seeds / difference.seeds,
-        freedom=difference.seeds - 1,
-        known=difference.of_rows,
-    )
+    half = 0.5 * _beyond(difference, abs(room))
     return half if room >= 0 else 1 - half
 
 

@@ -148,6 +148,43 @@ def gauc_influence(labels: Labels, scores: Floats, groups: Labels) -> Floats:
     return influence
 
 
+def per_group(influence: Floats, groups: Ints, labels: Labels | None = None) -> Floats:
+    """Sum influences over groups that are drawn as a whole, `[groups]`, for `row_variance`.
+
+    A group pulls the mean that it is measured against, so that the sum of a heavy one is too near
+    to 0: each row's influence is divided by the root of 1 less its group's share of the rows, the
+    correction CR2 (Bell and McCaffrey, Survey Methodology 2002) under equal rows. Groups of equal
+    size are left to the factor n / (n - 1) of `row_variance`, which is the same there.
+
+    Args:
+        influence: `[rows]`.
+        groups: `[rows]`, numbers from 0 without gaps.
+        labels: `[rows]`, 0 or 1, of an AUC, whose two means are over the rows of either class.
+    """
+    n = int(groups.max()) + 1
+    rest = np.empty(len(influence))
+    strata = (np.ones(len(groups), np.bool_),) if labels is None else (labels == 1, labels != 1)
+    for own in strata:
+        share = np.bincount(groups[own], minlength=n) / max(int(own.sum()), 1)
+        rest[own] = np.maximum(1 - share, 1 / n)[groups[own]]
+    scaled = influence * np.sqrt((1 - 1 / n) / rest) if n > 1 else influence
+    return np.bincount(groups, weights=scaled, minlength=n).astype(np.float64, copy=False)
+
+
+def effective_groups(groups: Ints) -> float:
+    """Return the number of groups of equal size that would weigh as these do.
+
+    One over the sum of their squared shares of the rows (Kish, Survey Sampling 1965). A variance
+    over redrawn groups has about as many degrees of freedom, less 1 (Carter, Schnepel and
+    Steigerwald, Review of Economics and Statistics 2017).
+
+    >>> effective_groups(np.array([0, 0, 0, 1])), effective_groups(np.array([0, 1, 2]))
+    (1.6, 3.0)
+    """
+    sizes = np.bincount(groups).astype(np.float64)
+    return float(sizes.sum() ** 2 / (sizes**2).sum())
+
+
 def row_variance(influence: Floats, labels: Labels | None = None) -> float:
     """Variance, over redrawn test rows, of a statistic with these influences.
 

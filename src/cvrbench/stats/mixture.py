@@ -11,6 +11,9 @@ rejects exactly `level` of true nulls in these two cases and less in between. St
 Satterthwaite's degrees of freedom (Biometrics Bulletin 1946) does not keep the level: where S is
 small by luck it takes the known part for almost all of the variance, and with two seeds a test at
 0.1 % rejects up to 5.6 %.
+
+Where the other part is estimated, too, from groups of test rows with g degrees of freedom, it is
+g K / chi2 in turn, and p the average over both chi2: Behrens' and Fisher's law itself.
 """
 
 import math
@@ -37,7 +40,7 @@ class Draws(NamedTuple):
 
 
 @lru_cache(maxsize=4096)
-def draws(freedom: int) -> Draws:
+def draws(freedom: float) -> Draws:
     """Return the average over chi2, by the trapezoidal rule in its logarithm.
 
     The density is smooth there and falls off at both ends, so that the error falls exponentially
@@ -45,8 +48,10 @@ def draws(freedom: int) -> Draws:
     1e-8 of themselves down to 1e-6.
 
     Args:
-        freedom: At least 1.
+        freedom: At least 1; infinite for a variance that is known.
     """
+    if math.isinf(freedom):
+        return Draws(np.ones(1), np.ones(1))
     ends = (f(freedom / 2, TAIL) * 2 / freedom for f in (gammaincinv, gammainccinv))
     low, high = map(math.log, ends)
     step = min(0.25, 0.4 * math.sqrt(2 / freedom))
@@ -55,7 +60,9 @@ def draws(freedom: int) -> Draws:
     return Draws(np.exp(logs), weights / weights.sum())
 
 
-def two_sided(x: float, *, estimated: float, freedom: int, known: float) -> float:
+def two_sided(
+    x: float, *, estimated: float, freedom: int, known: float, known_freedom: float = math.inf
+) -> float:
     """Chance that a mean lies further than `x` from the truth, on either side.
 
     Args:
@@ -63,12 +70,16 @@ def two_sided(x: float, *, estimated: float, freedom: int, known: float) -> floa
         estimated: The mean's variance as it was estimated.
         freedom: Degrees of freedom of that estimate, at least 1.
         known: A further variance of the mean. Not both are 0.
+        known_freedom: Degrees of freedom of that, infinite where it is known indeed.
     """
-    share = np.array([estimated / (estimated + known)])
-    return float(_beyond(np.array([x / math.sqrt(estimated + known)]), share, freedom)[0])
+    law = _Law(np.array([estimated / (estimated + known)]), freedom, known_freedom)
+    scaled = x / math.sqrt(estimated + known) * law.precisions
+    return float((2 * ndtr(-scaled) @ law.weights)[0])
 
 
-def reach(level: float, *, estimated: float, freedom: int, known: float) -> float:
+def reach(
+    level: float, *, estimated: float, freedom: int, known: float, known_freedom: float = math.inf
+) -> float:
     """Distance that a mean exceeds with a chance of `level`: the inverse of `two_sided`.
 
     Args:
@@ -76,9 +87,10 @@ def reach(level: float, *, estimated: float, freedom: int, known: float) -> floa
         estimated: The mean's variance as it was estimated.
         freedom: Degrees of freedom of that estimate, at least 1.
         known: A further variance of the mean. Not both are 0.
+        known_freedom: Degrees of freedom of that, infinite where it is known indeed.
     """
-    share = np.array([estimated / (estimated + known)])
-    return float(_solved(level, share, freedom)[0]) * math.sqrt(estimated + known)
+    law = _Law(np.array([estimated / (estimated + known)]), freedom, known_freedom)
+    return float(_solved(level, law)[0]) * math.sqrt(estimated + known)
 
 
 def reaches(level: float, *, estimated: Floats, freedom: int, known: Floats) -> Floats:
@@ -107,30 +119,38 @@ def _interpolated(level: float, freedom: int) -> tuple[float, CubicSpline]:
     stretch = float(stdtrit(freedom, 1 - level / 2) / -ndtri(level / 2))
     knots = np.linspace(0.0, math.asinh(stretch), 257 if freedom < 4 else 65)
     share = np.minimum(np.sinh(knots) / stretch, 1.0) ** 2
-    return stretch, CubicSpline(knots, _solved(level, share, freedom))
+    return stretch, CubicSpline(knots, _solved(level, _Law(share, freedom, math.inf)))
 
 
-def _beyond(x: Floats, share: Floats, freedom: int) -> Floats:
-    """Return p at so many standard errors, `[n]`, where a share of the variance is estimated."""
-    found: Floats = 2 * ndtr(-x[:, None] * _precisions(share, freedom)) @ draws(freedom).weights
-    return found
+def quantile(p: float, freedom: float) -> float:
+    """Return Student's quantile; the normal one without an end to the degrees of freedom."""
+    return float(ndtri(p) if math.isinf(freedom) else stdtrit(freedom, p))
 
 
-def _precisions(share: Floats, freedom: int) -> Floats:
-    """Return one over the deviation that every drawn chi2 means, `[n, k]`."""
-    found: Floats = (1 - share[:, None] + share[:, None] / draws(freedom).ratios) ** -0.5
-    return found
+class _Law:
+    """Normal laws, and how much each weighs, where a share `[n]` of the variance is estimated."""
+
+    def __init__(self, share: Floats, freedom: int, known_freedom: float) -> None:
+        drawn, known = draws(freedom), draws(known_freedom)
+        self.share = share
+        self.freedoms = (known_freedom, freedom)
+        variances = (1 - share[:, None, None]) / known.ratios[:, None] + (
+            share[:, None, None] / drawn.ratios
+        )
+        self.weights: Floats = np.outer(known.weights, drawn.weights).ravel()
+        self.precisions: Floats = variances.reshape(len(share), -1) ** -0.5
+        """One over the deviation of each law, `[n, k]`."""
 
 
-def _solved(level: float, share: Floats, freedom: int) -> Floats:
+def _solved(level: float, law: _Law) -> Floats:
     """Return the standard errors that are exceeded with a chance of `level`, `[n]`.
 
     Newton's steps for log p over log x, which is exactly a line in a power law's tail and nearly
     one elsewhere.
     """
-    weights, precisions = draws(freedom).weights, _precisions(share, freedom)
-    ends = float(ndtri(level / 2)) ** 2, float(stdtrit(freedom, level / 2)) ** 2
-    x: Floats = np.sqrt((1 - share) * ends[0] + share * ends[1])
+    weights, precisions = law.weights, law.precisions
+    known, estimated = (quantile(level / 2, freedom) ** 2 for freedom in law.freedoms)
+    x: Floats = np.sqrt((1 - law.share) * known + law.share * estimated)
     for _ in range(STEPS):
         scaled = x[:, None] * precisions
         p = 2 * ndtr(-scaled) @ weights

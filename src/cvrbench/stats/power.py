@@ -33,7 +33,9 @@ MOST_SEEDS = 2**40
 ROWS_FACTORS = 2.0 ** (np.arange(81) / 2)
 
 
-def power(size: float, *, of_seeds: float, of_rows: float, seeds: int) -> float:
+def power(
+    size: float, *, of_seeds: float, of_rows: float, seeds: int, freedom_of_rows: float = np.inf
+) -> float:
     """Chance that the test finds a true difference.
 
     Args:
@@ -41,10 +43,11 @@ def power(size: float, *, of_seeds: float, of_rows: float, seeds: int) -> float:
         of_seeds: Variance of one seed's difference.
         of_rows: Variance over redrawn test rows.
         seeds: Number of seeds, at least 2.
+        freedom_of_rows: Degrees of freedom of the rows' variance.
     """
     if of_seeds / seeds + of_rows == 0:
         return 1.0 if size else 0.0
-    return float(_design(of_seeds, np.array([of_rows]), seeds).power(size)[0])
+    return float(_design(of_seeds, np.array([of_rows]), seeds, freedom_of_rows).power(size)[0])
 
 
 class _Design(NamedTuple):
@@ -64,11 +67,16 @@ class _Design(NamedTuple):
         return found
 
 
-def _design(of_seeds: float, of_rows: Floats, seeds: int) -> _Design:
-    """Return the design at several variances from the rows, `[m]`, where some doubt is left."""
+def _design(of_seeds: float, of_rows: Floats, seeds: int, freedom: float) -> _Design:
+    """Return the design at several variances from the rows, `[m]`, where some doubt is left.
+
+    Few degrees of freedom of the rows' variance widen it as they widen Student's quantile.
+    """
+    few, many = (mixture.quantile(LEVEL / 2, one) for one in (freedom, np.inf))
+    known = (few / many) ** 2 * of_rows
     drawn = mixture.draws(seeds - 1)
     of_mean = of_seeds / seeds * drawn.ratios[:, None]
-    reach = mixture.reaches(LEVEL, estimated=of_mean, freedom=seeds - 1, known=of_rows)
+    reach = mixture.reaches(LEVEL, estimated=of_mean, freedom=seeds - 1, known=known)
     return _Design(np.sqrt(of_seeds / seeds + of_rows), reach, drawn.weights)
 
 
@@ -79,7 +87,8 @@ def detectable(difference: Difference) -> float:
     """
     if difference.error == 0:
         return 0.0
-    design = _design(difference.of_seeds, np.array([difference.of_rows]), difference.seeds)
+    _, _, _, seeds, _, of_seeds, of_rows, freedom = difference
+    design = _design(of_seeds, np.array([of_rows]), seeds, freedom)
 
     def lack(size: float) -> float:
         return float(design.power(size)[0]) - POWER
@@ -107,12 +116,12 @@ def seeds_needed(difference: Difference, size: float) -> int | None:
         ValueError: The size is 0.
     """
     _require_size(size)
+    rows = {"of_rows": difference.of_rows, "freedom_of_rows": difference.freedom_of_rows}
 
     def is_enough(seeds: int) -> bool:
-        found = power(size, of_seeds=difference.of_seeds, of_rows=difference.of_rows, seeds=seeds)
-        return found >= POWER
+        return power(size, of_seeds=difference.of_seeds, seeds=seeds, **rows) >= POWER
 
-    if power(size, of_seeds=0.0, of_rows=difference.of_rows, seeds=2) <= POWER:
+    if power(size, of_seeds=0.0, seeds=2, **rows) <= POWER:
         return None
     low, high = 1, 2
     while not is_enough(high):
@@ -144,16 +153,17 @@ def rows_factor_needed(difference: Difference, size: float, seeds: int) -> float
         ValueError: The size is 0.
     """
     _require_size(size)
-    of_seeds, of_rows = difference.of_seeds, difference.of_rows
+    of_seeds, of_rows, freedom = difference[-3:]
 
     def lack(factor: float) -> float:
-        return power(size, of_seeds=of_seeds, of_rows=of_rows / factor, seeds=seeds) - POWER
+        design = _design(of_seeds, np.array([of_rows / factor]), seeds, freedom)
+        return float(design.power(size)[0]) - POWER
 
     if difference.error == 0:
         return 1.0
     # Power need not rise with rows all the way: where rows and seeds blur alike the test is at its
     # most careful. So no bisection over the whole range.
-    found = _design(of_seeds, of_rows / ROWS_FACTORS, seeds).power(size)
+    found = _design(of_seeds, of_rows / ROWS_FACTORS, seeds, freedom).power(size)
     enough = np.flatnonzero(found >= POWER)
     if not len(enough):
         return None

@@ -17,7 +17,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from cvrbench.report import escape_control
 from cvrbench.report.studies import cut
 from cvrbench.stats.difference import Estimate
-from cvrbench.system.files import explain_write
+from cvrbench.system.files import atomic_write, explain_write
 
 INK, GRID, POINT, TRUTH = "#1f2933", "#d9dee4", "#2563a8", "#c2410c"
 FAINT, UNUSED = "#7b8794", "#eceff2"
@@ -129,15 +129,17 @@ def plain(text: str) -> str:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write a figure as PNG or SVG, as the path's ending says.
+    """Write a figure as PNG or SVG, as the path's ending says; whole or not at all.
 
     Raises:
         StoreError: The folder is not writable.
     """
-    # A salt of its own makes equal figures equal files; matplotlib would draw one at random.
-    with explain_write(path), mpl.rc_context({"svg.hashsalt": "cvrbench"}):
+    with explain_write(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, metadata=METADATA.get(path.suffix, METADATA[".png"]))
+    ending = path.suffix if path.suffix in METADATA else ".png"
+    # A salt of its own makes equal figures equal files; matplotlib would draw one at random.
+    with atomic_write(path) as temporary, mpl.rc_context({"svg.hashsalt": "cvrbench"}):
+        figure.savefig(temporary, format=ending[1:], metadata=METADATA[ending])
     return path
 
 

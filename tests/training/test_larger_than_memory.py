@@ -161,7 +161,7 @@ def test_memory_is_taken_where_it_has_room(quick_data, monkeypatch, asked, free,
     keeping = Placement.choose(asked, [dataset.train], CPU)
     assert keeping.where == where
     rows = keeping.open(dataset.train, dataset.schema, CPU)
-    assert (rows.reader.forget if where == "disk" else None) == forget
+    assert (rows.forget if where == "disk" else None) == forget
 
 
 PROGRAM = """

@@ -2,7 +2,7 @@
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
-from typing import NamedTuple, Protocol, Self
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -77,14 +77,6 @@ class BagTensors(NamedTuple):
     weights: Tensor
     shared: bool
 
-    def take(self, index: Tensor) -> Self:
-        """Return the bags `index`, in that order; shared ones as they are."""
-        if self.shared:
-            return self
-        rows, weights, segment = _bag_values(self, index)
-        counts = torch.bincount(segment, minlength=len(index))
-        return self._replace(offsets=offsets_of(counts), rows=rows, weights=weights)
-
 
 class SplitTensors(NamedTuple):
     """Rows resident on a device: a split, or some of one."""
@@ -110,25 +102,7 @@ class SplitTensors(NamedTuple):
         Raises:
             DataError: A file is gone or was cut short.
         """
-        return SplitReader(split, schema, device, weights).read([(0, len(split))])
-
-    @classmethod
-    def join(cls, parts: Sequence[Self]) -> Self:
-        """Return the rows of several, one after the other; shared bags are those of the first."""
-        first = parts[0]
-
-        def joined(tensors: Sequence[Tensor | None]) -> Tensor | None:
-            known = [tensor for tensor in tensors if tensor is not None]
-            return torch.cat(known) if known else None
-
-        return cls(
-            torch.cat([part.rows for part in parts]),
-            torch.cat([part.numeric for part in parts]),
-            torch.cat([part.labels for part in parts]),
-            tuple(_join_bags([part.bags[k] for part in parts]) for k in range(len(first.bags))),
-            joined([part.contexts for part in parts]),
-            joined([part.weights for part in parts]),
-        )
+        return SplitReader(split, schema, device, weights, forget=False).read([(0, len(split))])
 
     def __len__(self) -> int:
         """Rows of the split, not the tuple's fields."""
@@ -163,17 +137,6 @@ class SplitTensors(NamedTuple):
         weights = None if self.weights is None else self.weights.index_select(0, index)
         return Batch(features, self.labels.index_select(0, index).float(), weights)
 
-    def take(self, index: Tensor) -> Self:
-        """Copy the rows `index`, in that order."""
-        return type(self)(
-            self.rows[index],
-            self.numeric[index],
-            self.labels[index],
-            tuple(bag.take(index) for bag in self.bags),
-            None if self.contexts is None else self.contexts[index],
-            None if self.weights is None else self.weights[index],
-        )
-
     def batches(self, size: int, seed: int, *, epoch: int = 0, step: int = 0) -> Generator[Batch]:
         """Yield the batches of a training, from a step of an epoch on, without end (`sampler`)."""
         with closing(self.indices(size, seed, epoch=epoch, step=step)) as indices:
@@ -190,20 +153,25 @@ class SplitTensors(NamedTuple):
             yield self.gather(torch.arange(start, min(start + size, len(self)), device=self.device))
 
 
-def offsets_of(counts: Tensor) -> Tensor:
-    """Return where bags of these sizes begin, and where the last one ends."""
-    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-
-
-def _join_bags(parts: Sequence[BagTensors]) -> BagTensors:
-    if parts[0].shared:
-        return parts[0]
-    counts = torch.cat([part.offsets.diff() for part in parts])
-    return parts[0]._replace(
-        offsets=offsets_of(counts),
-        rows=torch.cat([part.rows for part in parts]),
-        weights=torch.cat([part.weights for part in parts]),
+def join(one: Batch, other: Batch) -> Batch:
+    """Return the rows of two batches, one after the other."""
+    n, m = len(one.labels), len(other.labels)
+    a, b = one.features, other.features
+    # Of field f and row r a segment is f * rows + r; both are counted anew, and put in that order.
+    first = a.bag_segments + a.bag_segments // n * m
+    second = b.bag_segments + (b.bag_segments // m + 1) * n
+    segments, order = torch.cat([first, second]).sort(stable=True)
+    features = Features(
+        rows=torch.cat([a.rows, b.rows]),
+        bag_rows=torch.cat([a.bag_rows, b.bag_rows])[order],
+        bag_weights=torch.cat([a.bag_weights, b.bag_weights])[order],
+        bag_segments=segments,
+        numeric=torch.cat([a.numeric, b.numeric]),
     )
+    weights = None
+    if one.weights is not None and other.weights is not None:
+        weights = torch.cat([one.weights, other.weights])
+    return Batch(features, torch.cat([one.labels, other.labels]), weights)
 
 
 def _bag_values(bag: BagTensors, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -233,7 +201,7 @@ class SplitReader:
         device: torch.device,
         weights: npt.NDArray[np.float32] | None = None,
         *,
-        forget: bool = False,
+        forget: bool = True,
     ) -> None:
         """Open the files of a split.
 
@@ -304,7 +272,7 @@ class SplitReader:
         if (counts < 0).any() or any(a < 0 or b > len(ids.array) for a, b in values):
             raise offsets.damage()
         return BagTensors(
-            offsets_of(torch.from_numpy(counts)).to(self.device),
+            torch.from_numpy(np.concatenate([[0], np.cumsum(counts)])).to(self.device),
             self._fill(ids, values, self.bag_starts[k]),
             self._fill(weights, values),
             shared,

@@ -190,36 +190,26 @@ def encode_bags(vocabulary: Vocabulary, values: pl.Series, weights: pl.Series | 
     return Bag(offsets, ids, bag_weights)
 
 
-class UniqueValues:
-    """The distinct values of a column, chunk after chunk."""
+class Groups:
+    """The groups of each split, chunk after chunk; a code for each in the order of their text."""
 
     def __init__(self) -> None:
-        self._pieces: list[pl.Series] = []
+        self._pieces: dict[str, list[pl.Series]] = {}
 
-    def add(self, values: pl.Series) -> None:
-        """Add some rows' values."""
-        self._pieces.append(values.unique())
-        if len(self._pieces) > MANY_PIECES:
-            self._pieces = [self.all()]
+    def add(self, split: str, groups: pl.Series) -> None:
+        """Add the groups of some rows of a split."""
+        pieces = self._pieces.setdefault(split, [])
+        pieces.append(_group_text(groups).unique())
+        if len(pieces) > MANY_PIECES:
+            self._pieces[split] = [self.of(split)]
 
-    def all(self) -> pl.Series:
-        """Return the values in no order; at least one row must have been added."""
-        return pl.concat(self._pieces).unique()
-
-
-class GroupCodes:
-    """Codes of the groups of all splits together, in the order of their values as text."""
-
-    def __init__(self) -> None:
-        self._seen = UniqueValues()
-
-    def add(self, groups: pl.Series) -> None:
-        """Add some rows' groups."""
-        self._seen.add(_group_text(groups))
+    def of(self, split: str) -> pl.Series:
+        """Return the groups of a split in no order; at least one row must have been added."""
+        return pl.concat(self._pieces[split]).unique()
 
     @cached_property
     def _ordered(self) -> pl.Series:
-        return self._seen.all().sort()
+        return pl.concat([self.of(split) for split in self._pieces]).unique().sort()
 
     def encode(self, groups: pl.Series) -> npt.NDArray[np.int64]:
         """Return the rows' codes, after every group was added."""

@@ -14,10 +14,9 @@ import polars as pl
 
 from cvrbench.data.dataset import SPLITS, Dataset, open_dataset
 from cvrbench.data.encode import (
-    GroupCodes,
+    Groups,
     Scale,
     ScaleCounter,
-    UniqueValues,
     Vocabulary,
     VocabularyCounter,
     encode_bags,
@@ -45,7 +44,7 @@ class _Learned(NamedTuple):
     categorical: dict[str, Vocabulary]
     multivalued: dict[str, Vocabulary]
     numeric: dict[str, Scale]
-    groups: GroupCodes
+    groups: Groups
     rows: dict[str, int]
     accounting: dict[str, int]
     remarks: list[str]
@@ -89,12 +88,10 @@ def _learn(raw: RawStream, name: str, on_rows: OnRows) -> _Learned:
     inspection = Inspection(raw, name)
     vocabularies = {f.name: VocabularyCounter() for f in raw.fields if f.kind != "numeric"}
     scales = {f.name: ScaleCounter(f.name) for f in raw.fields if f.kind == "numeric"}
-    groups, rows, account = GroupCodes(), Counter[str](), Counter[str]()
+    rows, account = Counter[str](), Counter[str]()
     for split, frame in raw.chunks(account):
         rows[split] += len(frame)
         inspection.see(split, frame)
-        if raw.group is not None:
-            groups.add(frame[raw.group])
         if split == "train":
             for field, counter in (vocabularies | scales).items():
                 counter.add(frame[field])
@@ -109,7 +106,7 @@ def _learn(raw: RawStream, name: str, on_rows: OnRows) -> _Learned:
         learn("categorical"),
         learn("multivalued"),
         {field: scale.learn() for field, scale in scales.items()},
-        groups,
+        inspection.groups,
         {split: rows[split] for split in SPLITS},
         dict(account),
         remarks,
@@ -218,7 +215,7 @@ class Inspection:
         self._rows: Counter[str] = Counter()
         self._labels = [task.label for task in raw.tasks]
         self._counts = {split: np.zeros((len(raw.tasks), 2), np.int64) for split in SPLITS}
-        self._groups = {split: UniqueValues() for split in SPLITS}
+        self.groups = Groups()
         spaces = [_parents(raw.tasks, index) for index in range(len(raw.tasks))]
         self._leaks = [
             _LeakGuard(raw, task.label, parents)
@@ -242,8 +239,8 @@ class Inspection:
         self._count_labels(split, frame)
         for guard in self._leaks if split == "train" else ():
             guard.see(frame)
-        if self._raw.group is not None and self._raw.group_disjoint:
-            self._groups[split].add(frame[self._raw.group])
+        if self._raw.group is not None:
+            self.groups.add(split, frame[self._raw.group])
 
     def finish(self) -> list[str]:
         """Check what only all rows together show.
@@ -264,9 +261,7 @@ class Inspection:
         for guard in self._leaks:
             guard.refuse(self._name)
         for split in SPLITS:
-            _check_both_classes(
-                self._raw.tasks, self._counts[split], f"{self._name}, {split} split"
-            )
+            check_both_classes(self._raw.tasks, self._counts[split], f"{self._name}, {split} split")
         self._judge_groups()
         return [remark for guard in self._leaks for remark in guard.remarks()]
 
@@ -280,13 +275,13 @@ class Inspection:
         group = self._raw.group
         if group is None or not self._raw.group_disjoint:
             return
-        parts = {split: groups.all() for split, groups in self._groups.items()}
+        parts = {split: self.groups.of(split) for split in SPLITS}
         for one, other in (("train", "valid"), ("train", "test"), ("valid", "test")):
-            both = parts[one].filter(parts[one].is_in(parts[other].implode(), nulls_equal=True))
+            both = parts[one].filter(parts[one].is_in(parts[other].implode()))
             if len(both):
                 raise DataError(
                     f"{self._name}: {len(both):,} values of {group!r} are in {one} and in {other}, "
-                    f"but this split promises none (one of them: {min(map(str, both))})"
+                    f"but this split promises none (one of them: {both.sort()[0]})"
                 )
 
 
@@ -401,7 +396,7 @@ def _check_names(raw: RawStream, name: str) -> None:
         raise DataError(f"{name}: the label {leaked[0]!r} is among the features; take it out")
 
 
-def _check_both_classes(tasks: Sequence[Task], counts: npt.NDArray[np.int64], where: str) -> None:
+def check_both_classes(tasks: Sequence[Task], counts: npt.NDArray[np.int64], where: str) -> None:
     """Check a split's `[tasks, 2]` rows and positives of each task's space."""
     for index, task in enumerate(tasks):
         parents = _parents(tasks, index)

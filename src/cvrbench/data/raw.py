@@ -4,11 +4,12 @@ Tables in memory are cut exactly: so many groups or rows. Streams are cut by has
 the fractions are only about met, or at times that a first pass found.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from datetime import date
-from typing import Any, Literal, NamedTuple, Protocol, Self
+from typing import Any, Literal, NamedTuple, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +40,20 @@ OnRows = Callable[[RowsProgress], None]
 
 def silent(_: RowsProgress) -> None:
     """Report no progress."""
+
+
+Made = TypeVar("Made")
+
+
+def ahead(pool: Executor, jobs: Iterable[Callable[[], Made]], most: int) -> Iterator[Made]:
+    """Yield what jobs return, in their order, at most so many of them begun before their turn."""
+    waiting: deque[Future[Made]] = deque()
+    for job in jobs:
+        waiting.append(pool.submit(job))
+        if len(waiting) >= most:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 @dataclass(frozen=True)
@@ -137,17 +152,6 @@ MAX_SAMPLE = 1 << 20
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
-class _Split(Protocol):
-    """What configurations of datasets that are cut by fractions have in common."""
-
-    @property
-    def valid_fraction(self) -> float: ...
-    @property
-    def test_fraction(self) -> float: ...
-    @property
-    def split_seed(self) -> int: ...
-
-
 class Fractions(NamedTuple):
     """Shares of validation and test, and the seed of a random cut."""
 
@@ -156,7 +160,7 @@ class Fractions(NamedTuple):
     seed: int = 0
 
     @classmethod
-    def of(cls, config: "_Split") -> Self:
+    def of(cls, config: Any) -> Self:
         """Return those of a dataset's configuration."""
         return cls(config.valid_fraction, config.test_fraction, config.split_seed)
 

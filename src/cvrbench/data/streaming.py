@@ -8,6 +8,7 @@ cache of files: the whole does not fit there, and each part would push out the n
 from collections.abc import Generator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, Self
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cvrbench.data.batches import Batch, Rows, SplitReader, SplitTensors
+from cvrbench.data.batches import Batch, Rows, SplitReader, SplitTensors, join
 from cvrbench.data.dataset import Span, Split, spans_of
 from cvrbench.data.sampler import Window, prefetch, windows
 from cvrbench.data.schema import Schema
@@ -27,39 +28,17 @@ SHARE = 0.5
 """Share of the free memory for data; the rest is for tables, their optimisers and the steps."""
 
 
-class DiskRows:
+class DiskRows(SplitReader):
     """The rows of a split on disk; see `Rows`."""
-
-    def __init__(
-        self,
-        split: Split,
-        schema: Schema,
-        device: torch.device,
-        weights: npt.NDArray[np.float32] | None = None,
-        *,
-        forget: bool = True,
-    ) -> None:
-        """Open a split.
-
-        Args:
-            split: A split of an open dataset.
-            schema: The dataset's.
-            device: Device of the batches.
-            weights: `[rows, tasks]`, see `Batch`; they stay in memory.
-            forget: Whether to drop what was read from the system's cache of files.
-        """
-        self.reader = SplitReader(split, schema, device, weights, forget=forget)
-        # Copies to a GPU beside the computation, not in turns with it.
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def __len__(self) -> int:
         """Rows."""
-        return self.reader.shape.rows
+        return self.shape.rows
 
-    @property
-    def device(self) -> torch.device:
-        """Device of the batches."""
-        return self.reader.device
+    @cached_property
+    def _stream(self) -> torch.cuda.Stream | None:
+        """Where copies to a GPU go beside the computation, not in turns with it."""
+        return torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
 
     def gather(self, index: Tensor) -> Batch:
         """Return the rows `index`, in that order; each is read by itself."""
@@ -69,26 +48,26 @@ class DiskRows:
 
     def batches(self, size: int, seed: int, *, epoch: int = 0, step: int = 0) -> Generator[Batch]:
         """Yield the batches of a training, from a step of an epoch on, without end (`sampler`)."""
-        coming = windows(self.reader.shape, seed, epoch=epoch, skip=step * size)
-        rest: SplitTensors | None = None
+        coming = windows(self.shape, seed, epoch=epoch, skip=step * size)
+        rest: Batch | None = None
         with closing(prefetch(map(self._load, coming))) as loaded:
             for window, loaded_rows in loaded:
                 rows, order = self._received(loaded_rows), window.order.to(self.device)
                 if rest is not None:
-                    n_missing = size - len(rest)
-                    rest = SplitTensors.join([rest, rows.take(order[:n_missing])])
+                    n_missing = size - len(rest.labels)
+                    rest = join(rest, rows.gather(order[:n_missing]))
                     order = order[n_missing:]
-                    if len(rest) < size and not window.is_last:
+                    if len(rest.labels) < size and not window.is_last:
                         continue
-                    yield rest.gather(torch.arange(len(rest), device=self.device))
+                    yield rest
                 end = len(order) if window.is_last else len(order) - len(order) % size
                 for index in order[:end].split(size) if end else ():
                     yield rows.gather(index)
-                rest = rows.take(order[end:]) if end < len(order) else None
+                rest = rows.gather(order[end:]) if end < len(order) else None
 
     def in_order(self, size: int) -> Generator[Batch]:
         """Yield every row once, in the order of the split, `size` at a time."""
-        step = size * max(1, SEQUENTIAL_BLOCKS * self.reader.shape.block // size)
+        step = size * max(1, SEQUENTIAL_BLOCKS * self.shape.block // size)
         spans = ((at, min(at + step, len(self))) for at in range(0, len(self), step))
         with closing(prefetch(self._read([span]) for span in spans)) as parts:
             for part in parts:
@@ -98,9 +77,9 @@ class DiskRows:
         return window, self._read(window.spans(len(self)))
 
     def _read(self, spans: Sequence[Span]) -> SplitTensors:
-        self.reader.expect(spans)
+        self.expect(spans)
         with nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
-            rows = self.reader.read(spans)
+            rows = self.read(spans)
             if self._stream is not None:
                 self._stream.synchronize()
         return rows

@@ -232,6 +232,7 @@ class StoreWriter:
         notes: Mapping[str, Any] | None = None,
     ) -> None:
         """Close every array and write the manifest; the schema's fingerprint is filled in."""
+        schema = Schema.from_json(schema.to_json())  # 0 is 0.0 where it is read again
         for file in self._files.values():
             file.close()
         files = {

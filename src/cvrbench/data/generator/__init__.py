@@ -17,9 +17,9 @@ know the truth.
 import json
 import multiprocessing
 import shutil
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -46,13 +46,12 @@ from cvrbench.data.generator.world import (
     Small,
     Tokens,
     World,
-    build,
     draw,
     few,
     lengths,
     log_of_count,
 )
-from cvrbench.data.raw import GOLDEN, mix
+from cvrbench.data.raw import GOLDEN, ahead, mix
 from cvrbench.data.sources.aliccp import FIELDS, HALVES, Half, file_name
 from cvrbench.data.sources.synthetic import intercept
 from cvrbench.data.writer import check_space, disk_error
@@ -216,9 +215,6 @@ class Shard(NamedTuple):
     truth: Truth  # by row
 
 
-DrawShards = Callable[[Sequence[ShardPlan]], Iterator[Shard]]
-
-
 def generate(
     config: GeneratorConfig, out: Path, *, workers: int = 1, on_progress: OnProgress | None = None
 ) -> dict[str, Any]:
@@ -307,7 +303,11 @@ def _write_all(
     workers = min(workers, n_shards)
     with _executor(workers) as pool:
         plan = pool.submit(_plan, config).result()
-        draw_shards = partial(_draw_shards, pool, WAITING * workers, config)
+
+        def draw_shards(plans: Sequence[ShardPlan]) -> Iterator[Shard]:
+            jobs = (partial(_draw_shard, config, at) for at in plans)
+            return ahead(pool, jobs, WAITING * workers)
+
         for half in HALVES:
             counts: Counter[str] = Counter()
             with ExitStack() as stack:
@@ -341,23 +341,10 @@ def _executor(workers: int) -> Iterator[Executor]:
         _world.cache_clear()
 
 
-def _draw_shards(
-    pool: Executor, waiting_most: int, config: GeneratorConfig, plans: Sequence[ShardPlan]
-) -> Iterator[Shard]:
-    """Yield shards in the order of their plans, some of them drawn ahead."""
-    waiting: deque[Future[Shard]] = deque()
-    for at in plans:
-        waiting.append(pool.submit(_draw_shard, config, at))
-        if len(waiting) >= waiting_most:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
-
-
 @lru_cache(maxsize=1)
 def _world(config: GeneratorConfig) -> tuple[World, Plan]:
     """Build a process's world, once."""
-    world = build(config)
+    world = World(config)
     return world, calibrate(world, config)
 
 
@@ -438,7 +425,10 @@ def _features(fields: dict[str, Tokens], place: Longs) -> pl.DataFrame:
 
 
 def _tables(
-    config: GeneratorConfig, draw_shards: DrawShards, half: Half, rows: int
+    config: GeneratorConfig,
+    draw_shards: Callable[[Sequence[ShardPlan]], Iterator[Shard]],
+    half: Half,
+    rows: int,
 ) -> Iterator[tuple[dict[str, pl.DataFrame], dict[str, int]]]:
     """Yield the lines of a half by kind of file, shard after shard, and counts of what they hold.
 

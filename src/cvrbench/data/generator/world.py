@@ -141,81 +141,55 @@ class Crossing(NamedTuple):
     """In histories, of values that are never exposed."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class World:
-    """Everything that rows are drawn from: u users, i items sorted by category, c categories."""
+    """Everything that rows are drawn from: u users, i items sorted by category, c categories.
 
-    user_id: Ints  # of field 101, [u]
-    user_cum: Doubles  # activity, [u], ascending to 1
-    profile: Small  # 0 missing, else 1 + value, [u, 8]
-    favourites: Ints  # categories, [u, 14]
-    user_factors: Floats  # P, [u, 8]
-    category_factors: Floats  # Q, [c, 8]
-    shop: Ints  # [i]
-    category: Ints  # [i]
-    brand: Ints  # [i]; -1 where an item has none
-    item_id: Ints  # of field 205, [i]
-    item_cum: Doubles  # popularity, [i], ascending to 1; a category is a range of it
-    category_range: Longs  # first item of each category, [c + 1]
-    shop_items: Ints  # items by shop, [i]
-    shop_range: Longs  # where each shop's items begin, [s + 1]
-    n_intentions: Small  # of an item, [i]
-    pattern: npt.NDArray[np.uint16]  # of an item, [i]
-    patterns: Small  # slots of the category's pool, [4096, 14]; an item has the first ones
-    pools: Ints  # intentions by category, [c, 40]
-    crossings: dict[str, Crossing]  # by skeleton field
-    effects: dict[str, Floats]
-    """By field; those of profile fields begin with 0 for a missing value, those of brands end with
-    0 for none."""
+    It depends on nothing but the seed and the scale of its fields.
+    """
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        """Draw the world."""
+
+        def stream(*names: str) -> Rng:
+            return numpy_stream(config.seed, "world", *names)
+
+        n = {k: _size(k, config.card) for k in ("101", "205", "206", "207", "210", "216")}
+        # [i]; the brand is -1 where an item has none.
+        self.shop, self.category, self.brand = _catalogue(stream("catalogue"), n)
+        weight = _popularity(stream("items"), "205", n["205"])
+        self.item_cum = np.cumsum(weight)  # [i], ascending to 1; a category is a range of it
+        self.item_cum /= self.item_cum[-1]
+        self.item_id = _spread(stream("ids", "205"), "205", n["205"])  # [i]
+        self.category_range = _starts(self.category, n["206"])  # first item of each, [c + 1]
+        self.shop_items = np.argsort(self.shop, kind="stable").astype(np.int32)
+        self.shop_range = _starts(self.shop, n["207"])  # where each shop's items begin
+        # How many intentions an item has and its pattern, [i]; the patterns' slots of a category's
+        # pool, [4096, 14], of which an item has the first ones; and the pools, [c, 40].
+        self.n_intentions, self.pattern, self.patterns, self.pools = _intentions(
+            stream("intentions"), n
+        )
+        weights = {
+            "206": _mass(self.category, weight, n["206"]),
+            "207": _mass(self.shop, weight, n["207"]),
+            "216": _mass(self.brand, weight, n["216"]),
+        }
+        weights["210"] = _mass(self.pools.ravel(), np.repeat(weights["206"], POOL), n["210"])
+        # Ids of field 101 and activity ascending to 1, [u]; values of the profile, 0 where they are
+        # missing, else 1 + value, [u, 8]; categories, [u, 14]; factors, [u, 8].
+        self.user_id, self.user_cum, self.profile, self.favourites, self.user_factors = _users(
+            stream("users"), n["101"], np.cumsum(weights["206"])
+        )
+        self.category_factors = _normal(stream("factors"), n["206"], FACTORS)
+        self.crossings = {
+            k: _crossing(stream("ids", k), k, weights[k], config.card) for k in CROSSED
+        }
+        # By field; those of profile fields begin with 0 for a missing value, those of brands end
+        # with 0 for none.
+        self.effects = _effects(lambda name: stream("effects", name), n)
 
     def intention(self, item: Longs, slot: Longs) -> Ints:
         """Return the intention that an item has in a slot of its own."""
         return self.pools[self.category[item], self.patterns[self.pattern[item], slot]]
-
-
-def build(config: GeneratorConfig) -> World:
-    """Draw the world; it depends on nothing but the seed and the scale of its fields."""
-    seed, card = config.seed, config.card
-
-    def stream(*names: str) -> Rng:
-        return numpy_stream(seed, "world", *names)
-
-    n = {name: _size(name, card) for name in ("101", "205", "206", "207", "210", "216")}
-    shop, category, brand = _catalogue(stream("catalogue"), n)
-    weight = _popularity(stream("items"), "205", n["205"])
-    item_cum = np.cumsum(weight)
-    n_intentions, pattern, patterns, pools = _intentions(stream("intentions"), n)
-    weights = {
-        "206": _mass(category, weight, n["206"]),
-        "207": _mass(shop, weight, n["207"]),
-        "216": _mass(brand, weight, n["216"]),
-    }
-    weights["210"] = _mass(pools.ravel(), np.repeat(weights["206"], POOL), n["210"])
-    user_id, user_cum, profile, favourites, user_factors = _users(
-        stream("users"), n["101"], np.cumsum(weights["206"])
-    )
-    return World(
-        user_id=user_id,
-        user_cum=user_cum,
-        profile=profile,
-        favourites=favourites,
-        user_factors=user_factors,
-        category_factors=_normal(stream("factors"), n["206"], FACTORS),
-        shop=shop,
-        category=category,
-        brand=brand,
-        item_id=_spread(stream("ids", "205"), "205", n["205"]),
-        item_cum=item_cum / item_cum[-1],
-        category_range=_starts(category, n["206"]),
-        shop_items=np.argsort(shop, kind="stable").astype(np.int32),
-        shop_range=_starts(shop, n["207"]),
-        n_intentions=n_intentions,
-        pattern=pattern,
-        patterns=patterns,
-        pools=pools,
-        crossings={k: _crossing(stream("ids", k), k, weights[k], card) for k in CROSSED},
-        effects=_effects(lambda name: stream("effects", name), n),
-    )
 
 
 def few(name: str) -> Ints:

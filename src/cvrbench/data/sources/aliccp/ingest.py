@@ -10,9 +10,11 @@ import hashlib
 import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +23,9 @@ import polars as pl
 from cvrbench.config.dataset import AliCCPConfig
 from cvrbench.data.archives import RawFile, locate
 from cvrbench.data.dataset import SPLITS, Bag, Dataset, open_dataset, read_manifest
-from cvrbench.data.raw import OnRows, RowsProgress, Tolerance, silent
-from cvrbench.data.schema import Categorical, MultiValued, Numeric, Schema, Task
+from cvrbench.data.prepare import check_both_classes
+from cvrbench.data.raw import OnRows, RowsProgress, Tolerance, ahead, click_conversion, silent
+from cvrbench.data.schema import Categorical, MultiValued, Numeric, Schema
 from cvrbench.data.sources import delimited
 from cvrbench.data.sources.aliccp import (
     FIELDS,
@@ -70,10 +73,7 @@ SPACE_PER_RAW_BYTE = 0.8
 """Arrays and waiting bags of common rows, per byte of raw text; 0.7 measured on generated files."""
 USER, ABSENT = "101", -1
 CROSSED = ("508", "509", "702", "853")
-TASKS = (
-    Task(name="ctr", label="click"),
-    Task(name="cvr", label="conversion", parent="ctr", joint="ctcvr"),
-)
+TASKS = click_conversion("click", "conversion")
 PARTS = Bag._fields
 UNCLICKED = "conversion = 1 with click = 0"
 TREATED = {"drop": "dropped", "keep": "kept", "zero_conversion": "conversion set to 0"}
@@ -120,10 +120,17 @@ def prepare(
         size = sum(file.size for file in files.values())
         check_space(work, int(size * SPACE_PER_RAW_BYTE), "preparing aliccp")
         with StoreWriter(work / "dataset") as writer:
-            how = _Reading(
-                files, work, on_rows, threads or min(os.cpu_count() or 1, 4), block_bytes
+            preparation = _Preparation(
+                name=name,
+                selection=Selection(config),
+                files=files,
+                work=work,
+                writer=writer,
+                log=FaultLog(tolerance),
+                on_rows=on_rows,
+                threads=threads or min(os.cpu_count() or 1, 4),
+                block_bytes=block_bytes,
             )
-            preparation = _Preparation(name, Selection(config), how, writer, FaultLog(tolerance))
             for half in HALVES:
                 preparation.read(half)
             preparation.encode()
@@ -182,37 +189,32 @@ class CommonFeatures:
         return found
 
 
-class _Reading(NamedTuple):
-    """The raw files and how they are read."""
+@dataclass(kw_only=True)
+class _Preparation:
+    """What was counted and written so far."""
 
+    name: str
+    selection: Selection
     files: Mapping[str, RawFile]
     work: Path
+    writer: StoreWriter
+    log: FaultLog
     on_rows: OnRows
     threads: int
     block_bytes: int
 
-
-class _Preparation:
-    """What was counted and written so far.
-
-    Attributes:
-        totals: Lines, clicks and so on by name, as in `KNOWN_TOTALS`; rows with a faulty line are
-            among the rows only.
-        broken: Conversions without a click of rows whose common line is known.
-        kept: `[splits, 3]`, rows, clicks, and conversions among clicks.
-        sources: sha256 by raw file.
-        lowest, highest: Weights of each numeric field, over the rows of all splits.
-    """
-
-    def __init__(
-        self, name: str, selection: Selection, how: _Reading, writer: StoreWriter, log: FaultLog
-    ) -> None:
-        self.name, self.selection, self.how = name, selection, how
-        self.writer, self.log = writer, log
-        self.counts, self.distinct = IdCounts(selection.fields), DistinctIds()
-        self.totals, self.sources, self.broken = Counter[str](), dict[str, str](), 0
+    def __post_init__(self) -> None:
+        """Begin with nothing."""
+        self.counts, self.distinct = IdCounts(self.selection.fields), DistinctIds()
+        # Lines, clicks and so on by name, as in `KNOWN_TOTALS`; rows with a faulty line are among
+        # the rows only.
+        self.totals = Counter[str]()
+        self.sources: dict[str, str] = {}
+        self.broken = 0  # conversions without a click of rows whose common line is known
+        # `[splits, 3]`: rows, clicks, and conversions among clicks.
         self.kept: Ints = np.zeros((len(SPLITS), 3), np.int64)
-        self.lowest = np.full(len(selection.numeric), np.inf, np.float32)
+        # Least and largest weight of each numeric field, over the rows of all splits.
+        self.lowest = np.full(len(self.selection.numeric), np.inf, np.float32)
         self.highest = -self.lowest
         self.codes: dict[str, FieldCodes] = {}
 
@@ -231,49 +233,43 @@ class _Preparation:
 
     def _blocks(self, kind: Kind, half: Half) -> Iterator[Block]:
         """Parse a file, some blocks ahead of their use; numpy lets go of the interpreter's lock."""
-        raw = self.how.files[file_name(kind, half)]
-        limit, digest, first_line, done = self.log.tolerance.limit, hashlib.sha256(), 1, 0
-        waiting: deque[tuple[Future[Block], int]] = deque()
+        raw = self.files[file_name(kind, half)]
+        digest, sizes, done = hashlib.sha256(), deque[int](), 0
 
-        def next_block() -> Block:
-            nonlocal done
-            future, n_bytes = waiting.popleft()
-            block = future.result()
-            done += n_bytes
-            self.totals[f"{half} {kind} rows"] += block.n_lines
-            # How much a gzipped file holds is known at its end only.
-            share = 0.0 if raw.is_gzipped else done / max(raw.size, 1)
-            rows = self.totals[f"{half} {kind} rows"]
-            self.how.on_rows(RowsProgress(f"reading {raw.name}", rows, share))
-            if half == "train":
-                self.distinct.add(block)
-            return block
+        def jobs() -> Iterator[Callable[[], Block]]:
+            first_line = 1
+            for text in raw.blocks(self.block_bytes):
+                digest.update(text)
+                sizes.append(len(text))
+                yield partial(to_block, text, kind, first_line, self.log.tolerance.limit)
+                first_line += text.count(b"\n")
 
-        with ThreadPoolExecutor(self.how.threads) as pool:
+        with ThreadPoolExecutor(self.threads) as pool:
             try:
-                for text in raw.blocks(self.how.block_bytes):
-                    digest.update(text)
-                    job = pool.submit(to_block, text, kind, first_line, limit)
-                    waiting.append((job, len(text)))
-                    first_line += text.count(b"\n")
-                    if len(waiting) > self.how.threads:
-                        yield next_block()
-                while waiting:
-                    yield next_block()
+                for block in ahead(pool, jobs(), self.threads + 1):
+                    done += sizes.popleft()
+                    self.totals[f"{half} {kind} rows"] += block.n_lines
+                    # How much a gzipped file holds is known at its end only.
+                    share = 0.0 if raw.is_gzipped else done / max(raw.size, 1)
+                    rows = self.totals[f"{half} {kind} rows"]
+                    self.on_rows(RowsProgress(f"reading {raw.name}", rows, share))
+                    if half == "train":
+                        self.distinct.add(block)
+                    yield block
             finally:
                 pool.shutdown(cancel_futures=True)
         self.sources[raw.name] = digest.hexdigest()
 
     def _read_common(self, half: Half) -> tuple[CommonFeatures, list[Path]]:
         """Hold what has one value a line; bags go to the disk, a file per block."""
-        raw = self.how.files[file_name("common", half)]
+        raw = self.files[file_name("common", half)]
         no_lines = to_block(b"", "common", 1)  # a file may be empty
         pieces, spilled = [(no_lines, self.selection.columns(no_lines))], list[Path]()
         for block in self._blocks("common", half):
             self.log.add(raw.name, raw.where, block.faults)
             columns = self.selection.columns(block)
             if columns.bags:
-                spilled.append(self.how.work / f"{half}-{len(spilled):06d}.npz")
+                spilled.append(self.work / f"{half}-{len(spilled):06d}.npz")
                 _save(spilled[-1], columns.bags)
             block.bags.clear()
             columns.bags.clear()
@@ -284,10 +280,10 @@ class _Preparation:
 
     def _read_skeleton(self, half: Half, common: CommonFeatures) -> Ints:
         """Return `[splits, common lines]`, the number of rows that refer to each line."""
-        raw = self.how.files[file_name("skeleton", half)]
+        raw = self.files[file_name("skeleton", half)]
         # Half a truth would leave one split without; it is both or none.
-        has_truth = all(name in self.how.files for name in TRUTH_FILES.values())
-        truth = _Truth(self.how.files[TRUTH_FILES[half]]) if has_truth else None
+        has_truth = all(name in self.files for name in TRUTH_FILES.values())
+        truth = _Truth(self.files[TRUTH_FILES[half]]) if has_truth else None
         used = np.zeros((len(SPLITS), len(common)), np.int64)
         is_valid = np.zeros(len(common), np.bool_)
         if half == "train":
@@ -364,7 +360,7 @@ class _Preparation:
                         self.counts.add(f, bag.ids, np.repeat(times[rows], np.diff(bag.offsets)))
             start = end
             share = (number + 1) / len(spilled)
-            self.how.on_rows(RowsProgress(f"writing histories, {half}", start, share))
+            self.on_rows(RowsProgress(f"writing histories, {half}", start, share))
 
     def encode(self) -> None:
         """Replace raw ids by those of the vocabularies, and scale numbers.
@@ -393,31 +389,29 @@ class _Preparation:
             arrays["numeric"] = lambda weights: (weights - self.lowest) / spread
         jobs = [(SPLITS[k], *a) for k in np.flatnonzero(self.kept[:, 0]) for a in arrays.items()]
         rows = int(self.kept[:, 0].sum())
-        with ThreadPoolExecutor(self.how.threads) as pool:
+        with ThreadPoolExecutor(self.threads) as pool:
             for done, _ in enumerate(pool.map(lambda job: writer.recode(*job), jobs), 1):
                 share = done / len(jobs)
-                self.how.on_rows(RowsProgress("encoding", int(rows * share), share))
+                self.on_rows(RowsProgress("encoding", int(rows * share), share))
         if selection.config.validation == "test":
             writer.copy_split("test", "valid")
 
     def _check_rows(self) -> None:
-        labels = self.kept.copy()
-        if self.selection.config.validation == "test":
-            labels[VALID] = labels[TEST]
-        for split, (rows, clicks, conversions) in zip(SPLITS, labels.tolist(), strict=True):
+        for split, (rows, clicks, conversions) in zip(SPLITS, self._kept().tolist(), strict=True):
             if not rows:
                 raise DataError(
                     f"{self.name}: the {split} split is empty; change dataset.validation or "
                     "dataset.valid_fraction"
                 )
-            for label, n, of in (("click", clicks, rows), ("conversion", conversions, clicks)):
-                if n in {0, of}:
-                    only = "no row has" if n == 0 else "every row has"
-                    raise DataError(
-                        f"{self.name}, {split} split: {only} {label} = 1 among {of:,} rows; a "
-                        "constant label can be neither learned nor scored: are these the whole "
-                        "files?"
-                    )
+            counts = np.array([[rows, clicks], [clicks, conversions]])
+            check_both_classes(TASKS, counts, f"{self.name}, {split} split")
+
+    def _kept(self) -> Ints:
+        """Return `kept`, where the test's rows may validate, too."""
+        kept = self.kept.copy()
+        if self.selection.config.validation == "test":
+            kept[VALID] = kept[TEST]
+        return kept
 
     def finish(self, plain: Mapping[str, Any], snapshot: Mapping[str, Any]) -> None:
         """Write the manifest."""
@@ -459,9 +453,7 @@ class _Preparation:
 
     def _schema(self) -> Schema:
         selection = self.selection
-        rows = self.kept[:, 0].tolist()
-        if selection.config.validation == "test":
-            rows[VALID] = rows[TEST]
+        rows = self._kept()[:, 0].tolist()
         sizes = {name: codes.vocabulary.size for name, codes in self.codes.items()}
         return Schema(
             name=self.name,

@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -210,29 +210,17 @@ def _show(text: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """The good lines of a part of a raw file, its features sorted by field.
-
-    Attributes:
-        kind: Which of the two files the lines are from.
-        line: int64 `[rows]`, number of each row's line in the file, from 1.
-        index: uint64 `[rows]`, the common feature index.
-        sample_id: int64 `[rows]` of skeleton rows, else empty.
-        labels: uint8 `[rows, 2]` of skeleton rows: click and conversion.
-        singles: int32 `[rows, fields]`, ids of the fields with one value; 0 where it is absent.
-        bags: Values by field with several, row after row, in the order of the file.
-        n_lines: Lines of the block, good or not.
-        faults: Lines that are not of the format.
-    """
+    """The good lines of a part of a raw file, its features sorted by field."""
 
     kind: Kind
-    line: Ints
-    index: Words
-    sample_id: Ints
-    labels: Bytes
-    singles: Ids
-    bags: dict[str, Bag]
-    n_lines: int
-    faults: tuple[Fault, ...]
+    line: Ints  # number of each row's line in the file, from 1
+    index: Words  # common feature index of each row
+    sample_id: Ints  # of skeleton rows, else empty
+    labels: Bytes  # click and conversion of skeleton rows, [rows, 2]
+    singles: Ids  # ids of the fields with one value, [rows, fields]; 0 where it is absent
+    bags: dict[str, Bag]  # by field with several values, row after row, in the order of the file
+    n_lines: int  # of the block, good or not
+    faults: tuple[Fault, ...]  # lines that are not of the format
 
 
 def to_block(text: bytes, kind: Kind, first_line: int, max_faults: int = NO_LIMIT) -> Block:
@@ -251,16 +239,16 @@ def to_block(text: bytes, kind: Kind, first_line: int, max_faults: int = NO_LIMI
         max_faults -= _count_faults(found)
         blocks += found
         line += _count_lines(piece)
+    arrays: dict[str, Any] = {
+        name: np.concatenate([getattr(block, name) for block in blocks])
+        for name in ("line", "index", "sample_id", "labels", "singles")
+    }
     return Block(
         kind=kind,
-        line=np.concatenate([block.line for block in blocks]),
-        index=np.concatenate([block.index for block in blocks]),
-        sample_id=np.concatenate([block.sample_id for block in blocks]),
-        labels=np.concatenate([block.labels for block in blocks]),
-        singles=np.concatenate([block.singles for block in blocks]),
         bags={name: _concatenate([block.bags[name] for block in blocks]) for name in BAGS[kind]},
         n_lines=sum(block.n_lines for block in blocks),
         faults=tuple(fault for block in blocks for fault in block.faults),
+        **arrays,
     )
 
 

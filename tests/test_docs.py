@@ -2,12 +2,14 @@
 
 import dataclasses
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from cvrbench.config import dataset, model, runtime, schema
+from cvrbench.config.compose import compose
 from cvrbench.metrics.evaluation import METRICS_INFO
 
 ROOT = Path(__file__).parents[1]
@@ -139,6 +141,20 @@ def test_modules_and_names_in_the_text_are_there():
             names += [f"{module}.{name}" for name in imported.split(", ") if "Mine" not in name]
         missing[page] = [name for name in names if not is_there(name)]
     assert {page: names for page, names in missing.items() if names} == {}
+
+
+def test_runs_in_the_text_compose():
+    """Every `cvrbench run` of a code block, with the last value of each list."""
+    lines = {
+        line for t in pages().values() for line in re.findall(r"^ {4}cvrbench run .*$", t, re.M)
+    }
+    assert len(lines) > 20
+    left_out = r"seed=.*|dataset=mine|experiment=.*|workers=.*|launcher.*|-.*"
+    runs = set()
+    for line in lines:
+        words = [w for w in shlex.split(line, comments=True)[2:] if not re.fullmatch(left_out, w)]
+        runs.add(tuple(re.sub(r"=[^\[{(]*,", "=", word) for word in words))
+    assert all(compose(run) for run in runs)
 
 
 def test_the_architecture_names_every_room():

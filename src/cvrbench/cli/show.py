@@ -3,7 +3,7 @@
 import shlex
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
@@ -28,27 +28,22 @@ def _complete(incomplete: str) -> list[str]:
     return [word for word in (MASKS, SHARING) if word.startswith(incomplete)]
 
 
-Words = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="[masks|sharing] RUN",
-        help="RUN: a run's folder, or a part of its name. Before it `masks` (what each task keeps "
-        "of the trunk), `sharing` (what gates mix, whether gradients agree), or nothing: all at a "
-        "glance. These two words alone are no run; a folder of such a name is ./masks",
-        autocompletion=_complete,
-        show_default=False,
-    ),
-]
-Plot = Annotated[
-    Path | None,
-    typer.Option("--plot", metavar="DIR", help="Draw the masks there, as PNG and SVG"),
-]
-
-
 def show(
-    words: Words,
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[masks|sharing] RUN",
+            help="RUN: a run's folder, or a part of its name. Before it `masks` (what each task "
+            "keeps of the trunk), `sharing` (what gates mix, whether gradients agree), or nothing: "
+            "all at a glance. These two words alone are no run; a folder of such a name is ./masks",
+            autocompletion=_complete,
+            show_default=False,
+        ),
+    ],
     results_dir: ResultsDir = RESULTS,
-    plot: Plot = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Draw the masks there, as PNG and SVG")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show one run: scores, size, time and what it ran on; or what its tasks share.
@@ -103,6 +98,8 @@ def _show_run(record: "RunRecord", results_dir: Path) -> None:
 
     heading(record.run_id)
     out.print(GridTable(run_grid(record)))
+    learnt = record.counts.get("train", {}).items()  # without hidden ones: protocol.label_share
+    seen = ", ".join(f"{n.upper()} {c['positives']:,} of {c['rows']:,}" for n, c in learnt)
     facts = {
         "parameters": f"{record.parameters:,} ({record.embedding_parameters:,} of them embeddings)",
         "multiply-adds": f"{record.multiply_adds:,} per example",
@@ -110,7 +107,7 @@ def _show_run(record: "RunRecord", results_dir: Path) -> None:
         "examples/s": f"{record.examples_per_second:,.0f}",
         "best weights": f"step {record.best_step:,}, epoch {record.best_epoch}",
         "test scored": f"{record.test_scored} times" if record.test_scored != 1 else "once",
-        "learnt from": _learnt(record),
+        "learnt from": f"positives of rows: {seen}" if seen else "not recorded",
         **_shared(record, results_dir),
     }
     for key, value in record.environment.items():
@@ -122,13 +119,6 @@ def _show_run(record: "RunRecord", results_dir: Path) -> None:
     for key, value in facts.items():
         table.add_row(key, value)
     out.print(table)
-
-
-def _learnt(record: "RunRecord") -> str:
-    """Return how many training labels were seen, without hidden ones (`protocol.label_share`)."""
-    counts = record.counts.get("train", {}).items()
-    seen = [f"{name.upper()} {c['positives']:,} of {c['rows']:,}" for name, c in counts]
-    return f"positives of rows: {', '.join(seen)}" if seen else "not recorded"
 
 
 def _shared(record: "RunRecord", results_dir: Path) -> dict[str, str]:
@@ -155,7 +145,7 @@ def _shared(record: "RunRecord", results_dir: Path) -> dict[str, str]:
 
 
 def _show_masks(record: "RunRecord", folder: Path, plot: Path | None, *, as_json: bool) -> None:
-    from cvrbench.report.masks import layer_grids, read_masks, rounds_grid
+    from cvrbench.report.masks import layer_grids, read_masks, round_facts, rounds_grid
 
     masks = read_masks(record)
     if masks is None:
@@ -164,29 +154,23 @@ def _show_masks(record: "RunRecord", folder: Path, plot: Path | None, *, as_json
             "of ncs have masks: cvrbench run model=ncs"
         )
     if as_json:
-        print_json(_masks_json(record, masks))
+        rounds = zip(round_facts(record), masks.rounds, strict=True)
+        print_json(
+            {
+                "run_id": record.run_id,
+                "model": record.model,
+                "tasks": list(masks.tasks),
+                "own_weights": masks.own_weights,
+                "layers": record.diagnostics["layers"],
+                "dead_units": record.diagnostics.get("dead_units", {}),
+                "rounds": [{**facts, "chosen": list(one.chosen)} for facts, one in rounds],
+            }
+        )
     else:
-        rounds = [rounds_grid(masks)] if masks.rounds else []
-        _print([*layer_grids(masks, record.run_id), *rounds])
+        last = [rounds_grid(masks)] if masks.rounds else []
+        _print([*layer_grids(masks, record.run_id), *last])
     if plot is not None:
         _draw_masks(record, masks, folder, plot)
-
-
-def _masks_json(record: "RunRecord", masks: "Masks") -> dict[str, Any]:
-    from cvrbench.report.masks import round_facts
-
-    return {
-        "run_id": record.run_id,
-        "model": record.model,
-        "tasks": list(masks.tasks),
-        "own_weights": masks.own_weights,
-        "layers": record.diagnostics["layers"],
-        "dead_units": record.diagnostics.get("dead_units", {}),
-        "rounds": [
-            {**facts, "chosen": list(one.chosen)}
-            for facts, one in zip(round_facts(record), masks.rounds, strict=True)
-        ],
-    }
 
 
 def _draw_masks(record: "RunRecord", masks: "Masks", folder: Path, plot: Path) -> None:
@@ -237,10 +221,7 @@ def _show_sharing(record: "RunRecord", *, as_json: bool) -> None:
 
 
 def diff(
-    first: Run,
-    second: Run,
-    results_dir: ResultsDir = RESULTS,
-    as_json: AsJson = False,
+    first: Run, second: Run, results_dir: ResultsDir = RESULTS, as_json: AsJson = False
 ) -> None:
     """Compare two runs: configuration, data, versions, cost, and metrics on the same test rows.
 
@@ -304,31 +285,23 @@ def config(
     write(f"yaml files: {find_conf()}")
 
 
-def list_runs(
-    results_dir: ResultsDir = RESULTS,
-    as_json: AsJson = False,
-) -> None:
+def list_runs(results_dir: ResultsDir = RESULTS, as_json: AsJson = False) -> None:
     """List runs, finished and unfinished, and those whose record cannot be read."""
     from cvrbench.runs.store import ResultStore
 
     survey = ResultStore(results_dir).survey()
-    begun = [one.folder for one in survey.begun]
     rows = [
         (record.run_id, "finished", str(record.environment.get("finished", "")))
         for record in survey.records
     ]
-    rows += [(folder.name, "unfinished: cvrbench resume", "") for folder in begun]
+    rows += [(one.folder.name, "unfinished: cvrbench resume", "") for one in survey.begun]
     rows += [(one.folder.name, f"unreadable: {one.why}", "") for one in survey.unreadable]
-    if as_json:
-        for run_id, words, when in rows:
+    table = plain_table("run", "state", "finished")
+    for run_id, words, when in rows:
+        table.add_row(run_id, words, when)
+        if as_json:
             state, _, why = words.partition(": ")
             known = {"run_id": run_id, "state": state, "finished": when or None}
             print_json({**known, "why": why} if state == "unreadable" else known)
-        return
-    table = plain_table("run", "state", "finished")
-    for row in rows:
-        table.add_row(*row)
-    if rows:
-        out.print(table)
-    else:
-        out.print(f"no runs in {results_dir}")
+    if not as_json:
+        out.print(table if rows else f"no runs in {results_dir}")

@@ -71,10 +71,10 @@ HOMES = {
     "pydantic": """
         config data.dataset data.schema report.checks runs.record runs.store runs.study
     """,
-    "ray": "launch.clusters",
+    "ray": "launch.engines",
     "rich": "cli report.tables",
     "sqlalchemy": "sweep",
-    "submitit": "launch.clusters",
+    "submitit": "launch.engines",
     "tensorboard": "",
     "torchjd": "balancing.pcgrad",
     "torch": """

@@ -13,7 +13,7 @@ import torch
 
 from cvrbench.config.runtime import LocalConfig, ProcessesConfig, RayConfig, SubmititConfig
 from cvrbench.errors import ConfigError, RunInterrupted
-from cvrbench.launch import Done, Failed, check_installed, clusters, job, launch
+from cvrbench.launch import Done, Failed, check_installed, engines, job, launch
 from tests.launch import jobs
 
 ROOT = Path(__file__).parents[2]
@@ -98,7 +98,7 @@ def test_a_job_stands_where_its_starter_stands(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("n_cores", "workers", "threads"), [(8, 2, 4), (8, 3, 2), (2, 5, 1)])
 def test_workers_share_the_cores(n_cores, workers, threads, tmp_path, monkeypatch):
-    monkeypatch.setattr("cvrbench.launch.processes.cores", lambda: n_cores)
+    monkeypatch.setattr("cvrbench.launch.engines.cores", lambda: n_cores)
     launcher = ProcessesConfig(kind="processes", workers=workers)
     (outcome,) = launch(jobs.surroundings, ["X"], launcher, folder=tmp_path, on_done=ignore)
     assert outcome.value["threads"] == threads
@@ -108,10 +108,10 @@ BESIDE = """
 import json
 from pathlib import Path
 from cvrbench.config.runtime import ProcessesConfig
-from cvrbench.launch import launch, processes
+from cvrbench.launch import engines, launch
 from tests.launch import jobs
 
-processes.cores = lambda: 2
+engines.cores = lambda: 2
 two = ProcessesConfig(kind="processes", workers=2)
 outcomes = launch(jobs.pools, [0, 1], two, folder=Path(), on_done=lambda *_: None)
 print(json.dumps([outcome.value for outcome in outcomes]))
@@ -140,7 +140,7 @@ def test_workers_take_the_gpus_of_a_machine_in_turn(n_gpus, chosen, monkeypatch)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: n_gpus)
     monkeypatch.setattr(torch.cuda, "set_device", taken.append)
     for place in range(3):
-        job._take(job.Share(threads=None, place=place))
+        job.Share(threads=None, place=place).take()
     assert taken == chosen
 
 
@@ -233,7 +233,7 @@ def test_without_slurm_its_cluster_cannot_be_asked_for(tmp_path, monkeypatch):
 
 def test_a_preempted_job_of_slurm_is_queued_again_as_it_was(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    again = clusters.PreemptibleJob()
+    again = engines.PreemptibleJob()
     arguments = (job.Job.of(jobs.double), 4, job.Share(threads=None, place=None))
     queued = again.checkpoint(*arguments)
     assert job.from_json(queued.result()) == job.from_json(again(*arguments)) == Done(value=8)

@@ -26,58 +26,46 @@ LEAST_DRAWS = 100
 Layout = Literal["terminal", "md", "latex", "csv", "json"]
 
 
+Words = typer.Argument(
+    metavar="[RESULTS_DIR] [KEY=VALUE[,VALUE]]...",
+    help="Folder of results, and which runs: dataset=kuairand model=ncs,mmoe seed=0,1,2",
+)
+Baseline = typer.Option(
+    metavar="ROW",
+    help="Row to compare with; default: shared_bottom, shared_embedding or single_task",
+)
+Margin = typer.Option(
+    metavar="AUC",
+    min=1e-5,
+    max=0.5,
+    help="Difference that matters: equivalence is shown within it, power told for it",
+)
+Bootstrap = typer.Option(
+    metavar="DRAWS",
+    min=0,
+    help="Redraw the test rows so often for their doubt, at least 100; 0: by formula",
+)
+Figures = typer.Option(metavar="DIR", help="Draw what there is of every dataset there")
+Printed = typer.Option("--format", help="How tables are printed; `json` is --json")
+Full = typer.Option("--full", help="Print every table of the page, not the main ones")
+Html = typer.Option(
+    metavar="FILE",
+    help="Where the page with everything goes; default: RESULTS_DIR/report/index.html",
+)
+NoHtml = typer.Option("--no-html", help="Write no page; only the terminal's tables have one")
+
+
 def report(
-    words: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[RESULTS_DIR] [KEY=VALUE[,VALUE]]...",
-            help="Folder of results, and which runs: dataset=kuairand model=ncs,mmoe seed=0,1,2",
-        ),
-    ] = None,
-    figures: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Draw what there is of every dataset there")
-    ] = None,
-    baseline: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ROW",
-            help="Row to compare with; default: shared_bottom, shared_embedding or single_task",
-        ),
-    ] = None,
-    margin: Annotated[
-        float,
-        typer.Option(
-            metavar="AUC",
-            min=1e-5,
-            max=0.5,
-            help="Difference that matters: equivalence is shown within it, power told for it",
-        ),
-    ] = MARGIN,
-    bootstrap: Annotated[
-        int,
-        typer.Option(
-            metavar="DRAWS",
-            min=0,
-            help="Redraw the test rows so often for their doubt, at least 100; 0: by formula",
-        ),
-    ] = 0,
-    layout: Annotated[
-        Layout, typer.Option("--format", help="How tables are printed; `json` is --json")
-    ] = "terminal",
+    words: Annotated[list[str] | None, Words] = None,
+    figures: Annotated[Path | None, Figures] = None,
+    baseline: Annotated[str | None, Baseline] = None,
+    margin: Annotated[float, Margin] = MARGIN,
+    bootstrap: Annotated[int, Bootstrap] = 0,
+    layout: Annotated[Layout, Printed] = "terminal",
     as_json: AsJson = False,
-    full: Annotated[
-        bool, typer.Option("--full", help="Print every table of the page, not the main ones")
-    ] = False,
-    html: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Where the page with everything goes; default: RESULTS_DIR/report/index.html",
-        ),
-    ] = None,
-    no_html: Annotated[
-        bool, typer.Option("--no-html", help="Write no page; only the terminal's tables have one")
-    ] = False,
+    full: Annotated[bool, Full] = False,
+    html: Annotated[Path | None, Html] = None,
+    no_html: Annotated[bool, NoHtml] = False,
 ) -> None:
     """Compare all finished runs: per dataset the values, and which differences are real."""
     from cvrbench.report.comparison import Filters

@@ -19,9 +19,8 @@ from cvrbench.config.runtime import (
     SubmititConfig,
 )
 from cvrbench.errors import RunInterrupted
-from cvrbench.launch.clusters import Ray, Slurm, load
+from cvrbench.launch.engines import Processes, Ray, Slurm, load
 from cvrbench.launch.job import STOPPED, Done, Failed, Job, OnDone, Outcome, Results, drive
-from cvrbench.launch.processes import Processes
 
 __all__ = ["Done", "Failed", "OnDone", "Outcome", "check_installed", "launch"]
 

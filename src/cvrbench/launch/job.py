@@ -8,7 +8,7 @@ import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Sequence, Sized
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -69,6 +69,17 @@ class Share:
                 if value is not None:
                     os.environ[name] = value
 
+    def take(self) -> None:
+        """Keep torch and polars of this process to it."""
+        if self.threads is not None:
+            os.environ.update(dict.fromkeys(POOLS, str(self.threads)))
+        import torch  # after the variables, which it reads when it is loaded
+
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        if self.place is not None and (n_gpus := torch.cuda.device_count()) > 1:
+            torch.cuda.set_device(self.place % n_gpus)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
@@ -97,7 +108,7 @@ class Job:
         for name in [name for name in os.environ if name.startswith(OURS)]:
             del os.environ[name]
         os.environ.update(self.variables)
-        _take(share)
+        share.take()
         return to_json(self.attempt(argument))
 
     def attempt(self, argument: Any) -> Outcome:
@@ -117,30 +128,13 @@ class Job:
 
 def to_json(outcome: Outcome) -> str:
     """Return an outcome as text, which any engine can carry."""
-    match outcome:
-        case Done(value=value):
-            return json.dumps({"value": value})
-        case Failed(reason=reason):
-            return json.dumps({"reason": reason})
+    return json.dumps(asdict(outcome))
 
 
 def from_json(text: str) -> Outcome:
     """Read what `to_json` wrote."""
     values = json.loads(text)
     return Failed(reason=values["reason"]) if "reason" in values else Done(value=values["value"])
-
-
-def _take(share: Share) -> None:
-    """Keep torch and polars to the job's part of the machine."""
-    if share.threads is not None:
-        for name in POOLS:
-            os.environ[name] = str(share.threads)
-    import torch  # after the variables, which it reads when it is loaded
-
-    if share.threads is not None:
-        torch.set_num_threads(share.threads)
-    if share.place is not None and (n_gpus := torch.cuda.device_count()) > 1:
-        torch.cuda.set_device(share.place % n_gpus)
 
 
 class Engine(ABC):

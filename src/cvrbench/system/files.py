@@ -74,7 +74,8 @@ def _check_status(found: os.stat_result, most: int | None) -> None:
 def read_bytes(path: Path, *, most: int = TEXT_BYTES) -> bytes:
     """Read a stored file; arguments and errors as `open_regular`."""
     with open_regular(path, most=most) as file:
-        return file.read(most)
+        # Not `read(most)`, which would take that much memory first.
+        return file.read(min(most, os.fstat(file.fileno()).st_size))
 
 
 def read_json(path: Path, *, most: int = TEXT_BYTES) -> Any:

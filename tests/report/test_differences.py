@@ -162,6 +162,40 @@ def test_missing_predictions_and_other_rows_cost_only_their_run(store):
         assert of.of("ctr_auc", "mmoe").difference == whole.of("ctr_auc", "mmoe").difference
 
 
+@pytest.mark.parametrize("odd", [[0], [0, 1, 2], [11], [3, 4, 5, 6, 7]])
+def test_the_rows_of_most_runs_are_the_truth_whichever_is_read_first(store, odd):
+    runs = store.records()
+    names = [record.run_id for record in runs]
+    spoilt = {names[place] for place in odd}
+    for name in spoilt:
+        file = store.runs / name / "predictions.parquet"
+        frame = pl.read_parquet(file)
+        frame.with_columns(pl.col("label_ctr", "label_cvr").reverse()).write_parquet(file)
+    told: list[str] = []
+    found = against(compare(runs)[0], ["mmoe"], store, on_problem=told.append)["mmoe"]
+    assert {words.partition(":")[0] for words in told} == spoilt
+    assert all("as those of most runs" in words for words in told)
+    for label in ("ple", "shared_bottom"):
+        pairs = {f"{m}-{s}" for m in (label, "mmoe") for s in range(4)} & spoilt
+        left = 4 - len({name[-1] for name in pairs})
+        verdict = found.of("ctr_auc", label)
+        assert (verdict.difference.seeds if verdict else 0) == (left if left > 1 else 0)
+
+
+def test_where_no_rows_are_those_of_most_runs_nothing_is_tested(store):
+    for place, record in enumerate(store.records()):
+        file = store.runs / record.run_id / "predictions.parquet"
+        frame = pl.read_parquet(file)
+        if place % 2:
+            frame.with_columns(pl.col("label_ctr", "label_cvr").reverse()).write_parquet(file)
+    told: list[str] = []
+    runs = store.records()
+    found = against(compare(runs)[0], ["mmoe"], store, on_problem=told.append)["mmoe"]
+    assert not any(found.verdicts.values())
+    assert len(told) == len(runs)
+    assert all("no rows are those of most runs" in words for words in told)
+
+
 def test_without_any_predictions_nothing_is_tested_and_it_is_said_why(store):
     for file in store.runs.glob("*/predictions.parquet"):
         file.unlink()

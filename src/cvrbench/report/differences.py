@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -105,7 +106,7 @@ class Rows(NamedTuple):
     """The test rows of one space."""
 
     digest: bytes
-    """Hash of labels and users, which two runs must have in common."""
+    """Hash of labels and users of all spaces, which two runs must have in common."""
     labels: Labels
     users: npt.NDArray[Any] | None
     """`[rows]`, numbered from 0; None where the data have no users."""
@@ -145,13 +146,17 @@ class Influence(NamedTuple):
 
 @dataclass
 class InfluenceReader:
-    """Reads runs that were tested on the same rows; after the first, side by side."""
+    """Reads runs; those that were tested on the same rows share these, whatever the order."""
 
     tasks: Sequence[Task]
     draws: int = 0
     """Bootstrap draws of the test rows; 0: the variance is a formula's."""
-    known: dict[str, Rows] = field(default_factory=dict)
-    """Space -> its rows, as the first run had them."""
+    known: dict[bytes, dict[str, Rows]] = field(default_factory=dict)
+    """Digest of labels and users -> space -> its rows."""
+    runs: dict[bytes, list[str]] = field(default_factory=dict)
+    """The same digest -> ids of the runs that were tested on these rows."""
+    lock: Lock = field(default_factory=Lock)
+    """Held while rows are numbered, which one thread does for all."""
 
     def read(self, run: RunRecord, frame: pl.DataFrame) -> dict[str, Influence]:
         """Return metric -> `Influence` for every tested metric that is defined.
@@ -161,43 +166,61 @@ class InfluenceReader:
             frame: The run's predictions on the test rows.
 
         Raises:
-            StoreError: The predictions are not of the rows of the record, or of other rows than
-                those of the runs before.
+            StoreError: The predictions are not of the rows of the record.
         """
-        groups = frame["group"].to_numpy() if "group" in frame.columns else None
         found = {}
-        for space in predicted_spaces(run.run_id, self.tasks, frame):
-            rows = self._rows(space, groups, run)
+        with self.lock:
+            own = list(predicted_spaces(run.run_id, self.tasks, frame))
+            digest, rows = self._rows(frame, own)
+        for space in own:
+            labels = rows[space.name].labels
+            is_defined = run.metrics["test"].get(f"{space.name}_auc") is not None
+            if is_defined and not 0 < labels.sum() < len(labels):
+                raise StoreError(f"{run.run_id}: its predictions are not of the same test rows")
             predicted = space.take(space.predicted).astype(np.float64)
             for kind in KINDS:
                 metric = f"{space.name}_{kind}"
                 value = run.metrics["test"].get(metric)
                 if value is not None:
-                    moved = _influence(kind, rows, predicted)
-                    found[metric] = Influence(run.run_id, kind, value, rows, *moved)
+                    moved = _influence(kind, rows[space.name], predicted)
+                    found[metric] = Influence(run.run_id, kind, value, rows[space.name], *moved)
+        self.runs.setdefault(digest, []).append(run.run_id)
         return found
 
-    def _rows(self, space: Space, groups: Labels | None, run: RunRecord) -> Rows:
-        """Return a space's rows: those of the run before where they are the same."""
+    def _rows(self, frame: pl.DataFrame, own: Sequence[Space]) -> tuple[bytes, dict[str, Rows]]:
+        """Return the digest and the rows of every space; of an earlier run where they are equal."""
+        groups = frame["group"].to_numpy() if "group" in frame.columns else None
+        hashed = hashlib.blake2b(b"" if groups is None else np.ascontiguousarray(groups).tobytes())
+        for space in own:
+            hashed.update(np.ascontiguousarray(space.take(space.label)).tobytes())
+        digest = hashed.digest()
+        if digest not in self.known:
+            self.known[digest] = {s.name: self._rows_of(s, groups, digest) for s in own}
+        return digest, self.known[digest]
+
+    def _rows_of(self, space: Space, groups: Labels | None, digest: bytes) -> Rows:
         labels = space.take(space.label)
-        own = None if groups is None else space.take(groups)
-        digest = hashlib.blake2b(np.ascontiguousarray(labels).tobytes())
-        digest.update(b"" if own is None else np.ascontiguousarray(own).tobytes())
-        known = self.known.get(space.name)
-        if known is None:
-            users = None if own is None else _numbered(own)
-            redrawn = None
-            if self.draws:
-                redrawn = Resampling(rows=len(labels), groups=users, draws=self.draws)
-            effective = math.inf if users is None else effective_groups(users)
-            known = self.known[space.name] = Rows(
-                digest.digest(), labels, users, redrawn, effective
-            )
-        defined = run.metrics["test"].get(f"{space.name}_auc") is not None
-        one_class = not 0 < known.labels.sum() < len(known.labels)
-        if known.digest != digest.digest() or (defined and one_class):
-            raise StoreError(f"{run.run_id}: its predictions are not of the same test rows")
-        return known
+        users = None if groups is None else _numbered(space.take(groups))
+        redrawn = None
+        if self.draws:
+            redrawn = Resampling(rows=len(labels), groups=users, draws=self.draws)
+        effective = math.inf if users is None else effective_groups(users)
+        return Rows(digest, labels, users, redrawn, effective)
+
+    def usual(self) -> bytes | None:
+        """Return the digest that more than half of the runs have; None where there is none."""
+        most = max(self.runs, key=lambda digest: len(self.runs[digest]), default=None)
+        total = sum(map(len, self.runs.values()))
+        return most if most is not None and 2 * len(self.runs[most]) > total else None
+
+    def others(self) -> Iterator[str]:
+        """Yield a sentence about each run that was tested on other rows than most."""
+        usual = self.usual()
+        for digest, runs in self.runs.items():
+            for run_id in runs if digest != usual else ():
+                yield f"{run_id}: its predictions are not of the same test rows" + (
+                    " as those of most runs" if usual else ", and no rows are those of most runs"
+                )
 
 
 def _numbered(users: Labels) -> npt.NDArray[Any]:
@@ -362,24 +385,39 @@ def against(
             on_problem(str(problem))
             return None
 
-    tested: dict[str, _Verdicts] = {label: {} for label in baselines}
+    tested: dict[tuple[bytes, str], _Verdicts] = {}
     n_rows = max(count["rows"] for count in comparison.counts.values())
     workers = max(1, min(os.cpu_count() or 1, ROWS_AT_ONCE // max(n_rows, 1)))
     for label, baseline, runs in _read_pairs(_pairs(comparison, baselines), read, workers):
-        for metric, verdict in _test(runs, how.margin).items():
-            tested[baseline].setdefault(metric, {})[label] = verdict
-    clustered = any(rows.users is not None for rows in reader.known.values())
-    few_users = few_users_of(reader.known)
+        for digest, same in _by_rows(runs).items():
+            for metric, verdict in _test(same, how.margin).items():
+                tested.setdefault((digest, baseline), {}).setdefault(metric, {})[label] = verdict
+    for sentence in reader.others():
+        on_problem(sentence)
+    usual = reader.usual() or b""
+    known = reader.known.get(usual, {})
     return {
         label: Differences(
             baseline=label,
-            verdicts=_adjusted(comparison, tested[label]),
-            clustered=clustered,
-            few_users=few_users,
+            verdicts=_adjusted(comparison, tested.get((usual, label), {})),
+            clustered=any(rows.users is not None for rows in known.values()),
+            few_users=few_users_of(known),
             how=how,
         )
         for label in baselines
     }
+
+
+def _by_rows(
+    runs: Sequence[tuple["_Influences", "_Influences"]],
+) -> dict[bytes, list[tuple["_Influences", "_Influences"]]]:
+    """Group the pairs whose runs were tested on the same rows by these."""
+    found: dict[bytes, list[tuple[_Influences, _Influences]]] = {}
+    for pair in runs:
+        digests = {one.rows.digest for side in pair for one in side.values()}
+        if len(digests) == 1:
+            found.setdefault(digests.pop(), []).append(pair)
+    return found
 
 
 _Influences = dict[str, Influence]
@@ -410,9 +448,6 @@ def _read_pairs(
     sides = [both for of in pairs.values() for both in of.values()]
     bases = {base.run_id: base for both in sides for _, base in both}
     known: dict[str, _Influences | None] = {}
-    while bases and not any(known.values()):  # all must have the rows of the first
-        name, first = bases.popitem()
-        known[name] = read(first)
     with ThreadPoolExecutor(workers) as pool:  # NumPy and polars let other threads run
 
         def read_all(runs: Mapping[str, RunRecord]) -> dict[str, _Influences | None]:

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from cvrbench.config.validate import leaves
 from cvrbench.data.schema import Task
 from cvrbench.errors import ConfigError, StoreError
@@ -132,11 +130,11 @@ def _tests(
         )
     if one.tasks != other.tasks:
         raise StoreError("their tasks are not the same")
-    frames = (read_predictions(first), read_predictions(second))
-    if not _same_rows(*frames):
-        raise StoreError(OTHER_ROWS)
     reader = InfluenceReader(tuple(Task(**task) for task in one.tasks))
-    before, after = reader.read(one, frames[0]), reader.read(other, frames[1])
+    before = reader.read(one, read_predictions(first))
+    after = reader.read(other, read_predictions(second))
+    if len(reader.known) > 1:
+        raise StoreError(OTHER_ROWS)
     both = [name for name in before if name in after]
     found = {
         name: row_difference(
@@ -146,13 +144,7 @@ def _tests(
         )
         for name in both
     }
-    return found, reader.known
-
-
-def _same_rows(one: pl.DataFrame, other: pl.DataFrame) -> bool:
-    """Whether labels and users agree, row by row."""
-    known = [[n for n in f.columns if n.startswith("label_") or n == "group"] for f in (one, other)]
-    return known[0] == known[1] and one.select(known[0]).equals(other.select(known[1]))
+    return found, next(iter(reader.known.values()))
 
 
 def _config(run: RunRecord) -> dict[str, Any]:

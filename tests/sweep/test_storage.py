@@ -24,7 +24,6 @@ from sqlalchemy.exc import IntegrityError, OperationalError, PendingRollbackErro
 from cvrbench.errors import ConfigError, StoreError
 from cvrbench.runs.environment import without_password
 from cvrbench.sweep import storage
-from cvrbench.sweep import storage as retrying
 from cvrbench.sweep.storage import Retrying, open_storage
 from tests.sweep.postgres import IN_URL, PASSWORD, free_port, postgres
 
@@ -353,7 +352,7 @@ def asked_on() -> Exception:
 
 
 def test_a_storage_that_is_away_is_asked_again(monkeypatch):
-    monkeypatch.setattr(retrying, "PAUSE", 0.01)
+    monkeypatch.setattr(storage, "PAUSE", 0.01)
     inner = Flaky(refused(), internal(refused()), asked_on())
     assert Retrying(inner, "x").get_all_studies() == []
     assert inner.asked == 4
@@ -377,10 +376,11 @@ def test_an_answer_that_one_does_not_like_is_an_answer(error):
 
 
 def test_patience_ends(monkeypatch):
-    monkeypatch.setattr(retrying, "PAUSE", 0.01)
+    monkeypatch.setattr(storage, "PAUSE", 0.01)
+    monkeypatch.setattr(storage, "PATIENCE", 0.1)
     inner = Flaky(*[refused() for _ in range(1000)])
     with pytest.raises(StoreError, match=r"storage=x has not .* \(connection refused\); start it"):
-        Retrying(inner, "x", patience=0.1).get_all_studies()
+        Retrying(inner, "x").get_all_studies()
 
 
 WORK = """
@@ -456,7 +456,7 @@ def test_a_server_that_restarts_under_a_pooled_connection_is_waited_for(server, 
     server.stop(mode)
     with pytest.raises(Exception) as lost:  # noqa: PT011 -- which one is the question
         opened.inner.get_all_studies()
-    assert retrying._is_away(lost.value)
+    assert storage._is_away(lost.value)
     timer = threading.Timer(2, server.start)
     timer.start()
     begun = time.monotonic()
@@ -513,7 +513,7 @@ def test_a_grpc_proxy_may_go_and_come_back(tmp_path):
         proxy.wait()
         with pytest.raises(Exception) as lost:  # noqa: PT011 -- which one is the question
             opened.inner.get_all_studies()
-        assert retrying._is_away(lost.value)
+        assert storage._is_away(lost.value)
         proxy = subprocess.Popen(command)
         opened.set_trial_user_attr(trial, "after", True)
         assert opened.set_trial_state_values(trial, TrialState.COMPLETE, [0.5])

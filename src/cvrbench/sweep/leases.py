@@ -20,12 +20,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from cvrbench.errors import StoreError
-from cvrbench.system.files import is_running, process_scope
+from cvrbench.system.files import process_scope
 
 WORKER, ATTEMPTS, REASON = "worker", "attempts", "reason"
 FURTHER = "further"
@@ -191,4 +192,4 @@ def _started(pid: int) -> str | None:
 def _is_running(pid: int, started: str | None) -> bool:
     if Path("/proc/self/stat").exists():
         return _started(pid) == started
-    return is_running(pid)
+    return bool(psutil.pid_exists(pid))

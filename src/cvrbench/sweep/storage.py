@@ -89,7 +89,7 @@ DENIED = re.compile(
     re.IGNORECASE,
 )
 """Answers of a database that is there, or will never be."""
-BIRTHS = 5
+BIRTHS = 10
 """How often opening is tried while another process makes the tables of a new database."""
 
 
@@ -237,7 +237,7 @@ def _database(url: str, scheme: str) -> BaseStorage:
         ImportError,
     ) as error:
         raise StoreError(f"cannot open storage={shown}: {reason(error)}") from None
-    return retrying(get_storage(inner), shown)
+    return cast("BaseStorage", Retrying(get_storage(inner), shown))
 
 
 def _connect(url: str, scheme: str) -> RDBStorage:
@@ -250,18 +250,28 @@ def _connect(url: str, scheme: str) -> RDBStorage:
     return inner
 
 
-def _patiently(shown: str, connect: Callable[[], Any]) -> Any:
-    """Open a storage, waiting for one that is away, or whose tables are just being made."""
-    begun, births, told = time.monotonic(), 0, False
+def _patiently(shown: str, ask: Callable[[], Any], *, opening: bool = True) -> Any:
+    """Ask a storage until it answers.
+
+    Args:
+        shown: The storage in messages.
+        ask: Opens it, or asks something.
+        opening: Whether its tables may just be made by another process, and a refusal is final.
+
+    Raises:
+        Exception: Of the storage, that is no sign of its being away, or comes too late.
+    """
+    begun, births, told = time.monotonic(), 0, not opening
     while True:
         try:
-            return connect()
+            return ask()
         except Exception as error:
-            births += _is_birth(error)
-            away = isinstance(error, ConnectionError) or _is_away(error)
-            away = away and not DENIED.search(reason(error))
+            birth = opening and _is_birth(error)
+            births += birth
+            away = _is_away(error) or (opening and isinstance(error, ConnectionError))
+            away = away and not (opening and DENIED.search(reason(error)))
             late = time.monotonic() - begun > PATIENCE
-            if late or births == BIRTHS or not (away or _is_birth(error)):
+            if late or births == BIRTHS or not (away or birth):
                 raise
             if away and not told:
                 told = True
@@ -321,7 +331,7 @@ def _proxy(url: str) -> BaseStorage:
         if not callable(getattr(error, "code", None)):  # no error of gRPC's
             raise
         raise StoreError(f"cannot open storage={url}: {reason(error)}") from None
-    return retrying(inner, url)
+    return cast("BaseStorage", Retrying(inner, url))
 
 
 def _need(package: str, extra: str) -> None:
@@ -334,38 +344,29 @@ def _need(package: str, extra: str) -> None:
 
 
 class Retrying:
-    """Another storage, asked again where it does not answer."""
+    """Another storage, asked again while it is away.
 
-    def __init__(self, inner: BaseStorage, shown: str, patience: float = PATIENCE) -> None:
-        self.inner, self.shown, self.patience = inner, shown, patience
+    Raises, from each of its methods:
+        StoreError: It has been away for too long; names it as `shown`.
+    """
+
+    def __init__(self, inner: BaseStorage, shown: str) -> None:
+        self.inner, self.shown = inner, shown
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         """Return a method of the storage that tries until there is an answer."""
         return partial(self._call, getattr(self.inner, name))
 
     def _call(self, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-        begun = time.monotonic()
-        while True:
-            try:
-                return function(*arguments, **named)
-            except Exception as error:
-                if not _is_away(error):
-                    raise
-                if time.monotonic() - begun > self.patience:
-                    raise StoreError(
-                        f"storage={self.shown} has not answered for {self.patience:.0f} s "
-                        f"({reason(error)}); start it and give the same command again"
-                    ) from None
-                time.sleep(PAUSE)
-
-
-def retrying(inner: BaseStorage, shown: str) -> BaseStorage:
-    """Return a storage whose every call is tried again while `inner` is away.
-
-    Raises, from each of its methods:
-        StoreError: `inner` has been away for too long; names it as `shown`.
-    """
-    return cast("BaseStorage", Retrying(inner, shown))
+        try:
+            return _patiently(self.shown, partial(function, *arguments, **named), opening=False)
+        except Exception as error:
+            if not _is_away(error):
+                raise
+            raise StoreError(
+                f"storage={self.shown} has not answered for {PATIENCE:.0f} s ({reason(error)}); "
+                "start it and give the same command again"
+            ) from None
 
 
 def reason(error: BaseException) -> str:

@@ -24,6 +24,7 @@ from glob import escape
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import psutil
 from filelock import FileLock, Timeout
 
 from cvrbench.errors import CvrbenchError, StoreError
@@ -236,22 +237,11 @@ def _forget_dead(path: Path) -> None:
         pid = rest.partition("-")[0]
         with suppress(OSError):
             if scope == process_scope() and pid.isdecimal():
-                dead = not is_running(int(pid))
+                dead = not psutil.pid_exists(int(pid))
             else:
                 dead = time.time() - left.stat().st_mtime > FORGOTTEN_SECONDS
             if dead:
                 left.unlink(missing_ok=True)
-
-
-def is_running(pid: int) -> bool:
-    """Whether this machine has a process of this number."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 @contextmanager

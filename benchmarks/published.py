@@ -23,12 +23,12 @@ import cvrbench
 from cvrbench.runs.record import NUMBERS
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
-SEEDS = "seed=0,1,2,3,4"
+SEEDS = "seed=0..4"
 SIX = "model=single_task,shared_embedding,shared_bottom,mmoe,ple,ncs"
 EIGHT = "model=single_task,shared_embedding,shared_bottom,omoe,mmoe,cgc,ple,ncs"
 BOTH = "dataset=kuairand,census_income"
 SMALL = "dataset=synthetic dataset.rows=40000"
-FRESH = "seed=5,6,7,8,9"
+FRESH = "seed=5..9"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from sklearn.calibration import calibration_curve
 
 from cvrbench.errors import StoreError
 from cvrbench.report.comparison import compare
-from cvrbench.report.diagnostics import BINS, CELLS, bins_of, calibrations, reliability
+from cvrbench.report.diagnostics import BINS, CELLS, CalibrationReader, bins_of, reliability
 from cvrbench.runs.store import ResultStore
 from tests.report.test_comparison import run
 
@@ -71,7 +71,7 @@ def test_each_space_is_judged_on_its_own_rows(tmp_path):
         for seed in range(2)
     ]
     (comparison,) = compare(records)
-    found = {one.metric: one for one in calibrations(comparison, ResultStore(tmp_path))}
+    found = {one.metric: one for one in CalibrationReader(comparison).finish(ResultStore(tmp_path))}
     assert list(found) == ["ctr_auc", "cvr_auc", "ctcvr_auc"]
     for metric, promised in (("ctr_auc", 0.3), ("cvr_auc", 0.4), ("ctcvr_auc", 0.12)):
         curve = found[metric].variants["mmoe"]
@@ -88,7 +88,7 @@ def test_a_seeds_range_holds_its_mean_and_histograms_hold_every_row(tmp_path):
         for seed in range(3)
     ]
     (comparison,) = compare(records)
-    for one in calibrations(comparison, ResultStore(tmp_path)):
+    for one in CalibrationReader(comparison).finish(ResultStore(tmp_path)):
         curve = one.variants["mmoe"]
         assert (curve.low <= curve.observed).all()
         assert (curve.observed <= curve.high).all()
@@ -99,7 +99,7 @@ def test_a_seeds_range_holds_its_mean_and_histograms_hold_every_row(tmp_path):
 def test_a_planted_rate_lies_on_the_diagonal(tmp_path):
     records = [write(tmp_path, run("ple", 0, 0.7), TRUTH, np.full(ROWS, 0.2))]
     (comparison,) = compare(records)
-    ctr, *_ = calibrations(comparison, ResultStore(tmp_path))
+    ctr, *_ = CalibrationReader(comparison).finish(ResultStore(tmp_path))
     curve = ctr.variants["ple"]
     error = 4 * np.sqrt(curve.predicted * (1 - curve.predicted) / (ROWS / BINS))
     assert (abs(curve.observed - curve.predicted) < error).all()
@@ -111,7 +111,7 @@ def test_rare_rates_are_read_on_logarithmic_axes(tmp_path):
     rare = {**record.counts["test"], "ctcvr": {"rows": ROWS, "positives": 30}}
     none = {**rare, "cvr": {"rows": 1800, "positives": 0}}
     (comparison,) = compare([replace(record, counts={"test": none})])
-    ctr, ctcvr = calibrations(comparison, ResultStore(tmp_path))
+    ctr, ctcvr = CalibrationReader(comparison).finish(ResultStore(tmp_path))
     assert not ctr.is_rare
     assert ctcvr.is_rare
     assert len(ctcvr.variants["mmoe"].observed) == 3
@@ -125,7 +125,7 @@ def test_missing_predictions_and_columns_are_named(tmp_path):
     file = tmp_path / "runs" / record.run_id / "predictions.parquet"
     pl.read_parquet(file).drop("p_ctcvr").write_parquet(file)
     with pytest.raises(StoreError, match="lack the column p_ctcvr"):
-        calibrations(comparison, ResultStore(tmp_path))
+        CalibrationReader(comparison).finish(ResultStore(tmp_path))
     file.unlink()
     with pytest.raises(StoreError, match="cannot be read"):
-        calibrations(comparison, ResultStore(tmp_path))
+        CalibrationReader(comparison).finish(ResultStore(tmp_path))

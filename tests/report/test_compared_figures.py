@@ -10,6 +10,7 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from cvrbench.report.comparison import compare
+from cvrbench.report.dataset_report import build, with_curves
 from cvrbench.report.differences import Differences, Method, Verdict
 from cvrbench.report.figures import ACROSS, COMPARED
 from cvrbench.report.figures.across import across_figures, scarcity_figure
@@ -23,6 +24,7 @@ from cvrbench.report.figures.comparison import (
 from cvrbench.report.figures.style import mark, row_name, rows_of, save, side_by_side
 from cvrbench.report.page import across_figures as across_html
 from cvrbench.report.page import compared_figures as compared_html
+from cvrbench.runs.store import ResultStore
 from cvrbench.stats.difference import Difference, t_interval
 from tests.report.drawable import keep, part_of
 from tests.report.mask_records import masked_record
@@ -96,6 +98,23 @@ def test_runs_without_a_metric_or_a_baseline_leave_gaps(tmp_path):
     (nothing,) = compare([run("mmoe", 0, None)])
     assert seesaw_figure(nothing) is None
     save(cost_figure(nothing), tmp_path / "nothing.svg")
+
+
+def test_predictions_are_read_once_for_tests_and_calibration(tmp_path, monkeypatch):
+    keep(tmp_path, ("single_task", "mmoe", "ple"))
+    store, read = ResultStore(tmp_path), []
+    (alone,) = build(store.records(), store)
+    whole = ResultStore.predictions
+    monkeypatch.setattr(
+        ResultStore, "predictions", lambda self, run_id: read.append(run_id) or whole(self, run_id)
+    )
+    (part,) = build(store.records(), store, curves=True)
+    curves = with_curves(part, store).calibrations
+    assert sorted(read) == sorted(record.run_id for record in store.records())
+    for one, other in zip(curves, with_curves(alone, store).calibrations, strict=True):
+        for label, found in one.variants.items():
+            np.testing.assert_array_equal(found.observed, other.variants[label].observed)
+            np.testing.assert_array_equal(found.mass, other.variants[label].mass)
 
 
 def test_every_figure_has_words_and_a_line_in_the_docs(part):

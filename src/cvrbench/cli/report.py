@@ -90,13 +90,14 @@ def report(
         )
     store = ResultStore(results_dir)
     sweeps = filters.sweeps(_read_sweeps(results_dir))
-    reports = _read(store, filters, sweeps, baseline, Method(margin=margin, draws=bootstrap))
+    with_page = layout == "terminal" and not no_html
+    how, curves = Method(margin=margin, draws=bootstrap), figures is not None or with_page
+    reports = _read(store, filters, sweeps, baseline, how, curves=curves)
     if not reports and not sweeps:
         raise StoreError(
             f"{results_dir} holds no finished run with a scored test; run `cvrbench run model=ncs`"
         )
-    with_page = layout == "terminal" and not no_html
-    if figures is not None or with_page:
+    if curves:
         drawn = figures is not None
         reports = [with_curves(r, store) if drawn or r.fits_a_page else r for r in reports]
     _present(reports, layout=layout, full=full, figures=figures, sweeps=sweeps)
@@ -140,6 +141,8 @@ def _read(
     sweeps: "Sequence[StudySummary]",
     baseline: str | None,
     how: "Method",
+    *,
+    curves: bool,
 ) -> "list[DatasetReport]":
     """Read and test what is asked for, and name what cannot be read."""
     from cvrbench.report.dataset_report import build
@@ -157,6 +160,7 @@ def _read(
             baseline=baseline,
             how=how,
             on_read=advance,
+            curves=curves,
         )
     for report in reports:
         if report.untested is None and report.why_untested is not None:

@@ -13,9 +13,9 @@ from cvrbench.report.comparison import Comparison, Variant, compare
 from cvrbench.report.diagnostics import (
     Agreement,
     Calibration,
+    CalibrationReader,
     Learning,
     agreements,
-    calibrations,
     learnings,
 )
 from cvrbench.report.differences import (
@@ -64,6 +64,8 @@ class DatasetReport:
     agreements: tuple[Agreement, ...] = ()
     learnings: tuple[Learning, ...] = ()
     calibrations: tuple[Calibration, ...] = ()
+    binned: CalibrationReader | None = None
+    """Calibration of the runs that were tested, if figures of it were asked for."""
     untested: str | None = None
     """Why nothing was tested although there is a baseline."""
     problems: tuple[str, ...] = ()
@@ -156,6 +158,7 @@ def build(
     baseline: str | None = None,
     how: Method | None = None,
     on_read: Callable[[], None] = lambda: None,
+    curves: bool = False,
 ) -> list[DatasetReport]:
     """Compare all runs, dataset by dataset; what cannot be tested says why.
 
@@ -167,6 +170,7 @@ def build(
         baseline: Row to compare with; None for a usual one.
         how: Margin and bootstrap draws; None for the usual.
         on_read: Called for every run whose predictions are read.
+        curves: Whether `with_curves` follows, which then reads no predictions again.
 
     Raises:
         ConfigError: No comparison has the wanted baseline.
@@ -174,7 +178,7 @@ def build(
     comparisons = compare(records, begun)
     rows = choose_baselines(comparisons, baseline)
     return [
-        _build(comparison, row, store, sweeps, how or Method(), on_read)
+        _build(comparison, row, store, sweeps, how or Method(), on_read, curves)
         for comparison, row in zip(comparisons, rows, strict=True)
     ]
 
@@ -186,10 +190,12 @@ def _build(
     sweeps: Sequence[StudySummary],
     how: Method,
     on_read: Callable[[], None],
+    curves: bool,
 ) -> DatasetReport:
     labels = {variant.label for variant in comparison.variants}
     wanted = dict.fromkeys(row for row in (baseline, REFERENCE) if row in labels)
     unread: list[str] = []
+    binned = CalibrationReader(comparison) if curves else None
     found = against(
         comparison,
         [*wanted],
@@ -197,6 +203,7 @@ def _build(
         how,
         on_read=on_read,
         on_problem=unread.append,
+        **({} if binned is None else {"on_spaces": binned.add}),
     )
     problems = [f"left out of {comparison.name}'s differences: {one}" for one in sorted(unread)]
     if len(problems) > MOST_PROBLEMS:
@@ -209,6 +216,7 @@ def _build(
         transfer=transfer(comparison, found.get(REFERENCE)),
         tuned=tuned(comparison, sweeps),
         sweeps=tuple(sweeps),
+        binned=binned,
         untested=None if tested or not problems else "no predictions could be read",
         problems=tuple(problems),
     )
@@ -217,6 +225,7 @@ def _build(
 def with_curves(report: DatasetReport, store: ResultStore) -> DatasetReport:
     """Read what only figures show; what cannot be read is named in `problems`."""
     comparison, problems = report.comparison, list(report.problems)
+    binned = report.binned or CalibrationReader(comparison)
 
     def read(what: str, reader: Callable[[Comparison, ResultStore], list[Found]]) -> list[Found]:
         try:
@@ -229,7 +238,7 @@ def with_curves(report: DatasetReport, store: ResultStore) -> DatasetReport:
         report,
         agreements=tuple(read("gradients", agreements)),
         learnings=tuple(read("learning curves", learnings)),
-        calibrations=tuple(read("calibration", calibrations)),
+        calibrations=tuple(read("calibration", lambda *_: binned.finish(store))),
         problems=tuple(problems),
     )
 

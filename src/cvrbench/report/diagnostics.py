@@ -3,11 +3,10 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from cvrbench.data.schema import Task
 from cvrbench.errors import StoreError
 from cvrbench.metrics.spaces import Space
 from cvrbench.report.comparison import Comparison, Variant
@@ -347,33 +346,60 @@ class Calibration:
         return self.rate < RARE
 
 
-def calibrations(comparison: Comparison, store: ResultStore) -> list[Calibration]:
-    """Compare predicted rates with observed ones, a `Calibration` per space with positives.
+class CalibrationReader:
+    """Compares predicted rates with observed ones, of runs that are read for other tables, too.
 
     The rows of a space are ordered by their prediction and cut into bins of equal size; in each,
     the mean prediction is held against the share of positives (DeGroot and Fienberg, The
     Statistician 1983; bins of equal mass as in Naeini, Cooper and Hauskrecht, AAAI 2015).
-
-    Raises:
-        StoreError: Predictions are missing or damaged.
     """
-    rates = {
-        name: count["positives"] / count["rows"]
-        for name, count in comparison.counts.items()
-        if 0 < count["positives"] < count["rows"]
-    }
-    edges = {name: _edges(rate) for name, rate in rates.items()}
-    bins = {name: bins_of(comparison.counts[name]["positives"]) for name in rates}
-    found: dict[str, dict[str, Reliability]] = {name: {} for name in rates}
-    for variant in comparison.variants:
-        seeds = [_by_space(run, comparison.tasks, store) for run in variant.runs]
-        for name in rates:
-            own = [seed[name] for seed in seeds]
-            found[name][variant.label] = _over_seeds(own, bins[name], edges[name])
-    return [
-        Calibration(metric=f"{name}_auc", rate=rate, edges=edges[name], variants=found[name])
-        for name, rate in rates.items()
-    ]
+
+    def __init__(self, comparison: Comparison) -> None:
+        self.comparison = comparison
+        self.rates = {
+            name: count["positives"] / count["rows"]
+            for name, count in comparison.counts.items()
+            if 0 < count["positives"] < count["rows"]
+        }
+        self.edges = {name: _edges(rate) for name, rate in self.rates.items()}
+        self.runs: dict[str, dict[str, _Binned]] = {}
+
+    def add(self, run_id: str, spaces: Sequence[Space]) -> None:
+        """Keep the bins of a run, which are all that is needed of its predictions."""
+        self.runs[run_id] = {
+            space.name: self._binned(space) for space in spaces if space.name in self.rates
+        }
+
+    def _binned(self, space: Space) -> "_Binned":
+        labels, predicted = space.take(space.label), space.take(space.predicted)
+        order = np.argsort(predicted, kind="stable")
+        predicted = predicted[order].astype(np.float64)
+        bins = bins_of(self.comparison.counts[space.name]["positives"])
+        means = reliability(labels[order], predicted, bins)
+        return _Binned(*means, _mass(predicted, self.edges[space.name]))
+
+    def finish(self, store: ResultStore) -> list[Calibration]:
+        """Read the runs that nobody read, and return a `Calibration` per space with positives.
+
+        Raises:
+            StoreError: Predictions are missing or damaged.
+        """
+        for run in (run for variant in self.comparison.variants for run in variant.runs):
+            if run.run_id not in self.runs:
+                frame = store.predictions(run.run_id)
+                self.add(run.run_id, predicted_spaces(run.run_id, self.comparison.tasks, frame))
+        return [
+            Calibration(
+                metric=f"{name}_auc",
+                rate=rate,
+                edges=self.edges[name],
+                variants={
+                    v.label: _over_seeds([self.runs[run.run_id][name] for run in v.runs])
+                    for v in self.comparison.variants
+                },
+            )
+            for name, rate in self.rates.items()
+        ]
 
 
 def bins_of(positives: int) -> int:
@@ -405,31 +431,22 @@ def reliability(labels: Labels, predicted: Floats, bins: int) -> tuple[Floats, F
     )
 
 
-Ordered = tuple[Labels, Floats]
-"""Labels and predictions on the rows of a space, the lowest prediction first."""
+class _Binned(NamedTuple):
+    """One run's predictions in one space, as in `Reliability`."""
+
+    predicted: Floats
+    observed: Floats
+    mass: Floats
 
 
-def _by_space(run: RunRecord, tasks: Sequence[Task], store: ResultStore) -> dict[str, Ordered]:
-    frame = store.predictions(run.run_id)
-    return {space.name: _ordered(space) for space in predicted_spaces(run.run_id, tasks, frame)}
-
-
-def _ordered(space: Space) -> Ordered:
-    labels, predicted = space.take(space.label), space.take(space.predicted)
-    order = np.argsort(predicted, kind="stable")
-    return labels[order], predicted[order].astype(np.float64)
-
-
-def _over_seeds(seeds: Sequence[Ordered], bins: int, edges: Floats) -> Reliability:
-    found = [reliability(labels, predicted, bins) for labels, predicted in seeds]
-    observed = np.array([one for _, one in found])
-    mass = [_mass(predicted, edges) for _, predicted in seeds]
+def _over_seeds(seeds: Sequence[_Binned]) -> Reliability:
+    predicted, observed, mass = (np.array(values) for values in zip(*seeds, strict=True))
     return Reliability(
-        predicted=np.mean([one for one, _ in found], axis=0),
+        predicted=predicted.mean(axis=0),
         observed=observed.mean(axis=0),
         low=observed.min(axis=0),
         high=observed.max(axis=0),
-        mass=np.mean(mass, axis=0),
+        mass=mass.mean(axis=0),
     )
 
 

@@ -151,6 +151,8 @@ class InfluenceReader:
     tasks: Sequence[Task]
     draws: int = 0
     """Bootstrap draws of the test rows; 0: the variance is a formula's."""
+    on_spaces: Callable[[str, Sequence[Space]], None] = lambda *_: None
+    """Called with the id and the spaces of every run, for who needs the same predictions."""
     known: dict[bytes, dict[str, Rows]] = field(default_factory=dict)
     """Digest of labels and users -> space -> its rows."""
     runs: dict[bytes, list[str]] = field(default_factory=dict)
@@ -185,6 +187,7 @@ class InfluenceReader:
                     moved = _influence(kind, rows[space.name], predicted)
                     found[metric] = Influence(run.run_id, kind, value, rows[space.name], *moved)
         self.runs.setdefault(digest, []).append(run.run_id)
+        self.on_spaces(run.run_id, own)
         return found
 
     def _rows(self, frame: pl.DataFrame, own: Sequence[Space]) -> tuple[bytes, dict[str, Rows]]:
@@ -359,6 +362,7 @@ def against(
     how: Method | None = None,
     on_read: Callable[[], None] = lambda: None,
     on_problem: Callable[[str], None] = lambda _: None,
+    on_spaces: Callable[[str, Sequence[Space]], None] = lambda *_: None,
 ) -> dict[str, Differences]:
     """Compare every variant with each baseline, from the predictions kept on the test rows.
 
@@ -373,9 +377,10 @@ def against(
         on_read: Called for every run whose predictions are read.
         on_problem: Called for every run whose predictions are missing, damaged, or of other rows;
             it has no part in any difference.
+        on_spaces: Called with the id and the spaces of every run that could be read.
     """
     how = how or Method()
-    reader = InfluenceReader(comparison.tasks, how.draws)
+    reader = InfluenceReader(comparison.tasks, how.draws, on_spaces)
 
     def read(run: RunRecord) -> _Influences | None:
         on_read()

@@ -45,23 +45,14 @@ Opener = Callable[[ExitStack], IO[bytes]]
 
 @dataclass(frozen=True)
 class RawFile:
-    """A file that was found.
+    """A file that was found."""
 
-    Attributes:
-        name: Base name, without .gz.
-        where: Path, and the member's path where it is in an archive.
-        size: Bytes it has on disk or, in an archive, unpacked.
-        is_gzipped: Whether unpacking a .gz will give more bytes than `size`.
-        changed: When the file, or the archive it is in, was last changed, in nanoseconds.
-        packed: Bytes that the file on disk has, be it an archive with much else in it.
-    """
-
-    name: str
-    where: str
-    size: int
-    is_gzipped: bool
-    changed: int
-    packed: int
+    name: str  # base name, without .gz
+    where: str  # path, and the member's path where it is in an archive
+    size: int  # bytes on disk or, in an archive, unpacked
+    is_gzipped: bool  # whether unpacking a .gz will give more bytes than `size`
+    changed: int  # when it, or the archive it is in, was last changed, in nanoseconds
+    packed: int  # bytes of the file on disk, be it an archive with much else in it
     opener: Opener
 
     def read(self) -> bytes:

@@ -63,13 +63,7 @@ def prepare(
 
     The folder appears whole or not at all.
 
-    Args:
-        raw: The rows.
-        name: What the user calls the dataset.
-        target: Folder to write.
-        config: The dataset's configuration, kept in the manifest.
-        keep: Whether to take a dataset that another process wrote while this one waited.
-        on_rows: Called with the progress after every chunk.
+    With `keep`, a dataset that another process wrote while this one waited is taken.
 
     Raises:
         DataError: The rows fail a check, or the disk is full or not writable.

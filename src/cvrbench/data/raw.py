@@ -74,18 +74,14 @@ STRICT = Tolerance()
 
 @dataclass(frozen=True, kw_only=True)
 class RawField:
-    """A feature column of the raw tables.
-
-    Attributes:
-        name: The column. A multi-valued one is a list column; an optional list column of the same
-            lengths named `<name>__weight` holds the weights (1 without it).
-        kind: How the column is encoded.
-        min_count: Values seen fewer times than this in the training split become OOV.
-    """
+    """A feature column of the raw tables."""
 
     name: str
+    """The column. A multi-valued one is a list column; an optional list column of the same lengths
+    named `<name>__weight` holds the weights (1 without it)."""
     kind: Literal["categorical", "multivalued", "numeric"]
     min_count: int = 1
+    """Values seen fewer times than this in the training split become OOV."""
 
 
 def feature_fields(
@@ -120,29 +116,19 @@ Chunks = Callable[[Counter[str]], Iterator[Chunk]]
 
 @dataclass(frozen=True, kw_only=True)
 class RawStream:
-    """The rows of one dataset, split and cleaned, not yet encoded, a chunk at a time.
-
-    Attributes:
-        chunks: Reads the rows from the first to the last, the same at every call; counts into its
-            argument rows read, changed, and dropped by reason, so that in the end
-            `read` = kept + sum of `dropped: *`.
-        fields: The feature columns, in the order in which the model sees them.
-        tasks: The tasks; `task.label` is a column.
-        group: The column by which rows belong together (a user), if the data have one.
-        group_disjoint: True when the split promises that no group is in two splits.
-        unnested: True when the user chose to keep rows whose label is 1 and their parent's 0.
-        truth: Per task the column of its true probability (given its parent), for planted data.
-        sources: Raw files read: name -> sha256.
-    """
+    """The rows of one dataset, split and cleaned, not yet encoded, a chunk at a time."""
 
     chunks: Chunks
-    fields: tuple[RawField, ...]
+    """Reads the rows from the first to the last, the same at every call; counts into its argument
+    rows read, changed, and dropped by reason, so that `read` = kept + sum of `dropped: *`."""
+    fields: tuple[RawField, ...]  # in the order in which the model sees them
     tasks: tuple[Task, ...]
-    group: str | None = None
-    group_disjoint: bool = False
-    unnested: bool = False
+    group: str | None = None  # column by which rows belong together (a user), if there is one
+    group_disjoint: bool = False  # whether the split promises that no group is in two splits
+    unnested: bool = False  # whether labels of 1 whose parent's is 0 were kept on purpose
     truth: tuple[str, ...] | None = None
-    sources: Mapping[str, str] = field(default_factory=dict)
+    """Per task the column of its true probability (given its parent), for planted data."""
+    sources: Mapping[str, str] = field(default_factory=dict)  # raw files: name -> sha256
 
 
 SPLIT = "<split>"

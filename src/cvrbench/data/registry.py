@@ -47,14 +47,8 @@ def ensure(
 ) -> Dataset:
     """Open a prepared dataset; prepare it first where it is not, or `force` is set.
 
-    Args:
-        config: Which source, tasks and split.
-        name: The option of the group `dataset`.
-        data_dir: Folder of datasets.
-        raw: Folder or archive with the raw files, if not in the usual places.
-        force: Prepare again what is prepared.
-        tolerance: How many faulty lines to skip, where the source can leave them out.
-        on_rows: Called with a preparation's progress.
+    `name` is the option of the group `dataset`; `raw` a folder or archive with the raw files, if
+    they are not in the usual places.
 
     Raises:
         DataError: There is no prepared dataset and no raw files, or they fail a check.

@@ -25,21 +25,16 @@ class Categorical:
 
 @dataclass(frozen=True, kw_only=True)
 class MultiValued:
-    """A field with a weighted bag of ids per row, each id in `[0, size)`.
-
-    Attributes:
-        name: Its name.
-        size: Ids of its vocabulary, reserved ones included.
-        pool: Whether a bag counts as the weighted mean of its values, or as their weighted sum: a
-            bag of one value keeps its weight only in a sum.
-        shared: Whether many rows have one bag (the user's history, on every row of a page view):
-            it is then stored once per context, and `contexts` says which one a row has.
-    """
+    """A field with a weighted bag of ids per row, each id in `[0, size)`."""
 
     name: str
     size: int
     pool: Literal["mean", "sum"] = "mean"
+    """Whether a bag counts as the weighted mean of its values, or as their weighted sum: a bag of
+    one value keeps its weight only in a sum."""
     shared: bool = False
+    """Whether many rows have one bag (the user's history, on every row of a page view): it is then
+    stored once per context, and `contexts` says which one a row has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,21 +48,18 @@ class Numeric:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One binary label to predict.
-
-    Attributes:
-        name: Short name used in metrics: `ctr`, `cvr`, `income`.
-        label: The label's column in the raw table.
-        parent: The task whose label must be 1 for this one to be defined, if any. CVR has parent
-            `ctr`: it is a probability *given a click*.
-        joint: Name of the product along the chain of parents, a probability over all exposures
-            (`ctcvr`); set exactly when `parent` is.
-    """
+    """One binary label to predict."""
 
     name: str
+    """Short name used in metrics: `ctr`, `cvr`, `income`."""
     label: str
+    """The label's column in the raw table."""
     parent: str | None = None
+    """The task whose label must be 1 for this one to be defined, if any. CVR has parent `ctr`: it
+    is a probability *given a click*."""
     joint: str | None = None
+    """Name of the product along the chain of parents, a probability over all exposures (`ctcvr`);
+    set exactly when `parent` is."""
 
 
 def chain(tasks: Sequence[Task], task: int) -> tuple[int, ...]:

@@ -20,22 +20,16 @@ BLOCK_BYTES = 8 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """What a file's lines hold.
+    """What a file's lines hold."""
 
-    Attributes:
-        types: Columns to read and their types.
-        names: All columns in order, of a file without a header; None: the first line names them.
-        separator: One character.
-        is_quoted: Whether values may be quoted, and hold separators; a torn line is then found only
-            by what is missing in it.
-        nullable: Columns in which a value may be missing.
-    """
-
-    types: Mapping[str, type[pl.DataType]]
+    types: Mapping[str, type[pl.DataType]]  # of the columns to read
     names: tuple[str, ...] | None = None
+    """All columns in order, of a file without a header; None: the first line names them."""
     separator: str = ","
     is_quoted: bool = False
-    nullable: Collection[str] = field(default_factory=frozenset)
+    """Whether values may be quoted, and hold separators; a torn line is then found only by what is
+    missing in it."""
+    nullable: Collection[str] = field(default_factory=frozenset)  # where a value may be missing
 
     def parse(self, text: bytes, names: Sequence[str]) -> pl.DataFrame:
         """Return the wanted columns of lines, all as text."""

@@ -31,21 +31,17 @@ HALVES: tuple[Half, ...] = ("train", "test")
 
 
 class Field(NamedTuple):
-    """One of the 23 fields.
+    """One of the 23 fields; no id of it lies outside of `low` to `high`.
 
-    Attributes:
-        name: As it stands in the files.
-        distinct: Distinct ids in the real training rows.
-        low, high: No id of the field lies outside; neighbours' ranges overlap where it is not known
-            which id the one ends and the other begins with.
-        first: The generator uses the ids from here to `high`: disjoint blocks that begin after the
-            ids that the fields before are known to need.
+    Neighbours' ranges overlap where it is not known with which id the one ends.
     """
 
-    name: str
-    distinct: int
+    name: str  # as it stands in the files
+    distinct: int  # ids in the real training rows
     low: int
     first: int
+    """The generator uses the ids from here to `high`: disjoint blocks that begin after the ids that
+    the fields before are known to need."""
     high: int
 
     @property

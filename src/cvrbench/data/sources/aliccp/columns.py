@@ -34,17 +34,11 @@ Weights = npt.NDArray[np.float32]
 
 
 class Columns(NamedTuple):
-    """The wanted features of a block, with ids of the raw files.
+    """The wanted features of a block, with ids of the raw files."""
 
-    Attributes:
-        ids: `[rows, categorical fields]`, 0 where the field is absent.
-        weights: `[rows, numeric fields]`, weight of the last value, 0 where the field is absent.
-        bags: Values by multi-valued field.
-    """
-
-    ids: Ids
-    weights: Weights
-    bags: dict[str, Bag]
+    ids: Ids  # [rows, categorical fields], 0 where the field is absent
+    weights: Weights  # of the last value, [rows, numeric fields], 0 where the field is absent
+    bags: dict[str, Bag]  # by multi-valued field
 
 
 @dataclass(frozen=True)

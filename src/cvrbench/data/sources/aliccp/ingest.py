@@ -94,17 +94,9 @@ def prepare(
 ) -> Dataset:
     """Prepare Ali-CCP into the folder `target`, replacing one that came from other files.
 
-    Args:
-        config: Which fields and rows are wanted, and how.
-        raw: Folder or archive with the four raw files, and maybe `truth_<half>.csv`.
-        target: Folder to write; it appears whole or not at all.
-        name: The user's name of the dataset.
-        plain: The configuration as plain values, kept in the manifest.
-        tolerance: What to do about faulty lines.
-        force: Prepare again what came from the same files.
-        on_rows: Called with the progress.
-        threads: Blocks parsed at a time; by default as many as there are cores, at most four.
-        block_bytes: Raw bytes in a block.
+    `raw` has the four raw files, and maybe `truth_<half>.csv`; what came from the same files is
+    prepared again if `force` is set. By default as many blocks are parsed at a time as there are
+    cores, at most four.
 
     Raises:
         DataError: Files are missing, damaged or faulty, or the disk is too small.

@@ -59,6 +59,7 @@ def test_a_whole_number_stands_for_a_float():
         ),
         (changed(counts={}), "has no counts of its test rows"),
         (changed(config={"protocol": None}), "config: Value error, protocol is no group"),
+        (changed(config={"model": ["ncs"]}), "model is no group"),
         (changed(config={"protocol": {"label_share": "x"}}), "protocol.label_share is x"),
         (changed(config={"protocol": {"label_share_task": 3}}), "protocol.label_share_task is 3"),
         (

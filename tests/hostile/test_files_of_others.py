@@ -256,6 +256,12 @@ def test_a_foreign_data_folder_is_not_filled(cvrbench, given, tmp_path, command)
     assert not (tmp_path / "elsewhere").exists()
 
 
+def test_a_link_to_a_run_is_not_resumed(finished, tmp_path):
+    (tmp_path / "link").symlink_to(finished)
+    with pytest.raises(StoreError, match="link is a link"):
+        experiment.resume(tmp_path / "link")
+
+
 @pytest.mark.parametrize(
     ("link", "command"),
     [

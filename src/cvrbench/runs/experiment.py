@@ -32,7 +32,7 @@ from cvrbench.runs.record import RECORD_VERSION, RunRecord, run_id
 from cvrbench.runs.store import ResultStore, RunFolder, read_run_config
 from cvrbench.strategies import build_network
 from cvrbench.strategies.base import SharingStrategy
-from cvrbench.system.files import atomic_write
+from cvrbench.system.files import atomic_write, check_no_links
 from cvrbench.system.rng import derive
 from cvrbench.tracking import check_installed, tracked
 from cvrbench.training.callbacks import (
@@ -104,16 +104,13 @@ def run(
         if not force and (record := store.find(name)) is not None:
             return record  # another process has finished it meanwhile
         check_memory(config, dataset, device)
-        ties = (on_progress, stop_requested, on_evaluation, _shared(searches, name), seed_group)
+        cache = None if searches is None else TrainingCache(searches, name)
+        ties = (on_progress, stop_requested, on_evaluation, cache, seed_group)
         goal = build_objective(config.objective, dataset.schema)
         session = TrainingSession(config, dataset, goal, device, folder.checkpoints, *ties)
         with tracked(composed, dataset.schema.fingerprint, folder.path, fresh=force) as tracker:
             session.on_any_evaluation = tracker.look
             return tracker.finish(_Cell(composed, dataset, folder, session, determinism).run())
-
-
-def _shared(searches: Path | None, name: str) -> TrainingCache | None:
-    return None if searches is None else TrainingCache(searches, name)
 
 
 def _stop_requested(seed_group: SeedGroup | None) -> AbstractContextManager[StopRequested]:
@@ -136,6 +133,7 @@ def resume(
         ConfigError: The run's data folder is not the user's own.
         RunError: The prepared data or the versions changed since it began.
     """
+    check_no_links(run_dir, within=run_dir.parent)
     saved = read_run_config(run_dir)
     config = config_from_saved(saved.config)
     config = replace(config, results_dir=str(run_dir.resolve().parent.parent))
@@ -194,7 +192,8 @@ class _Cell:
         self.folder.write_history(session.history)
         record = RunRecord(
             **self._identity(),
-            **_results(scores),
+            metrics={split: found.metrics for split, found in scores.items()},
+            undefined={split: found.undefined for split, found in scores.items()},
             **_count(network, session.valid),
             **session.cost(time.monotonic() - clock),
             best_step=final.state.best_step,
@@ -270,13 +269,6 @@ class _Cell:
         }
 
 
-def _results(scores: dict[str, Scores]) -> dict[str, Any]:
-    return {
-        "metrics": {split: found.metrics for split, found in scores.items()},
-        "undefined": {split: found.undefined for split, found in scores.items()},
-    }
-
-
 def _count(network: SharingStrategy, rows: Rows) -> dict[str, Any]:
     """Parameters, and multiply-adds of one example's forward pass (embedding look-ups are none)."""
     n = min(FLOP_ROWS, len(rows))
@@ -294,13 +286,9 @@ def _environment(device: torch.device, begun: datetime, determinism: Determinism
     return {
         **describe_environment(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
-        "device": _device_name(device),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "threads": torch.get_num_threads(),
         **determinism.facts(),
         "begun": begun.isoformat(timespec="seconds"),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)

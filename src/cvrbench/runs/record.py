@@ -81,11 +81,15 @@ def _check_tasks(tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return tasks
 
 
+GROUPS = ("balancing", "dataset", "interaction", "model", "objective", "protocol", "trainer")
+
+
 def _check_config(config: dict[str, Any]) -> dict[str, Any]:
     """Check what records and reports rely on; whoever runs a config has all of it checked."""
+    for group in GROUPS:
+        if not isinstance(config.get(group, {}), dict):
+            raise ValueError(f"{group} is no group")
     protocol = config.get("protocol", {})
-    if not isinstance(protocol, dict):
-        raise ValueError("protocol is no group")
     share, task = protocol.get("label_share", 1.0), protocol.get("label_share_task")
     if not isinstance(share, int | float) or not 0 < share <= 1:
         raise ValueError(f"protocol.label_share is {share}")

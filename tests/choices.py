@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import get_args, get_type_hints
 
+from cvrbench.config.ncs import search_kinds
 from cvrbench.config.schema import Config
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -28,4 +29,4 @@ MODELS = tuple(sorted({file.stem for file in (CONF / "model").glob("*.yaml")} - 
 """Options of `model=`: each strategy, and special cases with names of their own, as `omoe`."""
 OBJECTIVES = tuple(kinds("objective"))
 BALANCINGS = tuple(kinds("balancing"))
-SEARCHES = literals(kinds("model")["ncs"], "search")
+SEARCHES = tuple(search_kinds())

@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from cvrbench.config import compose as composing
 from cvrbench.config.compose import Nodes, compose, origins, plan
 from cvrbench.config.folder import RUNTIME_GROUPS, find_conf, groups
+from cvrbench.config.mask_search import expand, has_search
 from cvrbench.config.validate import config_from_dict, config_from_saved, config_to_dict
 from cvrbench.errors import ConfigError, did_you_mean
 
@@ -79,7 +80,7 @@ WORDS = [
     ["model.hidden=[32,16]", "model=ple", "dataset=kuairand_1k"],
     ["trainer.epochs=2", "trainer=smoke", "logger=wandb", "trainer.threads=null"],
     ["experiment=quick_check", "model=cgc", "dataset.rows=500", "model.dropout=0.25"],
-    ["experiment=ncs_paper", "model.density=0.5", "trainer.precision=bf16"],
+    ["experiment=ncs_paper", "model.search.density=0.5", "trainer.precision=bf16"],
     ["dataset=kuairand", "dataset.valid_from=2022-05-01", "results_dir='a b/${seed}'"],
     ["hydra.job.name=mine", "protocol.label_share=0.5", "data_dir=${results_dir}/d"],
 ]
@@ -87,9 +88,11 @@ WORDS = [
 
 def of_hydra(words):
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return config_from_dict(
-            OmegaConf.to_container(hydra_compose("config", words), resolve=True)
-        )
+        node = hydra_compose("config", words)
+    OmegaConf.set_struct(node, False)
+    if has_search(node):  # ours: the name of a search stands for its keys
+        expand(node, CONF)
+    return config_from_dict(OmegaConf.to_container(node, resolve=True))
 
 
 @pytest.mark.parametrize("words", WORDS, ids=" ".join)
@@ -190,7 +193,7 @@ def test_nothing_near_suggests_nothing():
 def test_an_experiment_may_bring_a_plan_in_which_the_user_replaces_keys():
     cells = plan(["experiment=ncs_ablation", "dataset=kuairand"], multirun=False)
     assert {cell.choices["dataset"] for cell in cells} == {"kuairand"}
-    searches = {c.config.model.search for c in cells if c.choices["model"] == "ncs"}
+    searches = {c.config.model.search.kind for c in cells if c.choices["model"] == "ncs"}
     assert {"imp", "learned", "random", "identical", "shuffled", "unshared"} <= searches
     assert {cell.config.seed for cell in cells} == set(range(5))
     assert len({(c.config.model, c.config.seed) for c in cells}) == len(cells)
@@ -201,7 +204,9 @@ def test_an_experiment_may_bring_a_plan_in_which_the_user_replaces_keys():
 
 def test_a_key_of_one_strategy_goes_to_the_cells_that_have_it():
     cells = plan(["experiment=ncs_ablation", "model.density=0.3", "seed=0"], multirun=False)
-    assert {getattr(cell.config.model, "density", 0.3) for cell in cells} == {0.3}
+    finders = [c.config.model.finder for c in cells if c.choices["model"] == "ncs"]
+    assert {finder.density for finder in finders} == {0.3}
+    assert len(finders) < len(cells)
     with pytest.raises(ConfigError, match="densty"):
         plan(["experiment=ncs_ablation", "model.densty=0.3"], multirun=False)
 
@@ -219,8 +224,10 @@ def test_the_papers_preset_is_what_the_papers_code_does():
     config = compose(["experiment=ncs_paper"]).config
     model = config.model
     assert (model.hidden, model.tower) == ((512, 256, 128), ())
-    assert (model.search, model.density, model.rounds, model.scope) == ("imp", 0.2, 4, "global")
-    assert (model.together, model.step, model.masked_step) == (False, "alternate", "legacy")
+    search = model.search
+    assert (search.kind, search.density, search.rounds, search.scope) == ("imp", 0.2, 4, "global")
+    assert (search.together, search.early_bird, search.choice) == (False, None, "validation_before")
+    assert (model.step, model.masked_step) == ("alternate", "legacy")
     assert config.balancing.weights == {"cvr": 1.5}
     assert config.trainer.learning_rate == 1e-4
 

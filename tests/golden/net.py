@@ -16,6 +16,7 @@ import platform
 import re
 import sys
 import tempfile
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ import torch
 from safetensors.torch import load_file
 
 from cvrbench.config.compose import compose
+from cvrbench.config.ncs import search_kinds
 from cvrbench.launch.cells import run_stacked
 from cvrbench.runs import experiment
 from tests.choices import SEARCHES
@@ -32,7 +34,22 @@ from tests.choices import SEARCHES
 FILE = Path(__file__).with_name("digests.json")
 TOLERANCE = 0.02
 
-NCS = "model=ncs model.rounds=2 model.probe_batches=3 model.regrow_every=2"
+RANDOM = "model=ncs model.search=random"
+LEARNED = "model=ncs model.search=learned"
+IMP = "model=ncs model.search=imp model.search.rounds=2"
+SMALL = {"rounds": 2, "probe_batches": 3, "regrow_every": 2}
+"""Keys of mask searches with values that a few steps have use for."""
+
+
+def of_search(name: str) -> str:
+    """Overrides of a small run with a mask search; `imp` alone has rounds that need no choice."""
+    if name in ("shuffled", "unshared"):
+        return f"model=ncs model.search={name} model.search.base.rounds=2"
+    keys = {field.name for field in fields(search_kinds()[name])} & SMALL.keys()
+    keys -= {"rounds"} if name != "imp" else set()
+    return " ".join([f"model=ncs model.search={name}", *(f"model.{k}={SMALL[k]}" for k in keys)])
+
+
 RUNS: dict[str, str] = {
     "single_task": "model=single_task",
     "shared_embedding": "model=shared_embedding",
@@ -56,15 +73,15 @@ RUNS: dict[str, str] = {
     "schedule": "model=mmoe trainer.schedule=warmup_cosine trainer.clip_norm=0.1",
     "label_share": "model=shared_bottom protocol.label_share=0.1",
     "disk": "model=shared_bottom trainer.data=disk",
-    **{search: f"{NCS} model.search={search}" for search in SEARCHES},
-    "imp_per_task": f"{NCS} model.search=imp model.together=false",
-    "imp_entire_space": f"{NCS} model.search=imp objective=entire_space",
-    "hard_concrete": f"{NCS} model.search=learned model.relaxation=hard_concrete model.sharing=0.3",
-    "choose_joint": f"{NCS} model.search=snip model.choice=joint",
-    "choose_validation": f"{NCS} model.search=imp model.choice=validation model.warmup_epochs=0.5",
-    "alternate": f"{NCS} model.search=random model.step=alternate",
-    "alternate_legacy": f"{NCS} model.search=random model.step=alternate model.masked_step=legacy",
-    "all_parts": f"{NCS} model.search=imp model.masked=[trunk,biases,towers,embeddings]",
+    **{search: of_search(search) for search in SEARCHES},
+    "imp_per_task": f"{IMP} model.together=false",
+    "imp_entire_space": f"{IMP} objective=entire_space",
+    "hard_concrete": f"{LEARNED} model.relaxation=hard_concrete model.sharing=0.3",
+    "choose_joint": f"{of_search('snip')} model.rounds=2 model.choice=joint model.search.epochs=2",
+    "choose_validation": f"{IMP} model.choice=validation model.warmup_epochs=0.5",
+    "alternate": f"{RANDOM} model.step=alternate",
+    "alternate_legacy": f"{RANDOM} model.step=alternate model.masked_step=legacy",
+    "all_parts": f"{IMP} model.masked=[trunk,biases,towers,embeddings]",
 }
 """Name -> overrides of a run that trains alone."""
 
@@ -72,7 +89,7 @@ STACKED: dict[str, str] = {
     "stacked_shared_bottom": "model=shared_bottom",
     "stacked_mmoe": "model=mmoe objective=entire_space",
     "stacked_aitm": "model=aitm objective=escm2_ipw balancing=uncertainty interaction=dot",
-    "stacked_ncs": f"{NCS} model.search=imp",
+    "stacked_ncs": IMP,
 }
 """Name -> overrides of a run of which three seeds are trained as one program."""
 

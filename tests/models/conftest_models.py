@@ -16,6 +16,7 @@ from torch import Tensor
 from cvrbench.balancing import Balancing, build_balancing
 from cvrbench.config.compose import compose
 from cvrbench.config.model import ModelConfig
+from cvrbench.config.ncs import Derived, NCSConfig
 from cvrbench.config.schema import BalancingConfig, ObjectiveConfig
 from cvrbench.data.batches import Batch, Features
 from cvrbench.data.schema import Categorical, MultiValued, Numeric, Schema, Task
@@ -40,7 +41,6 @@ SMALL: Mapping[str, Any] = {
     "levels": 2,
     "n_shared_experts": 2,
     "n_specific_experts": 1,
-    "search": "imp",
     "density": 0.3,
     "regrow_every": 2,
     "weights": {"ctr": 0.5},
@@ -55,7 +55,22 @@ def _composed(group: str, kind: str) -> Any:
 
 def chosen(group: str, kind: str, **changes: object) -> Any:
     """Return the config of one kind of a group: `chosen("model", "mmoe", n_experts=1)`."""
-    config = _composed(group, kind)
+    if kind == "ncs":
+        changes = with_search(**changes)
+    return _changed(_composed(group, kind), changes)
+
+
+def with_search(search: str = "imp", **changes: object) -> dict[str, object]:
+    """Sort changes of `ncs` and of its mask search, the masks' base of a control included."""
+    found = compose(["model=ncs", f"model.search={search}"]).config.model.search
+    of_model = {field.name for field in fields(NCSConfig)}
+    own = {name: changes.pop(name) for name in [*changes] if name not in of_model}
+    if isinstance(found, Derived):
+        return {**changes, "search": replace(found, base=_changed(found.base, own))}
+    return {**changes, "search": _changed(found, own)}
+
+
+def _changed(config: Any, changes: Mapping[str, object]) -> Any:
     names = {field.name for field in fields(config)}
     return replace(config, **{n: v for n, v in SMALL.items() if n in names} | changes)
 

@@ -111,9 +111,9 @@ def test_what_is_let_in_again_moves_as_under_an_adamw_of_its_own() -> None:
     assert torch.equal(ours[3:], torch.ones(3))
 
 
-def evolving(bench: Bench, growth: str, **attributes: int) -> DynamicSparse:
+def evolving(bench: Bench, **attributes: int) -> DynamicSparse:
     """Of 36 steps, 9 per epoch: masks change up to step 27."""
-    network = DynamicSparse(bench.network, bench.config.model, growth, seed=0, steps=36)
+    network = DynamicSparse(bench.network, bench.config.model.search, seed=0, steps=36)
     for name, value in attributes.items():
         setattr(network, name, value)
     return network
@@ -122,12 +122,14 @@ def evolving(bench: Bench, growth: str, **attributes: int) -> DynamicSparse:
 @pytest.fixture
 def bench(quick_data, tmp_path):
     options = ("model=ncs", "model.density=0.25", "model.regrow_every=3", "model.regrow_share=0.5")
-    return lambda *more, folder=tmp_path: Bench(quick_data, folder, *options, *more)
+    return lambda search, *more, folder=tmp_path: Bench(
+        quick_data, folder, *options, f"model.search={search}", *more
+    )
 
 
 def test_the_optimiser_forgets_what_the_search_drops(bench) -> None:
-    one = bench()
-    network = evolving(one, "random")
+    one = bench("set")
+    network = evolving(one)
     optimizers = build_optimizers(network, one.config.trainer, one.balancing)
     (turn,) = network.update_steps()
     weight = network.ncs.trunk.weights[0]
@@ -145,14 +147,14 @@ def test_the_optimiser_forgets_what_the_search_drops(bench) -> None:
     assert (clock[~used] == 0).all()
 
 
-@pytest.mark.parametrize("growth", ["random", "gradient"])
+@pytest.mark.parametrize("growth", ["set", "rigl"])
 @pytest.mark.parametrize("masked", ["[trunk]", "[trunk,biases,towers]"])
 @pytest.mark.parametrize("scope", ["global", "layer"])
 def test_density_is_exact_at_every_step_and_excluded_weights_rest(
     bench, growth, masked, scope, monkeypatch
 ) -> None:
-    one = bench(f"model.masked={masked}", f"model.scope={scope}")
-    network = evolving(one, growth)
+    one = bench(growth, f"model.masked={masked}", f"model.scope={scope}")
+    network = evolving(one)
     ncs = network.ncs
     seen: list[tuple[MaskSet, dict[str, Tensor]]] = []
 
@@ -195,9 +197,10 @@ def test_density_is_exact_at_every_step_and_excluded_weights_rest(
 def test_rigl_grows_by_the_tasks_own_dense_gradients() -> None:
     """Against each task alone, through a plain copy of its effective weights."""
     schema = make_schema(3)
-    ncs = build("ncs", schema)
+    ncs = build("ncs", schema, search="rigl")
     batch = make_batch(schema, rows=64)
-    network = DynamicSparse(ncs, ncs.search.keywords["config"], "gradient", seed=0, steps=100)
+    settings = ncs.search.keywords["config"].search
+    network = DynamicSparse(ncs, settings, seed=0, steps=100)
     weights = torch.tensor([1.0, 0.5, 2.0])
     ((network(batch.features).logits.square().mean(0)) * weights).sum().backward()
     gains = network._gains(step=2)
@@ -212,18 +215,18 @@ def test_rigl_grows_by_the_tasks_own_dense_gradients() -> None:
             assert gains[name][task][outside].abs().max() > 0
 
 
-@pytest.mark.parametrize("growth", ["random", "gradient"])
+@pytest.mark.parametrize("growth", ["set", "rigl"])
 @pytest.mark.parametrize("stop_after", [4, 11])
 def test_a_resumed_search_ends_bit_for_bit_where_an_uninterrupted_one_ends(
     bench, tmp_path, growth, stop_after
 ) -> None:
-    straight = bench(folder=tmp_path / "straight")
-    expected = straight.fit(evolving(straight, growth), batch_size=512, patience=99)
-    broken = bench()
+    straight = bench(growth, folder=tmp_path / "straight")
+    expected = straight.fit(evolving(straight), batch_size=512, patience=99)
+    broken = bench(growth)
     with pytest.raises(RunInterrupted):
-        broken.fit(evolving(broken, growth), batch_size=512, patience=99, stop_after=stop_after)
-    again = bench()
-    network = evolving(again, growth)
+        broken.fit(evolving(broken), batch_size=512, patience=99, stop_after=stop_after)
+    again = bench(growth)
+    network = evolving(again)
     start = network.ncs.masks
     assert again.fit(network, batch_size=512, patience=99).state.history == expected.state.history
     for name, tensor in straight.network.state_dict().items():
@@ -232,8 +235,8 @@ def test_a_resumed_search_ends_bit_for_bit_where_an_uninterrupted_one_ends(
 
 
 def test_random_growth_follows_from_seed_and_step_alone(bench) -> None:
-    one = bench()
-    first, again = (evolving(one, "random")._gains(6)["trunk_0"] for _ in range(2))
+    one = bench("set")
+    first, again = (evolving(one)._gains(6)["trunk_0"] for _ in range(2))
     assert torch.equal(first, again)
-    assert not torch.equal(first, evolving(one, "random")._gains(9)["trunk_0"])
-    assert not torch.equal(first, evolving(one, "random", seed=1)._gains(6)["trunk_0"])
+    assert not torch.equal(first, evolving(one)._gains(9)["trunk_0"])
+    assert not torch.equal(first, evolving(one, seed=1)._gains(6)["trunk_0"])

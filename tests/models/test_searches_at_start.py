@@ -1,6 +1,7 @@
 """Pruning at initialisation against finite differences, torch's own derivatives, and its laws."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import pytest
 import torch
@@ -42,9 +43,11 @@ class Probe:
         return (loss * seen).sum(0) / seen.sum(0)
 
 
-def settings(*overrides: str) -> NCSConfig:
+def settings(*overrides: str, search: str = "snip") -> NCSConfig:
     common = ("model=ncs", "model.hidden=[8,6]", "model.tower=[5]", "model.embedding_dim=4")
-    return compose([*common, "model.dropout=0", "model.probe_batches=3", *overrides]).config.model
+    batches = () if search == "synflow" else ("model.search.probe_batches=3",)
+    words = [*common, f"model.search={search}", *batches, "model.dropout=0", *overrides]
+    return compose(words).config.model
 
 
 def network(config: NCSConfig, n_tasks: int, seed: int = 0) -> NCS:
@@ -134,10 +137,10 @@ def test_grasp_keeps_what_the_gradient_flow_needs() -> None:
 
 
 def test_grasp_and_snip_ask_the_lab_for_their_batches_in_evaluation_mode() -> None:
-    config = settings("model.dropout=0.9", "model.density=0.3", "model.rounds=1")
-    ncs = network(config, 2)
-    for search in (snip, grasp):
-        first, again = (search(ncs, Probe(2), config)[0].masks.flat() for _ in range(2))
+    for search, find in (("snip", snip), ("grasp", grasp)):
+        config = settings("model.dropout=0.9", "model.density=0.3", search=search)
+        ncs = network(config, 2)
+        first, again = (find(ncs, Probe(2), config.search)[0].masks.flat() for _ in range(2))
         assert torch.equal(first, again)  # dropout would differ
         assert ncs.training
 
@@ -188,24 +191,22 @@ def alive(masks, name: str) -> bool:
 
 @pytest.mark.parametrize("n_tasks", [1, 2, 3])
 def test_synflow_empties_no_layer_where_magnitude_does(n_tasks: int) -> None:
-    config = settings("model.hidden=[24,16,12]", "model.density=0.02", "model.rounds=1")
+    config = settings("model.hidden=[24,16,12]", "model.density=0.02", search="synflow")
     ncs = network(config, n_tasks)
     with torch.no_grad():
         ncs.trunk.weights[1].mul_(1e-3)
     magnitudes = {name: weight.abs() for name, weight in ncs.effective().items()}
     assert not alive(keep_best(magnitudes, ncs.masks, 0.02, "global"), "trunk_1")
-    (found,) = synflow(ncs, config)
+    (found,) = synflow(ncs, config.search)
     assert all(alive(found.masks, name) for name in found.masks.keep)
 
 
 def test_synflow_ends_in_one_way_from_input_to_logit() -> None:
     """One connection per layer is the sparsest network that still computes something."""
-    config = settings("model.hidden=[24,16,12]", "model.rounds=1")
+    config = settings("model.hidden=[24,16,12]", search="synflow")
     ncs = network(config, 2)
     density = 3 / ncs.masks.flat().shape[1]
-    (found,) = synflow(
-        ncs, settings("model.hidden=[24,16,12]", "model.rounds=1", f"model.density={density}")
-    )
+    (found,) = synflow(ncs, replace(config.search, density=density))
     assert [int(keep.sum()) for keep in found.masks.keep.values()] == [2, 2, 2]
     first, second, third = found.masks.keep.values()
     for task in range(2):
@@ -214,24 +215,28 @@ def test_synflow_ends_in_one_way_from_input_to_logit() -> None:
 
 
 def test_synflow_masks_differ_as_far_as_the_towers_do() -> None:
-    config = settings("model.density=0.1", "model.rounds=1")
+    config = settings("model.density=0.1", search="synflow")
     ncs = network(config, 2)
-    apart = synflow(ncs, config)[0].masks.overlap()[0, 1]
+    apart = synflow(ncs, config.search)[0].masks.overlap()[0, 1]
     assert apart < 1
     with torch.no_grad():
         for parameter in (*ncs.towers.network.weights, ncs.towers.head):
             parameter[1] = parameter[0]
-    assert synflow(ncs, config)[0].masks.overlap()[0, 1] == 1
+    assert synflow(ncs, config.search)[0].masks.overlap()[0, 1] == 1
 
 
 @pytest.mark.parametrize("search", ["snip", "grasp", "synflow"])
 @pytest.mark.parametrize("masked", ["[trunk]", "[trunk,biases,towers]", "[towers]"])
 @pytest.mark.parametrize("n_tasks", [1, 2, 3])
 def test_candidates_have_their_density_and_lie_within_each_other(search, masked, n_tasks) -> None:
-    config = settings(f"model.masked={masked}", "model.density=0.2", "model.rounds=3")
+    compared = ("model.rounds=3", "model.search.choice=validation", "model.search.epochs=1")
+    config = settings(f"model.masked={masked}", "model.density=0.2", *compared, search=search)
     ncs, probe = network(config, n_tasks), Probe(n_tasks)
     finders = {"snip": snip, "grasp": grasp}
-    found = synflow(ncs, config) if search == "synflow" else finders[search](ncs, probe, config)
+    if search == "synflow":
+        found = synflow(ncs, config.search)
+    else:
+        found = finders[search](ncs, probe, config.search)
     n = ncs.masks.flat().shape[1]
     for number, candidate in enumerate(found):
         wanted = round(0.2 ** ((number + 1) / 3) * n)

@@ -21,8 +21,9 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cvrbench.config import schema
+from cvrbench.config import mask_search, schema
 from cvrbench.config.folder import RUNTIME_GROUPS, find_conf, groups
+from cvrbench.config.ncs import NAMES, readers
 from cvrbench.config.runtime import LauncherConfig, LocalConfig
 from cvrbench.config.validate import config_from_dict, config_to_dict, leaves, validated
 from cvrbench.errors import ConfigError, did_you_mean
@@ -69,9 +70,8 @@ class Nodes:
         others = [override for override in parsed if override.key_or_group not in whole]
         choosing = [override for override in others if self._chooses_files(override)]
         node, choices = self._merged(tuple(o.input_line or "" for o in choosing))
-        for override in others:
-            if override not in choosing:
-                OmegaConf.update(node, override.key_or_group, override.value(), merge=True)
+        values = {o.key_or_group: o.value() for o in others if o not in choosing}
+        mask_search.write_all(node, values, self.conf)
         for key, value in whole.items():
             plain = {str(name): item for name, item in value.items()}  # names may be quoted
             if not isinstance(OmegaConf.select(node, key, throw_on_missing=True), DictConfig):
@@ -95,6 +95,8 @@ class Nodes:
                 if not str(group).startswith("hydra/") and option not in {None, "null"}
             }
             own = OmegaConf.masked_copy(node, [str(key) for key in node if key != "hydra"])
+            if mask_search.has_search(own):
+                mask_search.expand(own, self.conf)
             OmegaConf.set_struct(own, True)  # as Hydra left it: an unknown key is an error
             self._bases[choosing] = own, choices
         node, choices = self._bases[choosing]
@@ -234,15 +236,13 @@ def _planned_words(line: str, overrides: Sequence[str], conf: Path) -> list[list
     keys_of = cache(partial(_keys_of_options, conf))
     cells = []
     for words in product([*kept, *overrides]):
-        options = {
-            o.key_or_group: str(o.value()) for o in parse(words) if "." not in o.key_or_group
-        }
+        options = {o.key_or_group: str(o.value()) for o in parse(words)}
         cells.append([word for word in words if _fits(word, options, keys_of)])
     return cells
 
 
 def _fits(
-    word: str, options: Mapping[str, str], keys_of: Callable[[str], dict[str, set[str]]]
+    word: str, options: Mapping[str, str], keys_of: Callable[[str], dict[str, dict[str, Any]]]
 ) -> bool:
     """Whether the chosen option of a key's group has the key; True where no option is chosen."""
     group, _, key = word.partition("=")[0].partition(".")
@@ -250,11 +250,13 @@ def _fits(
     if not key or (option := options.get(group, "")) not in keys:
         return True
     first = key.split(".")[0]
+    if group == "model" and (searches := readers(key)):
+        return not searches.isdisjoint(mask_search.chosen(keys[option], options))
     return first in keys[option] or not any(first in others for others in keys.values())
 
 
-def _keys_of_options(conf: Path, group: str) -> dict[str, set[str]]:
-    return {file.stem: set(load(file)) for file in (conf / group).glob("*.yaml")}
+def _keys_of_options(conf: Path, group: str) -> dict[str, dict[str, Any]]:
+    return {file.stem: load(file) for file in (conf / group).glob("*.yaml")}
 
 
 def product(
@@ -317,18 +319,24 @@ def origins(overrides: Sequence[str]) -> list[tuple[str, str, str]]:
         ConfigError: As `compose`.
     """
     composed = compose(overrides)
-    parsed = [o for o in parse(overrides) if o.key_or_group not in composed.choices]
-    given = {override.key_or_group: override.input_line or "" for override in parsed}
+    plain = config_to_dict(composed.config)
+    node = OmegaConf.create(plain)
+    given = {
+        mask_search.place(node, override.key_or_group): f"override {override.input_line}"
+        for override in parse(overrides)
+        if override.key_or_group not in composed.choices
+    }
     experiment = composed.choices.get("experiment")
     in_experiment: set[str] = set()
     if experiment is not None:
-        in_experiment = set(leaves(load(find_conf() / "experiment" / f"{experiment}.yaml")))
+        keys = leaves(load(find_conf() / "experiment" / f"{experiment}.yaml"))
+        in_experiment = {mask_search.place(node, key) for key in keys}
     rows = []
-    for key, value in leaves(config_to_dict(composed.config)).items():
+    for key, value in leaves(plain).items():
         group = key.split(".")[0]
-        near = next((k for k in given if key == k or key.startswith(f"{k}.")), None)
-        if near is not None:
-            where = f"override {given[near]}"
+        near = [k for k in given if key == k or key.startswith(f"{k}.")]
+        if near:
+            where = given[max(near, key=len)]
         elif key in in_experiment:
             where = f"experiment/{experiment}.yaml"
         elif group in composed.choices:
@@ -476,15 +484,24 @@ def _explain(error: Exception, parsed: Sequence[Override], nodes: Nodes) -> Conf
     plain = ConfigError(str(error).splitlines()[0])
     try:
         base, _ = nodes.compose([o for o in parsed if o.key_or_group in options])
+        if mask_search.has_search(base):
+            base, _ = nodes.compose([o for o in parsed if o.key_or_group in {*options, *NAMES}])
     except (HydraException, OmegaConfBaseException):
         return plain
     known = leaves(OmegaConf.to_container(base))
     inner = {key.rsplit(".", n)[0] for key in known for n in range(1, key.count(".") + 1)}
     for override in parsed:
         key = override.key_or_group
-        if key in options or key in known or key in inner:
+        if key in options or key in inner or mask_search.place(base, key) in {*known, *inner}:
             continue
         group, _, rest = key.partition(".")
+        if group == "model" and (searches := readers(key)):
+            if not mask_search.has_search(base):
+                return ConfigError(f"{key} belongs to model=ncs; you have model={base.model.kind}")
+            return ConfigError(
+                f"{key}: model.search={base.model.search.kind} does not read it; these searches "
+                f"do: {', '.join(sorted(searches))}"
+            )
         for option in options.get(group, []):
             if rest in leaves(load(conf / group / f"{option}.yaml")):
                 chosen = base.get(group, {}).get("kind", "another")

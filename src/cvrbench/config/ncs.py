@@ -1,45 +1,280 @@
 """Configuration of neuron-connection sharing (`model=ncs`): the network, the mask search, the step.
 
-Keys that the chosen search does not read change nothing; docs/reference/configuration.md says who
-reads what.
+Each mask search has a dataclass with the keys that it reads and no others, so that two
+configurations that compute the same are equal. `model.search=NAME` on the command line stands for
+the keys of `conf/model/search/NAME.yaml`.
 """
 
-from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Literal, get_args
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
+from pydantic import Field
 
-from cvrbench.config.types import FORBID_EXTRA, Count, Dropout, Fraction, Layers, Width
+from cvrbench.config.types import Count, Dropout, Fraction, Layers, Options, Width
 
-Finder = Literal[
-    "imp",
-    "one_shot",
-    "snip",
-    "grasp",
-    "synflow",
-    "gradient_conflict",
-    "learned",
-    "set",
-    "rigl",
-    "random",
-    "identical",
-    "dense",
-]
-Derived = Literal["shuffled", "unshared"]
-WITHOUT_COMMON_WEIGHTS = ("imp", "one_shot")
-"""Searches that train the tasks apart and so end with weights that no common trunk can go on with.
-"""
-ONE_CANDIDATE = ("one_shot", "set", "rigl", "dense")
-"""Searches that end with one mask, however many rounds there are."""
-BY_GRADIENT = ("snip", "grasp", "synflow", "gradient_conflict", "learned", "set", "rigl")
-"""Searches that need a gradient per task and connection, which a table of embeddings has not."""
+Density = Annotated[float, Gt(0), Le(1)]
+Epochs = Annotated[float, Gt(0)]
+Choice = Literal["last", "validation", "joint"]
+PARTS = ("trunk", "biases", "towers", "embeddings")
 
 
 @dataclass(frozen=True, kw_only=True)
-class NCSConfig:
+class Sparse(Options):
+    """A search for masks of one density."""
+
+    kind: str
+    density: Density
+    """Share of the masked connections that the sparsest candidate keeps, per task."""
+    scope: Literal["global", "layer"]
+    """One threshold over all layers, or one per layer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranked(Sparse):
+    """A search that ranks connections once and may cut the ranking at several densities."""
+
+    rounds: Count
+    """Candidates, each of which drops the same share of what the one before keeps."""
+    choice: Choice
+    """Candidate that is taken: the last, the best on validation for each task, or for all jointly.
+    """
+    epochs: Epochs | None
+    """Epochs of the search; of the trainings that compare candidates, as many again."""
+
+    def __post_init__(self) -> None:
+        """Refuse rounds that nothing chooses among, and a choice among one."""
+        if (self.rounds > 1) != (self.choice != "last"):
+            raise ValueError(
+                f"rounds={self.rounds} with choice={self.choice}: only the last round is used; "
+                "choose among several rounds by choice=validation or joint, or set rounds=1 and "
+                "choice=last"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Untrained(Ranked):
+    """A search that trains only to choose among its candidates."""
+
+    epochs: Epochs | None
+    """Epochs of the trainings that compare candidates, together; null with `choice=last`."""
+
+    def __post_init__(self) -> None:
+        """Refuse epochs that nothing is trained for, and a comparison without any."""
+        Ranked.__post_init__(self)
+        if (self.epochs is None) != (self.choice == "last"):
+            raise ValueError(
+                f"epochs={'null' if self.epochs is None else self.epochs} with "
+                f"choice={self.choice}: candidates are trained to be compared by "
+                "choice=validation or joint, for so many epochs, and not otherwise (epochs=null)"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImpSearch(Sparse):
+    """Iterative magnitude pruning with rewinding."""
+
+    kind: Literal["imp"]
+    rounds: Count
+    epochs: Epochs
+    """At most, of all rounds, which share them; part of one takes part of the rows."""
+    together: bool
+    """Search for all tasks in one pass over the data, with common embeddings; else each alone."""
+    early_bird: Fraction | None
+    """End a round when the mask to be cut changes by less than this share; null: never."""
+    choice: Choice | Literal["validation_before"] | Count
+    """Candidate that is taken: as elsewhere; `validation_before` scores a candidate by the network
+    that it was cut from, not by one trained under it; a number takes that round's."""
+
+    def __post_init__(self) -> None:
+        """Refuse a choice among one candidate, or of one that is not there."""
+        if isinstance(self.choice, str):
+            if self.rounds == 1 and self.choice != "last":
+                raise ValueError(f"choice={self.choice} needs rounds above 1; got 1")
+        elif self.choice > self.rounds:
+            raise ValueError(
+                f"choice={self.choice} takes a round's candidate, but there are {self.rounds}; "
+                "raise rounds or take less"
+            )
+        elif self.choice == self.rounds:  # one computation has one name
+            object.__setattr__(self, "choice", "last")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneShotSearch(Sparse):
+    """One training, one cut by magnitude."""
+
+    kind: Literal["one_shot"]
+    epochs: Epochs
+    together: bool
+    """As in `imp`."""
+    early_bird: Fraction | None
+    """As in `imp`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SnipSearch(Untrained):
+    """Connection sensitivity at initialisation."""
+
+    kind: Literal["snip"]
+    probe_batches: Count
+    """Batches whose gradients rank the connections."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraspSearch(Untrained):
+    """Gradient flow at initialisation."""
+
+    kind: Literal["grasp"]
+    probe_batches: Count
+    """Batches whose gradients rank the connections."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynflowSearch(Untrained):
+    """Synaptic flow at initialisation, without data."""
+
+    kind: Literal["synflow"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientConflictSearch(Ranked):
+    """Shared where the tasks' gradients agree, after a joint training."""
+
+    kind: Literal["gradient_conflict"]
+    epochs: Epochs
+    probe_batches: Count
+    """Batches whose gradients are compared."""
+    rewind: bool
+    """Whether survivors are set back to where the search began; else they go on as they are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnedSearch(Ranked):
+    """Gates that gradient descent opens and closes, under a budget."""
+
+    kind: Literal["learned"]
+    epochs: Epochs
+    relaxation: Literal["straight_through", "hard_concrete"]
+    """How a mask is made differentiable."""
+    gate_rate: Annotated[float, Gt(0)]
+    """Learning rate of the gates as a multiple of the weights'."""
+    sharing: Annotated[float, Ge(0), Le(1)] | None
+    """Wanted share of the tasks' union that is common; null: whatever helps."""
+    rewind: bool
+    """As in `gradient_conflict`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regrowing(Sparse):
+    """Dynamic sparse training: connections are dropped and grown while the tasks train."""
+
+    epochs: Epochs
+    regrow_every: Count
+    """Steps between two changes of the masks."""
+    regrow_share: Annotated[float, Gt(0), Lt(1)]
+    """Share of a task's connections replaced at first; it falls as a cosine."""
+    rewind: bool
+    """As in `gradient_conflict`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetSearch(Regrowing):
+    """Connections that survive dropping the smallest and growing at random."""
+
+    kind: Literal["set"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RiglSearch(Regrowing):
+    """Connections that survive dropping the smallest and growing by gradient."""
+
+    kind: Literal["rigl"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomSearch(Untrained):
+    """Control: random masks, one per task."""
+
+    kind: Literal["random"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdenticalSearch(Untrained):
+    """Control: one random mask for all tasks."""
+
+    kind: Literal["identical"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseSearch(Options):
+    """Control: every connection is kept."""
+
+    kind: Literal["dense"]
+
+
+Magnitude = ImpSearch | OneShotSearch
+"""Searches that may train the tasks apart, and so end with weights that no common trunk can go on
+with."""
+ByGradient = (
+    SnipSearch | GraspSearch | SynflowSearch | GradientConflictSearch | LearnedSearch | Regrowing
+)
+"""Searches that need a gradient per task and connection, which a table of embeddings has not."""
+Finder = (
+    ImpSearch
+    | OneShotSearch
+    | SnipSearch
+    | GraspSearch
+    | SynflowSearch
+    | GradientConflictSearch
+    | LearnedSearch
+    | SetSearch
+    | RiglSearch
+    | RandomSearch
+    | IdenticalSearch
+    | DenseSearch
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Derived(Options):
+    """A control that alters what another search finds."""
+
+    kind: str
+    base: Annotated[Finder, Field(discriminator="kind")]
+    """The search whose masks are taken; `model.search.base=NAME` stands for that search's keys."""
+
+    def __post_init__(self) -> None:
+        """Refuse to go on with weights that were trained under other masks."""
+        if getattr(self.base, "rewind", True) is False:
+            raise ValueError(
+                "base.rewind=false: this control compares masks, not weights trained "
+                "under others; set base.rewind=true"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShuffledSearch(Derived):
+    """Control: a search's masks, every layer permuted."""
+
+    kind: Literal["shuffled"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnsharedSearch(Derived):
+    """Control: a search's masks, but trunk weights of its own for every task."""
+
+    kind: Literal["unshared"]
+
+
+Search = Finder | ShuffledSearch | UnsharedSearch
+
+
+@dataclass(frozen=True, kw_only=True)
+class NCSConfig(Options):
     """Neuron-connection sharing: each task trains its own masked part of one shared trunk."""
 
-    __pydantic_config__: ClassVar = FORBID_EXTRA
     kind: Literal["ncs"]
     embedding_dim: Width
     hidden: Layers
@@ -47,81 +282,93 @@ class NCSConfig:
     dropout: Dropout
     masked: Annotated[tuple[Literal["trunk", "biases", "towers", "embeddings"], ...], MinLen(1)]
     """Which parts have masks."""
-    search: Literal[Finder, Derived]
-    """How masks are found, or which control stands in for a search."""
-    base: Finder | None
-    """Whose masks `shuffled` and `unshared` take; null: those of `imp`."""
-    density: Annotated[float, Gt(0), Le(1)]
-    """Share of the masked connections that the last round keeps, per task."""
-    rate: Fraction | None
-    """Share of what is left that every round drops; then `density` follows and is not read."""
-    rounds: Count
-    """Rounds, each of which yields a candidate; without a rate all drop the same share."""
-    scope: Literal["global", "layer"]
-    """One threshold over all layers, or one per layer."""
     warmup_epochs: Annotated[float, Ge(0)]
     """Epochs of joint training before the search; survivors are rewound to its weights."""
-    search_epochs: Annotated[float, Gt(0)]
-    """At most, of the whole search; rounds share them, and part of one takes part of the rows."""
-    together: bool
-    """Search for all tasks in one pass over the data, with common embeddings; else each alone."""
-    early_bird: Fraction | None
-    """End a round when the mask to be cut changes by less than this share; null: never."""
-    choice: Literal["validation", "joint", "last"]
-    """Candidate masks: the best on validation for each task, or for all jointly; or the last."""
-    take: Count | None
-    """Number of the candidate that is taken, whatever `choice` says; null: as it says."""
-    scored: Literal["under", "before"]
-    """`imp`: a candidate is scored by the network trained under it, or that it was cut from."""
-    rewind: bool
-    """Whether survivors are set back to where the search began; else they go on as they are."""
     step: Literal["joint", "alternate"]
     """One optimiser step on all tasks, or one per task and batch."""
     masked_step: Literal["strict", "legacy"]
     """`alternate`: whether a weight outside the task's mask stays where it is."""
-    probe_batches: Count
-    """Batches whose gradients are compared or ranked."""
-    relaxation: Literal["straight_through", "hard_concrete"]
-    """`learned`: how a mask is made differentiable."""
-    gate_rate: Annotated[float, Gt(0)]
-    """`learned`: learning rate of the gates as a multiple of the weights'."""
-    sharing: Annotated[float, Ge(0), Le(1)] | None
-    """`learned`: wanted share of the tasks' union that is common; null: whatever helps."""
-    regrow_every: Count
-    """`set`, `rigl`: steps between two changes of the masks."""
-    regrow_share: Annotated[float, Gt(0), Lt(1)]
-    """`set`, `rigl`: share of a task's connections replaced at first; it falls as a cosine."""
+    search: Annotated[Search, Field(discriminator="kind")]
+    """How masks are found, or which control stands in for a search."""
 
     @property
     def finder(self) -> Finder:
         """The search that looks for masks, whatever is made of them then."""
-        if self.search == "shuffled" or self.search == "unshared":
-            return self.base or "imp"
-        return self.search
+        return self.search.base if isinstance(self.search, Derived) else self.search
 
     def __post_init__(self) -> None:
-        """Refuse settings that contradict each other."""
-        used = self.finder
-        n_candidates = 1 if used in ONE_CANDIDATE else self.rounds
-        if self.take is not None and self.take > n_candidates:
-            raise ValueError(
-                f"take={self.take}, but search {used} yields {n_candidates} candidates; raise "
-                "rounds or take less"
-            )
-        if not self.rewind and used in WITHOUT_COMMON_WEIGHTS:
-            raise ValueError(
-                f"rewind=false needs a search that trains one common trunk, which {used} does not "
-                "leave; set rewind=true"
-            )
-        if not self.rewind and self.search in ("shuffled", "unshared"):
-            raise ValueError(
-                f"search={self.search} compares masks, not weights trained under others; set "
-                "rewind=true"
-            )
+        """Refuse settings that contradict each other or are without effect."""
         if len(set(self.masked)) < len(self.masked):
             raise ValueError("a part is listed twice in masked")
-        if "embeddings" in self.masked and used in BY_GRADIENT:
+        object.__setattr__(self, "masked", tuple(sorted(self.masked, key=PARTS.index)))
+        if self.masked_step == "legacy" and self.step == "joint":
+            raise ValueError("masked_step=legacy is about step=alternate; set that as well")
+        if "embeddings" in self.masked and isinstance(self.finder, ByGradient):
             raise ValueError(
-                f"masked=[embeddings] needs a search that reads no gradients per connection; "
-                f"search {used} does; use imp, one_shot or random"
+                "masked=[embeddings] needs a search that reads no gradients per connection; "
+                f"search {self.finder.kind} does; use imp, one_shot or random"
             )
+
+
+SEARCH = "model.search"
+BASE = "model.search.base"
+MOVED = {"search_epochs": "epochs", "take": "choice"}
+"""Keys that had another name while they stood beside `search`."""
+NAMES = {SEARCH: 0, f"{SEARCH}.kind": 0, BASE: 1, f"{BASE}.kind": 1, "model.base": 1}
+"""Keys that take the name of a search, the outer one first."""
+
+
+def search_kinds() -> dict[str, type]:
+    """Return the dataclass of every mask search by its name."""
+    return {get_args(cls.__annotations__["kind"])[0]: cls for cls in get_args(Search)}
+
+
+def from_flat(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert a saved config of `model=ncs` whose search's keys stand beside `search`.
+
+    Keys that the search did not read are left out; they had no effect.
+    """
+    finder = model["search"]
+    derived = finder in ("shuffled", "unshared")
+    cls = search_kinds()[(model["base"] or "imp") if derived else finder]
+    flat = {**model, "kind": model["base"] or "imp" if derived else finder}
+    flat["epochs"] = flat["search_epochs"]
+    rounds = flat["rounds"]
+    if flat["rate"] is not None:
+        flat["density"] = (1 - flat["rate"]) ** rounds
+    if issubclass(cls, ImpSearch):
+        before = flat["choice"] == "validation" and flat["scored"] == "before"
+        flat["choice"] = flat["take"] or ("validation_before" if before else flat["choice"])
+        if rounds == 1:
+            flat["choice"] = "last"
+    elif flat["take"] is not None:
+        flat |= {"density": flat["density"] ** (flat["take"] / rounds), "choice": "last"}
+    if not issubclass(cls, ImpSearch) and "last" in (flat["choice"], "last" if rounds == 1 else ""):
+        flat |= {"rounds": 1, "choice": "last"}
+    if issubclass(cls, Untrained) and flat["choice"] == "last":
+        flat["epochs"] = None
+    found = {field.name: flat[field.name] for field in fields(cls)}
+    network = {field.name: model[field.name] for field in fields(NCSConfig)}
+    if model["step"] == "joint":
+        network["masked_step"] = "strict"
+    return {**network, "search": {"kind": finder, "base": found} if derived else found}
+
+
+def short_forms(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a configuration's mask search by their short keys."""
+    search = model.get("search")
+    if not isinstance(search, Mapping):
+        return {}
+    base = search.get("base", {})
+    keys = {name: value for name, value in (base | search).items() if name not in ("kind", "base")}
+    names = {SEARCH: search.get("kind")} | ({BASE: base.get("kind")} if base else {})
+    return names | {f"model.{name}": value for name, value in keys.items()}
+
+
+def readers(key: str) -> set[str]:
+    """Return the mask searches that read a key, in whichever form it is written."""
+    name = key.removeprefix("model.").removeprefix("search.").removeprefix("base.")
+    name = MOVED.get(name, name)
+    return {
+        k for k, cls in search_kinds().items() if name in {f.name for f in fields(cls)} - {"kind"}
+    }

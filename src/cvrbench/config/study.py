@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from cvrbench.config.compose import Composed, compose, compose_group, load, parse, product, split
 from cvrbench.config.folder import find_conf, groups
+from cvrbench.config.ncs import short_forms
 from cvrbench.config.runtime import SETTINGS, SweepConfig
 from cvrbench.config.space import Dimension, Space, is_dimension, read_space
 from cvrbench.config.types import Value
@@ -256,4 +257,4 @@ def _values(composed: Composed) -> dict[str, Any]:
         if isinstance(keys, dict)
         for k, v in keys.items()
     }
-    return nodes | leaves(plain) | dict(composed.choices)
+    return nodes | leaves(plain) | short_forms(plain["model"]) | dict(composed.choices)

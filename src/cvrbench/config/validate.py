@@ -11,6 +11,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import TypeAdapter, ValidationError
 
 from cvrbench.config import schema
+from cvrbench.config.ncs import from_flat
 from cvrbench.errors import ConfigError
 
 GROUPS = (
@@ -98,7 +99,18 @@ def config_from_saved(values: Mapping[str, Any]) -> schema.Config:
         for group, keys in BEFORE.items()
         if isinstance(known := values.get(group, {}), Mapping)
     }
-    return config_from_dict({**values, **earlier})
+    return config_from_dict(current_keys({**values, **earlier}))
+
+
+def current_keys(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a saved config with the keys of a mask search grouped as they are today."""
+    model = config.get("model")
+    if not isinstance(model, Mapping) or not isinstance(model.get("search"), str):
+        return dict(config)
+    try:
+        return {**config, "model": from_flat(model)}
+    except (KeyError, TypeError, ValueError):  # damaged: what is wrong shows when it is validated
+        return dict(config)
 
 
 def validated(declared: Any, values: Any, group: str) -> Any:
@@ -125,10 +137,11 @@ def _dataclass_of(declared: Any, values: Any, group: str) -> type:
     if len(options) == 1:
         assert isinstance(options[0], type)
         return options[0]
-    kinds = {get_args(cls.__annotations__["kind"])[0]: cls for cls in options}
+    kinds = {_kind_of(cls): cls for cls in options}
     kind = values.get("kind") if isinstance(values, Mapping) else None
     if not isinstance(kind, str) or kind not in kinds:
-        raise ConfigError(f"{group}.kind must be one of {', '.join(sorted(kinds))}; got {kind!r}")
+        names = ", ".join(sorted(map(str, kinds)))
+        raise ConfigError(f"{group}.kind must be one of {names}; got {kind!r}")
     found: type = kinds[kind]
     return found
 
@@ -150,6 +163,9 @@ def _adapter(cls: type) -> TypeAdapter[Any]:
 
 def _as_config_error(error: ValidationError, cls: type, prefix: str) -> ConfigError:
     problem = error.errors()[0]
+    if problem["type"].startswith("union_tag"):
+        key = ".".join([prefix, *map(str, problem["loc"]), "kind"])
+        return ConfigError(f"{key} must be one of {problem['ctx'].get('expected_tags', '...')}")
     where, alternatives = _place(cls, problem["loc"])
     key = ".".join([prefix, *where] if prefix else where)
     if alternatives:
@@ -178,12 +194,21 @@ def _place(cls: type, loc: Sequence[str | int]) -> tuple[list[str], tuple[Any, .
     declared: Any = cls
     for depth, part in enumerate(loc):
         options = _options(declared)
+        if tagged := [o for o in options if isinstance(o, type) and _kind_of(o) == part]:
+            where, alternatives = _place(tagged[0], loc[depth + 1 :])
+            return [*map(str, loc[:depth]), *where], alternatives
         several = [option for option in options if option is not NoneType]
         if len(several) > 1:
             known = all(get_origin(_plain(o)) is Literal or _plain(o) in WORDS for o in several)
             return (list(map(str, loc[:depth])), options) if known else (list(map(str, loc)), ())
         declared = _inside(_plain(several[0]), part)
     return list(map(str, loc)), ()
+
+
+def _kind_of(cls: type) -> str | None:
+    """Return the tag that picks a dataclass from its union; None for one that is in none."""
+    tags = get_args(getattr(cls, "__annotations__", {}).get("kind"))
+    return str(tags[0]) if tags else None
 
 
 def _options(declared: Any) -> tuple[Any, ...]:

@@ -4,6 +4,7 @@ Shape legend of all objectives: `batch` rows, `tasks`; the leading `...` are the
 (`training.stacked`), absent where one network is trained.
 """
 
+import math
 from abc import ABC, abstractmethod
 from typing import ClassVar, NamedTuple
 
@@ -14,6 +15,8 @@ from torch.nn import functional as F  # noqa: N812 -- the name every torch user 
 from cvrbench.data.batches import Batch
 from cvrbench.data.schema import Schema
 from cvrbench.nn import Output
+
+LOG_2 = math.log(2)
 
 
 class Predictions(NamedTuple):
@@ -84,9 +87,23 @@ class Objective(ABC):
 
     def joint_cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return BCE(joint label, joint probability) of every entry, `[..., batch, tasks]`."""
-        log_p = self.log_joint(logits)
         target = self.joint_labels(labels)
-        return -(target * log_p + (1 - target) * _log_one_minus_exp(log_p))
+        return -(target * self.log_joint(logits) + (1 - target) * self.log_no_joint(logits))
+
+    def log_no_joint(self, logits: Tensor) -> Tensor:
+        """Return log(1 - p) of the joint probabilities p, `[..., batch, tasks]`.
+
+        Along a chain of logits x_k, the first label that is 0 is one of them:
+
+            1 - prod_k s(x_k) = sum_k s(-x_k) prod_{j<k} s(x_j)
+
+        The sum's logarithm keeps every digit where p is near 1, that of 1 - p where p is small.
+        """
+        log_p, log_q = F.logsigmoid(logits), F.logsigmoid(-logits)
+        near_one = torch.stack([_first_zero(log_p[..., c], log_q[..., c]) for c in self.chains], -1)
+        joint = torch.stack([log_p[..., chain].sum(-1) for chain in self.chains], dim=-1)
+        small = torch.log1p(-joint.clamp(max=-LOG_2).exp())
+        return torch.where(joint > -LOG_2, near_one, small)
 
 
 def binary_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -104,9 +121,6 @@ def mean_over_rows(loss: Tensor, weights: Tensor | None) -> Tensor:
     return loss.mean(-2) if weights is None else weighted_mean(loss, weights)
 
 
-def _log_one_minus_exp(x: Tensor) -> Tensor:
-    """log(1 - exp(x)) for x < 0 without loss of digits at either end (Maechler 2012)."""
-    x = x.clamp(max=-1e-7)
-    near_zero = torch.log(-torch.expm1(x.clamp(min=-0.6931472)))
-    far = torch.log1p(-torch.exp(x.clamp(max=-0.6931472)))
-    return torch.where(x > -0.6931472, near_zero, far)
+def _first_zero(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Return log sum_k q_k prod_{j<k} p_j along the last axis."""
+    return (log_q + log_p.cumsum(-1) - log_p).logsumexp(-1)

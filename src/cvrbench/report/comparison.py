@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cvrbench.config.ncs import BASE, SEARCH, readers, short_forms
 from cvrbench.config.validate import leaves
 from cvrbench.data.label_subsampling import scarce_task
 from cvrbench.data.schema import Task
@@ -259,8 +260,8 @@ def _variants(
     usual_seeds = [seed for seed, n in times.items() if 2 * n > len(groups)]
     variants, absent = [], []
     for model in sorted(by_model, key=lambda name: _rank(name)):
-        usual = _usual([group[0].settings for group in by_model[model]])
-        rows = [(_label(group[0], usual), group) for group in by_model[model]]
+        settings = [group[0].settings for group in by_model[model]]
+        rows = [(_label(group[0], settings), group) for group in by_model[model]]
         for label, group in sorted(rows, key=lambda row: row[0]):
             missing = [Missing(cell.seed, cell.reason) for cell in group if cell.run is None]
             seeds = {cell.seed for cell in group}
@@ -277,14 +278,26 @@ def _rank(model: str) -> tuple[int, str]:
     return (ORDER.index(model) if model in ORDER else len(ORDER), model)
 
 
-def _label(cell: _Cell, usual: Mapping[str, str | None]) -> str:
-    """Name a row by its model and by what sets it apart from the model's other rows."""
+def _label(cell: _Cell, rows: Sequence[Mapping[str, str]]) -> str:
+    """Name a row by its model and by what sets it apart from the model's other rows.
+
+    A key of a mask search sets it apart from rows of the same search, which have the key as well.
+    """
+    own, usual = cell.settings, _usual(rows)
+    same = [row for row in rows if all(row.get(k) == own.get(k) for k in (SEARCH, BASE))]
+    usual_in_search = _usual(same)
     words = (
         f"{key.removeprefix('model.')}={value}"
-        for key, value in cell.settings.items()
-        if value != usual.get(key)
+        for key, value in own.items()
+        if value != (usual_in_search if _is_of_search(key) else usual).get(key)
     )
     return " ".join([cell.model, *words])
+
+
+def _is_of_search(key: str) -> bool:
+    """Whether a key is one of some mask searches alone; all but `dense` have density and scope."""
+    common = (SEARCH, BASE, "model.density", "model.scope")
+    return key not in common and bool(readers(key))
 
 
 def _usual(settings: Sequence[Mapping[str, str]]) -> dict[str, str | None]:
@@ -307,7 +320,13 @@ def _settings(config: Mapping[str, Any]) -> dict[str, str]:
 
 def _values(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yield dotted keys with their values, without empty groups, which no override can name."""
-    return (pair for pair in leaves(config).items() if not isinstance(pair[1], Mapping))
+    model = config.get("model")
+    short = short_forms(model) if isinstance(model, Mapping) else {}
+    found = leaves(config) | short
+    for key, value in found.items():
+        named = short and key.startswith(f"{SEARCH}.") and key not in short
+        if not named and not isinstance(value, Mapping):
+            yield key, value
 
 
 def flat_settings(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from cvrbench.config.ncs import short_forms
 from cvrbench.config.validate import config_from_saved
 from cvrbench.data.dataset import read_manifest
 from cvrbench.data.registry import prepared_folder
@@ -170,7 +171,7 @@ def _rounds(
 ) -> tuple[Round, ...]:
     facts = round_facts(record)
     layers = [_layers(r.get("layers", {}), r.get("dead_units", {}), tasks) for r in facts]
-    last = record.config.get("model", {}).get("choice") == "last"
+    last = short_forms(record.config.get("model", {})).get("model.choice") == "last"
     chosen = {task: _chosen(task, final, layers, last=last) for task in tasks}
     return tuple(
         Round(

@@ -23,7 +23,14 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from cvrbench.config.compose import Composed
-from cvrbench.config.ncs import NCSConfig
+from cvrbench.config.ncs import (
+    GradientConflictSearch,
+    LearnedSearch,
+    Magnitude,
+    NCSConfig,
+    Ranked,
+    Regrowing,
+)
 from cvrbench.config.runtime import LauncherConfig, LocalConfig, ProcessesConfig, SubmititConfig
 from cvrbench.config.schema import Config, TrainerConfig
 from cvrbench.data.dataset import Dataset, Split, open_dataset
@@ -149,13 +156,12 @@ class _Sizes:
         model = self.config.model
         if not isinstance(model, NCSConfig):
             return 2 * self.state
-        chosen = model.take is None and model.choice != "last" and model.rounds > 1
-        if model.finder in ("imp", "one_shot"):
+        if isinstance(search := model.finder, Magnitude):
             n = 5  # the start of the search, and a network with its own start and its best
-        elif chosen:
+        elif isinstance(search, Ranked) and search.choice != "last":
             n = 4  # the start of the search, and a candidate with its best
         else:
-            trains = model.finder in ("gradient_conflict", "learned", "set", "rigl")
+            trains = isinstance(search, GradientConflictSearch | LearnedSearch | Regrowing)
             n = 3 if trains else 2  # the start of the search, and its best
         # A search's networks may have a trunk per task, and all compute with masked copies of it.
         return n * self.state + 4 * (n + 1) * (self.n_tasks - 1) * self.dense

@@ -14,6 +14,7 @@ from typing import Annotated, Any, TypeVar
 from annotated_types import Ge
 from pydantic import AfterValidator, TypeAdapter, ValidationError
 
+from cvrbench.config.validate import current_keys
 from cvrbench.data.schema import Task
 from cvrbench.errors import StoreError
 from cvrbench.runs.environment import versions
@@ -95,11 +96,11 @@ def _check_config(config: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"protocol.label_share is {share}")
     if not isinstance(task, str | None):
         raise ValueError(f"protocol.label_share_task is {task}")
-    return config
+    return current_keys(config)
 
 
 SavedConfig = Annotated[dict[str, Any], AfterValidator(_check_config)]
-"""A run's resolved config, as plain values."""
+"""A run's resolved config, as plain values; keys of older ones are grouped as they are today."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -119,7 +119,7 @@ class RowwiseAdagrad(_Undecorated):
     """
 
     update_mask: UpdateMask
-    """Where the next step may move the table; excluded entries have no gradient, get no decay."""
+    """Where the next step may move the table; other entries count as having no gradient."""
 
     def __init__(
         self, params: Iterable[nn.Parameter], *, lr: float, weight_decay: float, eps: float = 1e-8
@@ -311,10 +311,16 @@ def _table_optimizer(tables: Sequence[nn.Parameter], config: TrainerConfig) -> O
 def _touched(
     table: Tensor, weight_decay: float, update_mask: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows of a table's sparse gradient, their summed gradients and weights; see `summed_rows`."""
+    """Return the rows of a table's sparse gradient, their summed gradients, and their weights.
+
+    A gradient includes the decay, and is 0 where a step may not move the table: a task reads only
+    what its mask keeps, but a loss along a chain has gradients for what its ancestors keep.
+    """
     assert table.grad is not None
     rows, grad = summed_rows(table.grad)
     old = gather_rows(table, rows)
     if weight_decay:
-        grad.add_(old if update_mask is None else old * update_mask[rows], alpha=weight_decay)
+        grad.add_(old, alpha=weight_decay)
+    if update_mask is not None:
+        grad.mul_(update_mask[rows])
     return rows, grad, old

@@ -31,7 +31,8 @@ from cvrbench.report.figures.style import FAINT, INK, POINT, STYLE, TRUTH, headl
 from cvrbench.report.studies import COSTS, cut, last_parts, value_text
 from cvrbench.runs.study import StudySummary, TrialSummary
 
-DENSITY = "model.density"
+DENSITIES = ("model.density", "model.search.density")
+"""Keys of a space that are the density of masks."""
 MOST_GROUPS = 8
 """Points of the line through the trials of the density figure."""
 MOST_PANELS, COLUMNS = 24, 4
@@ -184,7 +185,7 @@ def _density(summary: StudySummary) -> Figure | None:
     points.sort(key=lambda point: point[1:])
     figure = Figure(figsize=(6.6, 4.2))
     axes = figure.subplots()
-    axis = summary.axes.get(DENSITY)
+    axis = next((summary.axes[key] for key in DENSITIES if key in summary.axes), None)
     if axis is not None and axis.log:
         axes.set_xscale("log")
     for trial, x, _ in points:
@@ -205,8 +206,8 @@ def _densities(summary: StudySummary, place: int) -> Iterator[Point]:
     """Yield complete trials with their density, as it was asked for or else measured."""
     for trial, values in complete(summary):
         density: object = None
-        if DENSITY in summary.axes:
-            density = trial.params.get(DENSITY)
+        if asked := [trial.params.get(key) for key in DENSITIES if key in summary.axes]:
+            density = asked[0]
         elif "density" in summary.objectives:
             density = values[summary.objectives.index("density")]
         if _is_number(density):

@@ -1,14 +1,15 @@
 """What a mask search yields, and the densities it visits."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
-from cvrbench.config.ncs import NCSConfig
+from cvrbench.config.ncs import ImpSearch, Ranked
 from cvrbench.masks.mask_set import MaskSet
 from cvrbench.masks.ranking import keep_best, keep_rates
+from cvrbench.strategies.ncs import NCS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,29 +31,20 @@ class Candidate:
         }
 
 
-def schedule(config: NCSConfig) -> list[float]:
-    """Densities of the candidates, sparser ones later."""
-    if config.rate is not None:
-        return [(1 - config.rate) ** r for r in range(1, config.rounds + 1)]
-    return keep_rates(config.density, config.rounds)
+def schedule(search: Ranked | ImpSearch) -> list[float]:
+    """Return the densities of the candidates, sparser ones later."""
+    return keep_rates(search.density, search.rounds)
 
 
-def epochs_of_round(config: NCSConfig) -> float:
-    """Epochs of one of several trainings that share the search's."""
-    return config.search_epochs / config.rounds
-
-
-def settings_of(config: NCSConfig, **more: object) -> dict[str, object]:
-    """Settings that a training of the network under given masks depends on, and some more."""
-    plain = {"dropout": config.dropout, "step": config.step, "masked_step": config.masked_step}
+def settings_of(ncs: NCS, **more: object) -> dict[str, object]:
+    """Return the settings that a training under given masks depends on, and some more."""
+    plain = {"dropout": ncs.trunk.dropout, "step": ncs.step, "masked_step": ncs.masked_step}
     return plain | more
 
 
-def ranked(
-    scores: Mapping[str, Tensor], among: MaskSet, config: NCSConfig, densities: Sequence[float]
-) -> list[Candidate]:
-    """One candidate per density, each the best by `scores` of what `among` keeps."""
+def ranked(scores: Mapping[str, Tensor], among: MaskSet, search: Ranked) -> list[Candidate]:
+    """Return one candidate per density, each the best by `scores` of what `among` keeps."""
     return [
-        Candidate(density=density, masks=keep_best(scores, among, density, config.scope))
-        for density in densities
+        Candidate(density=density, masks=keep_best(scores, among, density, search.scope))
+        for density in schedule(search)
     ]

@@ -5,12 +5,10 @@ random ones (`set`), or those of largest gradient of its own loss (`rigl`); see 
 weights are common, so that a connection that is new to one task may be in use by another.
 """
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
-from cvrbench.config.ncs import NCSConfig
+from cvrbench.config.ncs import Regrowing, RiglSearch
 from cvrbench.data.batches import Features
 from cvrbench.errors import RunError
 from cvrbench.masks.drawn import random_scores
@@ -25,42 +23,35 @@ from cvrbench.strategies.base import (
     UpdateStep,
 )
 from cvrbench.strategies.ncs import NCS
-from cvrbench.strategies.ncs.candidates import Candidate, schedule
+from cvrbench.strategies.ncs.candidates import Candidate
 from cvrbench.system.rng import derive
 
-Growth = Literal["random", "gradient"]
 
-
-def dynamic(
-    ncs: NCS, context: PretrainContext, config: NCSConfig, growth: Growth
-) -> list[Candidate]:
+def dynamic(ncs: NCS, context: PretrainContext, search: Regrowing) -> list[Candidate]:
     """Train under changing masks; the only candidate are those with which it validated best."""
-    steps = context.steps(config.search_epochs)
-    if steps * END <= config.regrow_every:
+    steps = context.steps(search.epochs)
+    if steps * END <= search.regrow_every:
         raise RunError(
-            f"model.search={config.search} would never change a mask: {steps} steps of search, the "
-            f"first change after model.regrow_every={config.regrow_every}; lower it, or raise "
-            "model.search_epochs"
+            f"model.search would never change a mask: {steps} steps of search, the first change "
+            f"after model.search.regrow_every={search.regrow_every}; lower it, or raise "
+            "model.search.epochs"
         )
-    evolving = DynamicSparse(ncs, config, growth, seed=context.seed, steps=steps)
-    epochs = config.search_epochs
+    evolving = DynamicSparse(ncs, search, seed=context.seed, steps=steps)
+    epochs = search.epochs
     context.train(Training(evolving, label="search all tasks", epochs=epochs, per_task=True))
-    return [Candidate(density=evolving.density, masks=ncs.masks)]
+    return [Candidate(density=search.density, masks=ncs.masks)]
 
 
 class DynamicSparse(SharingStrategy):
     """An NCS whose masks change during its training."""
 
-    def __init__(
-        self, ncs: NCS, config: NCSConfig, growth: Growth, *, seed: int, steps: int
-    ) -> None:
+    def __init__(self, ncs: NCS, settings: Regrowing, *, seed: int, steps: int) -> None:
         super().__init__()
-        self.ncs = ncs
-        self.config, self.growth = config, growth
+        self.ncs, self.settings = ncs, settings
+        self.by_gradient = isinstance(settings, RiglSearch)
         self.seed, self.steps = seed, steps
-        self.density = schedule(config)[-1]
         scores = random_scores(ncs.masks, derive(seed, "masks", "regrown"), identical=False)
-        ncs.set_masks(keep_best(scores, ncs.masks, self.density, config.scope))
+        ncs.set_masks(keep_best(scores, ncs.masks, settings.density, settings.scope))
         # The optimiser reads these tensors at every step, so they change in place; being buffers
         # they come back from a checkpoint.
         self.used = nn.Module()
@@ -71,7 +62,7 @@ class DynamicSparse(SharingStrategy):
     def forward(self, features: Features) -> Output:
         """Return the logits `[batch, tasks]`."""
         effective = self.ncs.effective()
-        if self.growth == "gradient" and torch.is_grad_enabled():
+        if self.by_gradient and torch.is_grad_enabled():
             # Dense: theta * M_t has a gradient where M_t is 0, too.
             for weight in effective.values():
                 weight.retain_grad()
@@ -89,8 +80,8 @@ class DynamicSparse(SharingStrategy):
     @torch.no_grad()
     def after_step(self, step: int) -> bool:
         """Replace connections when it is time to."""
-        share = share_at(step, self.steps, self.config.regrow_share)
-        if share > 0 and step % self.config.regrow_every == 0:
+        share = share_at(step, self.steps, self.settings.regrow_share)
+        if share > 0 and step % self.settings.regrow_every == 0:
             self._regrow(step, share)
         return False
 
@@ -100,9 +91,9 @@ class DynamicSparse(SharingStrategy):
             self.ncs.masks,
             {name: parameter.abs() for name, parameter in masked.items()},
             self._gains(step),
-            density=self.density,
+            density=self.settings.density,
             share=share,
-            scope=self.config.scope,
+            scope=self.settings.scope,
         )
         self.ncs.set_masks(masks)
         for name, now in self._used_now().items():
@@ -115,7 +106,7 @@ class DynamicSparse(SharingStrategy):
         """What decides about growth, layer -> `[tasks, in, out]`."""
         seed = derive(self.seed, "masks", "regrown", step)
         chance = random_scores(self.ncs.masks, seed, identical=False)
-        if self.growth == "random":
+        if not self.by_gradient:
             return chance
         gains = {}
         for name, weight in self.effective.items():

@@ -1,14 +1,16 @@
 """Share where the tasks' gradients agree, part where they fight."""
 
-from cvrbench.config.ncs import NCSConfig
+from cvrbench.config.ncs import GradientConflictSearch
 from cvrbench.masks.saliency import agreeing
 from cvrbench.strategies.base import PretrainContext, Training
 from cvrbench.strategies.ncs import NCS
-from cvrbench.strategies.ncs.candidates import Candidate, ranked, schedule, settings_of
+from cvrbench.strategies.ncs.candidates import Candidate, ranked, settings_of
 from cvrbench.strategies.ncs.gradients import gradient_sums
 
 
-def gradient_conflict(ncs: NCS, context: PretrainContext, config: NCSConfig) -> list[Candidate]:
+def gradient_conflict(
+    ncs: NCS, context: PretrainContext, search: GradientConflictSearch
+) -> list[Candidate]:
     """Train the dense trunk on all tasks, then let their gradients say who keeps what.
 
     Every connection goes to the task that needs it most and to those whose gradients agree with
@@ -18,10 +20,10 @@ def gradient_conflict(ncs: NCS, context: PretrainContext, config: NCSConfig) -> 
         Training(
             ncs,
             label="search all tasks",
-            epochs=config.search_epochs,
+            epochs=search.epochs,
             per_task=True,
-            depends=settings_of(config),
+            depends=settings_of(ncs),
         )
     )
-    sums = gradient_sums(ncs, context, config.probe_batches)
-    return ranked(sums.need, agreeing(sums, ncs.masks), config, schedule(config))
+    sums = gradient_sums(ncs, context, search.probe_batches)
+    return ranked(sums.need, agreeing(sums, ncs.masks), search)

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from cvrbench.config.ncs import NCSConfig
+from cvrbench.config.ncs import ImpSearch, Magnitude, OneShotSearch
 from cvrbench.data.batches import Features
 from cvrbench.masks.mask_set import MaskSet
 from cvrbench.masks.ranking import keep_best
@@ -27,7 +27,6 @@ from cvrbench.strategies.base import PretrainContext, SharingStrategy, Training,
 from cvrbench.strategies.ncs import NCS, SingleTaskView
 from cvrbench.strategies.ncs.candidates import (
     Candidate,
-    epochs_of_round,
     schedule,
     settings_of,
 )
@@ -36,23 +35,27 @@ LOOK_EVERY = 16
 """Steps between two looks at the mask that would be cut."""
 
 
-def imp(ncs: NCS, context: PretrainContext, config: NCSConfig) -> list[Candidate]:
+def imp(ncs: NCS, context: PretrainContext, settings: ImpSearch) -> list[Candidate]:
     """Prune in rounds; one candidate per round."""
-    return _rounds(ncs, context, config, schedule(config), epochs_of_round(config))
+    return _rounds(ncs, context, settings, schedule(settings), settings.epochs / settings.rounds)
 
 
-def one_shot(ncs: NCS, context: PretrainContext, config: NCSConfig) -> list[Candidate]:
-    """Train once and prune once, to the last density (Han et al. 2015)."""
-    return _rounds(ncs, context, config, schedule(config)[-1:], config.search_epochs)
+def one_shot(ncs: NCS, context: PretrainContext, settings: OneShotSearch) -> list[Candidate]:
+    """Train once and prune once (Han et al. 2015)."""
+    return _rounds(ncs, context, settings, [settings.density], settings.epochs)
 
 
 def _rounds(
-    ncs: NCS, context: PretrainContext, config: NCSConfig, densities: Sequence[float], epochs: float
+    ncs: NCS,
+    context: PretrainContext,
+    settings: Magnitude,
+    densities: Sequence[float],
+    epochs: float,
 ) -> list[Candidate]:
-    if config.together:
-        return _prune(_Search(ncs.untied(), None), context, config, densities, epochs)
+    if settings.together:
+        return _prune(_Search(ncs.untied(), None), context, settings, densities, epochs)
     per_task = [
-        _prune(_Search(ncs.copy(), task), context, config, densities, epochs)
+        _prune(_Search(ncs.copy(), task), context, settings, densities, epochs)
         for task in range(len(ncs.tasks))
     ]
     return [_merge(ncs.tasks, found) for found in zip(*per_task, strict=True)]
@@ -68,61 +71,66 @@ class _Search:
         self.among = network.masks
         self.candidates: list[Candidate] = []
 
-    def rewound(self, density: float | None, config: NCSConfig) -> "EarlyBird":
+    def rewound(self, density: float | None, settings: Magnitude) -> "EarlyBird":
         """Set what is left of the network back, and say what a round trains."""
         self.network.load_state_dict(self.start)
         self.network.set_masks(self.among)
         alone = self.network if self.task is None else SingleTaskView(self.network, self.task)
-        return EarlyBird(alone, self.network, self.task, density, config)
+        return EarlyBird(alone, self.network, self.task, density, settings)
 
-    def cut(self, density: float | None, scores: Mapping[str, float], config: NCSConfig) -> None:
+    def cut(self, density: float | None, scores: Mapping[str, float], settings: Magnitude) -> None:
         """Go on to the next candidate from what a round's training learned."""
         scores = {name: scores[name] for name in self.tasks}
-        if config.scored == "under" and self.candidates:
+        if self.candidates and not _scored_before(settings):
             last = self.candidates[-1]
             scored = Candidate(density=last.density, masks=last.masks, scores=scores)
             self.candidates[-1] = scored
         if density is not None:
-            self.among = _cut(self.network, density, config)
-            before = scores if config.scored == "before" else {}
+            self.among = _cut(self.network, density, settings)
+            before = scores if _scored_before(settings) else {}
             self.candidates.append(Candidate(density=density, masks=self.among, scores=before))
 
 
 def _prune(
     search: _Search,
     context: PretrainContext,
-    config: NCSConfig,
+    settings: Magnitude,
     densities: Sequence[float],
     epochs: float,
 ) -> list[Candidate]:
     """Train, prune, rewind, in rounds."""
     # A candidate scored by the network trained under it needs one training after the last cut.
-    extra = config.take is None and config.choice == "validation" and config.scored == "under"
+    extra = isinstance(settings, ImpSearch) and settings.choice == "validation"
     rounds = [*densities, *([None] if extra and len(densities) > 1 else [])]
     for number, density in enumerate(rounds, start=1):
         training = Training(
-            search.rewound(density, config),
+            search.rewound(density, settings),
             label=f"search {' '.join(search.tasks)} {number}/{len(rounds)}",
             epochs=epochs,
             tasks=search.tasks,
             per_task=True,
-            depends=settings_of(config, **_settling(config, density)),
+            depends=settings_of(search.network, **_settling(settings, density)),
         )
-        search.cut(density, context.train(training).scores, config)
+        search.cut(density, context.train(training).scores, settings)
     return search.candidates
 
 
-def _settling(config: NCSConfig, density: float | None) -> dict[str, object]:
+def _scored_before(settings: Magnitude) -> bool:
+    """Whether a candidate is judged by the network that it was cut from."""
+    return isinstance(settings, ImpSearch) and settings.choice == "validation_before"
+
+
+def _settling(settings: Magnitude, density: float | None) -> dict[str, object]:
     """What may end a round's training early."""
-    if config.early_bird is None or density is None:
+    if settings.early_bird is None or density is None:
         return {}
-    return {"early_bird": config.early_bird, "scope": config.scope, "cut": density}
+    return {"early_bird": settings.early_bird, "scope": settings.scope, "cut": density}
 
 
-def _cut(network: NCS, density: float, config: NCSConfig) -> MaskSet:
+def _cut(network: NCS, density: float, settings: Magnitude) -> MaskSet:
     """Keep the largest of the kept weights down to a density."""
     magnitudes = {name: weight.detach().abs() for name, weight in network.masked().items()}
-    return keep_best(magnitudes, network.masks, density, config.scope)
+    return keep_best(magnitudes, network.masks, density, settings.scope)
 
 
 def _merge(tasks: tuple[str, ...], found: Sequence[Candidate]) -> Candidate:
@@ -145,13 +153,13 @@ class EarlyBird(SharingStrategy):
         ncs: NCS,
         task: int | None,
         density: float | None,
-        config: NCSConfig,
+        settings: Magnitude,
     ) -> None:
         super().__init__()
         self.network = network
         self.ncs = (ncs,)  # in a tuple, so that its weights are not counted twice
         self.tasks = slice(None) if task is None else slice(task, task + 1)
-        self.density, self.config = density, config
+        self.density, self.settings = density, settings
         self.register_buffer("last", ncs.masks.flat()[self.tasks])
         self.register_buffer("looked", torch.zeros((), dtype=torch.bool))
 
@@ -166,13 +174,13 @@ class EarlyBird(SharingStrategy):
 
     def after_step(self, step: int) -> bool:
         """Compare the mask that would be cut now with that of the last look."""
-        if self.config.early_bird is None or self.density is None or step % LOOK_EVERY:
+        if self.settings.early_bird is None or self.density is None or step % LOOK_EVERY:
             return False
         (ncs,) = self.ncs
-        now = _cut(ncs, self.density, self.config).flat()[self.tasks]
+        now = _cut(ncs, self.density, self.settings).flat()[self.tasks]
         changed = (now != self.last).double().mean().item()
         first = not self.looked
         self.last.copy_(now)
         self.looked.fill_(value=True)
         # Before the first look there was the round's old mask, which differs by what is cut.
-        return not first and changed < self.config.early_bird
+        return not first and changed < self.settings.early_bird

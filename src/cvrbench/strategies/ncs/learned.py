@@ -13,7 +13,7 @@ over a common network, as in Piggyback (Mallya et al., ECCV 2018). The budgets a
 import torch
 from torch import Tensor, nn
 
-from cvrbench.config.ncs import NCSConfig
+from cvrbench.config.ncs import LearnedSearch
 from cvrbench.data.batches import Features
 from cvrbench.masks.gates import (
     annealed,
@@ -28,7 +28,7 @@ from cvrbench.masks.ranking import keep_best
 from cvrbench.nn import Output
 from cvrbench.strategies.base import PretrainContext, SharingStrategy, Training
 from cvrbench.strategies.ncs import NCS
-from cvrbench.strategies.ncs.candidates import Candidate, ranked, schedule
+from cvrbench.strategies.ncs.candidates import Candidate, ranked
 
 START = 1.0
 """Logit that every gate starts with: open (hard-concrete: in 93 of 100 draws), and near closing."""
@@ -39,12 +39,12 @@ ANNEALED = 0.7
 """Share of the search over which the budgets fall from 1; the rest is spent at their ends."""
 
 
-def learned(ncs: NCS, context: PretrainContext, config: NCSConfig) -> list[Candidate]:
+def learned(ncs: NCS, context: PretrainContext, search: LearnedSearch) -> list[Candidate]:
     """Train weights and gates; the gates' logits then rank the connections, at every density."""
-    gated = Gated(ncs, config, steps=context.steps(config.search_epochs))
-    epochs = config.search_epochs
+    gated = Gated(ncs, search, steps=context.steps(search.epochs))
+    epochs = search.epochs
     context.train(Training(gated, label="search all tasks", epochs=epochs, per_task=True))
-    return ranked(gated.logits(), ncs.masks, config, schedule(config))
+    return ranked(gated.logits(), ncs.masks, search)
 
 
 class Gated(SharingStrategy):
@@ -56,11 +56,10 @@ class Gated(SharingStrategy):
 
     n_steps: Tensor
 
-    def __init__(self, ncs: NCS, config: NCSConfig, *, steps: int) -> None:
+    def __init__(self, ncs: NCS, settings: LearnedSearch, *, steps: int) -> None:
         super().__init__()
         self.ncs = ncs
-        self.config, self.steps = config, steps
-        self.density = schedule(config)[-1]
+        self.settings, self.steps = settings, steps
         # A logit is its start plus `gate_rate` times a parameter that starts at 0: under Adam,
         # whose steps do not depend on a gradient's size, the logit's rate is `gate_rate` times the
         # weights'. Weight decay draws to the start, and at usual rates by next to nothing.
@@ -78,12 +77,12 @@ class Gated(SharingStrategy):
 
     def logits(self) -> dict[str, Tensor]:
         """The gates' logits, layer -> `[tasks, in, out]`."""
-        rate = self.config.gate_rate
+        rate = self.settings.gate_rate
         return {name: START + rate * offset for name, offset in self.offsets.items()}
 
     def gates(self) -> dict[str, Tensor]:
         """Gates of one training step, layer -> `[tasks, in, out]`."""
-        if self.config.relaxation == "straight_through":
+        if self.settings.relaxation == "straight_through":
             return {name: straight_through(logit) for name, logit in self.logits().items()}
         return {
             n: hard_concrete(logit, torch.rand_like(logit)) for n, logit in self.logits().items()
@@ -91,23 +90,23 @@ class Gated(SharingStrategy):
 
     def cut(self) -> MaskSet:
         """The masks of the final density that the gates would yield now."""
-        return keep_best(self.logits(), self.ncs.masks, self.density, self.config.scope)
+        return keep_best(self.logits(), self.ncs.masks, self.settings.density, self.settings.scope)
 
     def _penalty(self) -> Tensor:
         """Squared distance from the budgets as they are at this step."""
         opens = self.open()
         progress = self.n_steps / (ANNEALED * self.steps)
         density = expected_density(torch.cat([p.flatten(1) for p in opens.values()], dim=1))
-        off = (density - annealed(self.density, progress)).square().sum()
+        off = (density - annealed(self.settings.density, progress)).square().sum()
         common = [p.flatten(1) for name, p in opens.items() if not name.startswith(OWNED)]
-        if self.config.sharing is not None and common:
+        if self.settings.sharing is not None and common:
             sharing = expected_sharing(torch.cat(common, dim=1))
-            off = off + (sharing - annealed(self.config.sharing, progress)).square()
+            off = off + (sharing - annealed(self.settings.sharing, progress)).square()
         return PRESSURE * off
 
     def open(self) -> dict[str, Tensor]:
         """Probability that a gate is open, layer -> `[tasks, in, out]`; 0 or 1 without chance."""
-        if self.config.relaxation == "straight_through":
+        if self.settings.relaxation == "straight_through":
             return self.gates()
         return {name: open_probability(logit) for name, logit in self.logits().items()}
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from cvrbench.config.ncs import NCSConfig
+from cvrbench.config.ncs import GraspSearch, SnipSearch, SynflowSearch
 from cvrbench.masks import saliency
 from cvrbench.masks.ranking import keep_best, keep_rates
 from cvrbench.strategies.base import PretrainContext
@@ -17,25 +17,25 @@ SYNFLOW_ROUNDS = 100
 """Rounds of pruning by synaptic flow down to the last density (Tanaka et al. 2020, algorithm 1)."""
 
 
-def snip(ncs: NCS, context: PretrainContext, config: NCSConfig) -> list[Candidate]:
+def snip(ncs: NCS, context: PretrainContext, search: SnipSearch) -> list[Candidate]:
     """Keep the connections whose removal would change the task's loss most (Lee et al. 2019)."""
-    sums = gradient_sums(ncs, context, config.probe_batches)
+    sums = gradient_sums(ncs, context, search.probe_batches)
     scores = saliency.snip(ncs.effective(), sums.total)
-    return ranked(scores, ncs.masks, config, schedule(config))
+    return ranked(scores, ncs.masks, search)
 
 
-def grasp(ncs: NCS, context: PretrainContext, config: NCSConfig) -> list[Candidate]:
+def grasp(ncs: NCS, context: PretrainContext, search: GraspSearch) -> list[Candidate]:
     """Keep the connections that the task's gradient flow needs most (Wang et al. 2020).
 
     Theirs divides the logits by a temperature of 200, so that the softmax is not saturated; ours
     are next to 0 at the start.
     """
-    gradient = gradient_sums(ncs, context, config.probe_batches).total
-    curvature = curvature_along(gradient, ncs, context, config.probe_batches)
-    return ranked(saliency.grasp(ncs.effective(), curvature), ncs.masks, config, schedule(config))
+    gradient = gradient_sums(ncs, context, search.probe_batches).total
+    curvature = curvature_along(gradient, ncs, context, search.probe_batches)
+    return ranked(saliency.grasp(ncs.effective(), curvature), ncs.masks, search)
 
 
-def synflow(ncs: NCS, config: NCSConfig) -> list[Candidate]:
+def synflow(ncs: NCS, search: SynflowSearch) -> list[Candidate]:
     """Keep the connections that carry most from the input to the task's logit (Tanaka et al. 2020).
 
     No data are read: the tasks' masks differ as far as their towers do. Cut in many rounds, no
@@ -43,7 +43,7 @@ def synflow(ncs: NCS, config: NCSConfig) -> list[Candidate]:
     """
     path = _path(ncs)
     among, before = ncs.masks, 1.0
-    densities = schedule(config)
+    densities = schedule(search)
     rounds = -(-SYNFLOW_ROUNDS // len(densities))
     candidates = []
     for density in densities:
@@ -52,7 +52,7 @@ def synflow(ncs: NCS, config: NCSConfig) -> list[Candidate]:
             kept = path | {name: path[name] * keep for name, keep in among.keep.items()}
             scores = saliency.synflow(kept)
             masked = {name: scores[name] for name in among.keep}
-            among = keep_best(masked, among, step, config.scope)
+            among = keep_best(masked, among, step, search.scope)
         candidates.append(Candidate(density=density, masks=among))
         before = density
     return candidates

@@ -8,7 +8,24 @@ from collections.abc import Sequence
 from functools import partial
 from typing import assert_never
 
-from cvrbench.config.ncs import Finder, NCSConfig
+from cvrbench.config.ncs import (
+    DenseSearch,
+    Finder,
+    GradientConflictSearch,
+    GraspSearch,
+    IdenticalSearch,
+    ImpSearch,
+    LearnedSearch,
+    NCSConfig,
+    OneShotSearch,
+    RandomSearch,
+    RiglSearch,
+    SetSearch,
+    ShuffledSearch,
+    SnipSearch,
+    SynflowSearch,
+    UnsharedSearch,
+)
 from cvrbench.masks.drawn import shuffled
 from cvrbench.strategies.base import PretrainContext, Training
 from cvrbench.strategies.ncs import NCS, MaskSearch, SearchResult
@@ -30,46 +47,44 @@ def build_search(config: NCSConfig) -> MaskSearch:
 
 def _search(ncs: NCS, context: PretrainContext, *, config: NCSConfig) -> SearchResult:
     if config.warmup_epochs > 0:
-        depends = settings_of(config)
+        depends = settings_of(ncs)
         warm_up = Training(ncs, label="warm-up", epochs=config.warmup_epochs, depends=depends)
         context.train(warm_up)
     start = {name: tensor.clone() for name, tensor in ncs.state_dict().items()}
-    candidates: Sequence[Candidate] = _find(config.finder, ncs, context, config)
-    if config.rewind:
+    candidates: Sequence[Candidate] = _find(config.finder, ncs, context)
+    if getattr(config.finder, "rewind", True):
         ncs.load_state_dict(start)
-    masks, candidates = choose(ncs, candidates, context, config)
-    if config.search == "shuffled":
+    masks, candidates = choose(ncs, candidates, context, config.finder)
+    if isinstance(config.search, ShuffledSearch):
         masks = shuffled(masks, derive(context.seed, "masks", "shuffled"))
     return SearchResult(
         masks=masks,
         rounds=[candidate.facts() for candidate in candidates],
-        own_weights=config.search == "unshared",
+        own_weights=isinstance(config.search, UnsharedSearch),
     )
 
 
-def _find(finder: Finder, ncs: NCS, context: PretrainContext, config: NCSConfig) -> list[Candidate]:
-    match finder:
-        case "imp":
-            return imp(ncs, context, config)
-        case "one_shot":
-            return one_shot(ncs, context, config)
-        case "snip":
-            return snip(ncs, context, config)
-        case "grasp":
-            return grasp(ncs, context, config)
-        case "synflow":
-            return synflow(ncs, config)
-        case "gradient_conflict":
-            return gradient_conflict(ncs, context, config)
-        case "learned":
-            return learned(ncs, context, config)
-        case "set":
-            return dynamic(ncs, context, config, "random")
-        case "rigl":
-            return dynamic(ncs, context, config, "gradient")
-        case "random" | "identical":
-            return drawn(ncs, context, config, identical=finder == "identical")
-        case "dense":
+def _find(search: Finder, ncs: NCS, context: PretrainContext) -> list[Candidate]:
+    match search:
+        case ImpSearch():
+            return imp(ncs, context, search)
+        case OneShotSearch():
+            return one_shot(ncs, context, search)
+        case SnipSearch():
+            return snip(ncs, context, search)
+        case GraspSearch():
+            return grasp(ncs, context, search)
+        case SynflowSearch():
+            return synflow(ncs, search)
+        case GradientConflictSearch():
+            return gradient_conflict(ncs, context, search)
+        case LearnedSearch():
+            return learned(ncs, context, search)
+        case SetSearch() | RiglSearch():
+            return dynamic(ncs, context, search)
+        case RandomSearch() | IdenticalSearch():
+            return drawn(ncs, context, search)
+        case DenseSearch():
             return dense(ncs)
         case _:
-            assert_never(finder)
+            assert_never(search)

@@ -4,35 +4,35 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import mean
 
-from cvrbench.config.ncs import NCSConfig
+from cvrbench.config.ncs import Finder, ImpSearch, Ranked
 from cvrbench.masks.mask_set import MaskSet
 from cvrbench.strategies.base import PretrainContext, Training
 from cvrbench.strategies.ncs import NCS
-from cvrbench.strategies.ncs.candidates import Candidate, epochs_of_round, settings_of
+from cvrbench.strategies.ncs.candidates import Candidate, settings_of
 
 
 def choose(
-    ncs: NCS, candidates: Sequence[Candidate], context: PretrainContext, config: NCSConfig
+    ncs: NCS, candidates: Sequence[Candidate], context: PretrainContext, search: Finder
 ) -> tuple[MaskSet, Sequence[Candidate]]:
     """Take one mask per task; the network's weights stay what they are.
 
     `validation`: every task its best-scored candidate; candidates without scores are trained
     under, all tasks in one pass, each with weights of its own. `joint`: the candidate under which
-    joint training validates best in the mean over the tasks, the same for all. `take` names one.
+    joint training validates best in the mean over the tasks, the same for all. A number names one.
 
     Returns:
         The masks, and the candidates with the scores by which they were chosen.
     """
-    if config.take is not None:
-        return candidates[config.take - 1].masks, candidates
-    if config.choice == "last" or len(candidates) == 1:
+    if not isinstance(search, ImpSearch | Ranked) or search.choice == "last":
         return candidates[-1].masks, candidates
-    if config.choice == "joint":
-        scored = _score(ncs, candidates, context, config, together=True)
+    if isinstance(search.choice, int):
+        return candidates[search.choice - 1].masks, candidates
+    together = search.choice == "joint"
+    unscored = [c for c in candidates if together or not c.scores]
+    late = iter(_score(ncs, unscored, context, search, together=together))
+    scored = [next(late) if together or not c.scores else c for c in candidates]
+    if together:
         return max(scored, key=lambda c: mean(c.scores.values())).masks, scored
-    unscored = [candidate for candidate in candidates if not candidate.scores]
-    late = iter(_score(ncs, unscored, context, config, together=False))
-    scored = [candidate if candidate.scores else next(late) for candidate in candidates]
     chosen = [_best(scored, name).masks for name in ncs.tasks]
     return MaskSet.of_tasks(ncs.tasks, chosen), scored
 
@@ -45,11 +45,13 @@ def _score(
     ncs: NCS,
     candidates: Sequence[Candidate],
     context: PretrainContext,
-    config: NCSConfig,
+    search: ImpSearch | Ranked,
     *,
     together: bool,
 ) -> list[Candidate]:
     """Train a network under each candidate, the tasks with common weights or with their own."""
+    epochs = search.epochs
+    assert epochs is not None  # as configurations with a choice are checked
 
     def training(candidate: Candidate) -> Training:
         network = ncs.copy() if together else ncs.untied()
@@ -57,9 +59,9 @@ def _score(
         return Training(
             network,
             label=f"choose density {candidate.density:.2f}",
-            epochs=epochs_of_round(config),
+            epochs=epochs / search.rounds,
             per_task=not together,
-            depends=settings_of(config),
+            depends=settings_of(ncs),
         )
 
     return [

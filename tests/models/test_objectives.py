@@ -1,13 +1,15 @@
 """Objectives against their equations written out, and scikit-learn's log loss."""
 
 from dataclasses import replace
+from itertools import product
 
+import mpmath
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import log_loss
 
-from cvrbench.data.schema import Task
+from cvrbench.data.schema import Schema, Task
 from cvrbench.objectives import Objective
 from cvrbench.objectives.click_space import ClickSpace
 from tests.models.conftest_models import (
@@ -119,3 +121,53 @@ def test_a_task_alone_learns_its_own_factor() -> None:
     for kind in ("click_space", "exposure_space"):
         one = objective(kind)
         assert one.per_task() is one
+
+
+def chain_of_three() -> Schema:
+    """Three tasks, each the child of the one before."""
+    tasks = (
+        Task(name="ctr", label="click"),
+        Task(name="cart", label="cart", parent="ctr", joint="ctcart"),
+        Task(name="cvr", label="conversion", parent="cart", joint="ctcvr"),
+    )
+    return replace(make_schema(), tasks=tasks)
+
+
+GRID = (-80.0, -30.0, -16.5, -3.0, -0.3, 0.0, 0.5, 4.0, 16.2, 17.0, 40.0, 80.0)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-13), (torch.float32, 2e-5)])
+def test_the_log_of_what_is_left_of_a_chain_has_all_digits_to_80(dtype, tolerance) -> None:
+    """Value and gradient of log(1 - s(x) s(y) s(z)) against 50 digits (mpmath)."""
+    objective = objective_of("entire_space", chain_of_three())
+    logits = torch.tensor(list(product(GRID, repeat=3)), dtype=dtype, requires_grad=True)
+    found = objective.log_no_joint(logits)[:, 2]
+    (gradient,) = torch.autograd.grad(found.sum(), logits)
+    smallest = torch.finfo(torch.float32).tiny * 100
+    with mpmath.workdps(50):
+        for row, value, slope in zip(
+            logits.tolist(), found.tolist(), gradient.tolist(), strict=True
+        ):
+            p = [1 / (1 + mpmath.exp(-mpmath.mpf(x))) for x in row]
+            q = [1 / (1 + mpmath.exp(mpmath.mpf(x))) for x in row]
+            left = q[0] + p[0] * q[1] + p[0] * p[1] * q[2]
+            expected = [mpmath.log(left), *(-p[0] * p[1] * p[2] * q[k] / left for k in range(3))]
+            for ours, true in zip((value, *slope), expected, strict=True):
+                assert abs(ours - true) <= tolerance * abs(true) + smallest, row
+
+
+@pytest.mark.parametrize("kind", OBJECTIVES)
+def test_a_network_that_is_sure_of_the_wrong_comes_back(kind) -> None:
+    """1,000 steps of Adam on labels 0 from logits of 20, where a clamped loss has no gradient."""
+    schema = make_schema()
+    objective = objective_of(kind, schema)
+    logits = torch.full((4, 2), 20.0, requires_grad=True)
+    labels = torch.tensor([[0.0, 0.0]] * 2 + [[1.0, 0.0]] * 2)
+    adam = torch.optim.Adam([logits], lr=0.1)
+    for _ in range(1000):
+        adam.zero_grad()
+        objective.losses(output(logits), rows_of(labels)).sum().backward()
+        adam.step()
+    predicted = objective.predictions(output(logits)).joint
+    assert predicted[:2, 0].max() < 0.05  # not clicked
+    assert predicted[2:, 1].max() < 0.05  # clicked, not converted

@@ -23,7 +23,7 @@ from cvrbench.strategies.base import SharingStrategy
 from cvrbench.training.loop import Task, TrainingJob
 from cvrbench.training.optimizers import Optimizers, build_optimizers
 from cvrbench.training.stacked.stack import StackedStep, can_stack
-from cvrbench.training.step import train_step, updates_of
+from cvrbench.training.step import ON_ALL_TASKS, train_step, updates_of
 from tests.models.conftest_models import (
     BALANCINGS,
     KINDS,
@@ -263,3 +263,41 @@ def test_all_of_it_reaches_each_replica_of_a_stack(shares, clip_norm):
     # So that the law above can fail: without the term the same steps end elsewhere.
     with pytest.raises(AssertionError):
         assert_stacked_is_alone(made(), made(**shares), trainer)
+
+
+PARTS = ("trunk", "biases", "towers", "embeddings")
+"""Parts of an NCS that can have masks, all at once."""
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("embedding_optimizer", ["rowwise_adagrad", "lazy_adam"])
+@pytest.mark.parametrize("step", ["joint", "alternate"])
+def test_a_weight_that_a_mask_excludes_never_moves(objective, embedding_optimizer, step) -> None:
+    """Neither by another task's loss along a chain, nor by decay, momentum or an accumulator."""
+    schema = make_schema()
+    goal = objective_of(objective, schema)
+    options = {"masked": PARTS, "step": step, "search": "random"}
+    network = build("ncs", schema, heads=goal.heads, **options)
+    draw = torch.Generator().manual_seed(0)
+    for keep in network.keep.buffers():
+        keep.copy_(torch.rand(keep.shape, generator=draw) < 0.5)
+    trainer = replace(
+        TRAINER,
+        embedding_optimizer=embedding_optimizer,
+        weight_decay=0.1,
+        embedding_weight_decay=0.1,
+    )
+    one = replica(network, goal, balancing_of("equal", schema), trainer)
+    moved = 0
+    for number in range(6):
+        batch = make_batch(schema, rows=64, seed=number)
+        for update in network.update_steps() or (None,):
+            allowed = network.update_mask() if update is None else update.update_mask
+            before = {p: p.detach().clone() for p in network.masked().values()}
+            updates = ON_ALL_TASKS if update is None else (update,)
+            train_step(network, goal, one.balancing, batch, one.optimizers, updates=updates)
+            for name, parameter in network.masked().items():
+                may = allowed[parameter].expand_as(parameter)
+                assert torch.equal(parameter[~may], before[parameter][~may]), name
+                moved += int((parameter[may] != before[parameter][may]).sum())
+    assert moved > 1000

@@ -78,6 +78,18 @@ class MaskSet:
             found.append((~alive).sum(dim=1))
         return {task: tuple(int(layer[t]) for layer in found) for t, task in enumerate(self.tasks)}
 
+    def severed(self) -> tuple[str, str] | None:
+        """Return a task without a way from input to logit, and the layer where it ends, if any."""
+        reached: Tensor | None = None  # [tasks, units]
+        for name, keep in self.keep.items():
+            if name == "embedding" or name.endswith("_bias"):
+                continue
+            reached = (keep if reached is None else keep & reached[..., None]).any(dim=1)
+            for task, alive in zip(self.tasks, reached.any(dim=1), strict=True):
+                if not alive:
+                    return task, name
+        return None
+
     def facts(self) -> dict[str, dict[str, Any]]:
         """Plain numbers per layer and, under `all`, over every shareable layer together.
 

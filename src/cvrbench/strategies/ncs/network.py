@@ -30,6 +30,7 @@ from torch.func import functional_call
 from cvrbench.config.ncs import NCSConfig
 from cvrbench.data.batches import Features
 from cvrbench.data.schema import Schema
+from cvrbench.errors import RunError
 from cvrbench.masks.mask_set import MaskSet
 from cvrbench.nn import FeatureEncoder, Output, ParallelMLP, Towers, parallel_mlp
 from cvrbench.strategies.base import PretrainContext, SharingStrategy, UpdateMask, UpdateStep
@@ -129,6 +130,13 @@ class NCS(SharingStrategy):
     def prepare(self, context: PretrainContext) -> None:
         """Find the masks; the search leaves the weights to start from."""
         found = self.search(self, context)
+        if (broken := found.masks.severed()) is not None:
+            task, layer = broken
+            raise RunError(
+                f"the mask of task {task!r} leaves no way from the input to its logit: in layer "
+                f"{layer} nothing is kept that is connected; raise model.search.density, or set "
+                "model.search.scope=layer"
+            )
         if found.own_weights:
             self.split()
         self.set_masks(found.masks)

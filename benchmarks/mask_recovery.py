@@ -54,6 +54,7 @@ from benchmarks.planted_masks import (
 )
 
 from cvrbench.config.compose import compose
+from cvrbench.config.ncs import readers
 from cvrbench.masks.drawn import random_scores
 from cvrbench.masks.mask_set import MaskSet
 from cvrbench.masks.ranking import keep_best
@@ -110,17 +111,17 @@ SEARCHES: dict[str, tuple[str, ...]] = {
     "imp, tasks alone": ("search=imp", "together=false"),
     "imp, late rewinding": ("search=imp", "warmup_epochs=1"),
     "imp, threshold per layer": ("search=imp", "scope=layer"),
-    "imp, 4 x 0.5 epochs": ("search=imp", "search_epochs=2"),
-    "imp, 4 x 16 epochs": ("search=imp", "search_epochs=64"),
+    "imp, 4 x 0.5 epochs": ("search=imp", "search.epochs=2"),
+    "imp, 4 x 16 epochs": ("search=imp", "search.epochs=64"),
     "learned": ("search=learned", "relaxation=hard_concrete"),
     "learned, straight through": ("search=learned", "relaxation=straight_through"),
     "set": ("search=set",),
     "rigl": ("search=rigl",),
 }
-"""Name -> overrides of `model`, which win over `COMMON`."""
+"""Name -> overrides of `model`, which win over `COMMON`, of which a search takes what it reads."""
 
 COMMON = (
-    "model.search_epochs=16",
+    "model.search.epochs=16",
     "model.gate_rate=50",
     "model.regrow_every=50",
     "model.early_bird=null",  # on a small log a mask rests between two looks before it is learned
@@ -135,7 +136,9 @@ def measure(planted: Planted, search: str, overrides: Sequence[str] = COMMON) ->
     """Search, train jointly under what was found, and score both."""
     asked = [*overrides, *(f"model.{override}" for override in SEARCHES[search])]
     last = {override.split("=")[0]: override for override in [*planted.overrides, *asked]}
-    config = compose(list(last.values())).config
+    kind = last.get("model.search", "=gradient_conflict").partition("=")[2]
+    read = [text for key, text in last.items() if kind in readers(key) or not readers(key)]
+    config = compose(read).config
     clock = time.monotonic()
     with (
         tempfile.TemporaryDirectory() as folder,

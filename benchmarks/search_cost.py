@@ -17,12 +17,12 @@ from statistics import mean
 from cvrbench import compose, run
 from cvrbench.runs.record import RunRecord
 
-NAIVE = ("model.together=false", "model.search_epochs=4", "model.early_bird=null")
+NAIVE = ("model.together=false", "model.search.epochs=4", "model.early_bird=null")
 PIPELINES = {
     "shared_bottom": ("model=shared_bottom",),
     "ncs (gradient_conflict)": ("model=ncs",),
     "imp": ("model=ncs", "model.search=imp"),
-    "one_shot": ("model=ncs", "model.search=one_shot", "model.search_epochs=0.5"),
+    "one_shot": ("model=ncs", "model.search=one_shot", "model.search.epochs=0.5"),
     "imp, naive": ("model=ncs", "model.search=imp", *NAIVE),
     "imp, naive, choosing": ("model=ncs", "model.search=imp", *NAIVE, "model.choice=validation"),
 }

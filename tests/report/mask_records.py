@@ -76,7 +76,10 @@ def masked_record(
         "dataset": "log",
         "seed": seed,
         "choices": {"dataset": "log", "model": "ncs"},
-        "config": {"model": {"kind": "ncs", "choice": choice}, "seed": seed},
+        "config": {
+            "model": {"kind": "ncs", "search": {"kind": "imp", "choice": choice}},
+            "seed": seed,
+        },
         "fingerprint": "fingerprint",
         "tasks": [{"name": t, "label": t, "parent": None, "joint": None} for t in tasks],
         "metrics": {split: {f"{t}_auc": 0.7 for t in tasks} for split in ("valid", "test")},

@@ -148,17 +148,29 @@ def test_a_comparison_of_two_tasks_fits_80_columns():
 
 
 def test_what_most_variants_of_a_model_have_is_not_told():
-    def ncs(name: str, **model):
-        config = {"model": {"kind": "ncs", "search": name, "base": None, "rounds": 4, **model}}
-        return run("ncs", 0, 0.7, run_id=f"{name}{model}", config=config)
+    def ncs(name: str, **search):
+        keys = {"kind": name, "density": 0.2, "rounds": 4 if name == "imp" else 1, **search}
+        config = {"model": {"kind": "ncs", "search": keys}}
+        return run("ncs", 0, 0.7, run_id=f"{name}{search}", config=config)
 
-    records = [ncs("imp"), ncs("random"), ncs("snip", rounds=2), ncs("unshared", base="random")]
+    of_random = {"kind": "random", "density": 0.2, "rounds": 1}
+    records = [
+        ncs("imp"),
+        ncs("learned", gate_rate=100),
+        ncs("learned", gate_rate=100, seeds=1),
+        ncs("learned", gate_rate=50),
+        ncs("snip", density=0.1),
+        ncs("unshared", base=of_random),
+    ]
     (comparison,) = compare(records)
+    # A key of a search is compared with rows of that search, the density with all rows.
     assert [variant.label for variant in comparison.variants] == [
         "ncs search=imp",
-        "ncs search=random",
-        "ncs search=snip rounds=2",
-        "ncs search=unshared base=random",
+        "ncs search=learned",
+        "ncs search=learned gate_rate=50",
+        "ncs search=learned seeds=1",
+        "ncs search=snip density=0.1",
+        "ncs search=unshared search.base=random",
     ]
 
 

@@ -45,7 +45,7 @@ def test_the_borders_of_a_space_hold_its_ends_and_every_choice(plan):
     assert {config.trainer.batch_size for config in configs} == {500, 4000, 100}
     assert {config.trainer.embedding_optimizer for config in configs} == {"rowwise_adagrad", "adam"}
     assert {config.model.n_experts for config in configs} == {2, 6}
-    searches = {cell.config.model.search for cell in plan("model=ncs").study.borders()}
+    searches = {cell.config.model.search.kind for cell in plan("model=ncs").study.borders()}
     assert searches == {"gradient_conflict", "learned", "one_shot", "random"}
 
 

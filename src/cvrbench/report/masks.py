@@ -171,7 +171,8 @@ def _rounds(
 ) -> tuple[Round, ...]:
     facts = round_facts(record)
     layers = [_layers(r.get("layers", {}), r.get("dead_units", {}), tasks) for r in facts]
-    last = short_forms(record.config.get("model", {})).get("model.choice") == "last"
+    keys = short_forms(record.config.get("model", {}))
+    last = bool(keys) and keys.get("model.choice", "last") == "last"
     chosen = {task: _chosen(task, final, layers, last=last) for task in tasks}
     return tuple(
         Round(

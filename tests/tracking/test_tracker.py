@@ -37,7 +37,7 @@ class Broken:
         self._do("begin")
         return "there"
 
-    def look(self, _values, _step):
+    def log(self, _values, _step):
         self._do("look")
 
     def end(self, _finished):

@@ -47,19 +47,15 @@ class Numbers:
 
     def word(self, value: Value) -> str:
         """Return a value as an override."""
-        assert isinstance(value, int | float)
-        return f"{self.key}={int(value) if self.integer else float(value)!r}"
+        return f"{self.key}={self.plain_of(value)!r}"
 
     def plain_of(self, value: Value) -> Any:
         """Return a value as a config holds it."""
-        return value
+        assert isinstance(value, int | float)
+        return int(value) if self.integer else float(value)
 
     def own(self, value: Any) -> Value:
-        """Convert a config value to this dimension's domain.
-
-        Raises:
-            ValueError: It lies outside the domain.
-        """
+        """Convert a config value to this dimension's domain; ValueError outside it."""
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if not is_number or not self.low <= value <= self.high or not self._is_on_step(value):
             raise ValueError(f"{value!r} is no value of {self.text}")
@@ -72,16 +68,11 @@ class Numbers:
         return math.isclose(steps, round(steps), abs_tol=1e-9)
 
     def grid(self) -> list[Value]:
-        """Return all values.
-
-        Raises:
-            ValueError: There is no end of them.
-        """
+        """Return all values; ValueError where there is no end of them."""
         if self.step is None:
             raise ValueError(f"{self.text} is continuous")
         n = min(round((self.high - self.low) / self.step) + 1, LONGEST)
-        values = [self.low + self.step * i for i in range(n)]
-        return [int(v) if self.integer else v for v in values]
+        return [self.plain_of(self.low + self.step * i) for i in range(n)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,11 +101,7 @@ class Choice:
         return self.plain[self.values.index(value)]
 
     def own(self, value: Any) -> Value:
-        """Convert a config value to this dimension's domain.
-
-        Raises:
-            ValueError: It lies outside the domain.
-        """
+        """Convert a config value to this dimension's domain; ValueError outside it."""
         if value not in self.plain:
             raise ValueError(f"{value!r} is no value of {self.text}")
         return self.values[self.plain.index(value)]
@@ -226,18 +213,15 @@ def _numbers(key: str, text: str, sweep: IntervalSweep | RangeSweep, name: str) 
     integer, log = "int" in sweep.tags, "log" in sweep.tags
     if unknown := sorted(sweep.tags - {"int", "log"}):
         raise ConfigError(f"{name}: unknown tag {unknown[0]!r}; there are log and int")
+    ends = (sweep.start, sweep.step if isinstance(sweep, RangeSweep) else sweep.end)
+    low, step = float(sweep.start or 0), 0.0
     if isinstance(sweep, RangeSweep):
-        assert sweep.start is not None
-        assert sweep.stop is not None
-        low, step = float(sweep.start), float(sweep.step)
+        step, distance = float(sweep.step), float(sweep.stop or 0) - low
         # Hydra's range leaves its end out, as Python's.
-        whole = math.isfinite(float(sweep.stop) - low) and step
-        n = math.ceil((float(sweep.stop) - low) / step - 1e-9) if whole else 0
-        high, ends = low + step * (n - 1), (sweep.start, sweep.step)
+        n = math.ceil(distance / step - 1e-9) if math.isfinite(distance) and step else 0
+        high = low + step * (n - 1)
     else:
-        assert sweep.start is not None
-        assert sweep.end is not None
-        low, high, step, ends = float(sweep.start), float(sweep.end), 0.0, (sweep.start, sweep.end)
+        high = float(sweep.end or 0)
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ConfigError(f"{name}: both ends must be finite numbers")
     integer = integer or all(isinstance(end, int) for end in ends)
@@ -255,22 +239,15 @@ def _numbers(key: str, text: str, sweep: IntervalSweep | RangeSweep, name: str) 
 
 
 def _choice(key: str, text: str, override: Override, sweep: ChoiceSweep) -> Choice:
-    words = [f"{key}={value}" for value in override.sweep_string_iterator()]
-    plain = [_plain(value) for value in sweep.list]
+    words = tuple(f"{key}={value}" for value in override.sweep_string_iterator())
+    plain = tuple(_plain(value) for value in sweep.list)
     if len(set(words)) < len(words):
         raise ConfigError(f"{key}={text}: a value is listed twice")
-    return Choice(
-        key=key,
-        text=text,
-        values=tuple(_scalar(p, w) for p, w in zip(plain, words, strict=True)),
-        plain=tuple(plain),
-        words=tuple(words),
+    values = tuple(
+        one if one is None or isinstance(one, bool | int | float | str) else word.partition("=")[2]
+        for one, word in zip(plain, words, strict=True)
     )
-
-
-def _scalar(value: Any, word: str) -> Value:
-    is_scalar = value is None or isinstance(value, bool | int | float | str)
-    return value if is_scalar else word.partition("=")[2]
+    return Choice(key=key, text=text, values=values, plain=plain, words=words)
 
 
 def _plain(value: Any) -> Any:

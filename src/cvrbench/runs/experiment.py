@@ -109,7 +109,7 @@ def run(
         goal = build_objective(config.objective, dataset.schema)
         session = TrainingSession(config, dataset, goal, device, folder.checkpoints, *ties)
         with tracked(composed, dataset.schema.fingerprint, folder.path, fresh=force) as tracker:
-            session.on_any_evaluation = tracker.look
+            session.on_any_evaluation = tracker.log
             return tracker.finish(_Cell(composed, dataset, folder, session, determinism).run())
 
 

@@ -21,7 +21,7 @@ from cvrbench.config.validate import config_to_dict, leaves
 from cvrbench.errors import ConfigError
 from cvrbench.runs.environment import versions, without_password
 from cvrbench.runs.record import RunRecord
-from cvrbench.system.files import write_text
+from cvrbench.system.files import read_json, write_text
 from cvrbench.tracking.sinks import About, Earlier, Finished, Sink, open_sink
 from cvrbench.training.callbacks import Evaluation
 
@@ -102,12 +102,12 @@ class Tracker:
                 run = sink.begin(about, earlier)
                 self._write(Earlier(run, -1 if earlier is None else earlier.step))
 
-    def look(self, look: Evaluation) -> None:
+    def log(self, found: Evaluation) -> None:
         """Log an evaluation on validation, unless an earlier process has."""
         with self._switched_off_by_errors() as sink:
-            if sink is not None and look.examples > self.now.step:
-                sink.look(numbers(_prefix(look.stage), look.metrics), look.examples)
-                self._write(self.now._replace(step=look.examples))
+            if sink is not None and found.examples > self.now.step:
+                sink.log(numbers(_prefix(found.stage), found.metrics), found.examples)
+                self._write(self.now._replace(step=found.examples))
 
     def finish(self, record: RunRecord) -> RunRecord:
         """Log the record, which is written by now, and return it."""
@@ -135,7 +135,7 @@ class Tracker:
     def _read(self) -> Earlier | None:
         """Return what an earlier process logged to the same tracker; None without one."""
         try:
-            saved = json.loads(self.file.read_text())
+            saved = read_json(self.file)
             same = saved["logger"] == asdict(self.logger)
             return Earlier(str(saved["run"]), int(saved["step"])) if same else None
         except (OSError, ValueError, KeyError, TypeError):

@@ -79,7 +79,7 @@ class Sink(Protocol):
     def begin(self, about: About, earlier: Earlier | None) -> str:
         """Open the run, or go on with an earlier process's; return the tracker's name for it."""
 
-    def look(self, values: Mapping[str, float], step: int) -> None:
+    def log(self, values: Mapping[str, float], step: int) -> None:
         """Log the metrics of an evaluation; steps only grow."""
 
     def end(self, finished: Finished | None) -> None:
@@ -132,7 +132,7 @@ class TensorBoard:
         self.writer.flush()
         return about.run_id
 
-    def look(self, values: Mapping[str, float], step: int) -> None:
+    def log(self, values: Mapping[str, float], step: int) -> None:
         """Write one scalar per metric."""
         assert self.writer is not None
         for name, value in values.items():
@@ -145,7 +145,7 @@ class TensorBoard:
 
         assert self.writer is not None
         if finished is not None:
-            self.look(finished.values, finished.step)
+            self.log(finished.values, finished.step)
             self.writer.add_text("record", f"```\n{finished.record}\n```", finished.step)
             settings = {k: v if isinstance(v, HPARAMS) else str(v) for k, v in self.config.items()}
             for summary in hparams(settings, finished.values):
@@ -199,7 +199,7 @@ class Wandb:
         )
         return str(self.run.id)
 
-    def look(self, values: Mapping[str, float], step: int) -> None:
+    def log(self, values: Mapping[str, float], step: int) -> None:
         """Log one row."""
         self.run.log(dict(values), step=step)
 
@@ -254,7 +254,7 @@ class MLflow:
             self.client.log_batch(self.run, params=params[start : start + MLFLOW_BATCH])
         return self.run
 
-    def look(self, values: Mapping[str, float], step: int) -> None:
+    def log(self, values: Mapping[str, float], step: int) -> None:
         """Log one point per metric."""
         from mlflow.entities import Metric
 
@@ -268,7 +268,7 @@ class MLflow:
         if finished is None:
             self.client.set_terminated(self.run, "KILLED")
             return
-        self.look(finished.values, finished.step)
+        self.log(finished.values, finished.step)
         self.client.log_text(self.run, finished.record, "record.json")
         self.client.set_terminated(self.run, "FINISHED")
 

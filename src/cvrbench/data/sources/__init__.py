@@ -3,39 +3,25 @@
 from pathlib import Path
 from typing import assert_never
 
-from cvrbench.config.dataset import (
-    AdultConfig,
-    AliExpressConfig,
-    CensusIncomeConfig,
-    CriteoAttributionConfig,
-    DatasetConfig,
-    HillstromConfig,
-    KuaiRandConfig,
-    KuaiRecConfig,
-    SyntheticConfig,
-    TableConfig,
-    TabularConfig,
-    TenrecConfig,
-    TikTokConfig,
-)
+from cvrbench.config import dataset
 from cvrbench.data.raw import RawStream
 from cvrbench.data.sources import kuaishou, logs, small_tables, synthetic, table
 
 
-def raw_folders(config: DatasetConfig) -> tuple[str, ...]:
+def raw_folders(config: dataset.DatasetConfig) -> tuple[str, ...]:
     """Return the folders in which a source's raw files may lie, the usual one first."""
     match config:
-        case KuaiRandConfig():
+        case dataset.KuaiRandConfig():
             if config.variant == "pure":
                 return ("kuairand", "kuairand_pure")
             return (f"kuairand_{config.variant}",)
-        case SyntheticConfig() | TableConfig():
+        case dataset.SyntheticConfig() | dataset.TableConfig():
             return ()
         case _:
             return (config.kind,)
 
 
-def load_raw(config: TabularConfig, raw: Path) -> RawStream:
+def load_raw(config: dataset.TabularConfig, raw: Path) -> RawStream:
     """Read, clean and split the raw rows of a dataset.
 
     Args:
@@ -46,27 +32,27 @@ def load_raw(config: TabularConfig, raw: Path) -> RawStream:
         DataError: A file is missing, damaged, or not what the source expects.
     """
     match config:
-        case SyntheticConfig():
+        case dataset.SyntheticConfig():
             return synthetic.load(config)
-        case KuaiRandConfig():
+        case dataset.KuaiRandConfig():
             return kuaishou.load_kuairand(config, raw)
-        case CensusIncomeConfig():
+        case dataset.CensusIncomeConfig():
             return small_tables.load_census_income(config, raw)
-        case AdultConfig():
+        case dataset.AdultConfig():
             return small_tables.load_adult(config, raw)
-        case HillstromConfig():
+        case dataset.HillstromConfig():
             return small_tables.load_hillstrom(config, raw)
-        case AliExpressConfig():
+        case dataset.AliExpressConfig():
             return logs.load_aliexpress(config, raw)
-        case TenrecConfig():
+        case dataset.TenrecConfig():
             return logs.load_tenrec(config, raw)
-        case TikTokConfig():
+        case dataset.TikTokConfig():
             return logs.load_tiktok(config, raw)
-        case CriteoAttributionConfig():
+        case dataset.CriteoAttributionConfig():
             return logs.load_criteo(config, raw)
-        case KuaiRecConfig():
+        case dataset.KuaiRecConfig():
             return kuaishou.load_kuairec(config, raw)
-        case TableConfig():
+        case dataset.TableConfig():
             return table.load(config)
         case _:
             assert_never(config)

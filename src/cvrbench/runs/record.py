@@ -51,7 +51,7 @@ MAY_DIFFER = (
 )
 """Keys of a record that may differ between a run that was stopped and resumed and one that was not:
 times, the command, and whether seeds trained together or rows lay in memory, which change no
-number. The only list of them: whatever is not here is equal on the same machine."""
+number. The only list of them: whatever is not here is equal on the same machine and commit."""
 
 RUN_AGAIN = "run the cell again with --force"
 CHANGED = (

@@ -14,7 +14,6 @@ from cvrbench.stats.influence import (
     auc_influence,
     common_draw_variance,
     common_row_variance,
-    gauc_draws,
     gauc_influence,
     log_loss_draws,
     log_loss_influence,
@@ -43,7 +42,7 @@ def test_every_draw_is_the_metric_of_the_rows_repeated(seed, by_user):
     drawn = zip(
         resampling.weights(),
         auc_draws(labels, scores, resampling),
-        gauc_draws(labels, scores, groups, resampling),
+        auc_draws(labels, scores, resampling, groups),
         log_loss_draws(labels, scores, resampling),
         strict=True,
     )
@@ -99,7 +98,7 @@ def test_the_draws_spread_as_the_influences_say(by_user):
     if by_user:  # a user's rows drawn apart change its own AUC, which a first derivative misses
         found = {name: (d, np.bincount(users, of_rows)) for name, (d, of_rows) in found.items()}
         of_users = gauc_influence(labels, scores, users)
-        found["gauc"] = (gauc_draws(labels, scores, users, resampling), of_users)
+        found["gauc"] = (auc_draws(labels, scores, resampling, users), of_users)
     for draws, influence in found.values():
         assert draws.var() == pytest.approx(row_variance(influence), rel=0.15)
 

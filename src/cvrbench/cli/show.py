@@ -145,7 +145,7 @@ def _shared(record: "RunRecord", results_dir: Path) -> dict[str, str]:
 
 
 def _show_masks(record: "RunRecord", folder: Path, plot: Path | None, *, as_json: bool) -> None:
-    from cvrbench.report.masks import layer_grids, read_masks, round_facts, rounds_grid
+    from cvrbench.report.masks import layers_grid, read_masks, round_facts, rounds_grid
 
     masks = read_masks(record)
     if masks is None:
@@ -168,7 +168,7 @@ def _show_masks(record: "RunRecord", folder: Path, plot: Path | None, *, as_json
         )
     else:
         last = [rounds_grid(masks)] if masks.rounds else []
-        _print([*layer_grids(masks, record.run_id), *last])
+        _print([layers_grid(masks, record.run_id), *last])
     if plot is not None:
         _draw_masks(record, masks, folder, plot)
 

@@ -50,7 +50,6 @@ from cvrbench.stats.influence import (
     common_draw_variance,
     common_row_variance,
     effective_groups,
-    gauc_draws,
     gauc_influence,
     log_loss_draws,
     log_loss_influence,
@@ -240,7 +239,7 @@ def _influence(kind: str, rows: Rows, predicted: Floats) -> tuple[Floats, Floats
         if users is None:
             raise StoreError("a record tells a GAUC, and its predictions have no users")
         influence = gauc_influence(labels, predicted, users)
-        draw = partial(gauc_draws, labels, predicted, users)
+        draw = partial(auc_draws, labels, predicted, groups=users)
     else:
         is_auc = kind == "auc"
         influence = (auc_influence if is_auc else log_loss_influence)(labels, predicted)
@@ -309,7 +308,7 @@ class Differences:
     """Metric -> variant -> verdict; AUC, log loss and GAUC of every space."""
     clustered: bool
     """Whether test rows were taken user by user."""
-    few_users: Mapping[str, float]
+    few_users: Mapping[str, float] = field(default_factory=dict)
     """Space -> effective number of its users, where that is below `FEW_USERS`."""
     how: Method
 

@@ -5,7 +5,7 @@ keeps and how many of them are common (`MaskSet.facts`); and the same of every c
 search visited. Shares are of the layer's connections.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -33,8 +33,6 @@ ALL = "all"
 """The entry that stands for every shareable layer together."""
 SAME = 1e-9
 """Densities nearer than this are those of the same mask."""
-LAYERS_A_TABLE = 6
-"""So many columns of numbers fit 80 characters beside the words."""
 Keep = Mapping[str, npt.NDArray[np.bool_]]
 """Layer -> `[tasks, in, out]`, which connections each task keeps."""
 PREFIX = "keep."
@@ -319,19 +317,14 @@ def _schema(record: RunRecord) -> Schema | None:
     return schema if schema.fingerprint == record.fingerprint else None
 
 
-def layer_grids(masks: Masks, title: str) -> list[Grid]:
-    """Return a column per layer and one for all, in as many tables as their width needs."""
-    starts = range(0, len(masks.layers), LAYERS_A_TABLE)
-    parts = [masks.layers[start : start + LAYERS_A_TABLE] for start in starts]
-    return [
-        Grid(
-            title=title if len(parts) == 1 else f"{title} ({part} of {len(parts)})",
-            headers=("share of connections", *(layer.name for layer in layers)),
-            rows=tuple(_fact_rows(layers, masks)),
-            caption=_layers_caption(masks) if part == len(parts) else "",
-        )
-        for part, layers in enumerate(parts, 1)
-    ]
+def layers_grid(masks: Masks, title: str) -> Grid:
+    """Return a column per layer and one for all."""
+    return Grid(
+        title=title,
+        headers=("share of connections", *(layer.name for layer in masks.layers)),
+        rows=tuple(_fact_rows(masks)),
+        caption=_layers_caption(masks),
+    )
 
 
 def rounds_grid(masks: Masks) -> Grid:
@@ -356,30 +349,25 @@ def rounds_grid(masks: Masks) -> Grid:
     )
 
 
-def _fact_rows(layers: tuple[Layer, ...], masks: Masks) -> list[tuple[Cell, ...]]:
-    def row(words: str, texts: Iterable[str]) -> tuple[Cell, ...]:
-        return cells(words, *texts)
-
-    def shares(words: str, values: Iterable[float]) -> tuple[Cell, ...]:
-        return cells(words, *map(share, values))
-
-    tasks = masks.tasks
-    rows = [row("connections", (f"{layer.connections:,}" for layer in layers))]
-    rows += [shares(f"kept by {t}", (layer.density[t] for layer in layers)) for t in tasks]
+def _fact_rows(masks: Masks) -> Iterator[tuple[Cell, ...]]:
+    tasks, layers = masks.tasks, masks.layers
+    yield cells("connections", *(f"{one.connections:,}" for one in layers))
+    for t in tasks:
+        yield cells(f"kept by {t}", *(share(one.density[t]) for one in layers))
     if masks.pairs:
         words = "by both" if len(tasks) == 2 else "by 2 or more"
-        rows.append(shares(f"shared: {words}", (layer.shared for layer in layers)))
-        rows += [shares(f"only {t}", (layer.private[t] for layer in layers)) for t in tasks]
-        rows.append(shares("union", (layer.union for layer in layers)))
-    rows.append(shares("unused", (layer.unused for layer in layers)))
+        yield cells(f"shared: {words}", *(share(one.shared) for one in layers))
+        for t in tasks:
+            yield cells(f"only {t}", *(share(one.private[t]) for one in layers))
+        yield cells("union", *(share(one.union) for one in layers))
+    yield cells("unused", *(share(one.unused) for one in layers))
     for pair in masks.pairs:
         of = "" if len(masks.pairs) == 1 else f" {', '.join(pair)}"
-        rows.append(row(f"overlap{of}", (f"{layer.overlap[pair]:.3f}" for layer in layers)))
-        rows.append(row("  by chance", (f"{layer.chance[pair]:.3f}" for layer in layers)))
+        yield cells(f"overlap{of}", *(f"{one.overlap[pair]:.3f}" for one in layers))
+        yield cells("  by chance", *(f"{one.chance[pair]:.3f}" for one in layers))
     for t in tasks:
-        units = [f"{layer.dead[t]:,}" if t in layer.dead else "-" for layer in layers]
-        rows.append(row(f"dead units, {t}", units))
-    return rows
+        units = (f"{one.dead[t]:,}" if t in one.dead else "-" for one in layers)
+        yield cells(f"dead units, {t}", *units)
 
 
 def _round_row(place: int, one: Round, masks: Masks, *, scored: bool) -> list[str]:

@@ -293,29 +293,35 @@ class Resampling:
             yield counts if cluster is None else counts[cluster]
 
 
-def auc_draws(labels: Labels, scores: Floats, resampling: Resampling) -> Floats:
-    """AUC on every redrawn sample, `[draws]`, exact with ties; NaN where a draw has one class only.
+def auc_draws(
+    labels: Labels, scores: Floats, resampling: Resampling, groups: Labels | None = None
+) -> Floats:
+    """AUC on every redrawn sample, `[draws]`, exact with ties; or GAUC, if there are groups.
+
+    NaN where a draw, or each group of it, has one class only. A group that is drawn twice counts as
+    one of twice the rows; as two it would weigh the same.
 
     Args:
         labels: `[rows]`, 0 or 1.
         scores: `[rows]`.
         resampling: Of these rows.
-    """
-    return _draws(labels, Ranked.of(labels, scores), resampling)
-
-
-def gauc_draws(labels: Labels, scores: Floats, groups: Labels, resampling: Resampling) -> Floats:
-    """GAUC on every redrawn sample, `[draws]`; NaN where no group of a draw has both classes.
-
-    A group that is drawn twice counts as one of twice the rows; as two it would weigh the same.
-
-    Args:
-        labels: `[rows]`, 0 or 1.
-        scores: `[rows]`.
         groups: `[rows]`, those that GAUC averages over.
-        resampling: Of these rows, usually by the same groups.
     """
-    return _draws(labels, Ranked.of(labels, scores, groups), resampling)
+    _require_rows(labels, resampling)
+    ranked = Ranked.of(labels, scores, groups)
+    positive = (labels[ranked.order] == 1).astype(np.int64)
+    values = np.empty(resampling.draws)
+    for draw, weight in enumerate(resampling.weights(ranked.order)):
+        wins = ranked.add(weight * positive)
+        losses = ranked.add(weight) - wins
+        n_positive, n_negative = ranked.per_group(wins), ranked.per_group(losses)
+        twice_wins = ranked.per_group(wins * (2 * ranked.before(losses) + losses))
+        pairs = n_positive * n_negative
+        rows = np.where(pairs > 0, n_positive + n_negative, 0)
+        total = rows.sum()
+        shares = rows * (twice_wins / (2 * np.maximum(pairs, 1)))
+        values[draw] = shares.sum() / total if total else np.nan
+    return values
 
 
 def log_loss_draws(labels: Labels, probabilities: Floats, resampling: Resampling) -> Floats:
@@ -347,24 +353,6 @@ def common_draw_variance(draws: Floats) -> float:
         raise ValueError(f"{seeds} seeds and {n} draws with a value; both must be at least 2")
     of_mean = float(known.mean(axis=0).var(ddof=1))
     return common_part(of_mean, float(known.var(axis=1, ddof=1).mean()), seeds)
-
-
-def _draws(labels: Labels, ranked: Ranked, resampling: Resampling) -> Floats:
-    """GAUC over the groups of `ranked`, which is the AUC where there is one group."""
-    _require_rows(labels, resampling)
-    positive = (labels[ranked.order] == 1).astype(np.int64)
-    values = np.empty(resampling.draws)
-    for draw, weight in enumerate(resampling.weights(ranked.order)):
-        wins = ranked.add(weight * positive)
-        losses = ranked.add(weight) - wins
-        n_positive, n_negative = ranked.per_group(wins), ranked.per_group(losses)
-        twice_wins = ranked.per_group(wins * (2 * ranked.before(losses) + losses))
-        pairs = n_positive * n_negative
-        rows = np.where(pairs > 0, n_positive + n_negative, 0)
-        total = rows.sum()
-        shares = rows * (twice_wins / (2 * np.maximum(pairs, 1)))
-        values[draw] = shares.sum() / total if total else np.nan
-    return values
 
 
 def _require_rows(values: Labels, resampling: Resampling) -> None:

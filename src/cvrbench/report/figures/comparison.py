@@ -55,26 +55,36 @@ from cvrbench.stats.difference import Estimate, t_interval
 
 def comparison_figure(comparison: Comparison) -> Figure:
     """AUC of every space: a dot per seed, the mean and its interval per strategy."""
-    metrics = comparison.auc_metrics
-    labels = [row_name(variant.label) for variant in comparison.variants]
-    letters = max(len(line) for label in labels for line in label.split("\n"))
-    words_width = max(1.2, 0.08 * letters)  # inches
     with styled():
-        figure = Figure(
-            figsize=(3.1 * len(metrics) + words_width, 0.36 * len(labels) + 2.0),
-            layout="constrained",
-        )
-        axes = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
-        for axis, metric in zip(axes, metrics, strict=True):
+        labels = [variant.label for variant in comparison.variants]
+        figure, axes = _panels(comparison, labels, room=0.8)
+        for axis, metric in zip(axes, comparison.auc_metrics, strict=True):
             _compare(axis, comparison, metric)
-        axes[0].set_yticks(range(len(labels)), labels)
-        axes[0].set_ylim(len(labels) - 0.5, -0.8)  # first on top, with room for a line of text
         seeds = max(len(variant.runs) for variant in comparison.variants)
         words = "one seed: no interval over seeds"
         if seeds > 1:
             words = f"{seeds} seeds: dots are seeds, bars the mean's 95 % interval"
         headline(figure, f"{comparison.name}, test split, {words}")
     return figure
+
+
+def _panels(
+    comparison: Comparison, labels: Sequence[str], room: float
+) -> tuple[Figure, Sequence[Axes]]:
+    """Return a panel per space with a strategy a row, the first on top below some room."""
+    names, metrics = [row_name(label) for label in labels], comparison.auc_metrics
+    letters = max(len(line) for name in names for line in name.split("\n"))
+    width, height = 3.0 * len(metrics) + max(1.2, 0.08 * letters), 0.35 * len(names) + 2.0
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
+    for axis, metric in zip(axes, metrics, strict=True):
+        axis.set_title(heading(comparison.header(metric)))
+        axis.grid(axis="x", color=GRID)
+        axis.set_axisbelow(True)
+        axis.tick_params(axis="y", length=0)
+    axes[0].set_yticks(range(len(names)), names)
+    axes[0].set_ylim(len(names) - 0.5, -room)
+    return figure, axes
 
 
 def _compare(axis: Axes, comparison: Comparison, metric: str) -> None:
@@ -97,18 +107,11 @@ def _compare(axis: Axes, comparison: Comparison, metric: str) -> None:
     if (best := comparison.best_reachable(metric)) is not None:
         axis.axvline(best, color=TRUTH, linewidth=1.2, linestyle="--")
         axis.text(best, -0.6, "best reachable", color=TRUTH, fontsize=7, ha="right", va="center")
-    axis.set_title(heading(comparison.header(metric)))
-    axis.grid(axis="x")
-    axis.set_axisbelow(True)
     axis.margins(x=0.12)
     axis.locator_params(axis="x", nbins=5)
 
 
 # Differences to one row: the forest plot of a meta-analysis
-
-
-ROW = 0.34
-"""Inches for one strategy."""
 
 
 def forest_figure(comparison: Comparison, found: Differences) -> Figure | None:
@@ -123,21 +126,10 @@ def gains_figure(comparison: Comparison, found: Differences, words: str) -> Figu
     if not any(found.verdicts.get(metric) for metric in metrics):
         return None
     labels = [v.label for v in comparison.variants if v.label != found.baseline]
-    names = [row_name(label) for label in labels]
-    wide = max(len(line) for name in names for line in name.split("\n"))
     with styled():
-        figure = Figure(
-            figsize=(2.9 * len(metrics) + 0.07 * wide + 0.6, ROW * len(labels) + 2.0),
-            layout="constrained",
-        )
-        axes = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
+        figure, axes = _panels(comparison, labels, room=0.5)
         for axis, metric in zip(axes, metrics, strict=True):
             _verdicts(axis, [found.of(metric, label) for label in labels], found.margin)
-            axis.set_title(heading(comparison.header(metric)))
-        axes[0].set_yticks(range(len(labels)), names)
-        axes[0].set_ylim(len(labels) - 0.5, -0.5)  # first on top
-        for axis in axes:
-            axis.tick_params(axis="y", length=0)
         figure.legend(
             handles=_legend(found.margin),
             loc="outside lower left",
@@ -162,8 +154,6 @@ def _verdicts(axis: Axes, verdicts: Sequence[Verdict | None], margin: float) -> 
             xerr=verdict.difference.half_width,
             **_point(is_real=verdict.is_real, is_equivalent=verdict.is_equivalent),
         )
-    axis.grid(axis="x", color=GRID)
-    axis.set_axisbelow(True)
     axis.margins(x=0.08)
     axis.locator_params(axis="x", nbins=5)
     axis.tick_params(axis="x", labelsize=8)

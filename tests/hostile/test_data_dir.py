@@ -12,7 +12,7 @@ from cvrbench.config.compose import compose
 from cvrbench.data import archives
 from cvrbench.data.archives import locate
 from cvrbench.data.downloads import Download, Public, fetch
-from cvrbench.data.encode import ScaleCounter
+from cvrbench.data.encode import ScaleCounter, as_text
 from cvrbench.data.registry import ensure
 from cvrbench.data.sources import synthetic, table
 from cvrbench.errors import CvrbenchError, DataError
@@ -148,3 +148,9 @@ def test_a_log_that_cannot_be_drawn_is_told_in_a_sentence(changes, words):
     config = compose(["dataset=synthetic", "dataset.rows=1000"]).config.dataset
     with pytest.raises(DataError, match=words):
         synthetic.load(replace(config, **changes))
+
+
+def test_a_whole_number_that_no_integer_holds_is_an_id_like_any_other():
+    values = pl.Series([1.0, 1e300, None, float("inf")])
+    assert as_text(values).cast(pl.Float64).equals(values)
+    assert as_text(values.head(1)).to_list() == ["1"]

@@ -100,7 +100,7 @@ def as_text(values: pl.Series) -> pl.Series:
     if values.dtype.is_float():
         values = values.fill_nan(None)
         present = values.drop_nulls()
-        if bool((present == present.round(0)).all()) and bool(present.is_finite().all()):
+        if bool(((present == present.round(0)) & (present.abs() < 2.0**63)).all()):
             values = values.cast(pl.Int64)
     text = values.cast(pl.String)
     return text.set(text == "", None)

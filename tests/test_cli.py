@@ -138,16 +138,16 @@ def test_failed_cells_are_listed_last_and_the_others_still_run(cvrbench):
 MISUSES = {
     "model=nsc": "Did you mean 'ncs'",
     "modle=ncs": "Did you mean 'model'",
-    "model.desnity=0.3": "Did you mean 'model.density'",
+    "model.desnity=0.3": "Did you mean 'model.search.density'",
     "trainer.lr=0.1": "Did you mean 'trainer.learning_rate'",
-    "model.density=2": "model.density must be less than or equal to 1; got 2",
+    "model.density=2": "model.search.density must be less than or equal to 1; got 2",
     "seed=one": "seed must be a whole number; got 'one'",
     "+model.x=1": "every key is declared already",
     "seed=0,1": "add -m",
     "ncs": "write key=value",
     "model.n_experts=3": "belongs to model=mmoe; you have model=ncs",
     "dataset=table": "dataset.path",
-    "launcher.together=zero": "launcher.together must be auto or a whole number (at least 1), not",
+    "launcher.together=zero": "launcher.together must be auto or a whole number (at least 1, at",
 }
 
 

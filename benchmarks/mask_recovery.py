@@ -55,9 +55,8 @@ from benchmarks.planted_masks import (
 
 from cvrbench.config.compose import compose
 from cvrbench.config.ncs import readers
-from cvrbench.masks.drawn import random_scores
 from cvrbench.masks.mask_set import MaskSet
-from cvrbench.masks.ranking import keep_best
+from cvrbench.masks.ranking import keep_best, random_scores
 from cvrbench.objectives import build_objective
 from cvrbench.strategies.base import PretrainContext
 from cvrbench.strategies.ncs import NCS, SearchResult

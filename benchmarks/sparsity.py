@@ -32,8 +32,7 @@ from rich.table import Table
 from cvrbench.config.compose import compose
 from cvrbench.data.dataset import Dataset
 from cvrbench.data.registry import ensure
-from cvrbench.masks.drawn import random_scores
-from cvrbench.masks.ranking import keep_best
+from cvrbench.masks.ranking import keep_best, random_scores
 from cvrbench.runs import experiment
 from cvrbench.runs.load import load_trained
 from cvrbench.serving.compaction import Savings, compare

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from cvrbench.errors import RunInterrupted
 from cvrbench.masks.mask_set import MaskSet
-from cvrbench.masks.regrow import regrow, share_at
-from cvrbench.strategies.ncs.dynamic_sparse import DynamicSparse
+from cvrbench.strategies.ncs.dynamic_sparse import DynamicSparse, regrow, share_at
 from cvrbench.training.optimizers import MaskedAdamW, build_optimizers
 from tests.models.conftest_models import build, make_batch, make_schema
 from tests.training.test_fit import Bench

@@ -7,9 +7,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
-from cvrbench.masks.drawn import random_scores, shuffled
 from cvrbench.masks.mask_set import MaskSet
-from cvrbench.masks.ranking import keep_best, keep_rates
+from cvrbench.masks.ranking import keep_best, keep_rates, random_scores, shuffled
 from cvrbench.masks.saliency import GradientSums, agreeing, snip
 
 

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from cvrbench.config.compose import compose
-from cvrbench.masks.drawn import random_scores
-from cvrbench.masks.ranking import keep_best
+from cvrbench.masks.ranking import keep_best, random_scores
 from cvrbench.strategies.ncs import NCS, SingleTaskView
 from cvrbench.training.optimizers import MaskedAdamW, build_optimizers
 from cvrbench.training.step import train_step

@@ -16,8 +16,7 @@ from cvrbench.masks.ranking import keep_best
 from cvrbench.nn import Output
 from cvrbench.strategies import build_strategy
 from cvrbench.strategies.ncs import NCS
-from cvrbench.strategies.ncs.gradients import gradient_sums
-from cvrbench.strategies.ncs.pruning_at_init import curvature_along, grasp, snip, synflow
+from cvrbench.strategies.ncs.by_gradient import curvature_along, gradient_sums, grasp, snip, synflow
 from tests.models.conftest_models import make_batch, make_schema
 
 

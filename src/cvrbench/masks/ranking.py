@@ -3,6 +3,10 @@
 With the absolute weight as score this is magnitude pruning (Han et al. 2015); iterated with
 rewinding it is the search for lottery tickets of Frankle and Carbin (ICLR 2019), and per task the
 mask search of Sun et al. (AAAI 2020) and of NCS (arXiv 2008.09872).
+
+`random_scores` and `shuffled` are controls, which a search must beat before its choice can be
+credited: random scores keep the density alone; a shuffled set has every layer's density and every
+overlap of a found one, but other connections.
 """
 
 from collections.abc import Mapping
@@ -59,3 +63,38 @@ def _top(scores: Tensor, keep: Tensor, density: float) -> Tensor:
     places = torch.arange(keep.shape[1], device=keep.device).expand_as(order)
     rank.scatter_(1, order, places.contiguous())
     return keep & (rank < wanted)
+
+
+def random_scores(like: MaskSet, seed: int, *, identical: bool) -> dict[str, Tensor]:
+    """Scores without meaning, of which the highest are a random choice.
+
+    One draw serves every density, so that sparser masks lie within denser ones, as in pruning.
+
+    Args:
+        like: A set with the wanted layers.
+        seed: Of the draw.
+        identical: One score for all tasks rather than one each.
+
+    Returns:
+        Layer -> `[tasks, ...]`, or `[1, ...]` where identical.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    n = 1 if identical else len(like.tasks)
+    return {
+        name: torch.rand(n, *keep.shape[1:], generator=generator).to(keep.device)
+        for name, keep in like.keep.items()
+    }
+
+
+def shuffled(masks: MaskSet, seed: int) -> MaskSet:
+    """Permute each layer's connections, by one permutation for all tasks.
+
+    Densities, overlaps and private parts of every layer stay exactly what they were.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    permuted = {}
+    for name, keep in masks.keep.items():
+        flat = keep.flatten(1)
+        order = torch.randperm(flat.shape[1], generator=generator).to(keep.device)
+        permuted[name] = flat[:, order].view_as(keep)
+    return MaskSet(masks.tasks, permuted)

@@ -1,9 +1,13 @@
 """Dynamic sparse training of a common trunk: every task's mask changes while all are trained.
 
 Every task starts with a random mask. Now and then its weakest connections make room for others:
-random ones (`set`), or those of largest gradient of its own loss (`rigl`); see `masks.regrow`. The
-weights are common, so that a connection that is new to one task may be in use by another.
+random ones (`set`: Mocanu et al., Nature Communications 2018), or those of largest gradient of its
+own loss (`rigl`: Evci et al., ICML 2020). The weights are common, so that a connection that is new
+to one task may be in use by another.
 """
+
+import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +15,8 @@ from torch import Tensor, nn
 from cvrbench.config.ncs import Regrowing, RiglSearch
 from cvrbench.data.batches import Features
 from cvrbench.errors import RunError
-from cvrbench.masks.drawn import random_scores
-from cvrbench.masks.ranking import keep_best
-from cvrbench.masks.regrow import END, regrow, share_at
+from cvrbench.masks.mask_set import MaskSet
+from cvrbench.masks.ranking import Scope, keep_best, random_scores
 from cvrbench.nn import Output
 from cvrbench.strategies.base import (
     PretrainContext,
@@ -25,6 +28,9 @@ from cvrbench.strategies.base import (
 from cvrbench.strategies.ncs import NCS
 from cvrbench.strategies.ncs.candidates import Candidate
 from cvrbench.system.rng import derive
+
+END = 0.75
+"""Share of the training after which masks change no more (T_end of Evci et al.)."""
 
 
 def dynamic(ncs: NCS, context: PretrainContext, search: Regrowing) -> list[Candidate]:
@@ -119,3 +125,44 @@ class DynamicSparse(SharingStrategy):
         """Where any task uses a parameter, layer -> broadcasts to the parameter."""
         update_mask = self.ncs.update_mask()
         return {name: update_mask[parameter] for name, parameter in self.ncs.masked().items()}
+
+
+def share_at(step: int, steps: int, share: float) -> float:
+    """Share of a task's connections to replace: share / 2 (1 + cos(pi step / T_end)).
+
+    (Evci et al., eq. 1.) It falls to 0 at T_end and stays there.
+
+    Args:
+        step: Steps done.
+        steps: Of the whole training; T_end is `END` of them.
+        share: At first.
+    """
+    progress = step / (END * steps)
+    return share / 2 * (1 + math.cos(math.pi * progress)) if progress < 1 else 0.0
+
+
+def regrow(
+    masks: MaskSet,
+    magnitudes: Mapping[str, Tensor],
+    gains: Mapping[str, Tensor],
+    *,
+    density: float,
+    share: float,
+    scope: Scope,
+) -> MaskSet:
+    """Drop, per task, the kept connections of smallest magnitude, and grow as many.
+
+    What was just dropped may grow again (Evci et al., algorithm 1).
+
+    Args:
+        masks: Those so far, of `density`.
+        magnitudes: Layer -> `[1 or tasks, in, out]`; the smallest go.
+        gains: Layer -> `[tasks, in, out]`; of what is not kept, the largest come.
+        density: Share of all connections that a task keeps, before and after.
+        share: Share of a task's connections that is replaced.
+        scope: Drop and grow over all layers together, or in each as many as it loses.
+    """
+    left = keep_best(magnitudes, masks, density * (1 - share), scope)
+    everything = MaskSet(masks.tasks, {n: torch.ones_like(k) for n, k in masks.keep.items()})
+    first = {name: gains[name].masked_fill(keep, torch.inf) for name, keep in left.keep.items()}
+    return keep_best(first, everything, density, scope)

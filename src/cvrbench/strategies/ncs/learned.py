@@ -6,23 +6,27 @@ minimise sum_t L_t + PRESSURE ( sum_t (density_t - wanted)^2 + (sharing - wanted
 the gates' logits; what is wanted falls from 1 on the way. Kept are the connections whose gates end
 with the highest logits, so that the density is exact and the sharing nearly what was asked for.
 
-The gates: `masks.gates`. Learned with the weights, as in Louizos et al. (ICLR 2018), and per task
-over a common network, as in Piggyback (Mallya et al., ECCV 2018). The budgets are ours.
+A gate has one number, its logit; it is open where that is high:
+
+    straight_through   z = 1 where logit > 0, else 0; dz / dlogit as if z were sigma(logit)
+                       (Bengio et al., arXiv 1308.3432; of weights: Mallya et al., ECCV 2018;
+                       Zhou et al., NeurIPS 2019)
+    hard_concrete      s = sigma((log u - log(1 - u) + logit) / beta), u ~ U(0, 1)
+                       z = min(1, max(0, s (zeta - gamma) + gamma))
+                       P(z != 0) = sigma(logit - beta log(-gamma / zeta))
+                       (Louizos et al., ICLR 2018, eq. 10-12)
+
+Learned with the weights, as in Louizos et al. (ICLR 2018), and per task over a common network, as
+in Piggyback (Mallya et al., ECCV 2018). The budgets are ours.
 """
+
+import math
 
 import torch
 from torch import Tensor, nn
 
 from cvrbench.config.ncs import LearnedSearch
 from cvrbench.data.batches import Features
-from cvrbench.masks.gates import (
-    annealed,
-    expected_density,
-    expected_sharing,
-    hard_concrete,
-    open_probability,
-    straight_through,
-)
 from cvrbench.masks.mask_set import OWNED, MaskSet
 from cvrbench.masks.ranking import keep_best
 from cvrbench.nn import Output
@@ -35,6 +39,8 @@ START = 1.0
 PRESSURE = 20.0
 """Weight of the budgets' squared errors against the losses. Measured: at 1 a short search misses
 its budgets, at 100 all gates move as one and the losses have little to say."""
+BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1
+"""Temperature and stretch of the hard-concrete distribution, those of Louizos et al."""
 ANNEALED = 0.7
 """Share of the search over which the budgets fall from 1; the rest is spent at their ends."""
 
@@ -114,3 +120,52 @@ class Gated(SharingStrategy):
         """Keep count, for the budget."""
         self.n_steps.fill_(step)
         return False
+
+
+def straight_through(logits: Tensor) -> Tensor:
+    """0 or 1 forward, the gradient of a sigmoid backward; same shape."""
+    soft = logits.sigmoid()
+    return (logits > 0).to(soft) + (soft - soft.detach())
+
+
+def hard_concrete(logits: Tensor, uniform: Tensor) -> Tensor:
+    """Draw gates in [0, 1], many of which are exactly 0 or 1; same shape.
+
+    Args:
+        logits: log alpha.
+        uniform: u, drawn from U(0, 1), one per gate.
+    """
+    s = ((uniform.logit() + logits) / BETA).sigmoid()
+    return (s * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
+
+
+def open_probability(logits: Tensor) -> Tensor:
+    """Probability that a hard-concrete gate is not 0; same shape."""
+    return (logits - BETA * math.log(-GAMMA / ZETA)).sigmoid()
+
+
+def expected_density(probabilities: Tensor) -> Tensor:
+    """Share of open gates to be expected per task: `[tasks, connections]` -> `[tasks]`."""
+    return probabilities.mean(dim=1)
+
+
+def expected_sharing(probabilities: Tensor) -> Tensor:
+    """Connections that all tasks keep over those that any keeps, `[tasks, connections]` -> `[]`.
+
+    The ratio of the two expectations; gates are independent of each other.
+    """
+    common = probabilities.prod(dim=0).sum()
+    union = (1 - (1 - probabilities).prod(dim=0)).sum()
+    return common / union.clamp_min(1)
+
+
+def annealed(budget: float, progress: Tensor) -> Tensor:
+    """A budget on its way from 1 to its end, fast at first: b + (1 - b) (1 - p)^3.
+
+    (Of densities: Zhu and Gupta, arXiv 1710.01878, eq. 1.)
+
+    Args:
+        budget: In the end.
+        progress: p, `[]`, from 0; from 1 on it is over.
+    """
+    return budget + (1 - budget) * (1 - progress.clamp(max=1)) ** 3

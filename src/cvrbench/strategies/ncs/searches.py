@@ -26,17 +26,14 @@ from cvrbench.config.ncs import (
     SynflowSearch,
     UnsharedSearch,
 )
-from cvrbench.masks.drawn import shuffled
+from cvrbench.masks.ranking import random_scores, shuffled
 from cvrbench.strategies.base import PretrainContext, Training
 from cvrbench.strategies.ncs import NCS, MaskSearch, SearchResult
-from cvrbench.strategies.ncs.candidates import Candidate, settings_of
+from cvrbench.strategies.ncs.by_gradient import gradient_conflict, grasp, snip, synflow
+from cvrbench.strategies.ncs.candidates import Candidate, choose, ranked, settings_of
 from cvrbench.strategies.ncs.dynamic_sparse import dynamic
-from cvrbench.strategies.ncs.gradient_conflict import gradient_conflict
 from cvrbench.strategies.ncs.imp import imp, one_shot
 from cvrbench.strategies.ncs.learned import learned
-from cvrbench.strategies.ncs.pruning_at_init import grasp, snip, synflow
-from cvrbench.strategies.ncs.random_masks import dense, drawn
-from cvrbench.strategies.ncs.selection import choose
 from cvrbench.system.rng import derive
 
 
@@ -88,3 +85,18 @@ def _find(search: Finder, ncs: NCS, context: PretrainContext) -> list[Candidate]
             return dense(ncs)
         case _:
             assert_never(search)
+
+
+def drawn(
+    ncs: NCS, context: PretrainContext, search: RandomSearch | IdenticalSearch
+) -> list[Candidate]:
+    """Draw masks of every density: one per task, or one for all."""
+    identical = isinstance(search, IdenticalSearch)
+    seed = derive(context.seed, "masks", "identical" if identical else "random")
+    scores = random_scores(ncs.masks, seed, identical=identical)
+    return ranked(scores, ncs.masks, search)
+
+
+def dense(ncs: NCS) -> list[Candidate]:
+    """Keep everything: shared-bottom under another name."""
+    return [Candidate(density=1.0, masks=ncs.masks)]

@@ -1,17 +1,67 @@
-"""Pruning at initialisation, per task: connections are ranked before any training."""
+"""Searches that rank connections by the tasks' gradients, before any training or after one.
+
+`snip`, `grasp` and `synflow` prune at initialisation; `gradient_conflict` trains the dense trunk
+first, and shares where the tasks' gradients agree, parts where they fight.
+"""
 
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from cvrbench.config.ncs import GraspSearch, SnipSearch, SynflowSearch
+from cvrbench.config.ncs import GradientConflictSearch, GraspSearch, SnipSearch, SynflowSearch
 from cvrbench.masks import saliency
 from cvrbench.masks.ranking import keep_best, keep_rates
-from cvrbench.strategies.base import PretrainContext
+from cvrbench.masks.saliency import GradientSums, agreeing
+from cvrbench.strategies.base import PretrainContext, Training
 from cvrbench.strategies.ncs import NCS
-from cvrbench.strategies.ncs.candidates import Candidate, ranked, schedule
-from cvrbench.strategies.ncs.gradients import gradient_sums
+from cvrbench.strategies.ncs.candidates import Candidate, ranked, schedule, settings_of
+
+
+def gradient_sums(ncs: NCS, context: PretrainContext, n_batches: int) -> GradientSums:
+    """Sum g_t, abs(theta * g_t) and g_t * g_u over batches, in evaluation mode.
+
+    A task's path has masked weights of its own, `theta * M_t`, so that one backward pass gives
+    every task's gradient.
+    """
+    was_training = ncs.training
+    ncs.eval()
+    leaves = {n: w.detach().clone().requires_grad_() for n, w in ncs.effective().items()}
+    total = {n: torch.zeros_like(w, requires_grad=False) for n, w in leaves.items()}
+    need = {n: torch.zeros_like(w, requires_grad=False) for n, w in leaves.items()}
+    products = {n: w.new_zeros(len(w), *w.shape) for n, w in leaves.items()}
+    for batch in context.batches(n_batches):
+        loss = context.losses(ncs.through(batch.features, leaves), batch).sum()
+        gradients = torch.autograd.grad(loss, list(leaves.values()))
+        for (name, weight), gradient in zip(leaves.items(), gradients, strict=True):
+            g: Tensor = gradient.detach()
+            total[name] += g
+            need[name] += (weight.detach() * g).abs()
+            products[name] += g[:, None] * g[None, :]
+    ncs.train(was_training)
+    return GradientSums(products=products, need=need, total=total)
+
+
+def gradient_conflict(
+    ncs: NCS, context: PretrainContext, search: GradientConflictSearch
+) -> list[Candidate]:
+    """Train the dense trunk on all tasks, then let their gradients say who keeps what.
+
+    Every connection goes to the task that needs it most and to those whose gradients agree with
+    that task's; then each task keeps, down to the density, what it needs most of its own.
+    """
+    context.train(
+        Training(
+            ncs,
+            label="search all tasks",
+            epochs=search.epochs,
+            per_task=True,
+            depends=settings_of(ncs),
+        )
+    )
+    sums = gradient_sums(ncs, context, search.probe_batches)
+    return ranked(sums.need, agreeing(sums, ncs.masks), search)
+
 
 SYNFLOW_ROUNDS = 100
 """Rounds of pruning by synaptic flow down to the last density (Tanaka et al. 2020, algorithm 1)."""

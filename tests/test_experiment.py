@@ -151,7 +151,12 @@ def interrupt_at(stage: str):
         ("search ctr cvr 3/4", ("model.search=imp", "model.early_bird=0.5")),
         (
             "choose density 0.67",
-            ("model.choice=joint", "model.search=random", "model.density=0.2"),
+            (
+                "model.search=random",
+                "model.rounds=4",
+                "model.choice=joint",
+                "model.search.epochs=2",
+            ),
         ),
         ("warm-up", ("model.warmup_epochs=0.5", "model.search=snip")),
         ("search all tasks", ("model.search=gradient_conflict", "model.rewind=false")),

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cvrbench.config.compose import compose
+from cvrbench.config.ncs import readers
 from cvrbench.errors import RunInterrupted
 from cvrbench.runs import experiment
 from cvrbench.runs.record import RunRecord
@@ -39,7 +40,8 @@ def cells(quick, tmp_path: Path, name: str, *overrides: str):
     ],
 )
 def test_a_run_with_lent_trainings_ends_as_one_without(quick, tmp_path, search, warmup):
-    model = [f"model.search={search}", f"model.warmup_epochs={warmup}", "model.early_bird=null"]
+    model = [f"model.search={search}", f"model.warmup_epochs={warmup}"]
+    model += ["model.search.early_bird=null"] if search in readers("model.early_bird") else []
     first = [*model, "model.dropout=0.2", "model.density=0.5"]
     second = [*model, "model.dropout=0.2", "model.density=0.1"]
     searches = tmp_path / "searches"

@@ -145,7 +145,7 @@ def test_a_mask_that_settles_ends_its_own_search_alone(lab, tmp_path):
         found = []
         for job in one.jobs(folder):
             ncs = job.network.untied()
-            watched = EarlyBird(ncs, ncs, None, 0.5, one.config.model)
+            watched = EarlyBird(ncs, ncs, None, 0.5, one.config.model.search)
             found.append(job._replace(network=watched))
         return found
 

@@ -24,6 +24,7 @@ class PretrainContext(Bench):
     """Makes the same jobs again and again, on the small planted log."""
 
     def job(self, seed, folder, *, change=lambda _: None, stop_after=None, **trainer):
+        folder.mkdir(exist_ok=True)
         torch.manual_seed(seed)
         network = build_network(self.config, self.schema)
         change(network)

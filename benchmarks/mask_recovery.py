@@ -54,7 +54,7 @@ from benchmarks.planted_masks import (
 )
 
 from cvrbench.config.compose import compose
-from cvrbench.config.ncs import readers
+from cvrbench.config.ncs import Untrained, readers, search_kinds
 from cvrbench.masks.mask_set import MaskSet
 from cvrbench.masks.ranking import keep_best, random_scores
 from cvrbench.objectives import build_objective
@@ -137,6 +137,8 @@ def measure(planted: Planted, search: str, overrides: Sequence[str] = COMMON) ->
     last = {override.split("=")[0]: override for override in [*planted.overrides, *asked]}
     kind = last.get("model.search", "=gradient_conflict").partition("=")[2]
     read = [text for key, text in last.items() if kind in readers(key) or not readers(key)]
+    if issubclass(search_kinds()[kind], Untrained):  # nothing is chosen, so nothing is trained
+        read = [text for text in read if not text.startswith("model.search.epochs=")]
     config = compose(read).config
     clock = time.monotonic()
     with (

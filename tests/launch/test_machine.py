@@ -109,7 +109,7 @@ def test_files_that_say_nothing_are_no_limit(tree, text):
 @pytest.mark.parametrize(("kind", "option"), [("AS", "ulimit -v"), ("DATA", "ulimit -d")])
 def test_a_limit_of_the_shell_is_what_the_system_then_enforces(kind, option):
     code = (
-        "from cvrbench import machine\n"
+        "from cvrbench.system import machine\n"
         "free = machine.available_memory()\n"
         "kept = bytearray(int(free.n_bytes * 0.9))\n"
         "try:\n"

@@ -14,12 +14,20 @@ from cvrbench.config.schema import Config
 from cvrbench.data.batches import SplitTensors
 from cvrbench.data.schema import Categorical, Numeric, Schema, Task
 from cvrbench.errors import RunInterrupted
-from cvrbench.masks import gates
 from cvrbench.objectives import build_objective
 from cvrbench.strategies import build_network
 from cvrbench.strategies.base import Training
 from cvrbench.strategies.ncs import NCS
-from cvrbench.strategies.ncs.learned import Gated, learned
+from cvrbench.strategies.ncs.learned import (
+    Gated,
+    annealed,
+    expected_density,
+    expected_sharing,
+    hard_concrete,
+    learned,
+    open_probability,
+    straight_through,
+)
 from cvrbench.training.checkpoint import StageFiles
 from cvrbench.training.evaluator import Predictions
 from cvrbench.training.loop import Callbacks, FitResult, TrainingJob, count_steps, fit
@@ -39,11 +47,11 @@ def test_a_hard_concrete_gate_is_open_as_often_as_its_logistic_says() -> None:
     """Scipy's logistic distribution, and counting."""
     edge = torch.tensor(0.1 / 1.2, dtype=torch.double).logit()  # where stretched s crosses 0
     expected = logistic.sf((2 / 3 * edge - LOGITS).numpy())
-    torch.testing.assert_close(gates.open_probability(LOGITS), torch.from_numpy(expected))
+    torch.testing.assert_close(open_probability(LOGITS), torch.from_numpy(expected))
     n = 40_000
-    drawn = gates.hard_concrete(LOGITS.expand(n, -1), uniform(n)[:, None])
+    drawn = hard_concrete(LOGITS.expand(n, -1), uniform(n)[:, None])
     counted = (drawn > 0).double().mean(0)
-    assert ((counted - gates.open_probability(LOGITS)).abs() < 5 * 0.5 / n**0.5).all()
+    assert ((counted - open_probability(LOGITS)).abs() < 5 * 0.5 / n**0.5).all()
 
 
 def test_hard_concrete_gates_are_a_stretched_and_clipped_relaxed_bernoulli() -> None:
@@ -53,7 +61,7 @@ def test_hard_concrete_gates_are_a_stretched_and_clipped_relaxed_bernoulli() -> 
     theirs = torch.distributions.RelaxedBernoulli(torch.tensor(2 / 3), logits=LOGITS.float())
     expected = (theirs.sample((n,)) * 1.2 - 0.1).clamp(0, 1).sort(0).values.double()
     grid = (torch.arange(n, dtype=torch.double) + 0.5) / n
-    got = gates.hard_concrete(LOGITS.expand(n, -1), grid[:, None])
+    got = hard_concrete(LOGITS.expand(n, -1), grid[:, None])
     assert (got - expected).abs().mean() < 0.01
     assert (got == 0).any()
     assert (got == 1).any()
@@ -61,7 +69,7 @@ def test_hard_concrete_gates_are_a_stretched_and_clipped_relaxed_bernoulli() -> 
 
 def test_straight_through_is_a_step_with_the_slope_of_a_sigmoid() -> None:
     logits, other = LOGITS.clone().requires_grad_(), LOGITS.clone().requires_grad_()
-    found = gates.straight_through(logits)
+    found = straight_through(logits)
     assert found.tolist() == [0, 0, 0, 1, 1]
     weights = torch.arange(5.0).double()
     (found * weights).sum().backward()
@@ -74,15 +82,13 @@ def test_expected_density_and_sharing_are_what_independent_gates_show(n_tasks: i
     probabilities = uniform(n_tasks * 500).view(n_tasks, 500)
     draws = uniform(400 * n_tasks * 500, seed=1).view(400, n_tasks, 500) < probabilities
     density = draws.double().mean((0, 2))
-    torch.testing.assert_close(gates.expected_density(probabilities), density, atol=0.01, rtol=0)
+    torch.testing.assert_close(expected_density(probabilities), density, atol=0.01, rtol=0)
     sharing = draws.all(1).sum() / draws.any(1).sum()
-    torch.testing.assert_close(
-        gates.expected_sharing(probabilities), sharing.double(), atol=0.01, rtol=0
-    )
+    torch.testing.assert_close(expected_sharing(probabilities), sharing.double(), atol=0.01, rtol=0)
 
 
 def test_the_wanted_density_falls_from_1_to_the_last_one() -> None:
-    wanted = [float(gates.annealed(0.2, torch.tensor(p))) for p in (0.0, 0.25, 0.5, 1.0, 3.0)]
+    wanted = [float(annealed(0.2, torch.tensor(p))) for p in (0.0, 0.25, 0.5, 1.0, 3.0)]
     assert wanted == pytest.approx([1.0, 0.2 + 0.8 * 27 / 64, 0.3, 0.2, 0.2])
 
 
@@ -177,12 +183,12 @@ def test_budgets_are_kept_before_anything_is_cut(tmp_path, gate, sharing) -> Non
     network = Gated(toy.ncs, toy.config.model.search, steps=toy.steps(10))
     with torch.no_grad():
         opens = torch.cat([p.flatten(1) for p in network.open().values()], dim=1)
-    assert (gates.expected_density(opens) > 0.9).all()
+    assert (expected_density(opens) > 0.9).all()
     toy.train(Training(network, label="search", epochs=10, per_task=True))
     with torch.no_grad():
         opens = torch.cat([p.flatten(1) for p in network.open().values()], dim=1)
-    assert gates.expected_density(opens).tolist() == pytest.approx([0.2, 0.2], abs=0.05)
-    assert float(gates.expected_sharing(opens)) == pytest.approx(sharing, abs=0.05)
+    assert expected_density(opens).tolist() == pytest.approx([0.2, 0.2], abs=0.05)
+    assert float(expected_sharing(opens)) == pytest.approx(sharing, abs=0.05)
     assert float(network.cut().overlap()[0, 1]) == pytest.approx(sharing, abs=0.15)
 
 

@@ -55,7 +55,7 @@ def test_a_runs_figures_can_be_drawn(n_tasks, tmp_path):
 @pytest.mark.parametrize("n_tasks", [1, 2, 3])
 def test_variants_are_rows(n_tasks, tmp_path):
     records = [masked_record(n_tasks, seed=seed) for seed in range(3)]
-    config = {"model": {"kind": "ncs", "choice": "joint"}, "seed": 0}
+    config = {"model": {"kind": "ncs", "search": {"kind": "imp", "choice": "joint"}}, "seed": 0}
     records.append(replace(masked_record(n_tasks), run_id="other", config=config))
     (comparison,) = compare(records)
     figure = masks_figure(comparison)

@@ -90,7 +90,7 @@ def test_a_sweep_tunes_on_validation_and_tests_the_best_on_fresh_seeds(cvrbench,
     assert summary.chosen["trial"] == best.number
     for run in summary.chosen["runs"]:
         config = next(r for r in store.records() if r.run_id == run).config
-        assert config["model"]["density"] == best.params["model.density"]
+        assert config["model"]["search"]["density"] == best.params["model.density"]
     for trial in summary.trials:  # its value is its runs' on validation
         (record,) = [r for r in store.records() if r.run_id in trial.runs]
         assert trial.values == (record.metrics["valid"]["cvr_auc"],)

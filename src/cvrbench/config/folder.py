@@ -86,10 +86,12 @@ def _words(conf: Path, incomplete: str) -> Iterator[str]:
     for group, options in groups(conf).items():
         yield from (f"{group}={option}" for option in options)
         if incomplete.startswith(f"{group}."):
-            seen: set[str] = set()
-            for option in options:
-                for key, value in _lines(conf / group / f"{option}.yaml"):
-                    if key not in seen and key != "kind":
+            nested = sorted((conf / group).glob("*/*.yaml"))  # options of a key, as model.search
+            yield from (f"{group}.{file.parent.name}={file.stem}" for file in nested)
+            seen = {"kind", *(file.parent.name for file in nested)}
+            for file in (*(conf / group / f"{option}.yaml" for option in options), *nested):
+                for key, value in _lines(file):
+                    if key not in seen:
                         seen.add(key)
                         yield f"{group}.{key}={value}"
     yield from (f"{k}={v}" for k, v in _lines(conf / "config.yaml") if k != "defaults")

@@ -244,7 +244,7 @@ class _Transfer:
     def _check_folder(self) -> None:
         """Write to no place that the user did not name, and to nothing but files."""
         folder = self.target.parent
-        make_folder(folder, within=folder.parent.parent)
+        make_folder(folder, within=folder.parent.parent, key="data_dir")
         for file in (self.target, self.part, self.version):
             check_no_links(file, within=folder)
             if file.exists():

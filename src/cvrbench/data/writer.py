@@ -49,7 +49,7 @@ def staging(target: Path) -> Iterator[Path]:
     work = prepared / f"{PREFIX}{target.name}"
     lock = prepared / LOCKS / target.name
     try:
-        make_folder(lock.parent, within=prepared.parent)
+        make_folder(lock.parent, within=prepared.parent, key="data_dir")
         check_no_links(lock, within=prepared)
         with FileLock(lock):
             remove(work, within=prepared)

@@ -115,14 +115,14 @@ def _checksum(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
-def make_folder(path: Path, *, within: Path) -> Path:
+def make_folder(path: Path, *, within: Path, key: str = "results_dir") -> Path:
     """Create a folder, and those around it, inside a folder that the user named.
 
     Raises:
         StoreError: `path`, or a folder between it and `within`, is a link or cannot be made.
     """
     check_no_links(path, within=within)
-    with explain_write(path):
+    with explain_write(path, key):
         path.mkdir(parents=True, exist_ok=True)
     return path
 
@@ -245,8 +245,8 @@ def _forget_dead(path: Path) -> None:
 
 
 @contextmanager
-def explain_write(path: Path) -> Iterator[None]:
-    """Turn a failed write into a `StoreError` that says where and why."""
+def explain_write(path: Path, key: str = "results_dir") -> Iterator[None]:
+    """Turn a failed write into a `StoreError` that says where, why, and which key names another."""
     try:
         yield
     except Exception as error:
@@ -259,7 +259,7 @@ def explain_write(path: Path) -> Iterator[None]:
             ) from None
         why = str(error) if number is None else os.strerror(number)
         raise StoreError(
-            f"cannot write {path}: {why}; set results_dir=... to a folder that is writable"
+            f"cannot write {path}: {why}; set {key}=... to a folder that is writable"
         ) from None
 
 

@@ -16,7 +16,7 @@ from cvrbench.cli.console import (
     working,
     write,
 )
-from cvrbench.cli.options import AsJson, Overrides
+from cvrbench.cli.options import AsJson, DataDir, Overrides
 from cvrbench.config.folder import datasets
 from cvrbench.errors import ConfigError
 
@@ -62,7 +62,7 @@ def list_datasets(overrides: Overrides = None, as_json: AsJson = False) -> None:
 @app.command()
 def fetch(
     name: Name,
-    data_dir: Annotated[Path, typer.Option(help="Folder of datasets")] = Path("datasets"),
+    data_dir: DataDir = Path("datasets"),
     as_json: AsJson = False,
 ) -> None:
     """Download a public dataset, or say what to download where a login is needed."""

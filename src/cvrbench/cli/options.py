@@ -31,7 +31,17 @@ Own = Annotated[
     ),
 ]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or a part of its name")]
-ResultsDir = Annotated[Path, typer.Option(help="Folder of results")]
+
+
+def _folder(text: str) -> Path:
+    """Return the folder that an option names; an empty text is a slip, not the current folder."""
+    if not text:
+        raise typer.BadParameter("the folder has no name; write . for the current one")
+    return Path(text)
+
+
+ResultsDir = Annotated[Path, typer.Option(help="Folder of results", parser=_folder, metavar="PATH")]
+DataDir = Annotated[Path, typer.Option(help="Folder of datasets", parser=_folder, metavar="PATH")]
 RESULTS = Path("results")
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be run, and stop")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line")]

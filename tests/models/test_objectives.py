@@ -78,6 +78,13 @@ def test_joint_probability_is_the_product(
     np.testing.assert_allclose(probabilities.joint[:, 0].numpy(), p[:, 0], rtol=1e-12)
 
 
+def test_a_conversion_without_a_click_is_no_ctcvr_in_exposure_space() -> None:
+    logits, labels = torch.randn(3, 2), torch.tensor([[0.0, 1.0], [1.0, 1.0], [0.0, 0.0]])
+    got = objective("exposure_space").losses(output(logits), rows_of(labels))
+    expected = log_loss([0, 1, 0], sigmoid(logits)[:, 1], labels=[0, 1])
+    assert got[1].item() == pytest.approx(expected, abs=1e-6)
+
+
 def test_exposure_space_gives_cvr_as_a_quotient(case: tuple[torch.Tensor, torch.Tensor]) -> None:
     probabilities = objective("exposure_space").predictions(output(case[0]))
     p = sigmoid(case[0])

@@ -1,8 +1,9 @@
-"""Every label on all exposures: the setting of the MMoE and AITM papers.
+"""Click and conversion on all exposures: the setting of the MMoE and AITM papers.
 
-    L_ctr = mean of BCE(y, s(a)),    L_ctcvr = mean of BCE(z, s(b)),    both on all exposures
+    L_ctr = mean of BCE(y, s(a)),    L_ctcvr = mean of BCE(y z, s(b)),    both on all exposures
 
-The second logit is then that of CTCVR, and CVR follows as the quotient.
+The second logit is then that of CTCVR, and CVR follows as the quotient. A conversion without a
+click, which the papers' data do not have, is none of CTCVR (`unclicked_conversions=keep`).
 """
 
 import torch
@@ -19,11 +20,12 @@ from cvrbench.objectives.base import (
 
 
 class ExposureSpace(Objective):
-    """Each task learns its label on all exposures; its logit is of the joint probability."""
+    """Each task learns the product of the labels along its chain on all exposures."""
 
     def losses(self, output: Output, batch: Batch) -> Tensor:
         """Return each task's mean loss over all exposures, `[..., tasks]`."""
-        return mean_over_rows(binary_cross_entropy(output.logits, batch.labels), batch.weights)
+        loss = binary_cross_entropy(output.logits, self.joint_labels(batch.labels))
+        return mean_over_rows(loss, batch.weights)
 
     def predictions(self, output: Output) -> Predictions:
         """Return joint probabilities as predicted, conditional ones as quotients of at most 1."""

@@ -334,7 +334,8 @@ def log_loss_draws(labels: Labels, probabilities: Floats, resampling: Resampling
     """
     losses = log_losses(labels, probabilities)
     _require_rows(losses, resampling)
-    return np.array([weight @ losses / weight.sum() for weight in resampling.weights()])
+    # Not by BLAS, whose last bits depend on the number of its threads.
+    return np.array([(weight * losses).sum() / weight.sum() for weight in resampling.weights()])
 
 
 def common_draw_variance(draws: Floats) -> float:

@@ -74,7 +74,7 @@ def two_sided(
     """
     law = _Law(np.array([estimated / (estimated + known)]), freedom, known_freedom)
     scaled = x / math.sqrt(estimated + known) * law.precisions
-    return float((2 * ndtr(-scaled) @ law.weights)[0])
+    return float(_mean(2 * ndtr(-scaled), law.weights)[0])
 
 
 def reach(
@@ -142,6 +142,15 @@ class _Law:
         """One over the deviation of each law, `[n, k]`."""
 
 
+def _mean(values: Floats, weights: Floats) -> Floats:
+    """Return the weighted sums of `[n, k]` over the last axis, `[n]`, with equal last bits.
+
+    A product by BLAS would round as many ways as it has threads.
+    """
+    sums: Floats = (values * weights).sum(axis=-1)
+    return sums
+
+
 def _solved(level: float, law: _Law) -> Floats:
     """Return the standard errors that are exceeded with a chance of `level`, `[n]`.
 
@@ -153,8 +162,9 @@ def _solved(level: float, law: _Law) -> Floats:
     x: Floats = np.sqrt((1 - law.share) * known + law.share * estimated)
     for _ in range(STEPS):
         scaled = x[:, None] * precisions
-        p = 2 * ndtr(-scaled) @ weights
-        slope = -2 / math.sqrt(2 * math.pi) * (scaled * np.exp(-(scaled**2) / 2)) @ weights
+        p = _mean(2 * ndtr(-scaled), weights)
+        density = scaled * np.exp(-(scaled**2) / 2)
+        slope = -2 / math.sqrt(2 * math.pi) * _mean(density, weights)
         step = (math.log(level) - np.log(p)) * p / slope
         x = x * np.exp(step)
         if np.max(np.abs(step)) < 1e-12:

@@ -63,7 +63,8 @@ class _Design(NamedTuple):
     def power(self, size: float) -> Floats:
         """Return the chances to find a true difference of this size, `[m]`."""
         above, below = (size - self.reach) / self.error, (-size - self.reach) / self.error
-        found: Floats = self.weights @ (ndtr(above) + ndtr(below))
+        chances = ndtr(above) + ndtr(below)  # [k, m]
+        found: Floats = (self.weights[:, None] * chances).sum(axis=0)
         return found
 
 

@@ -266,3 +266,72 @@ def test_a_yaml_that_multiplies_by_aliases_is_refused_at_once(tmp_path, monkeypa
     (conf / "experiment" / "bomb.yaml").write_text("#" * 2**21)
     with pytest.raises(ConfigError, match=r"bomb\.yaml cannot be read: it has 2,097,152 bytes"):
         compose([])
+
+
+FLAT = {
+    "kind": "ncs", "embedding_dim": 16, "hidden": [128, 64], "tower": [32], "dropout": 0.1,
+    "masked": ["trunk"], "search": "gradient_conflict", "base": None, "density": 0.2, "rate": None,
+    "rounds": 4, "scope": "global", "warmup_epochs": 0, "search_epochs": 2, "together": True,
+    "early_bird": 0.01, "choice": "last", "take": None, "scored": "under", "rewind": True,
+    "step": "joint", "masked_step": "strict", "probe_batches": 32,
+    "relaxation": "straight_through", "gate_rate": 100, "sharing": None, "regrow_every": 10,
+    "regrow_share": 0.3,
+}  # fmt: skip
+"""A saved `model=ncs` of before each search had keys of its own."""
+COMPARED = ("model.search.rounds=4", "model.search.epochs=2")
+
+
+@pytest.mark.parametrize(
+    ("flat", "words"),
+    [
+        ({}, ()),
+        ({"gate_rate": 7}, ()),  # had no effect
+        ({"search": "imp"}, ("model.search=imp",)),
+        ({"search": "imp", "choice": "joint"}, ("model.search=imp", "model.search.choice=joint")),
+        (
+            {"search": "imp", "choice": "validation", "scored": "before"},
+            ("model.search=imp", "model.search.choice=validation_before"),
+        ),
+        ({"search": "imp", "take": 2}, ("model.search=imp", "model.search.choice=2")),
+        ({"search": "imp", "take": 4}, ("model.search=imp",)),
+        ({"search": "one_shot", "choice": "validation"}, ("model.search=one_shot",)),
+        ({"search": "random", "take": 2, "density": 0.04}, ("model.search=random",)),
+        (
+            {"search": "snip", "choice": "validation"},
+            ("model.search=snip", *COMPARED, "model.search.choice=validation"),
+        ),
+        ({"search": "rigl", "rewind": False}, ("model.search=rigl", "model.search.rewind=false")),
+        (
+            {"search": "random", "rate": 0.5, "rounds": 1},
+            ("model.search=random", "model.density=.5"),
+        ),
+        ({"search": "shuffled"}, ("model.search=shuffled",)),
+        (
+            {"search": "unshared", "base": "random", "density": 0.1},
+            ("model.search=unshared", "model.search.base=random", "model.density=0.1"),
+        ),
+        ({"search": "dense", "density": 0.9}, ("model.search=dense",)),
+        ({"step": "joint", "masked_step": "legacy"}, ()),
+    ],
+    ids=str,
+)
+def test_a_search_saved_with_flat_keys_means_what_it_did(flat, words):
+    saved = config_to_dict(compose(["model=ncs"]).config)
+    now = compose(["model=ncs", *words]).config
+    found = config_from_saved({**saved, "model": {**FLAT, **flat}}).model
+    if flat.get("search") == "random":  # a power of the density, to float precision
+        density = now.model.search.density
+        assert found.search.density == pytest.approx(density)
+        found = replace(found, search=replace(found.search, density=density))
+    assert found == now.model
+
+
+def test_two_spellings_of_one_search_are_one_configuration():
+    short = compose(["model=ncs", "model.density=0.1", "model.search=imp", "model.take=2"]).config
+    long = compose(
+        ["model=ncs", "model.search.choice=2", "model.search.density=0.1", "model.search.kind=imp"]
+    ).config
+    assert short == long
+    assert short.model.masked == ("trunk",)
+    parts = compose(["model=ncs", "model.search=imp", "model.masked=[towers,trunk]"]).config
+    assert parts.model.masked == ("trunk", "towers")

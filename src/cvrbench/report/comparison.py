@@ -284,6 +284,8 @@ def _label(cell: _Cell, rows: Sequence[Mapping[str, str]]) -> str:
     A key of a mask search sets it apart from rows of the same search, which have the key as well.
     """
     own, usual = cell.settings, _usual(rows)
+    if len({row.get(SEARCH) for row in rows}) > 1:  # a row without its search reads as the default
+        usual[SEARCH] = None
     same = [row for row in rows if all(row.get(k) == own.get(k) for k in (SEARCH, BASE))]
     usual_in_search = _usual(same)
     words = (

@@ -69,7 +69,7 @@ SHAPES: dict[str, tuple[str, ...]] = {
     ),
 }
 QUICK = ("small", "table", "batch_ple")
-PREPARE = "from cvrbench import planning as p; p.check_plan(plan)"
+PREPARE = "from cvrbench.runs import planning as p; p.check_plan(plan)"
 ESTIMATE = """
 import psutil, torch
 from pathlib import Path

@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 
@@ -44,7 +45,8 @@ CPU = torch.device("cpu")
 def write_store(folder: Path, n_chunks: int) -> Path:
     """Write a dataset whose training split has `n_chunks` times 2**18 rows, the others one."""
     rng = np.random.default_rng(0)
-    schema = schema_of(ALICCP_SIZES)
+    rows = {"train": n_chunks * CHUNK_ROWS, **dict.fromkeys(SPLITS[1:], 1)}
+    schema = replace(schema_of(ALICCP_SIZES), rows=rows)
     skewed = rng.random((len(ALICCP_SIZES), CHUNK_ROWS)) ** ZIPF_POWER
     ids = (skewed * np.array(ALICCP_SIZES)[:, None]).astype(np.int32)
     with StoreWriter(folder) as writer:

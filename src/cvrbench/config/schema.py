@@ -63,7 +63,7 @@ class EntireSpaceConfig(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class ExposureSpaceConfig(Options):
-    """Each task learns its label on all exposures."""
+    """Each task learns the product of the labels along its chain on all exposures."""
 
     kind: Literal["exposure_space"]
 

@@ -1,5 +1,6 @@
 """What is observed of sharing during a training, and that observing changes nothing."""
 
+import dataclasses
 import functools
 from pathlib import Path
 
@@ -23,8 +24,6 @@ from tests.models.conftest_models import (
 )
 from tests.models.conftest_models import build as build_tiny
 
-APART = objective_of("exposure_space", make_schema())
-"""Both tasks learn from all rows, so that two tasks can be made equal or opposite."""
 CPU = torch.device("cpu")
 build = functools.partial(build_tiny, hidden=(24, 16), tower=(12,))
 """Wide enough that no task's tower is dead from the start."""
@@ -36,6 +35,15 @@ def halves(schema, rows=64, seed=0, labels=None) -> tuple[Batch, Batch]:
     if labels is not None:
         found = [Batch(b.features, torch.stack(labels(b.labels[:, 0]), dim=1)) for b in found]
     return found[0], found[1]
+
+
+def parallel(schema):
+    """The schema with no task below another, so that two tasks can be made equal or opposite."""
+    roots = tuple(dataclasses.replace(t, parent=None, joint=None) for t in schema.tasks)
+    return dataclasses.replace(schema, tasks=roots)
+
+
+APART = objective_of("exposure_space", parallel(make_schema()))
 
 
 def cosines(network, both, objective=APART):
@@ -59,7 +67,7 @@ def test_layers_have_readable_names():
 
 @pytest.mark.parametrize("kind", ["shared_bottom", "ncs"])
 def test_equal_tasks_agree_and_opposite_ones_conflict(kind):
-    schema = make_schema()
+    schema = parallel(make_schema())
     network = symmetric(build(kind, schema))
     same, _ = cosines(network, halves(schema, labels=lambda y: [y, y]))
     assert {"embedding", "trunk_0", "trunk_1", "trunk_0_bias"} <= set(same)
@@ -170,7 +178,7 @@ def test_a_huge_table_is_never_filled():
     schema = make_schema()
     network = build("shared_bottom", schema)
     network.encoder.sparse = False  # as the dense optimiser has it
-    vast = torch.empty(1, 4).expand(10**9, 4)  # memory for one row
+    vast = torch.full((1, 4), 0.1).expand(10**9, 4)  # memory for one row
     with torch.no_grad():
         network.encoder.table = torch.nn.Parameter(vast)
     probe = Probe(halves=halves(schema), objective=APART, tasks=("ctr", "cvr"))

@@ -18,7 +18,12 @@ PAGES = {
     "python": (
         "Python: run, compose and read results",
         "What `import cvrbench` offers, the record of a run, and the errors.",
-        ("cvrbench", "cvrbench.runs.record.RunRecord", "cvrbench.errors"),
+        (
+            "cvrbench",
+            "cvrbench.report.results.Results",
+            "cvrbench.runs.record.RunRecord",
+            "cvrbench.errors",
+        ),
     ),
     "strategies": (
         "Parts of a strategy",

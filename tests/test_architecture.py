@@ -61,7 +61,7 @@ HOMES = {
     "hydra": "config",
     "jinja2": "report.page",
     "markupsafe": "report.page",
-    "matplotlib": "report.figures",
+    "matplotlib": "report.figures report.results",
     "mlflow": "tracking.sinks",
     "omegaconf": "config",
     "onnx": "serving.export",

@@ -145,7 +145,7 @@ def test_results_for_notebooks_warn_of_what_they_leave_out(store):
     (store.runs / "half").mkdir()
     (store.runs / "half" / "record.json").write_text("{")
     with pytest.warns(UserWarning, match=r"left out: .*half.*cannot be read"):
-        assert cvrbench.results(store.runs.parent) == [RECORD]
+        assert list(cvrbench.results(store.runs.parent)) == [RECORD]
 
 
 def test_a_run_is_found_by_a_part_that_fits_only_one(store):

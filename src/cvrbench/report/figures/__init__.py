@@ -1,4 +1,4 @@
-"""Figures, and how to read each in one sentence; only this package imports matplotlib."""
+"""Figures, and how to read each in one sentence; only this package loads matplotlib."""
 
 COMPARED = {
     "comparison": (

@@ -139,7 +139,7 @@ def _plan(words: list[str]) -> Figure:
     few = product(words)[:: max(len(cells) // 15, 1)]
     begun = time.process_time()
     for cell in few:
-        with initialize_config_dir(str(find_conf()), version_base="1.3"):
+        with initialize_config_dir(str(find_conf().main.parent), version_base="1.3"):
             hydra_compose("config", cell)
     theirs = (time.process_time() - begun) / len(few)
     return Figure(

@@ -15,6 +15,7 @@ from hypothesis import settings
 from cvrbench.cli.app import main
 from cvrbench.config import compose as composing
 from cvrbench.config.compose import Composed, Nodes, compose
+from cvrbench.config.folder import Conf
 from cvrbench.data.registry import ensure
 
 # No window opens, whatever the machine has.
@@ -32,7 +33,7 @@ settings.load_profile("cvrbench")
 @pytest.fixture(scope="session", autouse=True)
 def _files_are_merged_once() -> Iterator[None]:
     """Hydra is asked once for each choice of files, as within a plan: conf/ stays as it is."""
-    conf = Path(__file__).parents[1] / "conf"
+    conf = Conf((Path(__file__).parents[1] / "conf",))
     kept = Nodes(conf)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(composing, "Nodes", lambda at: kept if at == conf else Nodes(at))

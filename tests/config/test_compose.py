@@ -1,6 +1,7 @@
 """Configuration: every yaml composes, plans expand, errors name key and remedy."""
 
 import json
+import re
 import shutil
 from dataclasses import FrozenInstanceError, replace
 from itertools import product
@@ -13,7 +14,7 @@ from omegaconf import OmegaConf
 
 from cvrbench.config import compose as composing
 from cvrbench.config.compose import Nodes, compose, origins, plan
-from cvrbench.config.folder import RUNTIME_GROUPS, find_conf, groups
+from cvrbench.config.folder import RUNTIME_GROUPS, Conf, complete, find_conf
 from cvrbench.config.mask_search import expand, has_search
 from cvrbench.config.validate import config_from_dict, config_from_saved, config_to_dict
 from cvrbench.errors import ConfigError, did_you_mean
@@ -22,7 +23,7 @@ CONF = Path(__file__).parents[2] / "conf"
 TABLE = ("dataset.path=log.csv", "dataset.ids=[user]")
 OPTIONS = [
     (group, option)
-    for group, options in groups(CONF).items()
+    for group, options in Conf((CONF,)).groups.items()
     for option in options
     if group != "experiment" and group not in RUNTIME_GROUPS
 ]
@@ -37,7 +38,7 @@ def test_every_option_composes_and_survives_json(group, option):
     assert config_from_dict(plain) == composed.config
 
 
-@pytest.mark.parametrize("name", groups(CONF)["experiment"])
+@pytest.mark.parametrize("name", Conf((CONF,)).groups["experiment"])
 def test_every_experiment_composes(name):
     assert compose([f"experiment={name}"]).choices["experiment"] == name
 
@@ -91,7 +92,7 @@ def of_hydra(words):
         node = hydra_compose("config", words)
     OmegaConf.set_struct(node, False)
     if has_search(node):  # ours: the name of a search stands for its keys
-        expand(node, CONF)
+        expand(node, Conf((CONF,)))
     return config_from_dict(OmegaConf.to_container(node, resolve=True))
 
 
@@ -166,10 +167,38 @@ def test_the_users_own_conf_folder_comes_first(tmp_path, monkeypatch):
     (tmp_path / "conf" / "config.yaml").write_text("")
     assert find_conf() == elsewhere  # another program's conf/ is left alone
     (tmp_path / "conf" / "model" / "ncs.yaml").write_text("")
-    assert find_conf() == tmp_path / "conf"
+    assert find_conf() == Conf((tmp_path / "conf",))
     monkeypatch.setenv("CVRBENCH_CONF", str(tmp_path / "nowhere"))
     with pytest.raises(ConfigError, match="CVRBENCH_CONF"):
         find_conf()
+
+
+def test_options_beside_the_work_stand_beside_the_shipped_ones(tmp_path, monkeypatch):
+    monkeypatch.delenv("CVRBENCH_CONF", raising=False)
+    work = tmp_path / "it's (my) w=rk"
+    for group in ("dataset", "model", "experiment", "model/search"):
+        (work / "conf" / group).mkdir(parents=True)
+    monkeypatch.chdir(work)
+    table = (CONF / "dataset" / "table.yaml").read_text()
+    for name in ("mine", "my log"):
+        text = table.replace("path: ???", "path: log.csv").replace("\nids: []", "\nids: [u]")
+        (work / "conf" / "dataset" / f"{name}.yaml").write_text(text)
+    shutil.copy(CONF / "model" / "search" / "imp.yaml", work / "conf/model/search/magic.yaml")
+    (work / "conf" / "experiment" / "try.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /dataset: mine\nplan: ['seed=0..2']\n"
+    )
+    assert compose(["dataset=mine"]).config.dataset.path == "log.csv"
+    assert compose(["dataset=mine"]).choices["dataset"] == "mine"
+    assert compose(["model.search=magic"]).config == compose(["model.search=imp"]).config
+    assert [cell.config.seed for cell in plan(["experiment=try"], multirun=False)] == [0, 1, 2]
+    assert {"dataset=mine", "dataset=table"} <= set(complete("dataset="))
+    with pytest.raises(ConfigError, match=r"my log\.yaml: the name of an option .* rename"):
+        compose(["dataset=my log"])
+    with pytest.raises(ConfigError, match=re.escape(f" and {work / 'conf'})")):
+        compose(["dataset=min"])
+    shutil.copy(CONF / "trainer" / "default.yaml", work / "conf/dataset/table.yaml")
+    with pytest.raises(ConfigError, match=r"my_table\.yaml"):
+        compose()
 
 
 @pytest.mark.parametrize(

@@ -40,12 +40,12 @@ Name = Annotated[
 @app.command(name="list")
 def list_datasets(overrides: Overrides = None, as_json: AsJson = False) -> None:
     """List datasets: what is prepared, and where raw files come from."""
-    from cvrbench.config.folder import find_conf, groups
+    from cvrbench.config.folder import find_conf
     from cvrbench.data.downloads import licence_of
     from cvrbench.data.registry import status
 
     table = plain_table("dataset", "state", "rows", "licence of the data")
-    for name in groups(find_conf())["dataset"]:
+    for name in find_conf().groups["dataset"]:
         try:
             config, name, data_dir = _compose(name, overrides)
             state, rows = status(config, name, data_dir)

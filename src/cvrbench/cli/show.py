@@ -251,10 +251,10 @@ def diff(
 
 def options() -> str:
     """Return every group and its options, for the end of a help text; nothing without a conf."""
-    from cvrbench.config.folder import find_conf, groups
+    from cvrbench.config.folder import find_conf
 
     try:
-        found = groups(find_conf())
+        found = find_conf().groups
     except (ConfigError, OSError):
         return ""
     return "\n\n".join(f"{group}=  {', '.join(names)}" for group, names in found.items())
@@ -263,7 +263,7 @@ def options() -> str:
 def config(
     overrides: Overrides = None,
     where: Annotated[
-        bool, typer.Option("--where", help="Print only the folder of yaml files")
+        bool, typer.Option("--where", help="Print only the folders of yaml files")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -273,7 +273,7 @@ def config(
     from cvrbench.config.validate import config_to_dict
 
     if where:
-        write(str(find_conf()))
+        write("\n".join(map(str, find_conf().folders)))
         return
     if as_json:
         print_json(config_to_dict(compose(overrides or []).config))

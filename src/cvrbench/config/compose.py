@@ -22,9 +22,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cvrbench.config import mask_search, schema
-from cvrbench.config.folder import RUNTIME_GROUPS, find_conf, groups
+from cvrbench.config.folder import RUNTIME_GROUPS, Conf, find_conf
 from cvrbench.config.ncs import NAMES, readers
 from cvrbench.config.runtime import LauncherConfig, LocalConfig
+from cvrbench.config.types import OPTION
 from cvrbench.config.validate import config_from_dict, config_to_dict, leaves, validated
 from cvrbench.errors import ConfigError, did_you_mean
 from cvrbench.system.files import read_bytes
@@ -48,13 +49,16 @@ class Composed:
 
 
 class Nodes:
-    """Compositions of one folder of yaml files; each choice of files is merged once."""
+    """Compositions of the yaml files of `conf/`; each choice of files is merged once."""
 
-    def __init__(self, conf: Path) -> None:
+    def __init__(self, conf: Conf) -> None:
         self.conf = conf
-        self.groups = groups(conf)
-        for file in conf.rglob("*.yaml"):
-            check_yaml(file)
+        self.groups = conf.groups
+        conf.check_unique()
+        check_yaml(conf.main)
+        for place in (folder / group for folder in conf.folders for group in self.groups):
+            for file in place.rglob("*.yaml"):
+                check_yaml(file)
         self._bases: dict[tuple[str, ...], tuple[DictConfig, dict[str, str]]] = {}
 
     def compose(self, parsed: Sequence[Override]) -> tuple[DictConfig, dict[str, str]]:
@@ -103,7 +107,7 @@ class Nodes:
         return copy.deepcopy(node), dict(choices)
 
     def _merge(self, choosing: Sequence[str]) -> DictConfig:
-        main = self.conf / "config.yaml"
+        main, (whole, *others) = self.conf.main, self.conf.folders
         GlobalHydra.instance().clear()
         try:
             if "hydra" in OmegaConf.load(main):  # Hydra imports packages that it searches
@@ -111,8 +115,11 @@ class Nodes:
                     f"{main} has a key `hydra`, by which it could name packages to import; leave "
                     "it out"
                 )
-            with hydra.initialize_config_dir(str(self.conf), version_base="1.3"):
-                return hydra.compose("config", list(choosing), return_hydra_config=True)
+            escaped = (str(folder).replace("'", r"\'") for folder in others)
+            places = ",".join(f"'file://{folder}'" for folder in escaped)
+            search = f"hydra.searchpath=[{places}]"
+            with hydra.initialize_config_dir(str(whole), version_base="1.3"):
+                return hydra.compose("config", [search, *choosing], return_hydra_config=True)
         except Exception as error:
             # A tag that names a Python object, or no yaml at all; PyYAML is Hydra's own.
             if not type(error).__module__.startswith("yaml."):
@@ -149,7 +156,7 @@ def _compose(overrides: Sequence[str], nodes: Nodes) -> Composed:
                 "it out here"
             )
         if group in nodes.groups and value is not None:
-            check_option(group, value, nodes.groups[group])
+            check_option(group, value, nodes.conf)
     try:
         node, choices = nodes.compose(parsed)
     except (HydraException, OmegaConfBaseException) as error:
@@ -208,14 +215,14 @@ def plan(overrides: Sequence[str], *, multirun: bool) -> list[Composed]:
     return [_compose(words, nodes) for words in (product(overrides) if multirun else [overrides])]
 
 
-def _planned_lines(overrides: Sequence[str], conf: Path) -> list[str]:
+def _planned_lines(overrides: Sequence[str], conf: Conf) -> list[str]:
     """Return the lines of the chosen experiment's `plan`; an empty list without one."""
     for override in parse(overrides):
         if override.key_or_group != "experiment":
             continue
         several = override.is_sweep_override()
         names = list(override.sweep_string_iterator()) if several else [override.value()]
-        files = [conf / "experiment" / f"{name}.yaml" for name in names]
+        files = [conf.file("experiment", str(name)) for name in names]
         plans = [load(file).get(PLAN, []) for file in files if file.is_file()]
         if several and any(plans):
             raise ConfigError(
@@ -226,7 +233,7 @@ def _planned_lines(overrides: Sequence[str], conf: Path) -> list[str]:
     return []
 
 
-def _planned_words(line: str, overrides: Sequence[str], conf: Path) -> list[list[str]]:
+def _planned_words(line: str, overrides: Sequence[str], conf: Conf) -> list[list[str]]:
     """Expand one line of a plan with the user's overrides, which replace its keys.
 
     A key of a group's option (`model.density`) is left out of cells whose option lacks it.
@@ -255,8 +262,8 @@ def _fits(
     return first in keys[option] or not any(first in others for others in keys.values())
 
 
-def _keys_of_options(conf: Path, group: str) -> dict[str, dict[str, Any]]:
-    return {file.stem: load(file) for file in (conf / group).glob("*.yaml")}
+def _keys_of_options(conf: Conf, group: str) -> dict[str, dict[str, Any]]:
+    return {file.stem: load(file) for file in conf.files(group)}
 
 
 def product(
@@ -329,7 +336,7 @@ def origins(overrides: Sequence[str]) -> list[tuple[str, str, str]]:
     experiment = composed.choices.get("experiment")
     in_experiment: set[str] = set()
     if experiment is not None:
-        keys = leaves(load(find_conf() / "experiment" / f"{experiment}.yaml"))
+        keys = leaves(load(find_conf().file("experiment", experiment)))
         in_experiment = {mask_search.place(node, key) for key in keys}
     rows = []
     for key, value in leaves(plain).items():
@@ -357,7 +364,7 @@ def take_launcher(overrides: Sequence[str]) -> tuple[LauncherConfig, list[str]]:
         ConfigError: The launcher, one of its keys or a value is wrong.
     """
     words, rest = split(overrides, "launcher", {"workers": "launcher.workers"})
-    if not words and "launcher" not in groups(find_conf()):
+    if not words and "launcher" not in find_conf().groups:
         return LocalConfig(kind="local", together="auto"), rest
     only_workers = words != [] and all(word.startswith("launcher.workers=") for word in words)
     values = compose_group("launcher", "processes" if only_workers else "local", words)
@@ -398,7 +405,7 @@ def compose_group(group: str, default_option: str, words: Sequence[str]) -> dict
         ConfigError: The option or a key is unknown, or a word gives several values.
     """
     conf = find_conf()
-    options = groups(conf).get(group)
+    options = conf.groups.get(group)
     if options is None:
         raise ConfigError(
             f"{conf} has no folder {group}/; copy it there from the installed package's conf"
@@ -409,21 +416,19 @@ def compose_group(group: str, default_option: str, words: Sequence[str]) -> dict
             raise ConfigError(f"{override.input_line} gives several values; {group} takes one")
         if override.key_or_group == group:
             option = str(override.value())
-            check_option(group, option, options)
+            check_option(group, option, conf)
         else:
             parsed.append(override)
-    keys = {o: [k for k in load(conf / group / f"{o}.yaml") if k != "kind"] for o in options}
+    keys = {o: {*load(conf.file(group, o))} - {"kind"} for o in options}
     known = [f"{group}.{key}" for key in keys[option]]
-    node = OmegaConf.create(load(conf / group / f"{option}.yaml"))
+    node = OmegaConf.create(load(conf.file(group, option)))
     for override in parsed:
         key = override.key_or_group
         inner = key.removeprefix(f"{group}.")
         if key in known:
             OmegaConf.update(node, inner, override.value(), merge=False)
             continue
-        if owners := [
-            o for o in options if inner in {*load(conf / group / f"{o}.yaml")} - {"kind"}
-        ]:
+        if owners := [o for o in options if inner in keys[o]]:
             named = " or ".join(f"{group}={owner}" for owner in owners)
             raise ConfigError(f"{key} belongs to {named}; you have {group}={option}")
         raise ConfigError(f"unknown key {key!r}.{did_you_mean(key, known)}")
@@ -432,16 +437,23 @@ def compose_group(group: str, default_option: str, words: Sequence[str]) -> dict
     return {str(key): value for key, value in values.items()}
 
 
-def check_option(group: str, value: object, options: Sequence[str]) -> None:
+def check_option(group: str, value: object, conf: Conf) -> None:
     """Refuse a value of a group that is not one of its options.
 
     Raises:
-        ConfigError: Says which options there are, and which is near.
+        ConfigError: Says which options there are, and which is near; or the option's name cannot be
+            that of a run's folder.
     """
+    options = conf.groups[group]
     if value not in options:
         raise ConfigError(
             f"no {group} called {value!r}.{did_you_mean(str(value), options)} "
-            f"Choices: {', '.join(options)}"
+            f"Choices: {', '.join(options)} (read from {conf})"
+        )
+    if not re.fullmatch(OPTION, str(value)):
+        raise ConfigError(
+            f"{conf.file(group, str(value))}: the name of an option becomes that of folders: "
+            "letters, digits, _, - and dots, at most 100; rename the file"
         )
 
 
@@ -503,7 +515,7 @@ def _explain(error: Exception, parsed: Sequence[Override], nodes: Nodes) -> Conf
                 f"do: {', '.join(sorted(searches))}"
             )
         for option in options.get(group, []):
-            if rest in leaves(load(conf / group / f"{option}.yaml")):
+            if rest in leaves(load(conf.file(group, option))):
                 chosen = base.get(group, {}).get("kind", "another")
                 return ConfigError(f"{key} belongs to {group}={option}; you have {group}={chosen}")
         return ConfigError(f"unknown key {key!r}.{did_you_mean(key, [*known, *options])}")

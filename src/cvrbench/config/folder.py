@@ -1,4 +1,4 @@
-"""The folder `conf/`: where it is, its groups and options, completion of command lines from it.
+"""The folders `conf/`: where they are, groups and options, completion of command lines from them.
 
 Completion reads the yaml files line by line rather than with Hydra: it must answer at once.
 """
@@ -6,6 +6,7 @@ Completion reads the yaml files line by line rather than with Hydra: it must ans
 import os
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from cvrbench.errors import ConfigError
@@ -19,15 +20,73 @@ RUNTIME_GROUPS = {
 LEAF = re.compile(r"^(?P<key>[a-z_]+):\s*(?P<value>[^#]*?)\s*(#.*)?$")
 
 
-def find_conf() -> Path:
-    """Return the configuration folder.
+@dataclass(frozen=True)
+class Conf:
+    """Folders of yaml files, whose options stand beside each other."""
 
-    In this order: `$CVRBENCH_CONF`, the nearest `conf/` with our `config.yaml` at or above the
-    working directory, the copy in the installed package, the one beside the sources.
+    folders: tuple[Path, ...]
+    """First the whole one, which has config.yaml; then the user's own, where there is one."""
+
+    @property
+    def main(self) -> Path:
+        """The yaml file that every composition begins with."""
+        return self.folders[0] / "config.yaml"
+
+    @property
+    def groups(self) -> dict[str, list[str]]:
+        """Groups and their options: `{"model": ["cgc", "mmoe", ...], ...}`."""
+        names = sorted(place.name for place in self.folders[0].iterdir() if place.is_dir())
+        return {name: [file.stem for file in self.files(name)] for name in names}
+
+    def files(self, group: str) -> list[Path]:
+        """Return the yaml file of every option of a group, `model` or `model/search`, by name."""
+        found = [file for f in self.folders for file in (f / group).glob("*.yaml")]
+        return sorted(found, key=lambda file: file.stem)
+
+    def file(self, group: str, option: str) -> Path:
+        """Return the yaml file of an option; of an unknown one, the place where it would be."""
+        places = [folder / group / f"{option}.yaml" for folder in self.folders]
+        return next((place for place in places if place.is_file()), places[0])
+
+    def check_unique(self) -> None:
+        """Refuse an option that two folders have.
+
+        Raises:
+            ConfigError: The user's own has the name of a shipped one.
+        """
+        whole, *others = self.folders
+        for file in (
+            file for own in others for g in self.groups for file in (own / g).glob("*.yaml")
+        ):
+            if (whole / file.parent.name / file.name).exists():
+                raise ConfigError(
+                    f"{file} has the name of an option that cvrbench brings; give it another, as "
+                    f"my_{file.name}"
+                )
+
+    def __str__(self) -> str:
+        """Return the folders in the order in which they are read."""
+        return " and ".join(map(str, self.folders))
+
+
+def find_conf() -> Conf:
+    """Return the folders of yaml files.
+
+    The whole one is, in this order: `$CVRBENCH_CONF`, the nearest `conf/` with our `config.yaml` at
+    or above the working directory, the copy in the installed package, the one beside the sources.
+    The options of a `conf/` in the working directory that has no config.yaml stand beside it.
 
     Raises:
         ConfigError: `$CVRBENCH_CONF` names a folder without a config.yaml.
     """
+    whole, own = _whole_conf(), Path.cwd() / "conf"
+    if own == whole or not own.is_dir() or (own / "config.yaml").exists():
+        return Conf((whole,))  # with a config.yaml that is not ours, it is another program's
+    groups = (folder.name for folder in whole.iterdir() if folder.is_dir())
+    return Conf((whole, own) if any((own / group).is_dir() for group in groups) else (whole,))
+
+
+def _whole_conf() -> Path:
     if (named := os.environ.get("CVRBENCH_CONF")) is not None:
         if not (Path(named) / "config.yaml").is_file():
             raise ConfigError(f"CVRBENCH_CONF is {named}, which holds no config.yaml")
@@ -40,15 +99,6 @@ def find_conf() -> Path:
             return conf
     inside = PACKAGE / "_conf"
     return inside if inside.is_dir() else PACKAGE.parents[1] / "conf"
-
-
-def groups(conf: Path) -> dict[str, list[str]]:
-    """Return the config groups and their options: `{"model": ["cgc", "mmoe", ...], ...}`."""
-    return {
-        folder.name: sorted(file.stem for file in folder.glob("*.yaml"))
-        for folder in sorted(conf.iterdir())
-        if folder.is_dir()
-    }
 
 
 def complete(incomplete: str, before: Sequence[str] = ()) -> list[str]:
@@ -77,24 +127,25 @@ def complete(incomplete: str, before: Sequence[str] = ()) -> list[str]:
 def datasets(incomplete: str) -> list[str]:
     """Return the names of datasets that begin with `incomplete`."""
     try:
-        return [name for name in groups(find_conf())["dataset"] if name.startswith(incomplete)]
+        return [name for name in find_conf().groups["dataset"] if name.startswith(incomplete)]
     except ConfigError:
         return []
 
 
-def _words(conf: Path, incomplete: str) -> Iterator[str]:
-    for group, options in groups(conf).items():
+def _words(conf: Conf, incomplete: str) -> Iterator[str]:
+    for group, options in conf.groups.items():
         yield from (f"{group}={option}" for option in options)
         if incomplete.startswith(f"{group}."):
-            nested = sorted((conf / group).glob("*/*.yaml"))  # options of a key, as model.search
-            yield from (f"{group}.{file.parent.name}={file.stem}" for file in nested)
-            seen = {"kind", *(file.parent.name for file in nested)}
-            for file in (*(conf / group / f"{option}.yaml" for option in options), *nested):
+            keys = {at.name for f in conf.folders for at in (f / group).glob("*/")}
+            nested = {key: conf.files(f"{group}/{key}") for key in sorted(keys)}  # model.search
+            yield from (f"{group}.{key}={f.stem}" for key, files in nested.items() for f in files)
+            seen = {"kind", *keys}
+            for file in (*conf.files(group), *(f for files in nested.values() for f in files)):
                 for key, value in _lines(file):
                     if key not in seen:
                         seen.add(key)
                         yield f"{group}.{key}={value}"
-    yield from (f"{k}={v}" for k, v in _lines(conf / "config.yaml") if k != "defaults")
+    yield from (f"{k}={v}" for k, v in _lines(conf.main) if k != "defaults")
 
 
 def _lines(file: Path) -> Iterator[tuple[str, str]]:

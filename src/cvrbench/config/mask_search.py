@@ -7,11 +7,11 @@ likewise within a control that alters what another search finds. `model.density=
 
 from collections.abc import Mapping
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from cvrbench.config.folder import Conf
 from cvrbench.config.ncs import BASE, MOVED, NAMES, SEARCH, NCSConfig
 from cvrbench.errors import ConfigError, did_you_mean
 
@@ -23,7 +23,7 @@ def has_search(node: DictConfig) -> bool:
     return bool(OmegaConf.select(node, "model.kind") == "ncs")
 
 
-def expand(node: DictConfig, conf: Path) -> None:
+def expand(node: DictConfig, conf: Conf) -> None:
     """Put the keys of the search in the place of its name, and within it those beside it.
 
     Raises:
@@ -39,7 +39,7 @@ def expand(node: DictConfig, conf: Path) -> None:
         OmegaConf.update(node, place(node, f"model.{key}"), value, force_add=True)
 
 
-def write_all(node: DictConfig, values: Mapping[str, Any], conf: Path) -> None:
+def write_all(node: DictConfig, values: Mapping[str, Any], conf: Conf) -> None:
     """Write the values of overrides; the name of a search replaces all of its keys.
 
     Raises:
@@ -75,20 +75,19 @@ def has_key(node: DictConfig, key: str) -> bool:
     return isinstance(found, DictConfig) and last in found
 
 
-def read_search(conf: Path, name: str, key: str) -> Any:
+def read_search(conf: Conf, name: str, key: str) -> Any:
     """Return the keys that the name of a search stands for.
 
     Raises:
         ConfigError: There is no such search.
     """
-    folder = conf / "model" / "search"
-    names = sorted(file.stem for file in folder.glob("*.yaml"))
+    names = [file.stem for file in conf.files("model/search")]
     if name not in names:
         raise ConfigError(
             f"{key}={name}: there is no such mask search.{did_you_mean(name, names)} "
             f"Choices: {', '.join(names)}"
         )
-    keys: Any = OmegaConf.load(folder / f"{name}.yaml")
+    keys: Any = OmegaConf.load(conf.file("model/search", name))
     if isinstance(base := keys.get("base"), str):
         keys.base = read_search(conf, base, BASE)
     return keys

@@ -8,7 +8,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
 from cvrbench.config.compose import Composed, compose, compose_group, load, parse, product, split
-from cvrbench.config.folder import find_conf, groups
+from cvrbench.config.folder import find_conf
 from cvrbench.config.ncs import short_forms
 from cvrbench.config.runtime import SETTINGS, SweepConfig
 from cvrbench.config.space import Dimension, Space, is_dimension, read_space
@@ -196,7 +196,7 @@ def _study(
 
 def _refuse(given: Mapping[str, Override]) -> None:
     """Refuse keys that a sweep sets itself, and mistyped settings of the sweep."""
-    known = {*groups(find_conf()), "seed", "data_dir", "results_dir"}
+    known = {*find_conf().groups, "seed", "data_dir", "results_dir"}
     for key, override in given.items():
         if key in OWN:
             raise ConfigError(f"{override.input_line}: {OWN[key]}; leave it out")
@@ -210,7 +210,7 @@ def _groups_of_experiment(given: Mapping[str, Override]) -> set[str]:
     """Groups that the user's experiment chooses, which then speaks before the sweep's yaml."""
     if "experiment" not in given:
         return set()
-    file = find_conf() / "experiment" / f"{given['experiment'].value()}.yaml"
+    file = find_conf().file("experiment", str(given["experiment"].value()))
     lines = load(file).get("defaults", []) if file.is_file() else []
     keys = [str(key) for line in lines if isinstance(line, Mapping) for key in line]
     return {key.removeprefix("override").strip().lstrip("/") for key in keys}
@@ -245,7 +245,7 @@ def _settled(space: Space, base: Composed, where: str) -> Space:
 def _is_key_of_an_option(key: str) -> bool:
     """Whether any option of the key's group has it, be it another than the chosen one."""
     group, _, rest = key.partition(".")
-    return any(rest in leaves(load(file)) for file in (find_conf() / group).glob("*.yaml"))
+    return any(rest in leaves(load(file)) for file in find_conf().files(group))
 
 
 def _values(composed: Composed) -> dict[str, Any]:

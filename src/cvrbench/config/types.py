@@ -15,6 +15,8 @@ Width = Annotated[int, Ge(1), Le(10**6)]
 Layers = Annotated[tuple[Width, ...], MinLen(1)]
 Dropout = Annotated[float, Ge(0), Lt(1)]
 Text = Annotated[str, MinLen(1)]
+OPTION = r"\A[A-Za-z0-9][A-Za-z0-9_.-]{0,99}\Z"
+"""What an option of a config group may be called; it is a part of paths, and no path."""
 Policy = Literal["refuse", "drop", "keep", "zero_conversion"]
 """What happens to a row whose label is 1 while its parent's is 0 (a conversion without a click): it
 stops the preparation, is dropped, is kept as it is, or has its conversion set to 0."""

@@ -28,6 +28,7 @@ from typing import Annotated, Any, Literal
 import polars as pl
 from pydantic import StringConstraints, TypeAdapter
 
+from cvrbench.config.types import OPTION
 from cvrbench.data.dataset import sha256_of
 from cvrbench.errors import CellBusy, RunError, StoreError
 from cvrbench.runs.record import (
@@ -60,8 +61,7 @@ HISTORY_BYTES = 2**30
 """Largest history that is read."""
 PER_PREDICTION = 40
 """Bytes of a prediction in memory, at most, as `parquet_size` counts them."""
-Option = Annotated[str, StringConstraints(pattern=r"\A[A-Za-z0-9][A-Za-z0-9_.-]{0,99}\z")]
-"""What an option of a config group may be called; it is a part of paths, and no path."""
+Option = Annotated[str, StringConstraints(pattern=OPTION.replace(r"\Z", r"\z"))]
 State = Literal["new", "unfinished", "finished"]
 
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import reduce
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -16,10 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.preprocessing import StandardScaler
 
-from cvrbench.data.dataset import SPLITS, open_dataset, verify
-from cvrbench.data.encode import VocabularyCounter
+from cvrbench.data.dataset import SPLITS, open_dataset, verify, vocabulary_file
+from cvrbench.data.encode import VocabularyCounter, as_text
 from cvrbench.data.prepare import prepare
-from cvrbench.data.raw import Chunk, RawField, RawStream
+from cvrbench.data.raw import Chunk, Fractions, RawField, RawStream, by_group
+from cvrbench.data.registry import describe
 from cvrbench.data.schema import MISSING, N_RESERVED, OOV, Schema, Task
 from cvrbench.data.writer import StoreWriter
 from cvrbench.errors import DataError
@@ -312,3 +314,127 @@ def test_data_whose_manifest_is_no_file_are_named_and_damage_is_listed(raw, tmp_
     os.mkfifo(dataset.path / "manifest.json")
     with pytest.raises(DataError, match=r"no regular file.*data prepare .* --force"):
         open_dataset(dataset.path)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [1.5, 2.0, 3.0],
+        [2.0, 3.0],
+        [1e19, 2.0],
+        [float("nan"), 2.0, None, -0.0],
+        [2.0**53, 0.1],
+    ],
+)
+@pytest.mark.parametrize("dtype", [pl.Float32, pl.Float64])
+def test_the_text_of_an_id_does_not_depend_on_its_neighbours(values, dtype):
+    together = as_text(pl.Series(values, dtype=dtype)).to_list()
+    alone = [as_text(pl.Series([v], dtype=dtype)).item() for v in values]
+    assert together == alone
+    assert [t for t, v in zip(together, values, strict=True) if v == 2.0] in ([], ["2"])
+
+
+NAMES = [
+    *("row", "value", "rows", "positives", "rate", "label", "*", "^.*$", "<split>", "Id", "id"),
+    *("a/b", "../../out", ".", "i[0]", "$a_{b$", "km[/h]", "用户", "a b", "n" * 260),
+]
+
+
+@pytest.mark.parametrize("turn", range(5))
+def test_a_column_may_have_any_name(tmp_path, turn):
+    names = [*NAMES[turn * 4 :], *NAMES[: turn * 4]]
+    kinds = ["categorical", "numeric", "multivalued"] * 6
+    plain = ["user", "age", "tags"] * 6
+
+    def rows(seed: int) -> pl.DataFrame:
+        made = frame(100, seed)
+        columns = [made[old].alias(new) for old, new in zip(plain, names[2:], strict=True)]
+        return pl.DataFrame([made["click"].alias(names[0]), made["user"].alias(names[1]), *columns])
+
+    tables = Tables(
+        train=rows(0),
+        valid=rows(1),
+        test=rows(2),
+        fields=tuple(RawField(name=n, kind=k) for n, k in zip(names[2:], kinds, strict=True)),
+        tasks=(Task(name="ctr", label=names[0]),),
+        group=names[1],
+    )
+    dataset = make(tables, tmp_path / "in" / "the" / "middle")
+    found = describe(dataset, {"train": {}, "valid": {}, "test": {}})
+    facts = {fact.name: fact[1:] for fact in found.fields}
+    for kind in range(3):
+        assert len({facts[name] for name in names[2 + kind :: 3]}) == 1
+    assert set(names[2:]) <= set(facts)
+    np.testing.assert_array_equal(dataset.train.labels[:, 0], tables.train[names[0]])
+    for k in range(6):
+        np.testing.assert_array_equal(dataset.train.ids[:, k], dataset.train.ids[:, 0])
+        np.testing.assert_array_equal(dataset.train.bags[k].ids, dataset.train.bags[0].ids)
+    assert {path.parent.name for path in tmp_path.rglob("*.parquet")} == {"vocabulary"}
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), unique=True))
+def test_no_two_fields_have_one_file_and_none_leaves_its_folder(names):
+    files = [vocabulary_file(Path("/data"), name) for name in names]
+    assert len({str(file).lower() for file in files}) == len(names)
+    assert all(
+        file.parent == Path("/data/vocabulary")
+        and len(file.name.encode()) < 200
+        and not file.name.startswith(".")
+        for file in files
+    )
+
+
+def test_the_missing_share_of_numbers_is_described(raw, tmp_path):
+    facts = describe(make(raw, tmp_path), {"train": {}, "valid": {}, "test": {}}).fields
+    share = raw.train["age"].is_null().mean()
+    assert {fact.name: fact.missing for fact in facts}["age"] == pytest.approx(share)
+
+
+@pytest.mark.parametrize("absent", [None, ""])
+def test_a_row_without_a_group_is_a_group_of_its_own(raw, tmp_path, absent):
+    def half(table: pl.DataFrame) -> pl.DataFrame:
+        text = pl.col("user").cast(pl.String)
+        return table.with_columns(
+            user=pl.when(pl.col("age") > 40).then(text).otherwise(pl.lit(absent))
+        )
+
+    lost = {split: half(table) for split, table in raw.splits().items()}
+    dataset = make(replace(raw, **lost), tmp_path)
+    codes = [
+        code
+        for split, table in lost.items()
+        for code, user in zip(dataset.split(split).groups, table["user"], strict=True)
+        if not user
+    ]
+    known = {
+        int(code)
+        for split, table in lost.items()
+        for code, user in zip(dataset.split(split).groups, table["user"], strict=True)
+        if user
+    }
+    assert len(set(codes)) == len(codes)
+    assert not known & set(codes)
+    assert f"{len(codes):,} rows have no 'user'" in dataset.manifest["remarks"][-1]
+
+
+def test_rows_without_a_group_are_spread_over_the_splits():
+    users = pl.Series([None] * 500 + [f"u{i % 50}" for i in range(500)])
+    parts = by_group(users, Fractions(0.1, 0.2, 1))
+    alone = parts.head(500).value_counts().sort("<split>")["count"].to_list()
+    assert sum(parts.to_list()) > 0
+    assert 30 < alone[1] < 80
+    assert 80 < alone[2] < 140
+    of = pl.DataFrame({"user": users.tail(500), "part": parts.tail(500)})
+    assert of.group_by("user").agg(pl.col("part").n_unique())["part"].max() == 1
+
+
+@pytest.mark.parametrize("unclicked", [0.0, None])
+def test_a_number_that_is_known_after_a_click_is_remarked_upon(raw, tmp_path, unclicked):
+    def dwell(table: pl.DataFrame, seed: int) -> pl.DataFrame:
+        seconds = pl.Series(np.random.default_rng(seed).exponential(5, len(table)))
+        shown = pl.when(pl.col("click") == 1).then(seconds).otherwise(pl.lit(unclicked))
+        return table.with_columns(age=shown)
+
+    parts = {name: dwell(t, k) for k, (name, t) in enumerate(raw.splits().items())}
+    remarks = make(replace(raw, **parts), tmp_path).manifest["remarks"]
+    assert any("'age' alone has an AUC of" in remark for remark in remarks)

@@ -279,9 +279,9 @@ def _print_description(description: "Description") -> None:
     for header in ("ids", "missing", "unknown in test", "most frequent id"):
         fields.add_column(header, justify="right")
     for fact in description.fields:
-        shares = (fact.missing, fact.unknown_test, fact.top_share)
-        cells = [f"{fact.ids:,}", *(f"{share:.1%}" for share in shares)]
-        fields.add_row(fact.name, fact.kind, *(cells if fact.kind != "numeric" else []))
+        cells = [f"{fact.ids:,}", *(f"{s:.1%}" for s in (fact.missing, fact.unknown_test))]
+        cells = ["", cells[1]] if fact.kind == "numeric" else [*cells, f"{fact.top_share:.1%}"]
+        fields.add_row(fact.name, fact.kind, *cells)
     out.print()
     out.print(fields)
     out.print()

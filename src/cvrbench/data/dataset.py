@@ -4,7 +4,8 @@ Layout of a dataset folder, written whole by `prepare` and never changed afterwa
 
     manifest.json                 format version, schema, accounting, sources, sha256 of each file,
                                   and its own checksum
-    vocabulary/<field>.parquet    value, id, count (of the training split), sorted by id
+    vocabulary/<field>.parquet    value, id, count (of the training split), sorted by id;
+                                  see `vocabulary_file` for unusual names
     <split>/ids.npy               int32   [rows, categorical fields], ids local to the field
     <split>/numeric.npy           float32 [rows, numeric fields], standardised
     <split>/labels.npy            uint8   [rows, tasks]
@@ -32,6 +33,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
+from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
@@ -194,6 +196,19 @@ def sha256_of(path: Path) -> str:
     """Return the hash of a file's content."""
     with check_regular(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def vocabulary_file(path: Path, field: str) -> Path:
+    """Return the file of a field's vocabulary in a dataset's folder.
+
+    A field may have any name. One that a file system could take for a path, for a hidden file or
+    for another field's (`Id` and `id` are one name on some) is escaped and ends in a hash.
+    """
+    name = quote(field, safe="")
+    if name != field or name.startswith((".", "~")) or name != name.lower() or len(name) > 80:
+        digest = hashlib.sha256(field.encode()).hexdigest()[:12]
+        name = f"{name[:60].replace('.', '%2E').lower()}~{digest}"
+    return path / "vocabulary" / f"{name}.parquet"
 
 
 def mend(name: str) -> str:

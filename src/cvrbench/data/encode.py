@@ -96,13 +96,17 @@ class VocabularyCounter:
 
 
 def as_text(values: pl.Series) -> pl.Series:
-    """Return values as text, whole floats without `.0`; empty text and NaN are absent."""
+    """Return values as text, whole floats without `.0`; empty text and NaN are absent.
+
+    The text of a value depends on the value alone, never on others of its column: a split or a
+    chunk may hold whole numbers only.
+    """
+    text = values.cast(pl.String)
     if values.dtype.is_float():
         values = values.fill_nan(None)
-        present = values.drop_nulls()
-        if bool(((present == present.round(0)) & (present.abs() < 2.0**63)).all()):
-            values = values.cast(pl.Int64)
-    text = values.cast(pl.String)
+        whole = (values == values.round(0)) & (values.abs() < 2.0**63)
+        text = values.set(~whole, None).cast(pl.Int64).cast(pl.String)
+        text = text.zip_with(whole.fill_null(value=False), values.cast(pl.String))
     return text.set(text == "", None)
 
 
@@ -191,15 +195,23 @@ def encode_bags(vocabulary: Vocabulary, values: pl.Series, weights: pl.Series | 
 
 
 class Groups:
-    """The groups of each split, chunk after chunk; a code for each in the order of their text."""
+    """The groups of each split, chunk after chunk; a code for each in the order of their text.
+
+    A row without a group is a group of its own, with a code behind all others.
+    """
 
     def __init__(self) -> None:
         self._pieces: dict[str, list[pl.Series]] = {}
+        self._alone = 0
+        self.n_alone = 0
+        """Rows without a group."""
 
     def add(self, split: str, groups: pl.Series) -> None:
         """Add the groups of some rows of a split."""
         pieces = self._pieces.setdefault(split, [])
-        pieces.append(_group_text(groups).unique())
+        text = _group_text(groups)
+        self.n_alone += text.null_count()
+        pieces.append(text.drop_nulls().unique())
         if len(pieces) > MANY_PIECES:
             self._pieces[split] = [self.of(split)]
 
@@ -212,12 +224,18 @@ class Groups:
         return pl.concat([self.of(split) for split in self._pieces]).unique().sort()
 
     def encode(self, groups: pl.Series) -> npt.NDArray[np.int64]:
-        """Return the rows' codes, after every group was added."""
-        return self._ordered.search_sorted(_group_text(groups)).to_numpy().astype(np.int64)
+        """Return the rows' codes, after every group was added; each row is encoded once."""
+        text = _group_text(groups)
+        codes = self._ordered.search_sorted(text.fill_null("")).to_numpy().astype(np.int64)
+        alone = text.is_null().to_numpy()
+        first = len(self._ordered) + self._alone
+        codes[alone] = np.arange(first, first + int(alone.sum()))
+        self._alone += int(alone.sum())
+        return codes
 
 
 def _group_text(groups: pl.Series) -> pl.Series:
-    return as_text(groups.rename("group")).fill_null("")
+    return as_text(groups.rename("group"))
 
 
 def _numbers(values: pl.Series) -> pl.Series:

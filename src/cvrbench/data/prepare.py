@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from cvrbench.data.dataset import SPLITS, Dataset, open_dataset
+from cvrbench.data.dataset import SPLITS, Dataset, open_dataset, vocabulary_file
 from cvrbench.data.encode import (
     Groups,
     Scale,
@@ -119,7 +119,7 @@ def _write(
     done, total = 0, sum(learned.rows.values())
     with StoreWriter(folder) as writer:
         for field, vocabulary in (learned.categorical | learned.multivalued).items():
-            vocabulary.table.write_parquet(folder / "vocabulary" / f"{field}.parquet")
+            vocabulary.table.write_parquet(vocabulary_file(folder, field))
         for split, frame in _again(raw.chunks(Counter()), learned, name):
             for file, array in _arrays(raw, learned, frame).items():
                 writer.append(split, file, array)
@@ -160,7 +160,7 @@ def _arrays(raw: RawStream, learned: _Learned, frame: pl.DataFrame) -> dict[str,
     arrays: dict[str, Array] = {
         "ids": np.stack(ids, axis=1) if ids else np.empty((n, 0), np.int32),
         "numeric": np.concatenate(numbers, axis=1) if numbers else np.empty((n, 0), np.float32),
-        "labels": frame.select(task.label for task in raw.tasks).to_numpy().astype(np.uint8),
+        "labels": frame[[task.label for task in raw.tasks]].to_numpy().astype(np.uint8),
     }
     if raw.group is not None:
         arrays["groups"] = learned.groups.encode(frame[raw.group])
@@ -175,23 +175,27 @@ def _schema(raw: RawStream, learned: _Learned, name: str) -> Schema:
         numeric.append(Numeric(name=field, mean=scale.mean, std=scale.std))
         if scale.has_gaps:
             numeric.append(Numeric(name=f"{field} is missing", mean=0.0, std=1.0))
-    return Schema(
-        name=name,
-        categorical=tuple(Categorical(name=f, size=v.size) for f, v in learned.categorical.items()),
-        multivalued=tuple(MultiValued(name=f, size=v.size) for f, v in learned.multivalued.items()),
-        numeric=tuple(numeric),
-        tasks=raw.tasks,
-        group=raw.group,
-        rows=learned.rows,
-        fingerprint="",
-    )
+    ids, lists = learned.categorical.items(), learned.multivalued.items()
+    try:
+        return Schema(
+            name=name,
+            categorical=tuple(Categorical(name=f, size=v.size) for f, v in ids),
+            multivalued=tuple(MultiValued(name=f, size=v.size) for f, v in lists),
+            numeric=tuple(numeric),
+            tasks=raw.tasks,
+            group=raw.group,
+            rows=learned.rows,
+            fingerprint="",
+        )
+    except ValueError as error:
+        raise DataError(f"{name}: {error}; rename one of the two") from None
 
 
 MAX_LEAK_VALUES = 50
 """A field with more values than this can determine a label by chance."""
 MIN_LEAK_ROWS, MIN_LEAK_CLASS = 200, 5
 """Least rows, and positives and negatives among them, of which a leak is told."""
-REMARKABLE_AUC = 0.98
+REMARKABLE_AUC, N_BINS = 0.98, 64
 SAMPLE_ROWS = 1 << 16
 """Most rows of a task's space that are held to judge single fields."""
 
@@ -257,13 +261,15 @@ class Inspection:
         for split in SPLITS:
             check_both_classes(self._raw.tasks, self._counts[split], f"{self._name}, {split} split")
         self._judge_groups()
-        return [remark for guard in self._leaks for remark in guard.remarks()]
+        remarks = [remark for guard in self._leaks for remark in guard.remarks()]
+        if alone := self.groups.n_alone:
+            remarks.append(f"{alone:,} rows have no {self._raw.group!r}: each its own group")
+        return remarks
 
     def _count_labels(self, split: str, frame: pl.DataFrame) -> None:
         for index, task in enumerate(self._raw.tasks):
-            parents = _parents(self._raw.tasks, index)
-            rows = frame.filter(pl.col(label) == 1 for label in parents) if parents else frame
-            self._counts[split][index] += (len(rows), int(rows[task.label].sum()))
+            labels = _where_one(frame, _parents(self._raw.tasks, index))[task.label]
+            self._counts[split][index] += (len(labels), int(labels.sum()))
 
     def _judge_groups(self) -> None:
         group = self._raw.group
@@ -289,17 +295,15 @@ class _LeakGuard:
 
     def see(self, frame: pl.DataFrame) -> None:
         """Count rows and positives by value of each field that has few values; keep a sample."""
-        clicked = [pl.col(label) == 1 for label in self._parents]
-        rows = (frame.filter(clicked) if clicked else frame).select(
-            self._label, *(f.name for f in self._fields)
-        )
-        self._sample.add(rows)
-        sums = (pl.len().alias("rows"), pl.col(self._label).cast(pl.Int64).sum().alias("positives"))
+        rows = _where_one(frame, self._parents)
+        self._sample.add(rows[[self._label, *(f.name for f in self._fields)]])
+        sums = (pl.len().alias("rows"), pl.col("label").cast(pl.Int64).sum().alias("positives"))
         for field, before in tuple(self._by_value.items()):
-            value = rows[field].alias("value")
+            value = rows[field]
             if value.dtype == pl.List:
                 value = value.cast(pl.List(pl.String)).list.join("\x1f", ignore_nulls=True)
-            seen = rows.select(self._label, value).group_by("value").agg(*sums)
+            seen = pl.DataFrame({"label": rows[self._label], "value": value})
+            seen = seen.group_by("value").agg(*sums)
             if before is not None:
                 seen = pl.concat([before, seen], how="vertical_relaxed")
                 seen = seen.group_by("value").agg(pl.all().sum())
@@ -326,22 +330,25 @@ class _LeakGuard:
         sample = self._sample.rows()
         labels = sample[self._label].cast(pl.Int64)
         # Half of the rows say what a value means, the other half are scored.
-        learn, score = sample.gather_every(2), sample.gather_every(2, offset=1)
-        enough = [half for half in (learn, score) if _has_both(half[self._label])]
+        learn, score = labels.gather_every(2), labels.gather_every(2, offset=1)
+        enough = [half for half in (learn, score) if _has_both(half)]
         if len(sample) < MIN_LEAK_ROWS or len(enough) < 2:
             return []
         said = []
         for field in self._fields:
+            values, auc = sample[field.name], 0.5
             if field.kind == "numeric":
-                values = sample[field.name].cast(pl.Float64)
+                values = values.cast(pl.Float64).fill_nan(None)
                 auc = _auc(values.fill_null(values.mean() or 0.0), labels)
-            else:
-                rate = _rates(learn.select(self._label, field.name))
-                auc = _auc(_score(score[field.name], rate), score[self._label].cast(pl.Int64))
-            if max(auc, 1 - auc) > REMARKABLE_AUC:
+                # Where the number is absent, or lies between others, may tell more than its size.
+                values = (values.rank("average") * N_BINS / len(values)).floor()
+            rate = _rates(learn, values.gather_every(2))
+            told = _auc(_score(values.gather_every(2, offset=1), rate), score)
+            auc = max(auc, 1 - auc, told, 1 - told)
+            if auc > REMARKABLE_AUC:
                 said.append(
-                    f"field {field.name!r} alone has an AUC of {max(auc, 1 - auc):.3f} for the "
-                    f"label {self._label!r}{self._space()}: is it known before the label is?"
+                    f"field {field.name!r} alone has an AUC of {auc:.3f} for the label "
+                    f"{self._label!r}{self._space()}: is it known before the label is?"
                 )
         return said
 
@@ -350,7 +357,7 @@ class _LeakGuard:
 
 
 def _has_both(labels: pl.Series) -> bool:
-    return MIN_LEAK_CLASS <= int(labels.cast(pl.Int64).sum()) <= len(labels) - MIN_LEAK_CLASS
+    return MIN_LEAK_CLASS <= int(labels.sum()) <= len(labels) - MIN_LEAK_CLASS
 
 
 def _auc(score: pl.Series, labels: pl.Series) -> float:
@@ -360,12 +367,18 @@ def _auc(score: pl.Series, labels: pl.Series) -> float:
     return (ranks - n_positive * (n_positive + 1) / 2) / (n_positive * (n - n_positive))
 
 
-def _rates(rows: pl.DataFrame) -> pl.DataFrame:
+def _where_one(frame: pl.DataFrame, labels: Sequence[str]) -> pl.DataFrame:
+    """Return the rows in which all these labels are 1; a name is never read as a pattern."""
+    for label in labels:
+        frame = frame.filter(frame[label] == 1)
+    return frame
+
+
+def _rates(labels: pl.Series, values: pl.Series) -> pl.DataFrame:
     """Share of positives by value of a column, of a list column by what stands in the lists."""
-    label, field = rows.columns
-    values = rows.select(pl.col(label).cast(pl.Int64).alias("rate"), pl.col(field).alias("value"))
-    values = values.explode("value") if values["value"].dtype == pl.List else values
-    return values.group_by("value").agg(pl.col("rate").mean())
+    rows = pl.DataFrame({"rate": labels, "value": values})
+    rows = rows.explode("value") if values.dtype == pl.List else rows
+    return rows.group_by("value").agg(pl.col("rate").mean())
 
 
 def _score(values: pl.Series, rates: pl.DataFrame) -> pl.Series:

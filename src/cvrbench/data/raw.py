@@ -191,10 +191,16 @@ def by_time(times: pl.Series, fractions: Fractions) -> pl.Series:
 
 
 def by_group(groups: pl.Series, fractions: Fractions) -> pl.Series:
-    """Put whole groups (users) into one split each; the fractions are of groups."""
-    values = groups.unique().sort()
-    part = pl.Series(random_parts(len(values), *fractions))
-    return groups.replace_strict(values, part, return_dtype=pl.Int8).alias(SPLIT)
+    """Put whole groups (users) into one split each; the fractions are of groups.
+
+    A row without a group is a group of its own.
+    """
+    values = groups.drop_nulls().unique().sort()
+    parts = random_parts(len(values) + groups.null_count(), *fractions)
+    known = groups.replace_strict(values, pl.Series(parts[: len(values)]), return_dtype=pl.Int8)
+    codes = known.fill_null(0).to_numpy().copy()
+    codes[groups.is_null().to_numpy()] = parts[len(values) :]
+    return pl.Series(SPLIT, codes)
 
 
 def by_row(n: int, fractions: Fractions) -> pl.Series:
@@ -383,8 +389,8 @@ def apply_policy(
         if task.parent is None:
             continue
         parent = labels[task.parent]
-        broken = (pl.col(task.label) == 1) & (pl.col(parent) == 0)
-        n = int(frame.select(broken.sum()).item())
+        broken = (frame[task.label] == 1) & (frame[parent] == 0)
+        n = int(broken.sum())
         words = f"{task.label} = 1 with {parent} = 0"
         if n == 0:
             continue
@@ -397,8 +403,7 @@ def apply_policy(
             frame = frame.filter(~broken)
             account[f"dropped: {words}"] = n
         elif policy == "zero_conversion":
-            zeroed = pl.when(broken).then(0).otherwise(pl.col(task.label))
-            frame = frame.with_columns(zeroed.cast(frame.schema[task.label]).alias(task.label))
+            frame = frame.with_columns(frame[task.label].set(broken, 0))
             account[f"{task.label} set to 0: {words}"] = n
         else:
             account[f"kept: {words}"] = n
@@ -413,11 +418,9 @@ def check_labels(frame: pl.DataFrame, labels: Sequence[str], file: str) -> None:
     """
     for label in labels:
         column = frame[label]
-        wrong = frame.with_row_index("row").filter(
-            pl.col(label).is_null() | ~pl.col(label).cast(pl.String).is_in(["0", "1"])
-        )
+        wrong = (column.is_null() | ~column.cast(pl.String).is_in(["0", "1"])).arg_true()
         if len(wrong):
             raise DataError(
-                f"{file}: label column {column.name!r} holds {wrong[label][0]!r} in "
-                f"{len(wrong):,} rows (first: row {int(wrong['row'][0]) + 1:,}); a label is 0 or 1"
+                f"{file}: label column {label!r} holds {column[wrong[0]]!r} in "
+                f"{len(wrong):,} rows (first: row {wrong[0] + 1:,}); a label is 0 or 1"
             )

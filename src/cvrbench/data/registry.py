@@ -23,6 +23,7 @@ from cvrbench.data.dataset import (
     open_dataset,
     read_manifest,
     sha256_of,
+    vocabulary_file,
 )
 from cvrbench.data.prepare import prepare
 from cvrbench.data.raw import STRICT, OnRows, Tolerance, silent
@@ -179,7 +180,7 @@ def describe(dataset: Dataset, counts: Counts) -> Description:
     ids = [("categorical", dataset.test.ids[:, k]) for k in range(len(schema.categorical))]
     ids += [("multi-valued", bag.ids) for bag in dataset.test.bags]
     for field, (kind, test) in zip(schema.id_fields, ids, strict=True):
-        table = pl.read_parquet(dataset.path / "vocabulary" / f"{field.name}.parquet")
+        table = pl.read_parquet(vocabulary_file(dataset.path, field.name), glob=False)
         count = table["count"].to_numpy()
         total = max(int(count.sum()), 1)
         id_counts[field.name] = known = count[N_RESERVED:]
@@ -193,10 +194,15 @@ def describe(dataset: Dataset, counts: Counts) -> Description:
                 top_share=int(known.max(initial=0)) / total,
             )
         )
+    numbers = [field.name for field in schema.numeric]
+    for name in numbers:
+        flag = f"{name} is missing"  # a column of 0 and 1, standardised by 0 and 1
+        gaps = dataset.train.numeric[:, numbers.index(flag)] if flag in numbers else np.zeros(1)
+        facts.append(FieldFacts(name, "numeric", missing=float(gaps.mean(dtype=np.float64))))
     return Description(
         name=schema.name,
         fingerprint=schema.fingerprint,
-        fields=(*facts, *(FieldFacts(field.name, "numeric") for field in schema.numeric)),
+        fields=tuple(facts),
         counts=counts,
         rates={
             split: {space: c["positives"] / max(c["rows"], 1) for space, c in spaces.items()}

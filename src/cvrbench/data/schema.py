@@ -99,11 +99,17 @@ class Schema:
         return chain(self.tasks, task)
 
     def __post_init__(self) -> None:
-        """Refuse tasks whose chain of parents does not end."""
+        """Refuse tasks whose chain of parents does not end, and two things of one name."""
         names = [task.name for task in self.tasks]
         for position, task in enumerate(self.tasks):
             if names.count(task.name) > 1 or task.parent not in {None, *names[:position]}:
                 raise ValueError(f"task {task.name!r}, or its parent, is no task before it")
+        outputs = names + [task.joint for task in self.tasks if task.joint is not None]
+        fields = [field.name for field in (*self.id_fields, *self.numeric)]
+        labels = [task.label for task in self.tasks]
+        for kind, found in (("output", outputs), ("field", fields), ("label", labels)):
+            if twice := [name for name in found if found.count(name) > 1]:
+                raise ValueError(f"two things have the {kind} name {twice[0]!r}")
 
     def to_json(self) -> dict[str, Any]:
         """Return the plain form that `from_json` reads back."""

@@ -186,7 +186,7 @@ def read_predictions(folder: Path) -> pl.DataFrame:
             rows = max((count.get("rows", 0) for count in counts), default=0)
             if size.n_bytes > TEXT_BYTES + PER_PREDICTION * rows * size.columns:
                 raise ValueError(f"it says {size.rows:,} rows, and the record {rows:,}")
-        return pl.read_parquet(file)
+        return pl.read_parquet(file, glob=False)
     except (OSError, ValueError, pl.exceptions.PolarsError) as error:
         why = str(error).partition("\n")[0]
         raise StoreError(f"{file} cannot be read ({why}); {RUN_AGAIN}") from None

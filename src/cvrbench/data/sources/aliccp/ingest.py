@@ -22,7 +22,14 @@ import polars as pl
 
 from cvrbench.config.dataset import AliCCPConfig
 from cvrbench.data.archives import RawFile, locate
-from cvrbench.data.dataset import SPLITS, Bag, Dataset, open_dataset, read_manifest
+from cvrbench.data.dataset import (
+    SPLITS,
+    Bag,
+    Dataset,
+    open_dataset,
+    read_manifest,
+    vocabulary_file,
+)
 from cvrbench.data.prepare import check_both_classes
 from cvrbench.data.raw import OnRows, RowsProgress, Tolerance, ahead, click_conversion, silent
 from cvrbench.data.schema import Categorical, MultiValued, Numeric, Schema
@@ -364,7 +371,7 @@ class _Preparation:
         selection, writer = self.selection, self.writer
         for f in selection.fields:
             self.codes[f.name] = self.counts.learn(f, selection.config)
-            path = writer.folder / "vocabulary" / f"{f.name}.parquet"
+            path = vocabulary_file(writer.folder, f.name)
             self.codes[f.name].vocabulary.table.write_parquet(path)
 
         def encode_rows(ids: Ids) -> Ids:

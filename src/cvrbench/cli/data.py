@@ -1,4 +1,4 @@
-"""`cvrbench data`: list, fetch, generate, prepare, describe and verify datasets."""
+"""`cvrbench data`: list, inspect, fetch, generate, prepare, describe and verify datasets."""
 
 import os
 from pathlib import Path
@@ -13,19 +13,32 @@ from cvrbench.cli.console import (
     plain_table,
     preparing_bar,
     print_json,
+    warn,
     working,
     write,
 )
-from cvrbench.cli.options import AsJson, DataDir, Overrides
+from cvrbench.cli.options import (
+    AsJson,
+    Click,
+    Conversion,
+    DataDir,
+    Overrides,
+    Tasks,
+    Time,
+    User,
+    wanted,
+)
 from cvrbench.config.folder import datasets
 from cvrbench.errors import ConfigError
+from cvrbench.system.files import explain_write, write_text
 
 if TYPE_CHECKING:
     from cvrbench.config.dataset import DatasetConfig
     from cvrbench.data.registry import Description
 
 app = typer.Typer(
-    help="List, fetch, generate, prepare, describe and verify datasets.", no_args_is_help=True
+    help="List, inspect, fetch, generate, prepare, describe and verify datasets.",
+    no_args_is_help=True,
 )
 
 PRESET, DEFAULT_PRESET = "preset=", "lossless"
@@ -57,6 +70,64 @@ def list_datasets(overrides: Overrides = None, as_json: AsJson = False) -> None:
         table.add_row(name, state, f"{rows:,}" if rows is not None else "", licence)
     if not as_json:
         out.print(table)
+
+
+@app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(help="A .csv, .tsv or .parquet, or a folder of them")],
+    click: Click = None,
+    conversion: Conversion = None,
+    task: Tasks = None,
+    user: User = None,
+    time: Time = None,
+    yaml: Annotated[bool, typer.Option("--yaml", help="Print the yaml alone")] = False,
+    to: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE", help="Write the yaml there, if it is new"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Guess what the columns of your log are, and print the yaml that makes it a dataset.
+
+    Examples:
+        cvrbench data inspect log.parquet
+
+        cvrbench data inspect log.csv --click clicked --conversion bought -o conf/dataset/mine.yaml
+    """
+    from cvrbench.data.inspect import inspect as inspect_table
+
+    with working(f"reading {file}"):
+        found = inspect_table(file, wanted(click, conversion, task, user, time))
+    text = found.yaml(to.stem if to is not None else "mine")
+    if as_json:
+        print_json({"columns": [c._asdict() for c in found.columns], "keys": found.keys})
+    elif yaml:
+        write(text, end="")
+    else:
+        table = plain_table("column", "role", "why")
+        for column in found.columns:
+            table.add_row(*column)
+        out.print(table)
+        out.print(f"\nguessed from {found.rows:,} rows; read it before you believe it:\n")
+        write(text, end="")
+    if to is not None:
+        write_new(to, text)
+        warn(f"wrote {to}")
+
+
+def write_new(file: Path, text: str) -> None:
+    """Write a file that must not be there with another content.
+
+    Raises:
+        ConfigError: It is.
+    """
+    if file.exists() and (not file.is_file() or file.read_text() != text):
+        raise ConfigError(
+            f"{file} is there already, and differs; edit or remove it, or name another"
+        )
+    with explain_write(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    write_text(file, text)
 
 
 @app.command()

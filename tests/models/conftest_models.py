@@ -28,7 +28,8 @@ from cvrbench.strategies.base import SharingStrategy
 
 def kinds(union: Any) -> list[str]:
     """Return the kinds of a config union as a user writes them."""
-    return [get_args(cls.__annotations__["kind"])[0] for cls in get_args(union) or (union,)]
+    classes = get_args(union) or (union,)
+    return [kind for cls in classes for kind in get_args(cls.__annotations__["kind"])]
 
 
 KINDS, OBJECTIVES, BALANCINGS = map(kinds, (ModelConfig, ObjectiveConfig, BalancingConfig))
@@ -44,6 +45,8 @@ SMALL: Mapping[str, Any] = {
     "density": 0.3,
     "regrow_every": 2,
     "weights": {"ctr": 0.5},
+    "window": 2,
+    "warmup_steps": 2,
 }
 """Sizes of small networks, and what differs from `conf/` so that it shows."""
 

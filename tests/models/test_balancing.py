@@ -1,53 +1,16 @@
 """Balancing methods against torchjd, closed forms and gradients taken one by one."""
 
-from typing import get_args
-
 import pytest
 import torch
 
-from cvrbench.balancing import build_balancing
 from cvrbench.balancing.base import gramian
 from cvrbench.balancing.pcgrad import PCGrad
-from cvrbench.balancing.uncertainty import Uncertainty
 from cvrbench.config.compose import compose
-from cvrbench.config.schema import BalancingConfig, WeightedConfig
 from cvrbench.errors import ConfigError
 from tests.choices import BALANCINGS
-from tests.models.conftest_models import balancing_of, make_schema
+from tests.models.conftest_models import balancing_of, chosen, make_schema
 
 LOSSES = torch.tensor([0.69, 0.12, 0.01])
-
-
-def test_uncertainty_is_torchjds_of_losses_twice_as_large():
-    # Theirs is exp(-s) L / 2 + s / 2 (regression), ours exp(-s) L + s / 2 (classification).
-    scalarization = pytest.importorskip("torchjd.scalarization")
-    theirs, ours = scalarization.UW(3), Uncertainty(torch.ones(3))
-    optimizers = [torch.optim.SGD(m.parameters(), lr=0.1) for m in (theirs, ours)]
-    for _ in range(20):
-        values = theirs(2 * LOSSES), ours.weigh(LOSSES).sum()
-        torch.testing.assert_close(*values)
-        for value, optimizer in zip(values, optimizers, strict=True):
-            optimizer.zero_grad()
-            value.backward()
-            optimizer.step()
-
-
-def test_uncertainty_ends_at_the_inverse_of_twice_the_loss_also_for_rare_labels():
-    ours = Uncertainty(torch.ones(3))
-    optimizer = torch.optim.Adam(ours.parameters(), lr=0.05)
-    for _ in range(2000):
-        optimizer.zero_grad()
-        ours.weigh(LOSSES).sum().backward()
-        optimizer.step()
-    torch.testing.assert_close(torch.exp(-ours.log_variance), 1 / (2 * LOSSES), rtol=1e-3, atol=0)
-
-
-def test_a_task_that_is_left_out_adds_nothing():
-    ours = Uncertainty(torch.tensor([1.0, 0.0, 1.0]))
-    terms = ours.weigh(LOSSES)
-    terms.sum().backward()
-    assert terms[1] == 0
-    assert ours.log_variance.grad[1] == 0
 
 
 def tasks_of_one_representation(n_tasks: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -67,7 +30,7 @@ def test_pcgrad_is_torchjds_over_the_whole_gradients(n_tasks):
     torch.manual_seed(0)
     expected = aggregation.PCGrad()(torch.stack(rows))
     torch.manual_seed(0)
-    weights = PCGrad(torch.ones(n_tasks)).combine(gramian(losses, shared))
+    weights = PCGrad(torch.ones(n_tasks)).combine(gramian(losses, shared), losses)
     (weights.detach() * losses).sum().backward()
     torch.testing.assert_close(shared.grad.flatten(), expected)
 
@@ -77,14 +40,14 @@ def test_pcgrad_of_two_tasks_takes_each_off_the_others_normal():
     one, other = torch.tensor([1.0, 0.0]), torch.tensor([-1.0, 1.0])
     # <one, other> = -1: one + other / 2 and other + one are what is left (algorithm 1 by hand).
     jacobian = torch.stack([one, other])
-    weights = PCGrad(torch.ones(2)).combine(jacobian @ jacobian.T)
+    weights = PCGrad(torch.ones(2)).combine(jacobian @ jacobian.T, None)
     torch.testing.assert_close(weights @ jacobian, (one + other / 2) + (other + one))
 
 
 def test_pcgrad_without_conflict_is_equal():
     pytest.importorskip("torchjd")
     jacobian = torch.rand(3, 7, generator=torch.Generator().manual_seed(0))
-    weights = PCGrad(torch.ones(3)).combine(jacobian @ jacobian.T)
+    weights = PCGrad(torch.ones(3)).combine(jacobian @ jacobian.T, None)
     torch.testing.assert_close(weights, torch.ones(3))
 
 
@@ -102,20 +65,39 @@ def test_gradient_balancing_is_refused_where_there_is_nothing_to_compare(words, 
         compose([*words.split(), "balancing=pcgrad"])
 
 
-@pytest.mark.parametrize("config", get_args(BalancingConfig), ids=lambda c: c.__name__)
-def test_a_config_says_of_its_method_whether_it_compares_gradients(config):
-    weights = {"weights": {}} if config is WeightedConfig else {}
-    (kind,) = get_args(config.__annotations__["kind"])
-    made = config(kind=kind, **weights)
-    built = build_balancing(made, ("ctr", "cvr"), ("ctr", "cvr"))
-    assert built.compares_gradients == made.compares_gradients
+@pytest.mark.parametrize("kind", BALANCINGS)
+def test_a_config_says_of_its_method_whether_it_compares_gradients(kind):
+    built = balancing_of(kind, make_schema())
+    assert built.compares_gradients == chosen("balancing", kind).compares_gradients
     assert not (built.compares_gradients and built.stackable)
 
 
 @pytest.mark.parametrize("kind", BALANCINGS)
 def test_a_batch_without_a_row_of_any_task_weighs_a_finite_loss(kind):
     method = balancing_of(kind, make_schema(3))
-    losses = torch.zeros(3, requires_grad=True)
-    method.weigh(losses).sum().backward()
-    assert torch.isfinite(losses.grad).all()
-    assert all(torch.isfinite(p.grad).all() for p in method.parameters() if p.grad is not None)
+    for values in ([0.0, 0.0, 0.0], [0.6, 0.0, 0.2], [0.5, 0.1, 0.0], [0.4, 0.2, 0.1]):
+        losses = torch.tensor(values, requires_grad=True)
+        method.weigh(losses).sum().backward()
+        method.learn(losses.detach() / 2)
+        assert torch.isfinite(losses.grad).all()
+        assert all(torch.isfinite(p.grad).all() for p in method.parameters() if p.grad is not None)
+    assert all(torch.isfinite(tensor).all() for tensor in method.state_dict().values())
+
+
+@pytest.mark.parametrize("kind", BALANCINGS)
+def test_what_is_recorded_is_named_by_tasks_and_begins_anew_with_every_call(kind):
+    method = balancing_of(kind, make_schema(3))
+    tasks = ("ctr", "cvr", "like")
+    for _ in range(3):
+        method.weigh(LOSSES)
+    if not (facts := method.facts(tasks)):
+        assert kind in ("equal", "weighted", "pcgrad")
+        return
+    assert set(facts) <= {"weights", "conflicts"}
+    if not method.compares_gradients:
+        assert tuple(facts["weights"]) == tasks
+        # Scaled, so that a step is as long as one of `equal`; `uncertainty` is as published.
+        assert sum(facts["weights"].values()) == pytest.approx(3, abs=1e-3)
+    method.weigh(LOSSES)
+    assert method.facts(tasks) != {}
+    assert method.step_count == 0

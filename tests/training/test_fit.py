@@ -109,8 +109,9 @@ RESUMED = [
     for model in ("shared_bottom", "ncs", "ple")
     for table in TABLES
 ]
-RESUMED += [("model=mmoe", f"balancing={balancing}") for balancing in BALANCINGS]
 RESUMED += [("model=mmoe", "trainer.schedule=warmup_cosine", "trainer.clip_norm=0.1")]
+SMALL = {"dwa": ("balancing.window=4",), "stch": ("balancing.warmup_steps=4",)}
+BALANCED = [("model=shared_bottom", f"balancing={b}", *SMALL.get(b, ())) for b in BALANCINGS]
 LENGTH = {"batch_size": 512, "patience": 99}
 """Nine steps an epoch, and two epochs."""
 
@@ -133,6 +134,16 @@ def assert_ends_alike(one: Bench, result: FitResult, other: Bench, expected: Fit
     for mine, theirs in ((one.network, other.network), (one.balancing, other.balancing)):
         for name, tensor in theirs.state_dict().items():
             assert torch.equal(tensor, mine.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("options", BALANCED, ids=" ".join)
+def test_every_balancing_goes_on_bit_for_bit(bench, uninterrupted, options):
+    straight, expected = uninterrupted(*options)
+    broken = bench(*options)
+    with pytest.raises(RunInterrupted):
+        broken.fit(**LENGTH, stop_after=11)
+    again = bench(*options)
+    assert_ends_alike(again, again.fit(**LENGTH), straight, expected)
 
 
 @pytest.mark.parametrize("options", RESUMED, ids=" ".join)
@@ -186,7 +197,7 @@ def test_what_a_balancing_learns_and_holds_is_resumed_with_the_rest(bench, quick
 def test_a_schedule_and_a_norm_change_a_training_and_their_absence_does_not(
     bench, uninterrupted, tmp_path, quick_data, change
 ):
-    straight, expected = uninterrupted("model=mmoe", "balancing=equal")
+    straight, expected = uninterrupted("model=mmoe")
     changed = Bench(quick_data, tmp_path / "changed", "model=mmoe")
     changed.fit(**LENGTH, **change)
     for name, parameter in straight.network.named_parameters():

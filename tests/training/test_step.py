@@ -4,6 +4,7 @@ A stack is several networks under their common code. Whatever takes part in it s
 and then moves each replica as the replica's own steps would.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -132,9 +133,15 @@ def assert_stacked_is_alone(
         assert any(not torch.equal(now[name], start[name]) for name in now)
 
 
-@pytest.mark.parametrize("balancing", BALANCINGS)
-@pytest.mark.parametrize("objective", OBJECTIVES)
-@pytest.mark.parametrize("strategy", KINDS)
+def combinations() -> list[object]:
+    """Every strategy with every objective, and every balancing with both once; the rest is slow."""
+    fast = {(s, o, "uncertainty") for s in KINDS for o in OBJECTIVES}
+    fast |= {("mmoe", o, b) for o in ("click_space", "entire_space") for b in BALANCINGS}
+    every = itertools.product(KINDS, OBJECTIVES, BALANCINGS)
+    return [pytest.param(*c, marks=[] if c in fast else [pytest.mark.slow]) for c in every]
+
+
+@pytest.mark.parametrize(("strategy", "objective", "balancing"), combinations())
 def test_a_step_of_a_stack_is_each_replicas_own_step(strategy, objective, balancing):
     members = replicas(strategy, objective, balancing)
     if not (can_stack(members[0].network) and members[0].balancing.stackable):

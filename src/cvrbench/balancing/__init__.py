@@ -1,6 +1,7 @@
 """Balancing (group `balancing=`): how the tasks' losses or gradients become one step.
 
-One module and one dataclass (`config.schema`) each, one `case` here.
+A class and a dataclass (`config.schema`) each, but for those without settings, which share a
+dataclass; one `case` here.
 """
 
 from collections.abc import Sequence
@@ -10,13 +11,17 @@ import torch
 
 from cvrbench.balancing.base import Balancing
 from cvrbench.balancing.fixed import Fixed, weights_of
+from cvrbench.balancing.losses import DWA, FAMO, STCH, NISERatio, by_loss
 from cvrbench.balancing.pcgrad import PCGrad
-from cvrbench.balancing.uncertainty import Uncertainty
 from cvrbench.config.schema import (
     BalancingConfig,
+    ByLossConfig,
+    DWAConfig,
     EqualConfig,
+    FAMOConfig,
+    NISERatioConfig,
     PCGradConfig,
-    UncertaintyConfig,
+    STCHConfig,
     WeightedConfig,
 )
 
@@ -42,8 +47,16 @@ def build_balancing(
             return Fixed(active, torch.ones(len(tasks)))
         case WeightedConfig(weights=weights):
             return Fixed(active, weights_of(weights, tasks))
-        case UncertaintyConfig():
-            return Uncertainty(active)
+        case ByLossConfig(kind=kind):
+            return by_loss(kind)(active)
+        case DWAConfig():
+            return DWA(active, config)
+        case FAMOConfig():
+            return FAMO(active, config)
+        case NISERatioConfig():
+            return NISERatio(active, config)
+        case STCHConfig():
+            return STCH(active, config)
         case PCGradConfig():
             return PCGrad(active)
         case _:

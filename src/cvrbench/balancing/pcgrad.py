@@ -35,7 +35,8 @@ class PCGrad(Balancing):
             ) from None
         self.weighting = PCGradWeighting()
 
-    def combine(self, gramian: Tensor) -> Tensor:
+    def combine(self, gramian: Tensor, losses: Tensor) -> Tensor:
         """Return the weight of each active task's gradient, `[tasks]`."""
+        del losses
         weights: Tensor = self.weighting(gramian)
         return weights

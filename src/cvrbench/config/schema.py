@@ -104,11 +104,57 @@ class WeightedConfig(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class UncertaintyConfig(Options):
-    """Weights learned as homoscedastic uncertainty."""
+class ByLossConfig(Options):
+    """Weights from the tasks' losses, learned or drawn, by a method without settings."""
 
-    kind: Literal["uncertainty"]
+    kind: Literal["geometric", "imtl_l", "random", "uncertainty"]
     compares_gradients: ClassVar[bool] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class DWAConfig(Options):
+    """Weights by how slowly a task's loss falls."""
+
+    kind: Literal["dwa"]
+    compares_gradients: ClassVar[bool] = False
+    temperature: Annotated[float, Gt(0)]
+    """The higher, the more equal the weights."""
+    window: Count
+    """Steps whose mean losses are compared with those of as many steps before."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FAMOConfig(Options):
+    """Weights that make all losses fall alike, by a second look at every batch."""
+
+    kind: Literal["famo"]
+    compares_gradients: ClassVar[bool] = False
+    learning_rate: Annotated[float, Gt(0)]
+    """Of the weights' logits."""
+    weight_decay: Annotated[float, Ge(0)]
+    """Of the weights' logits, towards equal shares."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NISERatioConfig(Options):
+    """The first task's loss over each task's as its weight."""
+
+    kind: Literal["nise_ratio"]
+    compares_gradients: ClassVar[bool] = False
+    cap: Annotated[float, Gt(0)]
+    """Largest ratio."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class STCHConfig(Options):
+    """A smooth maximum of the losses, each relative to its mean at the start."""
+
+    kind: Literal["stch"]
+    compares_gradients: ClassVar[bool] = False
+    mu: Annotated[float, Gt(0)]
+    """The smaller, the more the worst task counts alone."""
+    warmup_steps: Count
+    """Steps whose mean losses are the reference."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +165,16 @@ class PCGradConfig(Options):
     compares_gradients: ClassVar[bool] = True
 
 
-BalancingConfig = EqualConfig | WeightedConfig | UncertaintyConfig | PCGradConfig
+BalancingConfig = (
+    EqualConfig
+    | WeightedConfig
+    | ByLossConfig
+    | DWAConfig
+    | FAMOConfig
+    | NISERatioConfig
+    | STCHConfig
+    | PCGradConfig
+)
 
 
 @dataclass(frozen=True, kw_only=True)

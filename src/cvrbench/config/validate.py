@@ -137,10 +137,10 @@ def _dataclass_of(declared: Any, values: Any, group: str) -> type:
     if len(options) == 1:
         assert isinstance(options[0], type)
         return options[0]
-    kinds = {_kind_of(cls): cls for cls in options}
+    kinds = {kind: cls for cls in options for kind in _kinds_of(cls)}
     kind = values.get("kind") if isinstance(values, Mapping) else None
     if not isinstance(kind, str) or kind not in kinds:
-        names = ", ".join(sorted(map(str, kinds)))
+        names = ", ".join(sorted(kinds))
         raise ConfigError(f"{group}.kind must be one of {names}; got {kind!r}")
     found: type = kinds[kind]
     return found
@@ -194,7 +194,7 @@ def _place(cls: type, loc: Sequence[str | int]) -> tuple[list[str], tuple[Any, .
     declared: Any = cls
     for depth, part in enumerate(loc):
         options = _options(declared)
-        if tagged := [o for o in options if isinstance(o, type) and _kind_of(o) == part]:
+        if tagged := [o for o in options if isinstance(o, type) and part in _kinds_of(o)]:
             where, alternatives = _place(tagged[0], loc[depth + 1 :])
             return [*map(str, loc[:depth]), *where], alternatives
         several = [option for option in options if option is not NoneType]
@@ -205,10 +205,9 @@ def _place(cls: type, loc: Sequence[str | int]) -> tuple[list[str], tuple[Any, .
     return list(map(str, loc)), ()
 
 
-def _kind_of(cls: type) -> str | None:
-    """Return the tag that picks a dataclass from its union; None for one that is in none."""
-    tags = get_args(getattr(cls, "__annotations__", {}).get("kind"))
-    return str(tags[0]) if tags else None
+def _kinds_of(cls: type) -> tuple[str, ...]:
+    """Return the tags that pick a dataclass from its union; none for one that is in none."""
+    return get_args(getattr(cls, "__annotations__", {}).get("kind"))
 
 
 def _options(declared: Any) -> tuple[Any, ...]:

@@ -127,8 +127,13 @@ class TrainingSession:
         probe = Probe.draw(
             self.train_rows, self.objective, self.tasks, seed=self.seed, n_rows=n_rows
         )
+
+        def observe(network: SharingStrategy) -> dict[str, Any]:
+            weights = task.balancing.facts(self.tasks)
+            return {**probe(network), **({"balancing": weights} if weights else {})}
+
         epochs = self.config.trainer.epochs
-        return self._fit(self._job(network, task, "train", epochs, probe, self.on_evaluation))
+        return self._fit(self._job(network, task, "train", epochs, observe, self.on_evaluation))
 
     def steps(self, epochs: float) -> int:
         """Count the steps of a training (`strategies.base.PretrainContext`)."""

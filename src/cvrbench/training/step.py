@@ -62,6 +62,10 @@ def train_step(
         optimizers.zero_grad()
         loss.sum().backward()
         optimizers.step(update.update_mask)
+        if balancing.looks_again and update.task is None:
+            with torch.no_grad():
+                after = task_losses(network, objective, batch, forward=forward, bf16=bf16)
+            balancing.learn(after[1])
         total = loss.detach() if total is None else total + loss.detach()
     assert total is not None
     return total
@@ -103,5 +107,6 @@ def _balanced(balancing: Balancing, losses: Tensor, output: Output, task: int | 
                 "strategy shares nothing; use balancing=equal"
             )
         active = terms[balancing.trained]
-        return (balancing.combine(gramian(active, output.shared)).to(terms) * active).sum()
+        weights = balancing.combine(gramian(active, output.shared), active.detach())
+        return (weights.to(terms) * active).sum()
     return terms.sum(-1)

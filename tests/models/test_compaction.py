@@ -23,7 +23,7 @@ from cvrbench.serving.compaction import (
 )
 from cvrbench.strategies import build_strategy
 from cvrbench.strategies.ncs import NCS
-from tests.models.conftest_models import build, chosen, make_batch, make_schema
+from tests.models.conftest_models import KINDS, build, chosen, make_batch, make_schema
 
 DENSITIES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
@@ -354,41 +354,44 @@ def test_savings_are_told_plainly(density, words):
     assert json.loads(json.dumps(savings.to_json()))["networks"][2]["task"] == "cvr"
 
 
-@pytest.mark.parametrize("strategy", ["single_task", "shared_embedding", "shared_bottom"])
-@pytest.mark.parametrize("tower", [(), (5,)])
-def test_a_task_without_masks_is_written_without_the_other_tasks(strategy, tower):
+@pytest.mark.parametrize("strategy", ["single_task", "mmoe"])
+def test_what_a_task_without_masks_saves_is_told(strategy):
     schema = make_schema(3)
-    network = build(strategy, schema, hidden=(16, 9), tower=tower, dropout=0.3).eval()
-    features = make_batch(schema).features
-    for task in range(3):
-        own = task_network(network, schema, task)
-        small = compact(own).network
-        with torch.inference_mode():
-            expected = network(features).logits[:, task]
-            torch.testing.assert_close(own(features).logits[:, 0], expected)
-            torch.testing.assert_close(small(features).logits[:, 0], expected)
+    network = build(strategy, schema, hidden=(16, 9)).eval()
+    assert task_network(network, schema, 0) is None
     savings = compare(network, schema, ["like"])
     whole, alone = (row.cost for row in savings.rows)
-    assert alone.multiply_adds < whole.multiply_adds
     assert savings.compactions == {}
     if strategy == "single_task":
         assert 3 * alone.multiply_adds == whole.multiply_adds
         assert 3 * alone.embedding_parameters == whole.embedding_parameters
-    assert "There are no masks" in savings.sentences[0]
+    else:
+        gate = network.experts.n * (network.encoder.width + 9)  # and its mixture
+        assert whole.multiply_adds - alone.multiply_adds == 2 * (gate + 9 * 5 + 5)
+    assert "like alone takes" in savings.sentences[0]
 
 
-def test_a_task_that_reads_common_experts_is_served_by_the_whole_network():
-    schema = make_schema()
-    network = build("mmoe", schema).eval()
-    assert task_network(network, schema, 0) is None
-    savings = compare(network, schema, ["cvr"])
-    assert len(savings.rows) == 1
-    assert "served by the whole network" in savings.sentences[0]
-
-
-def test_a_task_whose_fields_interact_is_served_by_the_whole_network():
-    schema = make_schema()
-    interaction = chosen("interaction", "dot")
-    config = chosen("model", "shared_bottom")
-    network = build_strategy(config, schema, interaction=interaction).eval()
-    assert task_network(network, schema, 0) is None
+@pytest.mark.parametrize("interaction", ["none", "dot", "cross"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_tasks_copy_has_its_logits_and_fewer_parameters(kind, interaction):
+    schema = make_schema(3)
+    torch.manual_seed(0)
+    model = chosen("model", kind, **({"levels": 3} if kind == "ple" else {}))
+    network = build_strategy(model, schema, interaction=chosen("interaction", interaction))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.normal_(std=0.3)
+    if isinstance(network, NCS):
+        cut(network, 0.5)
+    network.eval()
+    features, before = make_batch(schema, 7).features, repr(network.state_dict())
+    sizes = {sum(p.numel() for p in network.parameters())}
+    with torch.inference_mode():
+        for task in range(3):
+            own = network.only(task)
+            logits = own(features).logits
+            assert logits.shape == (7, 1)
+            expected = network(features).logits[:, task : task + 1]
+            torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
+            assert sum(p.numel() for p in own.parameters()) < max(sizes)
+    assert repr(network.state_dict()) == before

@@ -9,6 +9,7 @@ from cvrbench.nn.layers import (
     mix,
     parallel_linear,
     parallel_mlp,
+    select_networks,
 )
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "mix",
     "parallel_linear",
     "parallel_mlp",
+    "select_networks",
 ]

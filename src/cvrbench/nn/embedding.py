@@ -9,6 +9,7 @@ from torch.nn import functional as F  # noqa: N812 -- the name every torch user 
 
 from cvrbench.data.batches import Features
 from cvrbench.data.schema import Schema
+from cvrbench.nn.layers import select_networks
 from cvrbench.nn.lookup import Bags, has_kernel, look_up
 
 
@@ -73,22 +74,34 @@ class FeatureEncoder(nn.Module):
             keep: `[tasks, vocabulary, dim]`, which entries of a common table each task reads; the
                 result is then `[tasks, batch, width]`.
         """
-        batch = len(features.rows)
-        if keep is None and self.sparse and has_kernel(self.table):
-            rows = self._of_copies(features.rows.reshape(-1))
-            bags = self._bags(features) if self.n_multivalued else None
-            vectors, pooled = look_up(self.table, rows, bags)
-        else:
-            vectors, pooled = self._by_value(features, keep)
-        copies = max(self.copies, 1 if keep is None else len(keep))
-        parts = [vectors.reshape(copies, batch, -1)]
-        if pooled is not None:
-            pooled = pooled.view(copies, self.n_multivalued, batch, self.embedding_dim)
-            parts.append(pooled.transpose(1, 2).reshape(copies, batch, -1))
-        if features.numeric.shape[1]:
+        batch, copies = len(features.rows), max(self.copies, 1 if keep is None else len(keep))
+        parts = []
+        if self.vocabulary_size:  # else ONNX would have to join tensors without an element
+            vectors, pooled = self._vectors(features, keep)
+            if features.rows.shape[1]:
+                parts.append(vectors.reshape(copies, batch, -1))
+            if pooled is not None:
+                pooled = pooled.view(copies, self.n_multivalued, batch, self.embedding_dim)
+                parts.append(pooled.transpose(1, 2).reshape(copies, batch, -1))
+        if features.numeric.shape[1] or not parts:
             parts.append(features.numeric.expand(copies, batch, -1))
         encoded = torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]
         return encoded if copies > 1 else encoded.squeeze(0)
+
+    def select_copy(self, number: int) -> None:
+        """Keep one of the tables, and its interaction."""
+        if self.copies > 1:
+            self.table = nn.Parameter(self.table.detach().chunk(self.copies)[number].clone())
+            if self.interaction is not None:
+                select_networks(self.interaction, [number])
+            self.copies = 1
+
+    def _vectors(self, features: Features, keep: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Vectors of single values, and pooled bags if there are some."""
+        if keep is None and self.sparse and has_kernel(self.table):
+            bags = self._bags(features) if self.n_multivalued else None
+            return look_up(self.table, self._of_copies(features.rows.reshape(-1)), bags)
+        return self._by_value(features, keep)
 
     def _by_value(self, features: Features, keep: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Vectors and pooled bags by a vector for every value, for autograd to differentiate."""

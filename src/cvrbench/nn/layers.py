@@ -159,6 +159,19 @@ def mix(gates: Tensor, experts: Tensor) -> Tensor:
     return torch.einsum(f"nbe,{experts_axes}->nbo", gates, experts)
 
 
+def select_networks(module: nn.Module, chosen: Sequence[int]) -> None:
+    """Keep some of the parallel networks that a module consists of, in the order given.
+
+    They are the first dimension of every parameter of `ParallelMLP`, `Towers`, `Gates` and of the
+    interactions.
+    """
+    for part in module.modules():
+        for name, parameter in [*part.named_parameters(recurse=False)]:
+            setattr(part, name, nn.Parameter(parameter.detach()[list(chosen)]))
+        if isinstance(part, ParallelMLP):
+            part.n = len(chosen)
+
+
 def glorot(n: int, n_in: int, n_out: int) -> nn.Parameter:
     """Return n Glorot-uniform matrices `[n, in, out]`."""
     bound = math.sqrt(6 / (n_in + n_out))

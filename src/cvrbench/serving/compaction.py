@@ -1,7 +1,8 @@
-"""One task's own plain network out of a trained one, without the units that carry nothing.
+"""A task's own network out of a trained one, without the units that its masks leave useless.
 
-Where a task has one path of encoder, trunk and tower (`single_task`, `shared_embedding`,
-`shared_bottom`, `ncs`), that is a plain network. Mixtures of experts have no such path.
+What a task needs of a network is known to the strategy (`SharingStrategy.only`). Of a masked one
+without an interaction it is one path of encoder, trunk and tower, which is written here as a plain
+network.
 
 A mask is a matrix of zeros and ones: the product with a masked weight matrix costs what the product
 with the whole one costs. What does save work is a unit that carries nothing of the task's, because
@@ -38,12 +39,7 @@ from cvrbench.nn import FeatureEncoder, Output
 from cvrbench.nn.multiply_adds import count_multiply_adds
 from cvrbench.strategies.base import SharingStrategy
 from cvrbench.strategies.ncs import NCS
-from cvrbench.strategies.shared_bottom import SharedBottom
-from cvrbench.strategies.shared_embedding import SharedEmbedding
-from cvrbench.strategies.single_task import SingleTask
 
-OnePath = NCS | SharedBottom | SharedEmbedding | SingleTask
-"""Strategies of which every task has one path from the encoder to its logit."""
 EXAMPLE_ROWS = 3
 """Rows of an example batch; a length that no other size of a network is likely to equal."""
 
@@ -103,7 +99,7 @@ class Compaction:
 
 
 def task_network(network: SharingStrategy, schema: Schema, task: int) -> TaskNetwork | None:
-    """Return one task's path as a plain network, zeros where its mask has zeros.
+    """Return a task's masked path as a plain network, zeros where its mask has zeros.
 
     Args:
         network: In the state to be served; its weights are not changed.
@@ -111,31 +107,26 @@ def task_network(network: SharingStrategy, schema: Schema, task: int) -> TaskNet
         task: Number of the task.
 
     Returns:
-        None where a task's output needs the paths of others, or fields interact below the trunk.
+        None where nothing is masked, or fields interact below the trunk.
     """
-    if not isinstance(network, OnePath) or network.encoder.interaction is not None:
+    if not isinstance(network, NCS) or network.encoder.interaction is not None:
         return None
-    effective: dict[str, Tensor] = {}
-    if isinstance(network, NCS):
-        effective = {name: weight.detach() for name, weight in network.effective().items()}
-    trunk = network.trunks if isinstance(network, SharedEmbedding | SingleTask) else network.trunk
+    own = network.only(task)
+    effective = {name: weight.detach() for name, weight in own.effective().items()}
 
-    def own(name: str, parameter: Tensor) -> Tensor:
-        weight = effective.get(name, parameter.detach())
-        return weight[task if len(weight) > 1 else 0]
+    def layer_of(name: str, weight: Tensor, bias: Tensor) -> Layer:
+        weight, bias = effective.get(name, weight), effective.get(f"{name}_bias", bias)
+        return Layer(weight.detach()[0], bias.detach().reshape(-1))
 
-    layers = []
-    for part, mlp in (("trunk", trunk), ("tower", network.towers.network)):
-        for number, (weight, bias) in enumerate(zip(mlp.weights, mlp.biases, strict=True)):
-            name = f"{part}_{number}"
-            layers.append(Layer(own(name, weight), own(f"{name}_bias", bias).reshape(-1)))
-    head = own("tower_head", network.towers.head)  # [out, 1]
-    layers.append(Layer(head, network.towers.bias.detach()[task : task + 1]))
-    table = network.encoder.table.detach()
-    if network.encoder.copies > 1:  # one table per task, one below the other
-        table = table.chunk(network.encoder.copies)[task]
+    layers = [
+        layer_of(f"{part}_{number}", weight, bias)
+        for part, mlp in (("trunk", own.trunk), ("tower", own.towers.network))
+        for number, (weight, bias) in enumerate(zip(mlp.weights, mlp.biases, strict=True))
+    ]
+    layers.append(layer_of("tower_head", own.towers.head, own.towers.bias))
+    table = own.encoder.table.detach()
     if "embedding" in effective:
-        table = table * effective["embedding"][task]
+        table = table * effective["embedding"][0]
     return TaskNetwork(schema, table, layers).eval()
 
 
@@ -304,26 +295,18 @@ def compare(network: SharingStrategy, schema: Schema, tasks: Sequence[str]) -> S
     rows, found, sentences = [Row(None, "as trained", whole)], {}, []
     names = [task.name for task in schema.tasks]
     for task in tasks:
-        own = task_network(network, schema, names.index(task))
-        if own is None:
-            sentences.append(
-                f"The experts that {task} reads serve other tasks, too: it is served by the whole "
-                "network."
-            )
-            continue
-        cost = cost_of_task(own)
-        if isinstance(network, NCS):
-            found[task] = compact(own)
+        number = names.index(task)
+        if (masked := task_network(network, schema, number)) is not None:
+            cost, found[task] = cost_of_task(masked), compact(masked)
             small = cost_of_task(found[task].network)
             rows += [Row(task, "masked", cost), Row(task, "compacted", small)]
             sentences.append(in_words(task, cost, small, found[task]))
+        elif (own := network.only(number)) is not None:
+            rows.append(Row(task, "alone", cost_as_trained(own, schema)))
+            share = rows[-1].cost.multiply_adds / whole.multiply_adds
+            sentences.append(f"{task} alone takes {share:.1%} of the multiply-adds.")
         else:
-            rows.append(Row(task, "alone", cost))
-            share = cost.multiply_adds / whole.multiply_adds
-            sentences.append(
-                f"{task} alone takes {share:.1%} of the multiply-adds: the rest is the other "
-                "tasks'. There are no masks, so nothing else can be left out."
-            )
+            sentences.append(f"{task} cannot be taken out: it is served by the whole network.")
     return Savings(rows=tuple(rows), compactions=found, sentences=tuple(sentences))
 
 
@@ -349,7 +332,7 @@ def cost_as_trained(network: SharingStrategy, schema: Schema) -> Cost:
         own = (task_network(network, schema, t) for t in range(len(network.tasks)))
         # A part without masks is computed once for all tasks.
         kept = sum(cost_of_task(task).connections for task in own if task is not None)
-        connections = min(multiply_adds, kept)
+        connections = min(multiply_adds, kept or multiply_adds)
     return Cost(
         dense_parameters=sum(p.numel() for p in network.parameters()) - embeddings,
         embedding_parameters=embeddings,

@@ -95,15 +95,15 @@ def part_of(trained: Trained, task: str) -> Part:
         )
     kind = trained.config.objective.kind
     wanted = range(len(names)) if task == ALL else [names.index(task)]
-    own = None if task == ALL else task_network(network, schema, names.index(task))
-    if own is None:
+    if task == ALL or (own := network.only(names.index(task))) is None:
         outputs = tuple(_output(schema, number, kind, column=number) for number in wanted)
         return Part(name=task, network=network, schema=schema, outputs=outputs, compaction=None)
-    found = compact(own)
+    masked = task_network(network, schema, names.index(task))
+    found = None if masked is None else compact(masked)
     return Part(
         name=task,
-        network=found.network,
-        schema=found.network.schema,
+        network=own if found is None else found.network,
+        schema=schema if found is None else found.network.schema,
         outputs=tuple(_output(schema, number, kind, column=0) for number in wanted),
         compaction=found,
     )

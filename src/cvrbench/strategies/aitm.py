@@ -18,6 +18,7 @@ Differs from the authors' code: dropout is active in training; `tower` may put a
 z_t and the logit (theirs is empty).
 """
 
+import copy
 import math
 from collections.abc import Sequence
 
@@ -28,7 +29,14 @@ from torch.nn import functional as F  # noqa: N812 -- the name every torch user 
 from cvrbench.config.model import AITMConfig
 from cvrbench.data.batches import Batch, Features
 from cvrbench.data.schema import Schema
-from cvrbench.nn import FeatureEncoder, Output, ParallelMLP, Towers, parallel_linear
+from cvrbench.nn import (
+    FeatureEncoder,
+    Output,
+    ParallelMLP,
+    Towers,
+    parallel_linear,
+    select_networks,
+)
 from cvrbench.nn.layers import glorot
 from cvrbench.objectives import Objective
 from cvrbench.strategies.base import SharingStrategy
@@ -68,8 +76,22 @@ class AITM(SharingStrategy):
         for task, parent in enumerate(self.parents):
             x = own[task]  # a parent stands before its children
             z.append(x if parent is None else self.transfers[str(task)](x, z[parent]))
-        output: Output = self.towers(torch.stack(z))
+        # Towers are those of the last tasks, of one alone in a copy for a single task.
+        output: Output = self.towers(torch.stack(z[-self.towers.network.n :]))
         return output._replace(shared=encoded)
+
+    def only(self, task: int) -> "AITM":
+        """Return a copy without the tasks that are no ancestors, and without their towers."""
+        chain, ancestor = [task], self.parents[task]
+        while ancestor is not None:
+            chain, ancestor = [ancestor, *chain], self.parents[ancestor]
+        own = copy.deepcopy(self)
+        own.parents = [None, *range(len(chain) - 1)]
+        handed = {str(k): own.transfers[str(t)] for k, t in enumerate(chain) if k}
+        own.transfers = nn.ModuleDict(handed)
+        select_networks(own.networks, chain)
+        select_networks(own.towers, [task])
+        return own
 
     def auxiliary(self, output: Output, batch: Batch, objective: Objective) -> Tensor | None:
         """Return the calibrator, `[...]`."""

@@ -78,6 +78,13 @@ class SharingStrategy(nn.Module, ABC):
         """Do what is due after optimiser step `step` (from 1); say whether training may end."""
         return False
 
+    def only(self, task: int) -> "SharingStrategy | None":  # noqa: ARG002
+        """Return a copy with what one task's logit needs and nothing else: `[batch, 1]` logits.
+
+        By default None, for a strategy whose tasks cannot be taken apart.
+        """
+        return None
+
     def gate_facts(self, features: Features) -> list[GateFacts]:  # noqa: ARG002
         """Return what each gate does on a batch; none by default, for a strategy without gates."""
         return []

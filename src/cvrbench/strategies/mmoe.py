@@ -5,12 +5,21 @@
 The gates are linear maps of the experts' input, without bias and without batch norm.
 """
 
+import copy
 from collections.abc import Sequence
 
 from cvrbench.config.model import MMoEConfig
 from cvrbench.data.batches import Features
 from cvrbench.data.schema import Schema
-from cvrbench.nn import FeatureEncoder, Gates, Output, ParallelMLP, Towers, mix
+from cvrbench.nn import (
+    FeatureEncoder,
+    Gates,
+    Output,
+    ParallelMLP,
+    Towers,
+    mix,
+    select_networks,
+)
 from cvrbench.strategies.base import SharingStrategy
 from cvrbench.strategies.gates import GateFacts, gate_facts
 
@@ -45,6 +54,14 @@ class MMoE(SharingStrategy):
         mixed = mix(self.gates(encoded), self.experts(encoded))  # [gates, batch, out]
         output: Output = self.towers(mixed)
         return output._replace(shared=encoded)
+
+    def only(self, task: int) -> "MMoE":
+        """Return a copy without the other tasks' gates and towers; every expert stays."""
+        own = copy.deepcopy(self)
+        if len(self.mixed_for) > 1:
+            select_networks(own.gates, [task])
+        select_networks(own.towers, [task])
+        return own
 
     def gate_facts(self, features: Features) -> list[GateFacts]:
         """Return what each task's gate does on a batch, or the common one."""

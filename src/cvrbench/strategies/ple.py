@@ -10,6 +10,7 @@ A path's experts and gate read that path's output of the level below. The last l
 shared gate, since nothing would read it.
 """
 
+import copy
 from collections.abc import Sequence
 from itertools import chain
 
@@ -19,7 +20,15 @@ from torch import Tensor, nn
 from cvrbench.config.model import PLEConfig
 from cvrbench.data.batches import Features
 from cvrbench.data.schema import Schema
-from cvrbench.nn import FeatureEncoder, Gates, Output, ParallelMLP, Towers, mix
+from cvrbench.nn import (
+    FeatureEncoder,
+    Gates,
+    Output,
+    ParallelMLP,
+    Towers,
+    mix,
+    select_networks,
+)
 from cvrbench.strategies.base import SharingStrategy
 from cvrbench.strategies.gates import GateFacts, gate_facts
 
@@ -44,6 +53,8 @@ class Extraction(nn.Module):
         self.experts = ParallelMLP(n_experts, n_in, hidden, dropout=dropout)
         self.task_gates = Gates(n_tasks, n_in, n_specific + n_shared)
         self.shared_gate = Gates(1, n_in, n_experts) if shared_gate else None
+        self.path: int | None = None
+        """The only task whose path goes on; None: all tasks' do."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix the experts.
@@ -59,6 +70,7 @@ class Extraction(nn.Module):
         # split, not slices: its gradient is one concatenation
         own, shared = outputs.split([self.n_tasks * self.n_specific, self.n_shared])
         own = own.unflatten(0, (self.n_tasks, self.n_specific))  # [tasks, specific, batch, out]
+        own = own if self.path is None else own[self.path : self.path + 1]
         gates, shared_gate = self.mixtures(x)
         own_gates, shared_gates = gates.split([self.n_specific, self.n_shared], dim=2)
         mixed = [mix(own_gates, own)] if self.n_specific else []
@@ -76,10 +88,22 @@ class Extraction(nn.Module):
             `[tasks, batch, specific + shared]`, a task's own experts first; and of the shared
             gate, if there is one, `[1, batch, tasks * specific + shared]`.
         """
-        gates = self.task_gates(x if x.dim() == 2 else x[: self.n_tasks])
+        first, after = (0, self.n_tasks) if self.path is None else (self.path, self.path + 1)
+        gates = self.task_gates(x if x.dim() == 2 else x[first:after])
         if self.shared_gate is None:
             return gates, None
         return gates, self.shared_gate(x if x.dim() == 2 else x[-1])
+
+    def only(self, task: int) -> None:
+        """Leave out the other tasks' gates, and their experts if no shared gate reads them."""
+        select_networks(self.task_gates, [task])
+        if self.shared_gate is not None:
+            self.path = task
+            return
+        first, n_own = task * self.n_specific, self.n_tasks * self.n_specific
+        specific = range(first, first + self.n_specific)
+        select_networks(self.experts, [*specific, *range(n_own, n_own + self.n_shared)])
+        self.n_tasks = 1
 
     def _reads(self, device: torch.device) -> Tensor:
         """Which path each expert reads: its task's, or the shared one."""
@@ -127,6 +151,19 @@ class PLE(SharingStrategy):
             x = level(x)
         output: Output = self.towers(x)  # x: [tasks, batch, out]
         return output._replace(shared=encoded)
+
+    def only(self, task: int) -> "PLE":
+        """Return a copy without what the task does not read.
+
+        The last level has the task's own and the shared experts. The level below mixes every
+        expert for the shared path, but none for other tasks; levels further down stay whole.
+        """
+        own = copy.deepcopy(self)
+        for level in own.levels[-2:]:
+            assert isinstance(level, Extraction)
+            level.only(task)
+        select_networks(own.towers, [task])
+        return own
 
     def gate_facts(self, features: Features) -> list[GateFacts]:
         """Return what the tasks' gates do on a batch at every level, and the shared path's."""

@@ -3,12 +3,13 @@
 logit_t = h_t( f( e(x) ) )
 """
 
+import copy
 from collections.abc import Sequence
 
 from cvrbench.config.model import SharedBottomConfig
 from cvrbench.data.batches import Features
 from cvrbench.data.schema import Schema
-from cvrbench.nn import FeatureEncoder, Output, ParallelMLP, Towers
+from cvrbench.nn import FeatureEncoder, Output, ParallelMLP, Towers, select_networks
 from cvrbench.strategies.base import SharingStrategy
 
 
@@ -36,3 +37,9 @@ class SharedBottom(SharingStrategy):
         encoded = self.encoder(features)  # [batch, width]
         output: Output = self.towers(self.trunk(encoded))  # trunk: [1, batch, out]
         return output._replace(shared=encoded)
+
+    def only(self, task: int) -> "SharedBottom":
+        """Return a copy without the other tasks' parameters."""
+        own = copy.deepcopy(self)
+        select_networks(own.towers, [task])
+        return own

@@ -5,12 +5,13 @@
 The control that any finer sharing of the trunk must beat.
 """
 
+import copy
 from collections.abc import Sequence
 
 from cvrbench.config.model import SharedEmbeddingConfig
 from cvrbench.data.batches import Features
 from cvrbench.data.schema import Schema
-from cvrbench.nn import FeatureEncoder, Output, ParallelMLP, Towers
+from cvrbench.nn import FeatureEncoder, Output, ParallelMLP, Towers, select_networks
 from cvrbench.strategies.base import SharingStrategy
 
 
@@ -39,3 +40,10 @@ class SharedEmbedding(SharingStrategy):
         encoded = self.encoder(features)  # [batch, width]
         output: Output = self.towers(self.trunks(encoded))
         return output._replace(shared=encoded)
+
+    def only(self, task: int) -> "SharedEmbedding":
+        """Return a copy without the other tasks' parameters."""
+        own = copy.deepcopy(self)
+        select_networks(own.trunks, [task])
+        select_networks(own.towers, [task])
+        return own

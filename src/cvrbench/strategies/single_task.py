@@ -6,12 +6,13 @@ The baseline every claim about sharing is measured against. All tasks are traine
 as parallel networks without a common weight, so the result equals separate trainings.
 """
 
+import copy
 from collections.abc import Sequence
 
 from cvrbench.config.model import SingleTaskConfig
 from cvrbench.data.batches import Features
 from cvrbench.data.schema import Schema
-from cvrbench.nn import FeatureEncoder, Output, ParallelMLP, Towers
+from cvrbench.nn import FeatureEncoder, Output, ParallelMLP, Towers, select_networks
 from cvrbench.strategies.base import SharingStrategy
 
 
@@ -40,3 +41,11 @@ class SingleTask(SharingStrategy):
         encoded = self.encoder(features)  # [tasks, batch, width]
         output: Output = self.towers(self.trunks(encoded))
         return output
+
+    def only(self, task: int) -> "SingleTask":
+        """Return a copy without the other tasks' parameters."""
+        own = copy.deepcopy(self)
+        own.encoder.select_copy(task)
+        select_networks(own.trunks, [task])
+        select_networks(own.towers, [task])
+        return own

@@ -32,7 +32,14 @@ from cvrbench.data.batches import Features
 from cvrbench.data.schema import Schema
 from cvrbench.errors import RunError
 from cvrbench.masks.mask_set import MaskSet
-from cvrbench.nn import FeatureEncoder, Output, ParallelMLP, Towers, parallel_mlp
+from cvrbench.nn import (
+    FeatureEncoder,
+    Output,
+    ParallelMLP,
+    Towers,
+    parallel_mlp,
+    select_networks,
+)
 from cvrbench.strategies.base import PretrainContext, SharingStrategy, UpdateMask, UpdateStep
 
 
@@ -159,6 +166,17 @@ class NCS(SharingStrategy):
     def copy(self) -> "NCS":
         """Copy the network as it is."""
         return copy.deepcopy(self)
+
+    def only(self, task: int) -> "NCS":
+        """Return a copy without the other tasks' masks, towers and trunks of their own."""
+        own = self.copy()
+        own.tasks = (self.tasks[task],)
+        for name, keep in own._keep().items():
+            setattr(own.keep, name, keep[task : task + 1].clone())
+        if own.trunk.n > 1:
+            select_networks(own.trunk, [task])
+        select_networks(own.towers, [task])
+        return own
 
     def untied(self) -> "NCS":
         """Copy the network, every task with trunk weights of its own, embeddings in common."""

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from cvrbench import __version__
-from cvrbench.cli import data, export, report, reproduce, run, show, sweep
+from cvrbench.cli import compare, data, export, report, reproduce, run, show, sweep
 from cvrbench.cli.console import warn, write
 from cvrbench.errors import ConfigError, CvrbenchError, RunError, RunInterrupted
 
@@ -47,6 +47,7 @@ app = typer.Typer(
 )
 app.command(epilog=show.options())(run.run)
 app.command()(run.resume)
+app.command()(compare.compare)
 app.command()(sweep.sweep)
 app.command()(report.report)
 app.command()(export.export)

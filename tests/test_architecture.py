@@ -76,7 +76,7 @@ HOMES = {
     "sqlalchemy": "sweep",
     "submitit": "launch.engines",
     "tensorboard": "",
-    "torchjd": "balancing.pcgrad",
+    "torchjd": "balancing.gradients",
     "torch": """
         balancing data device launch.job masks metrics.on_tensors nn objectives
         runs.experiment runs.load runs.memory serving strategies tracking.sinks training

@@ -72,6 +72,12 @@ RUNS: dict[str, str] = {
     "nise_ratio": "model=shared_bottom balancing=nise_ratio",
     "stch": "model=shared_bottom balancing=stch balancing.warmup_steps=3",
     "pcgrad": "model=mmoe balancing=pcgrad",
+    "cagrad": "model=mmoe balancing=cagrad",
+    "fairgrad": "model=mmoe balancing=fairgrad",
+    "gradvac": "model=mmoe balancing=gradvac",
+    "gradnorm": "model=mmoe balancing=gradnorm",
+    "metabalance": "model=mmoe balancing=metabalance",
+    "gradcraft": "model=mmoe balancing=gradcraft",
     "dot": "model=single_task interaction=dot",
     "cross": "model=ple interaction=cross",
     "schedule": "model=mmoe trainer.schedule=warmup_cosine trainer.clip_norm=0.1",
@@ -88,6 +94,9 @@ RUNS: dict[str, str] = {
     "all_parts": f"{IMP} model.masked=[trunk,biases,towers,embeddings]",
 }
 """Name -> overrides of a run that trains alone."""
+
+SLOW = {"nise_ratio", "stch", "cagrad", "fairgrad", "gradvac", "metabalance", "gradcraft"}
+"""Entries of balancing methods that outside oracles and laws hold already."""
 
 STACKED: dict[str, str] = {
     "stacked_shared_bottom": "model=shared_bottom",

@@ -36,7 +36,13 @@ def test_the_net_covers_every_kind(group, union):
     assert covered == {*get_args(union)}
 
 
-@pytest.mark.parametrize("name", [*net.RUNS, *net.STACKED])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in net.SLOW else [])
+        for name in (*net.RUNS, *net.STACKED)
+    ],
+)
 def test_no_number_moved(name, quick_data, tmp_path):
     wanted = net.known()["entries"].get(name)
     assert wanted, f"{name} has no digests: python -m tests.golden.net --write {name}"

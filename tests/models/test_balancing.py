@@ -1,54 +1,16 @@
-"""Balancing methods against torchjd, closed forms and gradients taken one by one."""
+"""What holds of every balancing method, and where one is refused."""
 
 import pytest
 import torch
 
-from cvrbench.balancing.base import gramian
-from cvrbench.balancing.pcgrad import PCGrad
 from cvrbench.config.compose import compose
 from cvrbench.errors import ConfigError
 from tests.choices import BALANCINGS
 from tests.models.conftest_models import balancing_of, chosen, make_schema
 
 LOSSES = torch.tensor([0.69, 0.12, 0.01])
-
-
-def tasks_of_one_representation(n_tasks: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Losses of linear tasks on one tensor; their gradients conflict."""
-    generator = torch.Generator().manual_seed(1)
-    shared = torch.randn(5, 4, generator=generator, requires_grad=True)
-    directions = torch.randn(n_tasks, 5, 4, generator=generator)
-    directions[1] -= 1.5 * directions[0]
-    return (shared * directions).sum(dim=(1, 2)), shared
-
-
-@pytest.mark.parametrize("n_tasks", [2, 3])
-def test_pcgrad_is_torchjds_over_the_whole_gradients(n_tasks):
-    aggregation = pytest.importorskip("torchjd.aggregation")
-    losses, shared = tasks_of_one_representation(n_tasks)
-    rows = [torch.autograd.grad(loss, shared, retain_graph=True)[0].flatten() for loss in losses]
-    torch.manual_seed(0)
-    expected = aggregation.PCGrad()(torch.stack(rows))
-    torch.manual_seed(0)
-    weights = PCGrad(torch.ones(n_tasks)).combine(gramian(losses, shared), losses)
-    (weights.detach() * losses).sum().backward()
-    torch.testing.assert_close(shared.grad.flatten(), expected)
-
-
-def test_pcgrad_of_two_tasks_takes_each_off_the_others_normal():
-    pytest.importorskip("torchjd")
-    one, other = torch.tensor([1.0, 0.0]), torch.tensor([-1.0, 1.0])
-    # <one, other> = -1: one + other / 2 and other + one are what is left (algorithm 1 by hand).
-    jacobian = torch.stack([one, other])
-    weights = PCGrad(torch.ones(2)).combine(jacobian @ jacobian.T, None)
-    torch.testing.assert_close(weights @ jacobian, (one + other / 2) + (other + one))
-
-
-def test_pcgrad_without_conflict_is_equal():
-    pytest.importorskip("torchjd")
-    jacobian = torch.rand(3, 7, generator=torch.Generator().manual_seed(0))
-    weights = PCGrad(torch.ones(3)).combine(jacobian @ jacobian.T, None)
-    torch.testing.assert_close(weights, torch.ones(3))
+OPPOSED = torch.tensor([[2.0, -0.5, 0.1], [-0.5, 1.0, 0.2], [0.1, 0.2, 0.5]])
+"""A Gramian in which the first two tasks conflict."""
 
 
 @pytest.mark.parametrize(
@@ -88,16 +50,31 @@ def test_a_batch_without_a_row_of_any_task_weighs_a_finite_loss(kind):
 def test_what_is_recorded_is_named_by_tasks_and_begins_anew_with_every_call(kind):
     method = balancing_of(kind, make_schema(3))
     tasks = ("ctr", "cvr", "like")
-    for _ in range(3):
-        method.weigh(LOSSES)
+    for gramian in (OPPOSED, OPPOSED.abs(), OPPOSED.abs()):
+        if method.compares_gradients:
+            method.combine(gramian, LOSSES)
+        else:
+            method.weigh(LOSSES)
     if not (facts := method.facts(tasks)):
-        assert kind in ("equal", "weighted", "pcgrad")
+        assert kind in ("equal", "weighted")
         return
-    assert set(facts) <= {"weights", "conflicts"}
-    if not method.compares_gradients:
-        assert tuple(facts["weights"]) == tasks
-        # Scaled, so that a step is as long as one of `equal`; `uncertainty` is as published.
-        assert sum(facts["weights"].values()) == pytest.approx(3, abs=1e-3)
-    method.weigh(LOSSES)
-    assert method.facts(tasks) != {}
+    assert tuple(facts["weights"]) == tasks
+    # A step is as long as one of `equal`; the weights of `uncertainty` are as published.
+    assert sum(facts["weights"].values()) == pytest.approx(3, abs=1e-3)
+    assert facts.get("conflicts", 0.3333) == 0.3333
     assert method.step_count == 0
+
+
+@pytest.mark.parametrize("kind", [k for k in BALANCINGS if k not in ("equal", "weighted")])
+def test_a_task_without_a_gradient_or_a_loss_leaves_the_others_their_step(kind):
+    method, losses = balancing_of(kind, make_schema(3)), LOSSES.clone().requires_grad_()
+    if method.compares_gradients:
+        gramian = OPPOSED.clone()
+        gramian[1] = gramian[:, 1] = 0
+        weights = method.combine(gramian, LOSSES)
+    else:
+        method.weigh(losses * torch.tensor([1.0, 0.0, 1.0])).sum().backward()
+        weights = losses.grad
+    assert weights[0] > 0
+    assert weights[2] > 0
+    assert kind == "uncertainty" or weights[[0, 2]].sum() == pytest.approx(2, abs=1e-5)

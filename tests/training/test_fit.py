@@ -111,7 +111,14 @@ RESUMED = [
 ]
 RESUMED += [("model=mmoe", "trainer.schedule=warmup_cosine", "trainer.clip_norm=0.1")]
 SMALL = {"dwa": ("balancing.window=4",), "stch": ("balancing.warmup_steps=4",)}
-BALANCED = [("model=shared_bottom", f"balancing={b}", *SMALL.get(b, ())) for b in BALANCINGS]
+STATEFUL = {"dwa", "famo", "gradnorm", "gradvac", "imtl_l", "metabalance", "random", "stch"}
+BALANCED = [
+    pytest.param(
+        ("model=shared_bottom", f"balancing={b}", *SMALL.get(b, ())),
+        marks=[] if b in STATEFUL else [pytest.mark.slow],
+    )
+    for b in BALANCINGS
+]
 LENGTH = {"batch_size": 512, "patience": 99}
 """Nine steps an epoch, and two epochs."""
 

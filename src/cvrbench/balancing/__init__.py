@@ -5,25 +5,28 @@ dataclass; one `case` here.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import assert_never
 
 import torch
+from torch import Tensor
 
 from cvrbench.balancing.base import Balancing
 from cvrbench.balancing.fixed import Fixed, weights_of
-from cvrbench.balancing.losses import DWA, FAMO, STCH, NISERatio, by_loss
-from cvrbench.balancing.pcgrad import PCGrad
-from cvrbench.config.schema import (
-    BalancingConfig,
-    ByLossConfig,
-    DWAConfig,
-    EqualConfig,
-    FAMOConfig,
-    NISERatioConfig,
-    PCGradConfig,
-    STCHConfig,
-    WeightedConfig,
+from cvrbench.balancing.gradients import (
+    FromGramian,
+    GradCraft,
+    GradNorm,
+    GradVac,
+    MetaBalance,
+    cagrad,
+    fair,
+    from_gramian,
 )
+from cvrbench.balancing.losses import DWA, FAMO, STCH, NISERatio, by_loss
+from cvrbench.config import schema
+from cvrbench.config.schema import BalancingConfig, EqualConfig, WeightedConfig
+from cvrbench.errors import ConfigError
 
 __all__ = ["Balancing", "build_balancing", "trained_tasks", "untied"]
 
@@ -39,7 +42,7 @@ def build_balancing(
         trained: Those that a training trains; the others' losses do not count.
 
     Raises:
-        ConfigError: A weight names a task that the dataset does not have, or a package is missing.
+        ConfigError: A key names a task that the dataset does not have, or a package is missing.
     """
     active = torch.tensor([float(task in trained) for task in tasks])
     match config:
@@ -47,18 +50,52 @@ def build_balancing(
             return Fixed(active, torch.ones(len(tasks)))
         case WeightedConfig(weights=weights):
             return Fixed(active, weights_of(weights, tasks))
-        case ByLossConfig(kind=kind):
+        case schema.ByLossConfig(kind=kind):
             return by_loss(kind)(active)
-        case DWAConfig():
+        case schema.DWAConfig():
             return DWA(active, config)
-        case FAMOConfig():
+        case schema.FAMOConfig():
             return FAMO(active, config)
-        case NISERatioConfig():
+        case schema.NISERatioConfig():
             return NISERatio(active, config)
-        case STCHConfig():
+        case schema.STCHConfig():
             return STCH(active, config)
-        case PCGradConfig():
-            return PCGrad(active)
+        case _:
+            return _by_gradient(config, active, tasks)
+
+
+def _by_gradient(
+    config: schema.ByGradientConfig
+    | schema.CAGradConfig
+    | schema.FairGradConfig
+    | schema.GradVacConfig
+    | schema.GradNormConfig
+    | schema.MetaBalanceConfig
+    | schema.GradCraftConfig,
+    active: Tensor,
+    tasks: Sequence[str],
+) -> Balancing:
+    match config:
+        case schema.ByGradientConfig(kind=kind):
+            return FromGramian(active, from_gramian(kind))
+        case schema.CAGradConfig(c=c):
+            return FromGramian(active, partial(cagrad, c=c))
+        case schema.FairGradConfig(alpha=alpha):
+            return FromGramian(active, partial(fair, alpha=alpha))
+        case schema.GradVacConfig():
+            return GradVac(active, config)
+        case schema.GradNormConfig():
+            return GradNorm(active, config)
+        case schema.MetaBalanceConfig(target=target):
+            if target is not None and target not in tasks:
+                raise ConfigError(
+                    f"balancing.target={target} is no task of this dataset; its tasks are "
+                    f"{', '.join(tasks)}"
+                )
+            last = int(active.nonzero().max())
+            return MetaBalance(active, config, last if target is None else [*tasks].index(target))
+        case schema.GradCraftConfig():
+            return GradCraft(active, config)
         case _:
             assert_never(config)
 

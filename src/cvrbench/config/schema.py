@@ -158,11 +158,81 @@ class STCHConfig(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PCGradConfig(Options):
-    """Conflicting gradients projected off each other."""
+class ByGradientConfig(Options):
+    """Weights from the inner products of the tasks' gradients, by a method without settings."""
 
-    kind: Literal["pcgrad"]
+    kind: Literal["aligned_mtl", "imtl_g", "mgda", "nash", "pcgrad", "upgrad"]
     compares_gradients: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class CAGradConfig(Options):
+    """The direction near the mean gradient that is best for the task worst off."""
+
+    kind: Literal["cagrad"]
+    compares_gradients: ClassVar[bool] = True
+    c: Annotated[float, Ge(0), Lt(1)]
+    """Distance from the mean gradient, in its norms."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FairGradConfig(Options):
+    """Alpha-fair shares of a step's gain."""
+
+    kind: Literal["fairgrad"]
+    compares_gradients: ClassVar[bool] = True
+    alpha: Annotated[float, Gt(0)]
+    """1: proportional fairness, as `nash`; the larger, the nearer to max-min fairness."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradVacConfig(Options):
+    """Gradients turned towards cosines that are usual between them."""
+
+    kind: Literal["gradvac"]
+    compares_gradients: ClassVar[bool] = True
+    beta: Annotated[float, Ge(0), Le(1)]
+    """How fast the goals follow the cosines; 0: `pcgrad`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradNormConfig(Options):
+    """Weights learned so that gradients are as large as their tasks are late."""
+
+    kind: Literal["gradnorm"]
+    compares_gradients: ClassVar[bool] = True
+    alpha: Annotated[float, Ge(0)]
+    """How much late tasks are favoured; 0: all gradients alike."""
+    learning_rate: Annotated[float, Gt(0), Lt(1)]
+    """Of the weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetaBalanceConfig(Options):
+    """Gradients as large as that of one task, the target."""
+
+    kind: Literal["metabalance"]
+    compares_gradients: ClassVar[bool] = True
+    relax: Annotated[float, Ge(0), Le(1)]
+    """1: as large as the target's; 0: as they are."""
+    decay: Annotated[float, Ge(0), Lt(1)]
+    """Of the moving average of a norm, per step."""
+    target: str | None
+    """Name of the task; null: the last that is trained."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradCraftConfig(Options):
+    """Gradients as large as the largest, then taken off all conflicts at once."""
+
+    kind: Literal["gradcraft"]
+    compares_gradients: ClassVar[bool] = True
+    relax: Annotated[float, Ge(0), Le(1)]
+    """1: as large as the largest; 0: as they are."""
+    decay: Annotated[float, Ge(0), Lt(1)]
+    """Of the moving average of a norm, per step."""
+    margin: Annotated[float, Ge(0), Lt(1)]
+    """Cosine that is left between gradients that conflicted."""
 
 
 BalancingConfig = (
@@ -173,7 +243,13 @@ BalancingConfig = (
     | FAMOConfig
     | NISERatioConfig
     | STCHConfig
-    | PCGradConfig
+    | ByGradientConfig
+    | CAGradConfig
+    | FairGradConfig
+    | GradVacConfig
+    | GradNormConfig
+    | MetaBalanceConfig
+    | GradCraftConfig
 )
 
 

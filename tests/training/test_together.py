@@ -14,7 +14,7 @@ from cvrbench.strategies.ncs.imp import EarlyBird
 from cvrbench.training.checkpoint import StageFiles
 from cvrbench.training.loop import Callbacks, State, Task, TrainingJob, fit
 from cvrbench.training.stacked.replicas import fit_stacked
-from tests.models.conftest_models import KINDS
+from tests.models.conftest_models import KINDS, build, make_schema
 from tests.training.test_fit import Bench
 
 SEEDS = (3, 7, 11)
@@ -94,7 +94,8 @@ def assert_same(alone, together):
             assert torch.allclose(tensor, weights[name], rtol=0, atol=1e-5), name
 
 
-MODELS = [*KINDS, *[pytest.param(m, marks=pytest.mark.slow) for m in ("omoe", "cgc")]]
+STACKABLE = [kind for kind in KINDS if build(kind, make_schema()).stackable]
+MODELS = [*STACKABLE, *[pytest.param(m, marks=pytest.mark.slow) for m in ("omoe", "cgc")]]
 
 
 @pytest.mark.parametrize("model", MODELS)

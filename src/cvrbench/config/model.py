@@ -8,7 +8,7 @@ the logit is implied.
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from annotated_types import Ge
+from annotated_types import Ge, Le
 
 from cvrbench.config.ncs import NCSConfig
 from cvrbench.config.types import Count, Dropout, Layers, Options, Width
@@ -91,6 +91,74 @@ class AITMConfig(NetworkOptions):
     """Weight of the penalty where a task is predicted to be likelier than its parent."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class CrossStitchConfig(NetworkOptions):
+    """A network per task, whose activations are mixed after every layer."""
+
+    kind: Literal["cross_stitch"]
+    hidden: Layers
+    """Widths of each task's own network."""
+    mix: Literal["layer", "unit"]
+    own: Annotated[float, Ge(0), Le(1)]
+    """What a task begins with of its own activation; the others share the rest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaTTConfig(NetworkOptions):
+    """Adaptive task-to-task fusion: all experts for every task, and its own once more."""
+
+    kind: Literal["adatt"]
+    levels: Count
+    n_shared_experts: Annotated[int, Ge(0)]
+    n_specific_experts: Count
+    """Per task."""
+    hidden: Layers
+    """Widths of one expert, at every level."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResFlowConfig(NetworkOptions):
+    """A network per task, each layer and the logit on top of the parent task's."""
+
+    kind: Literal["resflow"]
+    hidden: Layers
+
+
+@dataclass(frozen=True, kw_only=True)
+class DBMTLConfig(NetworkOptions):
+    """A shared trunk, and towers that read those of the tasks above them."""
+
+    kind: Literal["dbmtl"]
+    relation: Layers
+    """Widths of the network over a task's tower and its ancestors."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class STEMConfig(NetworkOptions):
+    """A table per task and a shared one; a task reads others' experts without teaching them."""
+
+    kind: Literal["stem"]
+    n_shared_experts: Count
+    n_specific_experts: Count
+    """Per task."""
+    hidden: Layers
+    """Widths of one expert."""
+    gate_hidden: tuple[Width, ...]
+    """Widths of the network before each gate's softmax."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SNRConfig(NetworkOptions):
+    """Sub-networks routed to the tasks by gates that are drawn."""
+
+    kind: Literal["snr_trans"]
+    n_experts: Count
+    hidden: Layers
+    """Widths of one sub-network."""
+    l0: Annotated[float, Ge(0)]
+    """Weight of the expected number of open gates."""
+
+
 ModelConfig = (
     SingleTaskConfig
     | SharedEmbeddingConfig
@@ -98,5 +166,11 @@ ModelConfig = (
     | MMoEConfig
     | PLEConfig
     | AITMConfig
+    | CrossStitchConfig
+    | AdaTTConfig
+    | ResFlowConfig
+    | DBMTLConfig
+    | STEMConfig
+    | SNRConfig
     | NCSConfig
 )

@@ -4,13 +4,19 @@ from collections.abc import Sequence
 from typing import assert_never
 
 from cvrbench.config.model import (
+    AdaTTConfig,
     AITMConfig,
+    CrossStitchConfig,
+    DBMTLConfig,
     MMoEConfig,
     ModelConfig,
     PLEConfig,
+    ResFlowConfig,
     SharedBottomConfig,
     SharedEmbeddingConfig,
     SingleTaskConfig,
+    SNRConfig,
+    STEMConfig,
 )
 from cvrbench.config.ncs import NCSConfig
 from cvrbench.config.schema import Config, InteractionConfig, NoInteractionConfig
@@ -18,15 +24,21 @@ from cvrbench.data.schema import Schema
 from cvrbench.nn import FeatureEncoder
 from cvrbench.nn.interactions import build_encoder
 from cvrbench.objectives import build_objective
+from cvrbench.strategies.adatt import AdaTT
 from cvrbench.strategies.aitm import AITM
 from cvrbench.strategies.base import SharingStrategy
+from cvrbench.strategies.cross_stitch import CrossStitch
+from cvrbench.strategies.dbmtl import DBMTL
 from cvrbench.strategies.mmoe import MMoE
 from cvrbench.strategies.ncs import NCS
 from cvrbench.strategies.ncs.searches import build_search
 from cvrbench.strategies.ple import PLE
+from cvrbench.strategies.resflow import ResFlow
 from cvrbench.strategies.shared_bottom import SharedBottom
 from cvrbench.strategies.shared_embedding import SharedEmbedding
 from cvrbench.strategies.single_task import SingleTask
+from cvrbench.strategies.snr import SNRTrans
+from cvrbench.strategies.stem import STEM
 
 NO_INTERACTION = NoInteractionConfig(kind="none")
 
@@ -69,6 +81,18 @@ def build_strategy(
             return PLE(config, schema, encoder(), heads)
         case AITMConfig():
             return AITM(config, schema, encoder(), heads)
+        case CrossStitchConfig():
+            return CrossStitch(config, schema, encoder(), heads)
+        case AdaTTConfig():
+            return AdaTT(config, schema, encoder(), heads)
+        case ResFlowConfig():
+            return ResFlow(config, schema, encoder(), heads)
+        case DBMTLConfig():
+            return DBMTL(config, schema, encoder(), heads)
+        case STEMConfig():
+            return STEM(config, schema, encoder(len(schema.tasks) + 1), heads)
+        case SNRConfig():
+            return SNRTrans(config, schema, encoder(), heads)
         case NCSConfig():
             return NCS(config, schema, encoder(), heads, build_search(config))
         case _:

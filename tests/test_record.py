@@ -97,6 +97,12 @@ def test_a_name_changes_with_what_decides_numbers_and_with_nothing_else():
     ):
         assert run_id({**CONFIG, **free}, CHOICES, "f") == name
     assert run_id({**CONFIG, "trainer": {**trainer, "epochs": 3}}, CHOICES, "f") != name
+    table = {"kind": "table", "path": "log.csv", "min_count": 2}
+    moved, rarer = {**table, "path": "moved/log.csv"}, {**table, "min_count": 3}
+    of_table, of_moved, of_rarer = (
+        run_id({**CONFIG, "dataset": one}, CHOICES, "f") for one in (table, moved, rarer)
+    )
+    assert of_table == of_moved != of_rarer
     assert run_id(CONFIG, CHOICES, "g") != name
 
 

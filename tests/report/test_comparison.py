@@ -19,7 +19,7 @@ from cvrbench.report.studies import Tuned
 from cvrbench.report.tables import Grid, GridTable, cells, interval, number, run_grid
 from cvrbench.runs.record import RunRecord
 from cvrbench.runs.store import Unfinished
-from cvrbench.stats.difference import Estimate
+from cvrbench.stats.difference import Estimate, t_interval
 from tests.test_store import RECORD
 
 TASKS = [
@@ -282,6 +282,28 @@ def test_seconds_of_seeds_trained_as_one_program_are_marked_beside_others():
     old = replace(run("ple", 2, 0.7), environment={})  # before it was recorded seeds trained alone
     (variant,) = compare([*trained("ple", 3), old])[0].variants
     assert variant.seeds_at_once == "1 or 3"
+
+
+def test_a_seed_counts_once_in_a_row_and_other_numbers_are_another_row():
+    def made(seed, auc, when, path="log.csv", torch="2.9", numbers=4):
+        environment = {"finished": when, "versions": {"torch": torch}, "numbers": numbers}
+        dataset = {"dataset": {"kind": "table", "path": path}}
+        config = {**run("mmoe", seed, auc).config, **dataset}
+        return run("mmoe", seed, auc, config=config, environment=environment)
+
+    paths = ("log.csv", "/data/log.csv", "moved.csv")
+    copies = [
+        made(s, 0.7 + s / 10 + k / 100, f"{k}", p) for s in (0, 1) for k, p in enumerate(paths)
+    ]
+    (variant,) = compare(copies)[0].variants
+    assert variant.estimate("cvr_auc") == t_interval([0.72, 0.82])  # the last time stands
+    later = [made(0, 0.9, "5", torch="3.0"), made(1, 0.9, "5", torch="3.0")]
+    (variant,) = compare([*later, *copies])[0].variants  # the page warns of two versions in a row
+    assert [run.metrics["test"]["cvr_auc"] for run in variant.runs] == [0.9, 0.9]
+    other = [made(0, 0.5, "6", numbers=5), made(1, 0.5, "6", numbers=5)]
+    (old, new) = compare([*copies, *other])[0].variants
+    assert (old.label, new.label) == ("mmoe numbers=4", "mmoe numbers=5")
+    assert old.estimate("cvr_auc").n == new.estimate("cvr_auc").n == 2
 
 
 def test_each_space_is_judged_by_more_than_its_auc():

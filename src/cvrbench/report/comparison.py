@@ -68,7 +68,7 @@ class Variant:
     def settings(self) -> str:
         """A hash of all but the seed, which stays where the label changes with its neighbours."""
         run = self.runs[0]
-        text = json.dumps([run.model, _settings(run.config)], sort_keys=True)
+        text = json.dumps([run.model, _settings(run.config) | _code(run)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:10]
 
     def estimate(self, metric: str, split: str = "test") -> Estimate | None:
@@ -241,12 +241,20 @@ class _Cell(NamedTuple):
 def _variants(
     runs: Sequence[RunRecord], begun: Sequence[Unfinished]
 ) -> tuple[tuple[Variant, ...], tuple[Absent, ...]]:
-    """Group runs of equal config, in the order in which strategies share more and more."""
-    cells = [_Cell(run.model, run.seed, _settings(run.config), run) for run in runs]
-    finished_cells = {(cell.row, cell.seed) for cell in cells}
+    """Group runs of equal config and code, in the order in which strategies share more and more.
+
+    A seed counts once in a row, however often it was run on the same rows: the last time stands.
+    """
+    found = [_Cell(run.model, run.seed, _settings(run.config) | _code(run), run) for run in runs]
+    last = {(cell.row, cell.seed): cell for cell in sorted(found, key=_finished)}
+    cells = [cell for cell in found if last[cell.row, cell.seed] is cell]
+    finished_cells = {*last}
+    code = {(run.model, repr(_settings(run.config))): _code(run) for run in runs}
     for one in begun:
         reason = "unfinished" if one.failure is None else f"failed: {one.failure}"
-        cell = _Cell(one.choices["model"], one.config["seed"], _settings(one.config), None, reason)
+        model, own = one.choices["model"], _settings(one.config)
+        own |= code.get((model, repr(own)), {})  # no record says which code will finish it
+        cell = _Cell(model, one.config["seed"], own, None, reason)
         if (cell.row, cell.seed) not in finished_cells:  # else it is only being made anew
             cells.append(cell)
     groups: dict[str, list[_Cell]] = {}
@@ -272,6 +280,10 @@ def _variants(
             else:
                 absent.append(Absent(label, lacking))
     return tuple(variants), tuple(absent)
+
+
+def _finished(cell: _Cell) -> str:
+    return "" if cell.run is None else str(cell.run.environment.get("finished", ""))
 
 
 def _rank(model: str) -> tuple[int, str]:
@@ -318,6 +330,12 @@ def _settings(config: Mapping[str, Any]) -> dict[str, str]:
         for key, value in _values(config)
         if not any(key == name or key.startswith(f"{name}.") for name in IGNORED)
     }
+
+
+def _code(run: RunRecord) -> dict[str, str]:
+    """Return the version of the numbers that a run's code computed; nothing of an earlier run."""
+    numbers = run.environment.get("numbers")
+    return {} if numbers is None else {"numbers": str(numbers)}
 
 
 def _values(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -28,7 +28,7 @@ from cvrbench.nn.multiply_adds import count_multiply_adds
 from cvrbench.objectives import build_objective
 from cvrbench.runs.environment import describe_environment
 from cvrbench.runs.memory import check_memory
-from cvrbench.runs.record import RECORD_VERSION, RunRecord, run_id
+from cvrbench.runs.record import NUMBERS, RECORD_VERSION, RunRecord, run_id
 from cvrbench.runs.store import ResultStore, RunFolder, read_run_config
 from cvrbench.strategies import build_network
 from cvrbench.strategies.base import SharingStrategy
@@ -285,6 +285,7 @@ def _count(network: SharingStrategy, rows: Rows) -> dict[str, Any]:
 def _environment(device: torch.device, begun: datetime, determinism: Determinism) -> dict[str, Any]:
     return {
         **describe_environment(),
+        "numbers": NUMBERS,
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "threads": torch.get_num_threads(),

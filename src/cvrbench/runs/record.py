@@ -219,11 +219,12 @@ def parse(values: object, model: TypeAdapter[T], file: Path, mend: str = RUN_AGA
 def run_id(config: Mapping[str, Any], choices: Mapping[str, str], fingerprint: str) -> str:
     """Name a run: `adult-mmoe-s0-4f1c...`, the end a hash of all that decides its numbers.
 
-    A run that learns from all labels has the name that it had before labels could be hidden.
+    A run that learns from all labels has the name that it had before labels could be hidden. The
+    place of a table is no part of it: the fingerprint says what lay there.
     """
-    free: tuple[str, ...] = ()
+    free: tuple[str, ...] = ("dataset.path",)
     if config.get("protocol", {}).get("label_share", 1.0) == 1:
-        free = SCARCITY
+        free += SCARCITY
     identity = [decisive(config, free), fingerprint, NUMBERS, versions()["torch"]]
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
     return f"{choices['dataset']}-{choices['model']}-s{config['seed']}-{key}"

@@ -105,7 +105,10 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-MODULES = {module_name(path): path.read_text() for path in sorted(PACKAGE.rglob("*.py"))}
+ALONE = PACKAGE / "serving" / "score.py"
+"""A file that `export` copies, to run where cvrbench is not: no module of the package."""
+
+MODULES = {module_name(p): p.read_text() for p in sorted(PACKAGE.rglob("*.py")) if p != ALONE}
 """Every module's source by its dotted name below `cvrbench`."""
 
 Offenders = dict[str, list[str]]

@@ -266,7 +266,7 @@ def test_a_link_to_a_run_is_not_resumed(finished, tmp_path):
     ("link", "command"),
     [
         ("report", ["report"]),
-        ("runs/{run}/export", ["export", "{run}", "--format", "state_dict"]),
+        ("runs/{run}/export", ["export", "{run}"]),
         ("runs/{run}/checkpoints", ["resume", "{path}"]),
         ("sweeps/s/searches", ["sweep", "{words}", "name=s", "trials=1"]),
         ("tensorboard", ["run", "{words}", "logger=tensorboard"]),

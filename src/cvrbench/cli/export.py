@@ -1,7 +1,7 @@
 """`cvrbench export`."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -20,45 +20,47 @@ COSTS = {
 def export(
     run: Run,
     task: Annotated[
-        str,
-        typer.Option(
-            metavar="TASK", help="A task, written without the others; `all`: the whole as trained"
-        ),
-    ] = "all",
-    layout: Annotated[
-        Literal["onnx", "state_dict"],
-        typer.Option("--format", help="An ONNX graph, or plain weights as safetensors"),
-    ] = "onnx",
+        str | None,
+        typer.Option(metavar="TASK", help="One task, without what it does not need; default: all"),
+    ] = None,
     to: Annotated[
         Path | None,
-        typer.Option("--to", metavar="DIR", help="Where; default: folder `export` of the run"),
+        typer.Option(
+            "--to", metavar="DIR", help="A new folder; default: below `export` of the run"
+        ),
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an export")] = False,
     results_dir: ResultsDir = RESULTS,
     as_json: AsJson = False,
 ) -> None:
-    """Write a trained network to files that need no cvrbench, and say what that saves.
+    """Write a folder that serves without cvrbench: ONNX, vocabularies, scorer; say what it saves.
 
     Examples:
-        cvrbench export kuairand-ncs-s0 --task cvr
+        cvrbench export table-ncs-s0 --task cvr
 
-        cvrbench export kuairand-mmoe-s0 --format state_dict --to serving
+        cvrbench export table-mmoe-s0 --to serving
     """
+    from cvrbench.data.dataset import escaped_name
     from cvrbench.runs.load import load_trained
     from cvrbench.runs.store import ResultStore
     from cvrbench.serving.compaction import compare
-    from cvrbench.serving.export import part_of, write
+    from cvrbench.serving.export import part_of, write_bundle
     from cvrbench.system.files import make_folder
 
     folder = ResultStore(results_dir).folder(run)
     with working(f"reading {folder.name}"):
         trained = load_trained(folder)
         part = part_of(trained, task)
-    with working(f"writing {part.name}"):
-        to = to or make_folder(folder / "export", within=folder.parent)
-        files = write(part, trained, to, layout)
-    savings = compare(trained.network, trained.schema, [o.task for o in part.outputs])
+    with working("writing"):
+        if to is None:
+            name = "all-tasks" if task is None else f"task-{escaped_name(task)}"
+            to = make_folder(folder / "export", within=folder.parent) / name
+        write_bundle(part, trained, to, force=force)
+    tasks = list(dict.fromkeys(output.task for output in part.outputs))
+    savings = compare(trained.network, trained.schema, tasks)
     if as_json:
-        about = {"run_id": trained.record.run_id, "task": task, "files": [str(f) for f in files]}
+        files = sorted(str(to / file.name) for file in to.iterdir())
+        about = {"run_id": trained.record.run_id, "task": task, "folder": str(to), "files": files}
         print_json({**about, **savings.to_json()})
         return
     whole, *others = savings.rows
@@ -70,5 +72,5 @@ def export(
         for name, key in COSTS.items():
             table.add_row(name, *(f"{getattr(row.cost, key):,}" for row in rows))
         out.print(table)
-    for line in (*savings.sentences, *map(str, files)):
+    for line in (*savings.sentences, str(to)):
         out.print(line, soft_wrap=True)

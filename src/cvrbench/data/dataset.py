@@ -199,16 +199,21 @@ def sha256_of(path: Path) -> str:
 
 
 def vocabulary_file(path: Path, field: str) -> Path:
-    """Return the file of a field's vocabulary in a dataset's folder.
+    """Return the file of a field's vocabulary in a dataset's folder."""
+    return path / "vocabulary" / f"{escaped_name(field)}.parquet"
 
-    A field may have any name. One that a file system could take for a path, for a hidden file or
-    for another field's (`Id` and `id` are one name on some) is escaped and ends in a hash.
+
+def escaped_name(text: str) -> str:
+    """Return a file's name for any text.
+
+    Text that a file system could take for a path, for a hidden file or for another text (`Id` and
+    `id` are one name on some) is escaped and ends in a hash.
     """
-    name = quote(field, safe="")
-    if name != field or name.startswith((".", "~")) or name != name.lower() or len(name) > 80:
-        digest = hashlib.sha256(field.encode()).hexdigest()[:12]
+    name = quote(text, safe="")
+    if name != text or name.startswith((".", "~")) or name != name.lower() or len(name) > 80:
+        digest = hashlib.sha256(text.encode()).hexdigest()[:12]
         name = f"{name[:60].replace('.', '%2E').lower()}~{digest}"
-    return path / "vocabulary" / f"{name}.parquet"
+    return name
 
 
 def mend(name: str) -> str:

@@ -31,7 +31,15 @@ from cvrbench.data.raw import (
     check_labels,
     silent,
 )
-from cvrbench.data.schema import Categorical, MultiValued, Numeric, Schema, Task, chain
+from cvrbench.data.schema import (
+    Categorical,
+    MultiValued,
+    Numeric,
+    Schema,
+    Task,
+    chain,
+    gap_name,
+)
 from cvrbench.data.writer import StoreWriter, install, staging
 from cvrbench.errors import DataError
 
@@ -174,7 +182,7 @@ def _schema(raw: RawStream, learned: _Learned, name: str) -> Schema:
     for field, scale in learned.numeric.items():
         numeric.append(Numeric(name=field, mean=scale.mean, std=scale.std))
         if scale.has_gaps:
-            numeric.append(Numeric(name=f"{field} is missing", mean=0.0, std=1.0))
+            numeric.append(Numeric(name=gap_name(field), mean=0.0, std=1.0))
     ids, lists = learned.categorical.items(), learned.multivalued.items()
     try:
         return Schema(

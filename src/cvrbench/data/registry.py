@@ -27,7 +27,7 @@ from cvrbench.data.dataset import (
 )
 from cvrbench.data.prepare import prepare
 from cvrbench.data.raw import STRICT, OnRows, Tolerance, silent
-from cvrbench.data.schema import MISSING, N_RESERVED, OOV
+from cvrbench.data.schema import MISSING, N_RESERVED, OOV, gap_name
 from cvrbench.data.sources import load_raw, raw_folders
 from cvrbench.data.sources.aliccp import ingest as aliccp
 from cvrbench.data.writer import tidy
@@ -196,7 +196,7 @@ def describe(dataset: Dataset, counts: Counts) -> Description:
         )
     numbers = [field.name for field in schema.numeric]
     for name in numbers:
-        flag = f"{name} is missing"  # a column of 0 and 1, standardised by 0 and 1
+        flag = gap_name(name)  # a column of 0 and 1, standardised by 0 and 1
         gaps = dataset.train.numeric[:, numbers.index(flag)] if flag in numbers else np.zeros(1)
         facts.append(FieldFacts(name, "numeric", missing=float(gaps.mean(dtype=np.float64))))
     return Description(

@@ -62,6 +62,11 @@ class Task:
     set exactly when `parent` is."""
 
 
+def gap_name(number: str) -> str:
+    """Return the name of the column that says where a number is absent."""
+    return f"{number} is missing"
+
+
 def chain(tasks: Sequence[Task], task: int) -> tuple[int, ...]:
     """Indices of the tasks from the root down to and including `task`."""
     names = [t.name for t in tasks]
@@ -93,6 +98,12 @@ class Schema:
     def vocabulary_size(self) -> int:
         """Rows of one embedding table that serves every field."""
         return sum(field.size for field in self.id_fields)
+
+    @property
+    def gaps(self) -> dict[str, str]:
+        """Numeric columns that say where another is absent: name -> the other's name."""
+        names = {field.name for field in self.numeric}
+        return {gap: name for name in names if (gap := gap_name(name)) in names}
 
     def chain(self, task: int) -> tuple[int, ...]:
         """Indices of the tasks from the root down to and including `task`."""

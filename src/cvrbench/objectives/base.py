@@ -36,10 +36,13 @@ class Objective(ABC):
 
     Attributes:
         heads: Extra heads per task that the objective asks of the strategy (`Output.extra`).
+        joint_logits: Whether a logit is of its task's joint probability, not of the conditional
+            one.
         chains: Per task the indices from its root down to and including itself.
     """
 
     heads: ClassVar[tuple[str, ...]] = ()
+    joint_logits: ClassVar[bool] = False
 
     def __init__(self, schema: Schema) -> None:
         self.chains = tuple(schema.chain(t) for t in range(len(schema.tasks)))

@@ -6,6 +6,8 @@ The second logit is then that of CTCVR, and CVR follows as the quotient. A conve
 click, which the papers' data do not have, is none of CTCVR (`unclicked_conversions=keep`).
 """
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -21,6 +23,8 @@ from cvrbench.objectives.base import (
 
 class ExposureSpace(Objective):
     """Each task learns the product of the labels along its chain on all exposures."""
+
+    joint_logits: ClassVar[bool] = True
 
     def losses(self, output: Output, batch: Batch) -> Tensor:
         """Return each task's mean loss over all exposures, `[..., tasks]`."""

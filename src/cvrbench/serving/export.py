@@ -1,17 +1,15 @@
-"""A trained network as files that need no cvrbench: ONNX or plain weights, and what they mean.
+"""A trained network as a folder that serves without cvrbench, the data or torch.
 
-DIR/TASK.onnx or DIR/TASK.safetensors    the network
-DIR/TASK.json                            inputs, fields, layers, outputs; written last
+DIR/model.onnx            the network, ids in and probabilities out
+DIR/model.onnx.data       weights of a network that is too large for one file (2 GB)
+DIR/vocabulary.parquet    field, value, row: known values and their rows of the embedding table
+DIR/bundle.json           fields in the order of the inputs, outputs, and where the network is from
+DIR/score.py              raw rows to probabilities (`cvrbench.serving.score`)
+DIR/README.md             what a person needs to know of these
 
-An output is a probability, the logistic function of its task's logit. Which one it is depends on
-the run's objective (see `cvrbench.objectives`): by `click_space` and `entire_space` it is
-P(label | parent's label is 1) and called `p_cvr`; by `exposure_space` a task below another learned
-the probability of all labels down to its own, and so it is called `p_ctcvr`: divided by the
-parent's output it gives the conditional one.
-
-One task is written without the other tasks' parts where it has a path of its own, masks folded in
-(`serving.compaction`); of a mixture of experts it is the whole network, asked for one output. `all`
-writes the network as it was trained, masks included.
+All tasks give what `cvrbench predict` gives: the conditional and the joint probabilities. One task
+gives the probability that its logit is of, and is written without the parts that it does not need,
+masks folded in (`serving.compaction`).
 
 The home of the optional packages `onnx` and `onnxscript`, which torch's exporter needs; they come
 with `pip install 'cvrbench[onnx]'`.
@@ -19,128 +17,168 @@ with `pip install 'cvrbench[onnx]'`.
 
 import json
 import logging
-import re
+import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
+from string import Template
 from typing import Any, Literal, NamedTuple
 
+import polars as pl
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from cvrbench import __version__
+from cvrbench.config.dataset import TableConfig
 from cvrbench.data.batches import Features
-from cvrbench.data.schema import Schema
+from cvrbench.data.dataset import vocabulary_file
+from cvrbench.data.schema import MISSING, N_RESERVED, OOV, Categorical, MultiValued, Schema
 from cvrbench.errors import ConfigError, RunError, StoreError, did_you_mean
+from cvrbench.nn import Output
+from cvrbench.objectives import Predictions, build_objective
 from cvrbench.runs.load import Trained
 from cvrbench.serving.compaction import (
     Compaction,
-    TaskNetwork,
     compact,
     example_features,
     task_network,
     vocabulary_starts,
 )
-from cvrbench.system.files import atomic_write, write_text
+from cvrbench.serving.predict import takes_rows
+from cvrbench.system.files import explain_write
 
-ALL = "all"
-Layout = Literal["onnx", "state_dict"]
-SUFFIX: dict[Layout, str] = {"onnx": ".onnx", "state_dict": ".safetensors"}
 PACKAGES = ("onnx", "onnxscript")
-MAX_BYTES = 2**31 - 2**20
-"""Most bytes of a protobuf message, and so of one ONNX file; some room is left for the graph."""
+MODEL, ABOUT, VOCABULARY = "model.onnx", "bundle.json", "vocabulary.parquet"
+SCORER, README = (Path(__file__).with_name(name) for name in ("score.py", "README.template.md"))
 
-LIST_OF_NUMBERS = re.compile(r"\[[\s\d,]+\]")
+SCORES_ROWS = """`python score.py ROWS SCORES.parquet` scores a Parquet or CSV file with numpy,
+polars and onnxruntime alone, and `score.score` a polars frame."""
+SCORES_NONE = """Its fields are made of raw files by rules that are not part of it, so there is
+no scorer of raw rows: build the inputs from prepared values."""
+
+Predict = Callable[[Output], Predictions]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Output:
+class Column:
     """One probability that an exported network gives."""
 
     name: str
     task: str
     meaning: str
-    column: int
-    """Column of the network's logits."""
+    space: Literal["conditional", "joint"]
+    number: int
+    """Number of the task among those of the network."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
     """What is written: one task's network, or all tasks'."""
 
-    name: str
+    task: str | None
+    """None: all."""
     network: nn.Module
     schema: Schema
     """Schema of the fields that it reads."""
-    outputs: tuple[Output, ...]
-    compaction: Compaction | None
+    predict: Predict
+    outputs: tuple[Column, ...]
+    compaction: Compaction | None = None
 
 
-def part_of(trained: Trained, task: str) -> Part:
-    """Take the part of a trained network that one task needs, or the whole with `all`.
+def part_of(trained: Trained, task: str | None) -> Part:
+    """Take the part of a trained network that one task needs, or the whole.
 
     Raises:
         ConfigError: There is no such task.
     """
     network, schema = trained.network, trained.schema
+    objective = build_objective(trained.config.objective, schema)
     names = [t.name for t in schema.tasks]
-    if task not in (choices := [*names, ALL]):
+    if task is None:
+        outputs = tuple(column for t in range(len(names)) for column in _columns(schema, t))
+        found = objective.predictions
+        return Part(task=None, network=network, schema=schema, predict=found, outputs=outputs)
+    if task not in names:
         raise ConfigError(
             f"--task {task}: {trained.record.run_id} has no such task."
-            f"{did_you_mean(task, choices)} Choices: {', '.join(choices)}"
+            f"{did_you_mean(task, names)} Choices: {', '.join(names)}"
         )
-    kind = trained.config.objective.kind
-    wanted = range(len(names)) if task == ALL else [names.index(task)]
-    if task == ALL or (own := network.only(names.index(task))) is None:
-        outputs = tuple(_output(schema, number, kind, column=number) for number in wanted)
-        return Part(name=task, network=network, schema=schema, outputs=outputs, compaction=None)
-    masked = task_network(network, schema, names.index(task))
-    found = None if masked is None else compact(masked)
+    number = names.index(task)
+    masked = task_network(network, schema, number)
+    compaction = None if masked is None else compact(masked)
+    own = network.only(number) if compaction is None else compaction.network
+    space = "joint" if objective.joint_logits and len(schema.chain(number)) > 1 else "conditional"
     return Part(
-        name=task,
-        network=own if found is None else found.network,
-        schema=schema if found is None else found.network.schema,
-        outputs=tuple(_output(schema, number, kind, column=0) for number in wanted),
-        compaction=found,
+        task=task,
+        network=network if own is None else own,
+        schema=schema if compaction is None else compaction.network.schema,
+        predict=_of_logits,
+        outputs=tuple(
+            replace(column, number=number if own is None else 0)
+            for column in _columns(schema, number)
+            if column.space == space
+        ),
+        compaction=compaction,
     )
 
 
-def write(part: Part, trained: Trained, folder: Path, layout: Layout) -> tuple[Path, Path]:
-    """Write a part's network and its description; each file whole or not at all.
+def _of_logits(output: Output) -> Predictions:
+    """Return the probabilities that the logits are of, whatever their space."""
+    probabilities = output.logits.double().sigmoid()
+    return Predictions(probabilities, probabilities)
 
-    Returns:
-        The two files, the network's first.
+
+def _columns(schema: Schema, number: int) -> Iterator[Column]:
+    """Yield a task's conditional probability and, if it has a parent, the joint one."""
+    task = schema.tasks[number]
+    *given, label = (schema.tasks[t].label for t in schema.chain(number))
+    of_task = Column(
+        name=f"p_{task.name}",
+        task=task.name,
+        meaning=f"P({label} | {' and '.join(['exposure', *given])})",
+        space="conditional",
+        number=number,
+    )
+    yield of_task
+    if task.joint is not None:
+        meaning = f"P({' and '.join([*given, label])} | exposure)"
+        yield replace(of_task, name=f"p_{task.joint}", meaning=meaning, space="joint")
+
+
+def write_bundle(part: Part, trained: Trained, folder: Path, *, force: bool = False) -> None:
+    """Write a folder that serves by itself, whole or not at all.
 
     Raises:
-        StoreError: The folder cannot be made or written.
-        RunError: Packages that ONNX needs are not installed, or the network is too large for it.
+        StoreError: Something is in its place, or it cannot be written.
+        RunError: Packages that ONNX needs are not installed.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        why = error.strerror or error
-        raise StoreError(f"cannot make {folder}: {why}; give another folder with --to") from None
-    file, opset = folder / f"{part.name}{SUFFIX[layout]}", None
-    if layout == "onnx":
-        columns = {output.name: output.column for output in part.outputs}
-        content, opset = make_onnx(part.network, part.schema, columns, _identity(part, trained))
-    else:
-        # Not save_file, which lets nobody but the owner read what is to be handed on.
-        content = save({name: t.contiguous() for name, t in part.network.state_dict().items()})
-    with atomic_write(file) as temporary:
-        temporary.write_bytes(content)
-    about = folder / f"{part.name}.json"
-    facts = {"file": file.name, "format": layout, "opset": opset, **_describe(part, trained)}
-    write_text(about, LIST_OF_NUMBERS.sub(_on_one_line, json.dumps(facts, indent=1)) + "\n")
-    return file, about
-
-
-def _on_one_line(numbers: re.Match[str]) -> str:
-    return " ".join(numbers[0].split()).replace("[ ", "[").replace(" ]", "]")
+    _check_packages()
+    work = folder.with_name(f".{folder.name}.tmp")
+    with explain_write(folder, "--to"):
+        if folder.exists() and not (folder / ABOUT).is_file() and any(folder.iterdir()):
+            raise StoreError(f"{folder} holds other files; give a folder of its own with --to")
+        if (folder / ABOUT).is_file() and not force:
+            raise StoreError(f"{folder} holds an export; replace it with --force")
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        try:
+            identity = _identity(part, trained)
+            opset = save_onnx(part, work / MODEL, identity)
+            about = {**identity, "opset": opset, **_describe(part, trained)}
+            (work / ABOUT).write_text(json.dumps(about, indent=1) + "\n")
+            _vocabulary(part.schema, trained).write_parquet(work / VOCABULARY)
+            is_scored = takes_rows(trained.config.dataset)
+            (work / "README.md").write_text(_readme(part, about, is_scored=is_scored))
+            if is_scored:
+                shutil.copyfile(SCORER, work / SCORER.name)
+            if folder.exists():
+                shutil.rmtree(folder)
+            work.rename(folder)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
 
 
 def _identity(part: Part, trained: Trained) -> dict[str, str]:
@@ -151,71 +189,62 @@ def _identity(part: Part, trained: Trained) -> dict[str, str]:
         "model": record.model,
         "dataset": record.dataset,
         "fingerprint": record.fingerprint,
-        "part": part.name,
+        "task": "all" if part.task is None else part.task,
         "objective": trained.config.objective.kind,
     }
 
 
 def _describe(part: Part, trained: Trained) -> dict[str, Any]:
-    """Return what a program needs to know to call the network, and a person to trust it."""
-    found = part.compaction
+    """Return what a program needs to know to call the network."""
+    found, dataset = part.compaction, trained.config.dataset
+    separator = dataset.list_separator if isinstance(dataset, TableConfig) else "|"
     return {
-        **_identity(part, trained),
-        "compacted": found is not None,
-        "tasks": [output.task for output in part.outputs],
-        "outputs": [asdict(output) for output in part.outputs],
+        "outputs": [{"name": c.name, "task": c.task, "meaning": c.meaning} for c in part.outputs],
         "inputs": [tensor._asdict() for tensor in tensor_inputs(part.schema)],
-        "fields": _fields(part.schema),
-        "vocabularies": str(trained.dataset.path / "vocabulary"),
+        "fields": list(_fields(part.schema, trained.schema, separator)),
         "unread_fields": [] if found is None else list(found.unread_fields),
         "removed_units": [] if found is None else list(found.removed),
-        "layers": _layers(part),
     }
 
 
-def _fields(schema: Schema) -> list[dict[str, Any]]:
-    """Return each field's place: `start` is added to a value's id to give its row in the table."""
-    starts, found = vocabulary_starts(schema), []
-    kinds: list[tuple[str, str, Sequence[Any]]] = [
-        ("categorical", "column", schema.categorical),
-        ("multivalued", "position", schema.multivalued),
-        ("numeric", "column", schema.numeric),
-    ]
-    for kind, place, fields in kinds:
-        for number, field in enumerate(fields):
-            start = {"start": starts[field.name]} if field.name in starts else {}
-            found.append({"kind": kind, place: number, **start, **asdict(field)})
-    return found
+def _fields(reads: Schema, every: Schema, separator: str) -> Iterator[dict[str, Any]]:
+    """Yield how each input is made of a column of the rows, in the order of the inputs."""
+    starts = vocabulary_starts(reads)
+
+    def place(field: Categorical | MultiValued, position: int) -> dict[str, Any]:
+        start = starts[field.name]
+        rows = {"absent": start + MISSING, "unknown": start + OOV}
+        return {"column": field.name, "position": position, "size": field.size, **rows}
+
+    for position, single in enumerate(reads.categorical):
+        yield {"kind": "id", **place(single, position)}
+    for position, bag in enumerate(reads.multivalued):
+        yield {"kind": "list", **place(bag, position), "pool": bag.pool, "separator": separator}
+    gaps = every.gaps
+    for number in reads.numeric:
+        kind = "absence" if number.name in gaps else "number"
+        column = gaps.get(number.name, number.name)
+        yield {"kind": kind, "column": column, "mean": number.mean, "std": number.std}
 
 
-def _layers(part: Part) -> list[dict[str, Any]]:
-    """Return a task's dense layers, `x @ weight + bias`; else every tensor's name and shape."""
-    network = part.network
-    if not isinstance(network, TaskNetwork) or part.compaction is None:
-        return [{"name": n, "shape": list(t.shape)} for n, t in network.state_dict().items()]
-    last = len(network.layers) - 1
-    units = [*part.compaction.units[:last], (0,)]
-    return [
-        {
-            "weight": f"weights.{number}",
-            "bias": f"biases.{number}",
-            "shape": list(layer.weight.shape),
-            "activation": "relu" if number < last else "none",
-            "trained_units": list(units[number]),
-        }
-        for number, layer in enumerate(network.layers)
-    ]
+def _vocabulary(reads: Schema, trained: Trained) -> pl.DataFrame:
+    """Return the known values of all id fields as text, and their rows of the embedding table."""
+    tables = [pl.DataFrame(schema={"field": pl.String, "value": pl.String, "row": pl.Int64})]
+    for name, start in vocabulary_starts(reads).items():
+        known = pl.read_parquet(vocabulary_file(trained.dataset.path, name), glob=False)
+        row = (pl.col("id").cast(pl.Int64) + start).alias("row")
+        known = known.filter(pl.col("id") >= N_RESERVED)
+        tables.append(known.select(pl.lit(name).alias("field"), "value", row))
+    return pl.concat(tables)
 
 
-def _output(schema: Schema, number: int, kind: str, *, column: int) -> Output:
-    """Return what the logistic function of a task's logit is a probability of."""
-    task = schema.tasks[number]
-    *given, label = (schema.tasks[t].label for t in schema.chain(number))
-    name, event, condition = task.name, label, ["exposure", *given]
-    if task.joint is not None and kind == "exposure_space":
-        name, event, condition = task.joint, " and ".join([*given, label]), ["exposure"]
-    meaning = f"P({event} | {' and '.join(condition)})"
-    return Output(name=f"p_{name}", task=task.name, meaning=meaning, column=column)
+def _readme(part: Part, about: Mapping[str, Any], *, is_scored: bool) -> str:
+    cells = [(output.name, output.meaning.replace("|", r"\|", 1)) for output in part.outputs]
+    lines = [f"| `{name}` | {meaning} |" for name, meaning in cells]
+    what = "all tasks" if part.task is None else f"task {part.task}"
+    scorer = SCORES_ROWS if is_scored else SCORES_NONE
+    filled = {**about, "what": what, "outputs": "\n".join(lines), "scorer": scorer}
+    return Template(README.read_text()).substitute(filled)
 
 
 class TensorInput(NamedTuple):
@@ -246,59 +275,53 @@ def tensor_inputs(schema: Schema) -> tuple[TensorInput, ...]:
     return tuple(found)
 
 
-def make_onnx(
-    network: nn.Module, schema: Schema, columns: Mapping[str, int], notes: Mapping[str, str]
-) -> tuple[bytes, int]:
+def save_onnx(part: Part, file: Path, notes: Mapping[str, str]) -> int:
     """Trace a network into an ONNX graph with any number of rows and of values.
 
     Args:
-        network: In the state to be served.
-        schema: Of the fields that it reads.
-        columns: Name of an output -> column of the logits whose probability it gives.
+        part: Its network in the state to be served.
+        file: What to write; a network of more than 2 GB has its weights in a second one beside it.
         notes: What the file says of itself.
 
     Returns:
-        One file, and the version of its operators.
-
-    Raises:
-        RunError: A package is missing, or the network is too large for one file.
+        The version of its operators.
     """
-    _check(network)
     import onnx
 
-    inputs = tensor_inputs(schema)
-    example = example_features(schema)
+    inputs = tensor_inputs(part.schema)
+    example = example_features(part.schema)
     arguments = tuple(getattr(example, tensor.name) for tensor in inputs)
     sizes = {"batch": torch.export.Dim("batch"), "values": torch.export.Dim("values")}
     dynamic = (tuple({0: sizes[str(tensor.shape[0])]} for tensor in inputs),)
-    served = _Served(network, tuple(t.name for t in inputs), tuple(columns.values())).eval()
     with _quietly(), torch.no_grad():
         # strict: it reads the code, where len() of a tensor would be fixed by merely running it.
-        program = torch.export.export(served, arguments, dynamic_shapes=dynamic, strict=True)
+        program = torch.export.export(
+            _Served(part).eval(), arguments, dynamic_shapes=dynamic, strict=True
+        )
         traced = torch.onnx.export(
             program,
             dynamo=True,
             input_names=[tensor.name for tensor in inputs],
-            output_names=list(columns),
+            output_names=[output.name for output in part.outputs],
             dynamic_shapes=dynamic,
             verbose=False,
         )
     assert traced is not None  # None is the answer of the exporter before this one
     traced.model.metadata_props.update(notes)
-    proto = traced.model_proto
-    onnx.checker.check_model(proto)
-    opset = next(o.version for o in proto.opset_import if o.domain == "")
-    return proto.SerializeToString(), opset
+    traced.save(file)
+    onnx.checker.check_model(file)
+    opset = traced.model.opset_imports[""]
+    assert opset is not None
+    return opset
 
 
 class _Served(nn.Module):
     """Tensors in, probabilities out, one `[batch]` each."""
 
-    def __init__(
-        self, network: nn.Module, inputs: tuple[str, ...], columns: tuple[int, ...]
-    ) -> None:
+    def __init__(self, part: Part) -> None:
         super().__init__()
-        self.network, self.inputs, self.columns = network, inputs, columns
+        self.network, self.predict, self.outputs = part.network, part.predict, part.outputs
+        self.inputs = [tensor.name for tensor in tensor_inputs(part.schema)]
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         given = dict(zip(self.inputs, tensors, strict=True))
@@ -311,23 +334,14 @@ class _Served(nn.Module):
             bag_segments=given.get("bag_segments", none),
             numeric=given.get("numeric", rows.new_empty(rows.shape[0], 0).float()),
         )
-        probabilities = self.network(features).logits.sigmoid()  # [batch, tasks]
-        return tuple(probabilities[:, column] for column in self.columns)
+        found = self.predict(self.network(features))
+        return tuple(getattr(found, o.space)[:, o.number] for o in self.outputs)
 
 
-def _check(network: nn.Module) -> None:
+def _check_packages() -> None:
     missing = [package for package in PACKAGES if find_spec(package) is None]
     if missing:
-        raise RunError(
-            f"--format onnx needs {' and '.join(missing)}; run `pip install 'cvrbench[onnx]'`, or "
-            "use --format state_dict"
-        )
-    n_bytes = sum(t.numel() * t.element_size() for t in network.state_dict().values())
-    if n_bytes > MAX_BYTES:
-        raise RunError(
-            f"the network has {n_bytes / 2**30:.1f} GiB and one ONNX file holds 2; use "
-            "--format state_dict"
-        )
+        raise RunError(f"export needs {' and '.join(missing)}; run `pip install 'cvrbench[onnx]'`")
 
 
 @contextmanager

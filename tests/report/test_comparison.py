@@ -14,7 +14,7 @@ from cvrbench.report.comparison import Missing, compare
 from cvrbench.report.dataset_report import comparison_json
 from cvrbench.report.figures.comparison import comparison_figure
 from cvrbench.report.figures.style import save
-from cvrbench.report.grids import comparison_grid, cost_grid, mean_ranks, space_grids
+from cvrbench.report.grids import comparison_grid, cost_grid, space_grids
 from cvrbench.report.studies import Tuned
 from cvrbench.report.tables import Grid, GridTable, cells, interval, number, run_grid
 from cvrbench.runs.record import RunRecord
@@ -143,7 +143,7 @@ def test_a_comparison_of_two_tasks_fits_80_columns():
     console.print(GridTable(cost_grid(comparison, {"shared_embedding": Tuned("a", 99, 10**9)})))
     said = console.file.getvalue()
     assert "…" not in said
-    for word in ("shared_embedding", "(exposures)", "(clicked)", "rank", "params", "99: 1000.00"):
+    for word in ("shared_embedding", "(exposures)", "(clicked)", "params", "99: 1000.00"):
         assert word in said
 
 
@@ -226,24 +226,6 @@ def test_other_shares_of_the_labels_are_never_compared():
         ("log with 1 % of ctr labels", 1),
     ]
     assert len({one.slug for one in found}) == 3
-
-
-def test_ranks_are_means_over_the_tasks_own_spaces_and_ties_share_a_place():
-    names = ("ctr_auc", "cvr_auc", "ctcvr_auc")
-    values = {"single_task": (0.6, 0.8, 0.1), "mmoe": (0.7, 0.8, 0.2), "ple": (0.7, 0.9, 0.3)}
-    records = [
-        run(
-            model,
-            0,
-            None,
-            metrics={"test": dict(zip(names, of, strict=True))},
-        )
-        for model, of in values.items()
-    ]
-    (comparison,) = compare(records)
-    assert mean_ranks(comparison) == ["2.8", "2.0", "1.2"]  # of 3 + 2.5, 1.5 + 2.5, 1.5 + 1
-    (comparison,) = compare([*records, run("cgc", 0, None)])
-    assert mean_ranks(comparison) == ["-"] * 4
 
 
 def test_costs_include_searches_and_tuning():

@@ -12,7 +12,7 @@ from jinja2 import UndefinedError
 
 from cvrbench.report.comparison import compare
 from cvrbench.report.dataset_report import DatasetReport
-from cvrbench.report.differences import Method, against, transfer
+from cvrbench.report.differences import against, transfer
 from cvrbench.report.grids import rows_grid
 from cvrbench.report.page import (
     differing_settings,
@@ -20,13 +20,13 @@ from cvrbench.report.page import (
     render,
     runs_grid,
     templates,
-    verdict_words,
     warnings_between,
     warnings_of,
     write,
 )
 from cvrbench.report.studies import budgets_grid, trials_grid, tuned
 from cvrbench.report.tables import Cell, Grid
+from cvrbench.report.verdict import InfluenceKeeper, primary, recommend
 from cvrbench.runs.record import RunRecord
 from cvrbench.runs.store import ResultStore
 from cvrbench.runs.study import StudySummary
@@ -100,6 +100,7 @@ def part_of(records: list[RunRecord], sweeps: tuple[StudySummary, ...] = ()) -> 
     (comparison,) = compare(records)
     return DatasetReport(
         comparison=comparison,
+        verdict=recommend(comparison, InfluenceKeeper(()), primary(comparison)),
         differences=None,
         transfer=None,
         tuned=tuned(comparison, sweeps),
@@ -129,6 +130,7 @@ def part(tmp_path_factory):
     (comparison,) = compare(store.records())
     found = against(comparison, ["shared_bottom", "single_task"], store)
     return DatasetReport(
+        verdict=recommend(comparison, InfluenceKeeper(()), primary(comparison)),
         comparison=comparison,
         differences=found["shared_bottom"],
         transfer=transfer(comparison, found["single_task"]),
@@ -187,7 +189,7 @@ def test_the_page_needs_nothing_from_elsewhere(page, source):
 
 def test_tables_have_the_cells_of_the_grids(page, part, sweep):
     titles = [grid.title for grid in part.grids(full=True)]
-    assert len(set(titles)) == len(titles) == 6
+    assert len(set(titles)) == len(titles) == 5
     runs = [runs_grid(variant) for variant in part.comparison.variants]
     grids = [*part.grids(full=True), rows_grid(part.comparison), *runs]
     for grid in [*grids, budgets_grid([sweep]), trials_grid(sweep)]:
@@ -199,17 +201,10 @@ def test_tables_have_the_cells_of_the_grids(page, part, sweep):
             assert page.strong[cell.text]
 
 
-def test_bold_is_what_is_real_and_a_sentence_names_it(page, part):
-    real = {
-        one.difference.mean
-        for by_label in part.differences.verdicts.values()
-        for one in by_label.values()
-        if one.is_real
-    }
-    assert len(real) == 3
-    assert "Of 6 differences to shared_bottom 3 are real at 5 %" in page.said("p")
-    for mean in real:
-        assert f"({mean:+.4f})" in page.said("p")
+def test_the_verdict_comes_first_and_is_the_terminals(page, part):
+    assert part.verdict.title in page.said("strong")
+    for line in part.verdict.lines:
+        assert line in page.said("p") or line.startswith("cvrbench ")
 
 
 def test_headers_name_the_population(page, part):
@@ -533,23 +528,3 @@ def test_what_no_run_has_is_said_once():
     assert "No ctr_gauc, cvr_gauc (no users)." in words
     assert "ple: no cvr_auc (one class), seed 1" in words
     assert sum("gauc" in data for data in words) == 1
-
-
-@pytest.mark.parametrize(
-    ("margin", "words"),
-    [
-        (0.5, "3 of 3 are shown to be smaller than 0.5 either way."),
-        (0.0001, "is real at 5 %, which is no proof that there are none."),
-    ],
-)
-def test_a_sentence_tells_what_is_shown_to_be_small(part, margin, words):
-    found = replace(part.differences, how=Method(margin=margin))
-    verdicts = {
-        metric: {
-            "single_task": replace(
-                of["single_task"], adjusted_p=1.0, equivalence_p=0.01 if margin > 0.1 else 0.9
-            )
-        }
-        for metric, of in found.verdicts.items()
-    }
-    assert words in verdict_words(part.comparison, replace(found, verdicts=verdicts))

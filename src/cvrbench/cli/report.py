@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from rich.padding import Padding
 
-from cvrbench.cli.console import out, print_json, reading_bar, warn, write
+from cvrbench.cli.console import heading, out, print_json, reading_bar, warn, write
 from cvrbench.cli.options import RESULTS, AsJson
 from cvrbench.errors import ConfigError, StoreError
 from cvrbench.report import MARGIN
@@ -34,6 +35,10 @@ Baseline = typer.Option(
     metavar="ROW",
     help="Row to compare with; default: shared_bottom, shared_embedding or single_task",
 )
+Metric = typer.Option(
+    metavar="NAME",
+    help="What the verdict is about; default: AUC of the last task in its own space (cvr_auc)",
+)
 Margin = typer.Option(
     metavar="AUC",
     min=1e-5,
@@ -59,6 +64,7 @@ def report(
     words: Annotated[list[str] | None, Words] = None,
     figures: Annotated[Path | None, Figures] = None,
     baseline: Annotated[str | None, Baseline] = None,
+    metric: Annotated[str | None, Metric] = None,
     margin: Annotated[float, Margin] = MARGIN,
     bootstrap: Annotated[int, Bootstrap] = 0,
     layout: Annotated[Layout, Printed] = "terminal",
@@ -67,7 +73,7 @@ def report(
     html: Annotated[Path | None, Html] = None,
     no_html: Annotated[bool, NoHtml] = False,
 ) -> None:
-    """Compare all finished runs: per dataset the values, and which differences are real."""
+    """Compare all finished runs: which strategy to take, how sure that is, and the tables."""
     from cvrbench.report.comparison import Filters
     from cvrbench.report.dataset_report import with_curves
     from cvrbench.report.differences import Method
@@ -92,7 +98,7 @@ def report(
     sweeps = filters.sweeps(_read_sweeps(results_dir))
     with_page = layout == "terminal" and not no_html
     how, curves = Method(margin=margin, draws=bootstrap), figures is not None or with_page
-    reports = _read(store, filters, sweeps, baseline, how, curves=curves)
+    reports = _read(store, filters, sweeps, baseline, metric, how, curves=curves)
     if not reports and not sweeps:
         raise StoreError(
             f"{results_dir} holds no finished run with a scored test; run `cvrbench run model=ncs`"
@@ -140,6 +146,7 @@ def _read(
     filters: "Filters",
     sweeps: "Sequence[StudySummary]",
     baseline: str | None,
+    metric: str | None,
     how: "Method",
     *,
     curves: bool,
@@ -158,6 +165,7 @@ def _read(
             begun=filters.begun(survey.begun),
             sweeps=sweeps,
             baseline=baseline,
+            metric=metric,
             how=how,
             on_read=advance,
             curves=curves,
@@ -192,6 +200,8 @@ def _present(
         for summary in sweeps:
             print_json({"study": study_json(summary)})
     else:
+        for report in reports:
+            _print_verdict(report, layout)
         grids = [grid for report in reports for grid in report.grids(full=full)]
         for grid in [*grids, *([budgets_grid(sweeps)] if sweeps else [])]:
             if layout == "terminal":
@@ -201,6 +211,25 @@ def _present(
     if figures is not None:
         _draw(reports, figures)
         _draw_sweeps(sweeps, figures)
+
+
+def _print_verdict(report: "DatasetReport", layout: Layout) -> None:
+    """Print which row to take, before any table."""
+    from cvrbench.report.tables import words_to_latex, words_to_markdown
+
+    title, lines = report.verdict.title, report.verdict.lines
+    if layout == "md":
+        write(words_to_markdown(title, lines))
+    elif layout == "latex":
+        write(words_to_latex(title, lines))
+    else:
+        heading(title)
+        for line in lines:
+            if line.startswith("cvrbench "):  # whole, so that it can be copied
+                out.print(line, soft_wrap=True)
+            else:
+                out.print(Padding(line, (0, 0, 0, 2), expand=False))
+        out.print()
 
 
 def _write_page(

@@ -32,13 +32,13 @@ from cvrbench.report.grids import (
     comparison_grid,
     cost_grid,
     difference_grid,
-    over_seeds_grid,
     power_grid,
     space_grids,
     transfer_grid,
 )
 from cvrbench.report.studies import Tuned, tuned
 from cvrbench.report.tables import Grid
+from cvrbench.report.verdict import InfluenceKeeper, Recommendation, primary, recommend
 from cvrbench.runs.record import RunRecord
 from cvrbench.runs.store import ResultStore, Unfinished
 from cvrbench.runs.study import StudySummary
@@ -55,6 +55,7 @@ class DatasetReport:
     """One comparison and all that is known of it."""
 
     comparison: Comparison
+    verdict: Recommendation
     differences: Differences | None
     transfer: Transfer | None
     tuned: Mapping[str, Tuned | None]
@@ -98,7 +99,7 @@ class DatasetReport:
 
     @property
     def more_differences(self) -> list[Grid]:
-        """Log loss and GAUC against the baseline's, tests over seeds alone, and power."""
+        """Log loss and GAUC against the baseline's, and power."""
         tested = self.tested
         if tested is None:
             return []
@@ -108,7 +109,6 @@ class DatasetReport:
                 for kind in ("logloss", "gauc")
                 if any(metric.endswith(f"_{kind}") for metric in tested.verdicts)
             ),
-            over_seeds_grid(self.comparison, tested),
             power_grid(self.comparison, tested),
         ]
 
@@ -156,6 +156,7 @@ def build(
     begun: Sequence[Unfinished] = (),
     sweeps: Sequence[StudySummary] = (),
     baseline: str | None = None,
+    metric: str | None = None,
     how: Method | None = None,
     on_read: Callable[[], None] = lambda: None,
     curves: bool = False,
@@ -168,24 +169,27 @@ def build(
         begun: Runs without a record.
         sweeps: All sweeps of the results folder.
         baseline: Row to compare with; None for a usual one.
+        metric: The verdict's; None for AUC of the last task in its own space.
         how: Margin and bootstrap draws; None for the usual.
         on_read: Called for every run whose predictions are read.
         curves: Whether `with_curves` follows, which then reads no predictions again.
 
     Raises:
-        ConfigError: No comparison has the wanted baseline.
+        ConfigError: No comparison has the wanted baseline, or one lacks the metric.
     """
     comparisons = compare(records, begun)
     rows = choose_baselines(comparisons, baseline)
+    metrics = [primary(comparison, metric) for comparison in comparisons]
     return [
-        _build(comparison, row, store, sweeps, how or Method(), on_read, curves)
-        for comparison, row in zip(comparisons, rows, strict=True)
+        _build(comparison, row, primary_metric, store, sweeps, how or Method(), on_read, curves)
+        for comparison, row, primary_metric in zip(comparisons, rows, metrics, strict=True)
     ]
 
 
 def _build(
     comparison: Comparison,
     baseline: str | None,
+    metric: str,
     store: ResultStore,
     sweeps: Sequence[StudySummary],
     how: Method,
@@ -196,6 +200,7 @@ def _build(
     wanted = dict.fromkeys(row for row in (baseline, REFERENCE) if row in labels)
     unread: list[str] = []
     binned = CalibrationReader(comparison) if curves else None
+    keeper = InfluenceKeeper(tuple(dict.fromkeys([metric, *comparison.auc_metrics])))
     found = against(
         comparison,
         [*wanted],
@@ -203,6 +208,7 @@ def _build(
         how,
         on_read=on_read,
         on_problem=unread.append,
+        on_influence=keeper.add,
         **({} if binned is None else {"on_spaces": binned.add}),
     )
     problems = [f"left out of {comparison.name}'s differences: {one}" for one in sorted(unread)]
@@ -212,6 +218,7 @@ def _build(
     tested = any(any(one.verdicts.values()) for one in found.values())
     return DatasetReport(
         comparison=comparison,
+        verdict=recommend(comparison, keeper, metric, how.margin),
         differences=None if baseline is None else found.get(baseline),
         transfer=transfer(comparison, found.get(REFERENCE)),
         tuned=tuned(comparison, sweeps),
@@ -247,6 +254,7 @@ def report_json(report: DatasetReport) -> dict[str, Any]:
     """Return the plain form of all tables."""
     return {
         **comparison_json(report.comparison, report.differences),
+        "verdict": report.verdict.to_json(),
         "transfer": None if report.transfer is None else transfer_json(report.transfer),
         "tuned": {label: one and one._asdict() for label, one in report.tuned.items()},
     }
@@ -294,7 +302,7 @@ def _variant_json(variant: Variant, found: Differences | None) -> dict[str, Any]
 
 
 def _verdict_json(verdict: Verdict) -> dict[str, Any]:
-    """Return the plain form; the last two p are over seeds alone, the others with both doubts."""
+    """Return the plain form."""
     d = verdict.difference
     return {
         "mean": d.mean,
@@ -306,8 +314,6 @@ def _verdict_json(verdict: Verdict) -> dict[str, Any]:
         "seed_variance": d.of_seeds,
         "row_variance": d.of_rows,
         "row_freedom": d.freedom_of_rows if math.isfinite(d.freedom_of_rows) else None,
-        "t_p": verdict.t_p,
-        "wilcoxon_p": verdict.wilcoxon_p,
     }
 
 

@@ -1,4 +1,4 @@
-"""Which differences to the baseline are real: paired over seeds, and over the same test rows.
+"""Which differences to the baseline are shown: paired over seeds, and over the same test rows.
 
 The tests are made from the predictions that every run keeps of its test rows. Gains over the tasks
 trained each by itself (`single_task`) are such differences too; a gain below 0 is negative
@@ -37,9 +37,7 @@ from cvrbench.stats.difference import (
     difference,
     equivalence,
     holm,
-    paired_t,
     t_interval,
-    wilcoxon,
 )
 from cvrbench.stats.influence import (
     Floats,
@@ -283,14 +281,10 @@ class Verdict:
     """p after Holm, over all variants of one metric."""
     equivalence_p: float | None
     """p of a difference as large as the margin, after Holm; None of a metric without a margin."""
-    t_p: float
-    """p of Student's paired test over seeds, which ignores the test rows; not adjusted."""
-    wilcoxon_p: float
-    """p of the signed-rank test over seeds, likewise."""
 
     @property
-    def is_real(self) -> bool:
-        """Whether the difference stands at 5 per cent after the adjustment."""
+    def is_shown(self) -> bool:
+        """Whether a difference is shown at 5 per cent, after the adjustment."""
         return self.adjusted_p < 0.05
 
     @property
@@ -340,14 +334,18 @@ def few_users_words(found: Mapping[str, float]) -> str:
 
 
 def choose_baselines(comparisons: Sequence[Comparison], wanted: str | None) -> list[str | None]:
-    """Return each comparison's baseline: the wanted row, else a usual one; None where it has none.
+    """Return each comparison's baseline: the wanted row, or the first usual one that any has.
+
+    It is one row for all comparisons, and None where a comparison lacks it: a table whose baseline
+    changed by itself would be read for another.
 
     Raises:
         ConfigError: The wanted row is in no comparison.
     """
     rows = [[variant.label for variant in comparison.variants] for comparison in comparisons]
     if wanted is None:
-        return [next((u for u in USUAL_BASELINES if u in labels), None) for labels in rows]
+        usual = next((u for u in USUAL_BASELINES if any(u in labels for labels in rows)), None)
+        return [usual if usual in labels else None for labels in rows]
     if not any(wanted in labels for labels in rows):
         there = list(dict.fromkeys(label for labels in rows for label in labels))
         raise ConfigError(f"--baseline {wanted}: no such row; there are {', '.join(there)}")
@@ -362,11 +360,12 @@ def against(
     on_read: Callable[[], None] = lambda: None,
     on_problem: Callable[[str], None] = lambda _: None,
     on_spaces: Callable[[str, Sequence[Space]], None] = lambda *_: None,
+    on_influence: Callable[[RunRecord, dict[str, Influence]], None] | None = None,
 ) -> dict[str, Differences]:
     """Compare every variant with each baseline, from the predictions kept on the test rows.
 
     Every run's predictions are read once, those of a variant side by side; a run that has no
-    partner is not read.
+    partner is not read, unless somebody wants all influences.
 
     Args:
         comparison: The variants.
@@ -377,17 +376,23 @@ def against(
         on_problem: Called for every run whose predictions are missing, damaged, or of other rows;
             it has no part in any difference.
         on_spaces: Called with the id and the spaces of every run that could be read.
+        on_influence: Called with the influences of every run that could be read; None: not wanted.
     """
     how = how or Method()
     reader = InfluenceReader(comparison.tasks, how.draws, on_spaces)
+    seen: set[str] = set()
 
     def read(run: RunRecord) -> _Influences | None:
         on_read()
+        seen.add(run.run_id)
         try:
-            return reader.read(run, store.predictions(run.run_id))
+            found = reader.read(run, store.predictions(run.run_id))
         except StoreError as problem:
             on_problem(str(problem))
             return None
+        if on_influence is not None:
+            on_influence(run, found)
+        return found
 
     tested: dict[tuple[bytes, str], _Verdicts] = {}
     n_rows = max(count["rows"] for count in comparison.counts.values())
@@ -396,6 +401,10 @@ def against(
         for digest, same in _by_rows(runs).items():
             for metric, verdict in _test(same, how.margin).items():
                 tested.setdefault((digest, baseline), {}).setdefault(metric, {})[label] = verdict
+    if on_influence is not None:
+        for run in (run for variant in comparison.variants for run in variant.runs):
+            if run.run_id not in seen:
+                read(run)
     for sentence in reader.others():
         on_problem(sentence)
     usual = reader.usual() or b""
@@ -481,8 +490,6 @@ def _test(runs: Sequence[tuple[_Influences, _Influences]], margin: float) -> dic
             difference=result,
             adjusted_p=result.p,
             equivalence_p=equivalence(result, margin) if pairs[0][0].kind in ON_MARGIN else None,
-            t_p=paired_t(per_seed),
-            wilcoxon_p=wilcoxon(per_seed),
         )
     return found
 

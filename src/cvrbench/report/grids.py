@@ -1,17 +1,15 @@
 """The tables of one comparison: values, costs, differences, gains, and power."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-
-from scipy.stats import rankdata
 
 from cvrbench.metrics.evaluation import METRICS_INFO, describe_metric
 from cvrbench.report.comparison import Comparison, Missing, Variant
 from cvrbench.report.differences import REFERENCE, Differences, Transfer, Verdict, few_users_words
 from cvrbench.report.studies import Tuned, tuned_words
 from cvrbench.report.tables import Cell, Grid, cells, interval, number, p_value
-from cvrbench.stats.difference import smallest_wilcoxon_p
-from cvrbench.stats.power import detectable, rows_factor_needed, seeds_needed
+from cvrbench.stats.power import detectable
 
 BEYOND_AUC = ("logloss", "gauc", "pcoc", "ece")
 """What else a space is judged by: kinds of `cvrbench.metrics.evaluation`."""
@@ -20,8 +18,6 @@ REASON = 90
 OF_KIND = {"auc": "", "logloss": " in log loss", "gauc": " in GAUC"}
 MARK = "*"
 """After seconds that do not compare with those of the other rows."""
-MOST_SEEDS = 1000
-"""More are as good as no number."""
 
 
 def comparison_grid(comparison: Comparison) -> Grid:
@@ -29,12 +25,12 @@ def comparison_grid(comparison: Comparison) -> Grid:
     metrics = comparison.auc_metrics
     usual = max(len(variant.runs) + len(variant.missing) for variant in comparison.variants)
     rows = []
-    for variant, rank in zip(comparison.variants, mean_ranks(comparison), strict=True):
+    for variant in comparison.variants:
         values = [interval(variant.estimate(metric)) for metric in metrics]
         n = str(len(variant.runs))
         seeds = f"{n} of {len(variant.runs) + len(variant.missing)}" if variant.missing else n
-        rows.append(cells(variant.label, seeds, *values, rank))
-    dashes = ["-"] * (len(metrics) + 1)
+        rows.append(cells(variant.label, seeds, *values))
+    dashes = ["-"] * len(metrics)
     rows += [cells(one.label, f"0 of {usual}", *dashes) for one in comparison.absent]
     reachable = [comparison.best_reachable(metric) for metric in metrics]
     planted = any(value is not None for value in reachable)
@@ -43,27 +39,14 @@ def comparison_grid(comparison: Comparison) -> Grid:
     blur = [f"{metric} ±{error:.4f}" for metric, error in errors if error is not None]
     return Grid(
         title=f"{comparison.name}: {n_rows:,} test rows",
-        headers=("strategy", "seeds", *map(comparison.header, metrics), "rank"),
+        headers=("strategy", "seeds", *map(comparison.header, metrics)),
         rows=tuple(rows),
-        last=cells("best reachable", "", *map(number, reachable), "") if planted else None,
+        last=cells("best reachable", "", *map(number, reachable)) if planted else None,
         caption=(
             "± is the 95 % interval of the mean over seeds (one seed has none). The test rows "
-            f"alone blur each value by {', '.join(blur)}. Rank: by AUC, mean over the tasks' "
-            f"own spaces.{_missing_words(comparison)}"
+            f"alone blur each value by {', '.join(blur)}.{_missing_words(comparison)}"
         ),
     )
-
-
-def mean_ranks(comparison: Comparison) -> list[str]:
-    """Return every variant's place by AUC, 1 the best, as a mean over the tasks' own spaces."""
-    columns = []
-    for task in comparison.tasks:
-        estimates = [variant.estimate(f"{task.name}_auc") for variant in comparison.variants]
-        means = [-one.mean for one in estimates if one is not None]
-        if len(means) < len(estimates):
-            return ["-"] * len(comparison.variants)
-        columns.append(rankdata(means))
-    return [f"{sum(places) / len(places):.1f}" for places in zip(*columns, strict=True)]
 
 
 def _missing_words(comparison: Comparison) -> str:
@@ -226,7 +209,7 @@ def difference_grid(comparison: Comparison, found: Differences, kind: str = "auc
         ),
         caption=(
             f"± is the 95 % interval over seeds and over redrawn {drawn}; p is two-sided, adjusted "
-            f"(Holm) over the rows of its column. Bold: p below 0.05.{within} A dash: "
+            f"(Holm) over the rows of its column. Bold (*): shown, p below 0.05.{within} A dash: "
             "fewer than two seeds in common that have the metric."
             f"{few_users_words(found.few_users)}"
         ),
@@ -234,19 +217,22 @@ def difference_grid(comparison: Comparison, found: Differences, kind: str = "auc
 
 
 def verdict(found: Verdict | None, margin: float) -> Cell:
-    """`+0.0031 ± 0.0022 p=0.012`, strong where real; `=0.001` instead of p where equivalent."""
+    """`+0.0031 ± 0.0022 p=0.012`, strong where shown; `=0.001` instead of p where equivalent."""
     if found is None:
         return Cell("-")
     d = found.difference
-    is_small = found.is_equivalent and not found.is_real
+    is_small = found.is_equivalent and not found.is_shown
     words = f"={margin:g}" if is_small else p_value(found.adjusted_p)
     mean = round(d.mean, 4) + 0.0  # no negative zero
-    return Cell(f"{mean:+.4f} ± {d.half_width:.4f} {words}", strong=found.is_real)
+    return Cell(f"{mean:+.4f} ± {d.half_width:.4f} {words}", strong=found.is_shown)
 
 
 def transfer_grid(comparison: Comparison, found: Transfer) -> Grid:
     """Return a row per strategy: its gain in every space, and delta_m."""
     grid = difference_grid(comparison, found.gains)
+
+    def gain(cell: Cell) -> Cell:
+        return Cell(re.sub(r" (p[=<]|=).*", "", cell.text))
 
     def relative(label: str) -> Cell:
         one = found.relative.get(label)
@@ -258,72 +244,27 @@ def transfer_grid(comparison: Comparison, found: Transfer) -> Grid:
         grid,
         title=f"{comparison.name}: transfer: gain over {REFERENCE}",
         headers=(*grid.headers, "mean gain (%)"),
-        rows=tuple((*row, relative(row[0].text)) for row in grid.rows),
-        caption=f"{grid.caption} Mean gain: relative, over the tasks' own AUC (delta_m); ± over "
-        "seeds.",
-    )
-
-
-def over_seeds_grid(comparison: Comparison, found: Differences) -> Grid:
-    """Return p by tests that ignore the test rows, beside ours, for readers who look for them."""
-    seeds = max(v.difference.seeds for of in found.verdicts.values() for v in of.values())
-    return _tested_grid(
-        comparison,
-        found,
-        "p of the same differences by tests over seeds alone",
-        lambda v: f"{v.t_p:.3f} / {v.wilcoxon_p:.3f} / {v.difference.p:.3f}",
-        "Student's paired t / Wilcoxon's signed ranks / ours, none adjusted. The first two do "
-        "not know that other test rows could rank the models otherwise. With "
-        f"{seeds} seeds Wilcoxon's p cannot be below {smallest_wilcoxon_p(seeds):.3g}.",
+        rows=tuple((row[0], *map(gain, row[1:]), relative(row[0].text)) for row in grid.rows),
+        caption="± is the 95 % interval over seeds and over redrawn test rows. Mean gain: relative "
+        f"to the tasks' own AUC (delta_m), ± over seeds. Tested with --baseline {REFERENCE}.",
     )
 
 
 def power_grid(comparison: Comparison, found: Differences) -> Grid:
-    """Return what could have been seen, and what it takes to see a difference of the margin."""
-    return _tested_grid(
-        comparison,
-        found,
-        f"what it takes to see a difference of {found.margin:g}",
-        lambda v: _power(v, found.margin),
-        "The smallest true difference to the baseline that these seeds and rows find with 80 % "
-        f"power at 5 % (two-sided, not adjusted); then what a difference of {found.margin:g} "
-        "takes: seeds on these test rows; where a thousand are not enough, these seeds on "
-        "so many times the test rows and positives; more of both where neither is enough.",
-    )
-
-
-def _tested_grid(
-    comparison: Comparison,
-    found: Differences,
-    title: str,
-    words: Callable[[Verdict], str],
-    caption: str,
-) -> Grid:
-    """Return a row per variant that has a verdict in an AUC; a dash where it has none."""
+    """Return the smallest difference that these seeds and rows could have shown, row by row."""
     metrics = [metric for metric in comparison.auc_metrics if found.verdicts.get(metric)]
     by_label = {
         variant.label: [found.of(metric, variant.label) for metric in metrics]
         for variant in comparison.variants
     }
     return Grid(
-        title=f"{comparison.name}: {title}",
+        title=f"{comparison.name}: what could have been seen",
         headers=("strategy", *map(comparison.header, metrics)),
         rows=tuple(
-            cells(label, *("-" if v is None else words(v) for v in verdicts))
-            for label, verdicts in by_label.items()
-            if any(verdicts)
+            cells(label, *("-" if v is None else f"{detectable(v.difference):.4f}" for v in row))
+            for label, row in by_label.items()
+            if any(row)
         ),
-        caption=caption,
+        caption=f"The smallest true difference to {found.baseline} that these seeds and rows find "
+        "with 80 % power at 5 % (two-sided, not adjusted). The verdict tells what more would take.",
     )
-
-
-def _power(found: Verdict, margin: float) -> str:
-    d = found.difference
-    if d.error == 0:
-        return "-"
-    smallest = f"{detectable(d):.4f}"
-    seeds = seeds_needed(d, margin)
-    if seeds is not None and seeds <= MOST_SEEDS:
-        return f"{smallest}; {seeds} seed{'' if seeds == 1 else 's'}"
-    factor = rows_factor_needed(d, margin, d.seeds)
-    return f"{smallest}; {'more of both' if factor is None else f'rows x {factor:.3g}'}"

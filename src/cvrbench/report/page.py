@@ -26,7 +26,6 @@ from cvrbench.report.comparison import (
     seeds_at_once,
 )
 from cvrbench.report.dataset_report import DatasetReport
-from cvrbench.report.differences import Differences
 from cvrbench.report.figures import ACROSS, COMPARED, SWEPT, across, comparison
 from cvrbench.report.figures.style import save
 from cvrbench.report.grids import rows_grid
@@ -38,6 +37,7 @@ from cvrbench.system.files import explain_write, write_text
 
 TEMPLATES = Path(__file__).with_name("templates")
 TITLES = {
+    "verdict": "Verdict",
     "rows": "Test rows",
     "values": "Values",
     "differences": "Differences",
@@ -119,8 +119,6 @@ def _chapter(part: DatasetReport, ident: str) -> dict[str, Any]:
         "n_warnings": _count(len(found), "warning"),
         "rows_grid": rows_grid(comparison),
         "undefined": list(_undefined(part)),
-        "verdict": part.tested and verdict_words(comparison, part.tested),
-        "transfer_verdict": part.transfer and verdict_words(comparison, part.transfer.gains),
         "figures": compared_figures(part, f"{ident}-figure") if part.fits_a_page else [],
         "rows": [_row(part, variant, differing[variant.label]) for variant in comparison.variants],
     }
@@ -517,29 +515,3 @@ def _names(rows: Sequence[str]) -> str:
     if len(rows) <= MOST:
         return ", ".join(rows)
     return f"{', '.join(rows[: MOST - 1])} and {len(rows) - MOST + 1} more"
-
-
-def verdict_words(comparison: Comparison, found: Differences) -> str:
-    """Return a sentence on which differences are real."""
-    verdicts = [
-        (comparison.header(metric), label, one)
-        for metric in comparison.auc_metrics
-        for label, one in found.verdicts.get(metric, {}).items()
-    ]
-    real = [
-        f"{label} in {header} ({one.difference.mean:+.4f})"
-        for header, label, one in verdicts
-        if one.is_real
-    ]
-    n = len(verdicts)
-    small = sum(one.is_equivalent for _, _, one in verdicts)
-    shown = f" {small} of {n} are shown to be smaller than {found.margin:g} either way."
-    more = shown if small else ""
-    if not real:
-        proof = "" if small == n else ", which is no proof that there are none"
-        return f"None of {n} differences to {found.baseline} is real at 5 %{proof}.{more}"
-    be = "is" if len(real) == 1 else "are"
-    return (
-        f"Of {n} differences to {found.baseline} {len(real)} {be} real at 5 %: {'; '.join(real)}."
-        f"{more}"
-    )

@@ -20,7 +20,7 @@ from cvrbench.stats.difference import Estimate
 
 
 class Cell(NamedTuple):
-    """Plain text, never markup; `strong` marks a difference that is real."""
+    """Plain text, never markup; `strong` marks a difference that is shown."""
 
     text: str
     strong: bool = False
@@ -64,8 +64,19 @@ def share(value: float) -> str:
 
 
 def p_value(p: float) -> str:
-    """`p=0.012`, or `p<0.001`."""
-    return "p<0.001" if p < 0.001 else f"p={p:.3f}"
+    """`p=0.012`, or `p<0.001`; at the line of 5 % so many digits that it stays on its side.
+
+    >>> [p_value(p) for p in (0.0004, 0.0496, 0.0504, 0.04999)]
+    ['p<0.001', 'p=0.0496', 'p=0.0504', 'p<0.05']
+    """
+    if p < 0.001:
+        return "p<0.001"
+    if abs(p - 0.05) >= 0.0005:
+        return f"p={p:.3f}"
+    words = f"{p:.4f}"
+    if words == "0.0500":
+        return "p<0.05" if p < 0.05 else "p=0.0501"
+    return f"p={words}"
 
 
 LINE, WHOLE, WORD = map(re.compile, (r".+", r"\S+ ± \S+|\S+", r"\S+"))
@@ -109,9 +120,10 @@ class GridTable:
 
     grid: Grid
 
-    def __rich_console__(self, _: Console, options: ConsoleOptions) -> Iterator[Table]:
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
         """Yield the tables."""
-        grid, room = self.grid, options.max_width - EDGES
+        grid = self.grid if console.is_terminal else _starred(self.grid)
+        room = options.max_width - EDGES
         natural, whole, least = (_widths(grid, unbroken) for unbroken in (LINE, WHOLE, WORD))
         whole[0] = least[0] = min(least[0], room // LONGEST_LABEL)
         parts = [range(1, len(grid.headers))]
@@ -126,6 +138,12 @@ class GridTable:
                 caption=grid.caption if columns is parts[-1] else "",
             )
             yield _table(part, shown, _narrowed(*sizes, room=room - GAP * len(columns)))
+
+
+def _starred(grid: Grid) -> Grid:
+    """Mark in the text itself what is strong, where no terminal shows it."""
+    rows = [[Cell(f"{t} *", s) if s else Cell(t) for t, s in row] for row in grid.rows]
+    return replace(grid, rows=tuple(map(tuple, rows)))
 
 
 def _widths(grid: Grid, unbroken: re.Pattern[str]) -> list[int]:
@@ -246,6 +264,26 @@ def to_markdown(grid: Grid) -> str:
             "",
         ]
     )
+
+
+def words_to_markdown(title: str, lines: Sequence[str]) -> str:
+    """Return sentences as a heading and a list."""
+
+    def point(line: str) -> str:
+        plain = escape_control(line)
+        is_command = plain.startswith("cvrbench ") and "`" not in plain
+        return f"  `{plain}`" if is_command else f"- {plain.translate(MARKDOWN_SPECIAL)}"
+
+    heading = escape_control(title).translate(MARKDOWN_SPECIAL)
+    return "\n".join([f"## {heading}", "", *map(point, lines), ""])
+
+
+def words_to_latex(title: str, lines: Sequence[str]) -> str:
+    """Return sentences as a paragraph with a title; commands are nothing for a paper."""
+    told = [line for line in lines if not line.startswith("cvrbench ")]
+    plain = [escape_control(line).translate(LATEX_SPECIAL) for line in (title, *told)]
+    words = [MINUS.sub("$-$", line) for line in plain]
+    return "\n".join([rf"\paragraph{{{words[0]}.}}", *words[1:], ""])
 
 
 def to_latex(grid: Grid) -> str:

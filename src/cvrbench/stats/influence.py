@@ -204,6 +204,32 @@ def row_variance(influence: Floats, labels: Labels | None = None) -> float:
     return squares
 
 
+def folded(influence: Floats, labels: Labels | None = None, most: int = 2**17) -> Floats:
+    """Sum influences over so many heaps of rows at most, for a `row_variance` of less memory.
+
+    Independent rows make independent heaps: the variance over these has the same mean and a
+    standard deviation of half a per cent. The heaps of label 1 come first (`folded_labels`).
+
+    Args:
+        influence: `[rows]`.
+        labels: `[rows]`, as for `row_variance`.
+        most: Heaps of rows of one label.
+    """
+    everywhere = np.ones(len(influence), np.bool_)
+    heaps = []
+    for own in (everywhere,) if labels is None else (labels == 1, labels != 1):
+        rows = influence[own]
+        heaps.append(np.bincount(np.arange(len(rows)) % most, weights=rows))
+    found: Floats = np.concatenate(heaps)
+    return found
+
+
+def folded_labels(labels: Labels, most: int = 2**17) -> Labels:
+    """Return the labels of `folded` heaps."""
+    positives = int((labels == 1).sum())
+    return np.repeat([1, 0], [min(most, positives), min(most, len(labels) - positives)])
+
+
 def common_row_variance(influences: Floats, labels: Labels | None = None) -> float:
     """Variance, over redrawn test rows, of what the seeds have in common.
 

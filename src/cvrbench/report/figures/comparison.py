@@ -152,19 +152,19 @@ def _verdicts(axis: Axes, verdicts: Sequence[Verdict | None], margin: float) -> 
             verdict.difference.mean,
             row,
             xerr=verdict.difference.half_width,
-            **_point(is_real=verdict.is_real, is_equivalent=verdict.is_equivalent),
+            **_point(is_shown=verdict.is_shown, is_equivalent=verdict.is_equivalent),
         )
     axis.margins(x=0.08)
     axis.locator_params(axis="x", nbins=5)
     axis.tick_params(axis="x", labelsize=8)
 
 
-def _point(*, is_real: bool, is_equivalent: bool) -> dict[str, Any]:
+def _point(*, is_shown: bool, is_equivalent: bool) -> dict[str, Any]:
     """Fill what is real; what is shown to be within the margin is a square."""
     return {
         "fmt": "s" if is_equivalent else "o",
         "color": POINT,
-        "markerfacecolor": POINT if is_real else "white",
+        "markerfacecolor": POINT if is_shown else "white",
         "markersize": 5,
         "capsize": 3,
     }
@@ -177,9 +177,9 @@ def _legend(margin: float) -> list[Line2D | Patch]:
         return handle(words, linestyle="none", marker=style.pop("fmt"), **style)
 
     return [
-        point("real: adjusted p below 0.05", is_real=True, is_equivalent=False),
-        point("neither shown", is_real=False, is_equivalent=False),
-        point(f"square: equivalent within ±{margin:g}", is_real=False, is_equivalent=True),
+        point("shown: adjusted p below 0.05", is_shown=True, is_equivalent=False),
+        point("neither shown", is_shown=False, is_equivalent=False),
+        point(f"square: equivalent within ±{margin:g}", is_shown=False, is_equivalent=True),
         Patch(color=UNUSED, label=f"the margin, ±{margin:g}"),
     ]
 

@@ -72,6 +72,9 @@ RUNS: dict[str, str] = {
     "stem": "model=stem",
     "snr_trans": "model=snr_trans",
     "escm2_ipw": "model=shared_bottom objective=escm2_ipw",
+    "escm2_dr": "model=shared_bottom objective=escm2_dr",
+    "dcmt": "model=shared_bottom objective=dcmt",
+    "nise": "model=shared_bottom objective=nise",
     "uncertainty": "model=shared_bottom balancing=uncertainty",
     "dwa": "model=shared_bottom balancing=dwa balancing.window=3",
     "famo": "model=shared_bottom balancing=famo",
@@ -101,7 +104,18 @@ RUNS: dict[str, str] = {
 }
 """Name -> overrides of a run that trains alone."""
 
-SLOW = {"nise_ratio", "stch", "cagrad", "fairgrad", "gradvac", "metabalance", "gradcraft"}
+SLOW = {
+    "escm2_dr",
+    "dcmt",
+    "nise",
+    "nise_ratio",
+    "stch",
+    "cagrad",
+    "fairgrad",
+    "gradvac",
+    "metabalance",
+    "gradcraft",
+}
 """Entries of balancing methods that outside oracles and laws hold already."""
 
 STACKED: dict[str, str] = {

@@ -97,8 +97,9 @@ def balancing_of(kind: str, schema: Schema, **changes: object) -> Balancing:
 
 
 def output(logits: Tensor) -> Output:
-    """The output of a strategy that has logits and nothing else."""
-    return Output(logits)
+    """The output of a strategy that has logits, and the heads of any objective from the same."""
+    heads = {head for kind in OBJECTIVES for head in objective_of(kind, make_schema()).heads}
+    return Output(logits, dict.fromkeys(heads, 0.3 - logits.detach()))
 
 
 def rows_of(labels: Tensor, weights: Tensor | None = None) -> Batch:

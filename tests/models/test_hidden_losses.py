@@ -10,6 +10,7 @@ from tests.models.conftest_models import make_schema, output, rows_of
 from tests.models.test_objectives import objective, sigmoid
 
 KINDS = ["click_space", "entire_space", "exposure_space"]
+DEBIASED = ["escm2_ipw", "escm2_dr", "dcmt", "nise"]
 ROWS = 3000
 
 
@@ -49,7 +50,7 @@ def test_in_click_space_it_is_the_plain_mean_over_the_seen_clicks():
     assert got.item() == pytest.approx(expected, rel=5e-3)  # but for rounding of two strata
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", KINDS + DEBIASED)
 def test_no_bit_of_loss_or_gradient_depends_on_a_hidden_label(kind):
     logits, labels, weights = case()
     hidden = weights[:, 1] == 0
@@ -66,7 +67,7 @@ def test_no_bit_of_loss_or_gradient_depends_on_a_hidden_label(kind):
     assert found[0][1][:, 1].count_nonzero() > 0
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", KINDS + DEBIASED)
 def test_a_batch_of_hidden_labels_has_no_loss(kind):
     logits = torch.randn(8, 2, requires_grad=True)
     weights = torch.tensor([[1.0, 0.0]]).expand(8, 2)

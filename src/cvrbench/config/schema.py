@@ -69,21 +69,64 @@ class ExposureSpaceConfig(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ESCM2IPWConfig(Options):
-    """CVR on clicked rows weighted by their inverse propensity, beside CTCVR on all exposures."""
+class DebiasedConfig(Options):
+    """What objectives have in common that learn CVR for all exposures, beside CTCVR."""
 
-    kind: Literal["escm2_ipw"]
     lambda_c: Annotated[float, Ge(0)]
-    """Weight of the inverse-propensity-weighted loss."""
+    """Weight of the objective's own loss."""
     lambda_g: Annotated[float, Ge(0)]
     """Weight of the entire-space loss."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ESCM2IPWConfig(DebiasedConfig):
+    """CVR on clicked rows weighted by their inverse propensity."""
+
+    kind: Literal["escm2_ipw"]
     floor: Annotated[float, Gt(0), Lt(1)]
     """Least propensity; a row weighs at most its inverse."""
     self_normalised: bool
     """Whether the weighted loss is divided by the sum of its weights instead of the rows."""
 
 
-ObjectiveConfig = ClickSpaceConfig | EntireSpaceConfig | ExposureSpaceConfig | ESCM2IPWConfig
+@dataclass(frozen=True, kw_only=True)
+class ESCM2DRConfig(DebiasedConfig):
+    """An imputed CVR loss on all rows, corrected on clicked ones by inverse propensity."""
+
+    kind: Literal["escm2_dr"]
+    floor: Annotated[float, Gt(0), Lt(1)]
+    """Least propensity; a row weighs at most its inverse."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DCMTConfig(DebiasedConfig):
+    """CVR on clicked rows, and its counterpart on unclicked ones, by inverse propensities."""
+
+    kind: Literal["dcmt"]
+    lambda_tie: Annotated[float, Ge(0)]
+    """Weight of the distance of the two heads' sum from 1."""
+    floor: Annotated[float, Gt(0), Lt(1)]
+    """Least propensity, of a click and of none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NISEConfig(DebiasedConfig):
+    """CVR on clicked rows, and on unclicked ones from the prediction itself as the label."""
+
+    kind: Literal["nise"]
+    lambda_u: Annotated[float, Ge(0)]
+    """Weight of the unclicked rows."""
+
+
+ObjectiveConfig = (
+    ClickSpaceConfig
+    | EntireSpaceConfig
+    | ExposureSpaceConfig
+    | ESCM2IPWConfig
+    | ESCM2DRConfig
+    | DCMTConfig
+    | NISEConfig
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,16 +7,19 @@ from typing import assert_never
 
 from cvrbench.config.schema import (
     ClickSpaceConfig,
+    DCMTConfig,
     EntireSpaceConfig,
+    ESCM2DRConfig,
     ESCM2IPWConfig,
     ExposureSpaceConfig,
+    NISEConfig,
     ObjectiveConfig,
 )
 from cvrbench.data.schema import Schema
 from cvrbench.objectives.base import Objective, Predictions
 from cvrbench.objectives.click_space import ClickSpace
+from cvrbench.objectives.debiased import DCMT, ESCM2DR, ESCM2IPW, NISE
 from cvrbench.objectives.entire_space import EntireSpace
-from cvrbench.objectives.escm2_ipw import ESCM2IPW
 from cvrbench.objectives.exposure_space import ExposureSpace
 
 __all__ = ["Objective", "Predictions", "build_objective"]
@@ -33,5 +36,11 @@ def build_objective(config: ObjectiveConfig, schema: Schema) -> Objective:
             return ExposureSpace(schema)
         case ESCM2IPWConfig():
             return ESCM2IPW(config, schema)
+        case ESCM2DRConfig():
+            return ESCM2DR(config, schema)
+        case DCMTConfig():
+            return DCMT(config, schema)
+        case NISEConfig():
+            return NISE(config, schema)
         case _:
             assert_never(config)

@@ -34,6 +34,8 @@ def test_every_strategy_runs_and_records_every_metric(quick, model):
     for space in ("ctr", "cvr", "ctcvr"):
         for kind in ("auc", "logloss", "gauc", "pcoc", "ece", "best_auc", "regret"):
             assert record.metrics["test"][f"{space}_{kind}"] is not None
+    for kind in ("auc", "pcoc", "regret"):
+        assert record.metrics["test"][f"cvr_{kind}_unclicked"] is not None
     assert record.model == model
     assert record.test_scored == 1
     written = json.loads((folder(record, cell) / "record.json").read_text())

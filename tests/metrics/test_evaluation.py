@@ -6,7 +6,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from cvrbench.data.schema import Schema, Task
 from cvrbench.errors import ConfigError, RunError
-from cvrbench.metrics import evaluation
+from cvrbench.metrics import evaluation, expected_auc
 from cvrbench.metrics.evaluation import describe_metric, score, selection_score
 
 CTR = Task(name="ctr", label="click")
@@ -186,3 +186,41 @@ def test_selection_by_an_unknown_or_undefined_metric_is_refused() -> None:
         selection_score(values, ("ctr",), "ctr_best_auc")
     with pytest.raises(RunError, match="all 9 rows are negative"):
         selection_score(values, ("ctr", "cvr"), "mean_auc", {"cvr_auc": "all 9 rows are negative"})
+
+
+@pytest.mark.parametrize("bias", [0.0, 1.5])
+def test_unclicked_rows_are_judged_by_labels_drawn_from_the_truth_there(planted, bias) -> None:
+    """Against scikit-learn on drawn labels, within what the draw leaves open."""
+    found, undefined = score(schema(CTR, CVR), **_first_two(planted), selection_bias=bias)
+    assert undefined == {}
+    unclicked = planted["labels"][:, 0] == 0
+    logit = np.log(planted["truth"][unclicked, 1] / (1 - planted["truth"][unclicked, 1]))
+    true = 1 / (1 + np.exp(bias - logit))
+    predicted = planted["conditional"][unclicked, 1]
+    rng = np.random.default_rng(0)
+    aucs, losses = [], []
+    for _ in range(200):
+        drawn = rng.random(len(true)) < true
+        aucs.append(roc_auc_score(drawn, predicted))
+        losses.append(log_loss(drawn, predicted) - log_loss(drawn, true))
+    for name, values in (("auc", aucs), ("regret", losses)):
+        doubt = 4 * np.std(values) / len(values) ** 0.5
+        assert found[f"cvr_{name}_unclicked"] == pytest.approx(np.mean(values), abs=doubt)
+    assert found["cvr_pcoc_unclicked"] == pytest.approx(predicted.sum() / true.sum())
+    assert "ctr_auc_unclicked" not in found
+
+
+def _first_two(planted):
+    return {n: v[:, :2] if v.ndim == 2 else v for n, v in planted.items()}
+
+
+def test_expected_auc_of_certain_labels_is_the_auc() -> None:
+    rng = np.random.default_rng(0)
+    labels, scores = rng.integers(0, 2, 300), rng.random(300).round(1)
+    assert expected_auc(labels.astype(float), scores) == pytest.approx(
+        roc_auc_score(labels, scores), abs=1e-12
+    )
+
+
+def test_a_metric_of_unclicked_rows_says_so_in_its_header() -> None:
+    assert describe_metric("cvr_auc_unclicked").header == "CVR AUC (not clicked)"

@@ -54,6 +54,8 @@ class SyntheticConfig(DatasetOptions):
     """Strength of effects that act on the two tasks with opposite sign."""
     signal: Annotated[float, Gt(0)]
     """Standard deviation of each task's logit."""
+    selection_bias: float
+    """Log odds of a conversion with a click over those without one, the features being the same."""
     split: Literal["time", "user"]
     """`time`: the last rows are tested, users recur; `user`: no user is in two splits."""
     valid_fraction: Fraction

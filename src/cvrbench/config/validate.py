@@ -99,6 +99,9 @@ def config_from_saved(values: Mapping[str, Any]) -> schema.Config:
         for group, keys in BEFORE.items()
         if isinstance(known := values.get(group, {}), Mapping)
     }
+    dataset = values.get("dataset")
+    if isinstance(dataset, Mapping) and dataset.get("kind") == "synthetic":
+        earlier["dataset"] = {"selection_bias": 0.0, **dataset}
     return config_from_dict(current_keys({**values, **earlier}))
 
 

@@ -124,6 +124,30 @@ def n_pairs(positives: int, negatives: int) -> int:
     return positives * negatives
 
 
+def expected_auc(chances: Floats, scores: Floats) -> float:
+    """AUC of labels that are not drawn: positive with these chances, independently of each other.
+
+    The expected pairs of a positive above a negative, ties counting half, over all expected pairs
+    of the two; with chances of 0 and 1 it is `auc`.
+
+    Raises:
+        Undefined: No row can be positive, or none negative.
+        ValueError: A score is NaN.
+
+    >>> expected_auc(np.array([0.0, 1.0, 1.0, 0.0]), np.array([0.1, 0.8, 0.3, 0.3]))
+    0.875
+    """
+    _refuse_nan(scores)
+    _, place = np.unique(scores, return_inverse=True)
+    positive, negative = np.bincount(place, chances), np.bincount(place, 1 - chances)
+    own = float((chances * (1 - chances)).sum())  # a row is no pair with itself
+    pairs = float(positive.sum() * negative.sum()) - own
+    if pairs <= 0:
+        raise Undefined("no row can be positive, or none negative")
+    below = negative.cumsum() - negative / 2
+    return (float((positive * below).sum()) - own / 2) / pairs
+
+
 def gauc(labels: Labels, scores: Floats, groups: npt.NDArray[Any]) -> Gauc:
     """Mean of each group's AUC, weighted by the group's rows; one-class groups are left out.
 

@@ -3,20 +3,24 @@
 A metric's name says its space. `ctr_auc` and `ctcvr_auc` are taken over all exposures, `cvr_auc`
 over the rows whose parent labels are all 1 (clicked exposures). `cvr_auc_exposed` scores the
 conditional probability over all exposures against the label: it rewards a CVR that merely knows
-the CTR, and is kept, marked biased, because others publish it.
+the CTR, and is kept, marked biased, because others publish it. Planted data know what nobody else
+does: `cvr_auc_unclicked`, `cvr_pcoc_unclicked` and `cvr_regret_unclicked` judge the conditional
+probability by the true one where a parent's label is not 1.
 """
 
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
+from functools import cache, partial, reduce
+from math import exp
+from operator import mul
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from cvrbench import metrics
-from cvrbench.data.schema import Schema, Task
+from cvrbench.data.schema import Schema, Task, chain
 from cvrbench.errors import ConfigError, RunError
 from cvrbench.metrics.spaces import Array, Bytes, Indexed, Space, SpaceOf, spaces
 
@@ -42,6 +46,9 @@ METRICS_INFO: dict[str, Kind] = {
     "auc_exposed": Kind("AUC", "higher", 0, 1),
     "best_auc": Kind("best reachable AUC", "higher", 0, 1),
     "regret": Kind("regret", "lower", float("-inf"), float("inf")),
+    "auc_unclicked": Kind("AUC", "higher", 0, 1),
+    "pcoc_unclicked": Kind("PCOC", "one", 0, float("inf")),
+    "regret_unclicked": Kind("regret", "lower", 0, float("inf")),
 }
 """Kinds of metric; a metric is called `<task or joint>_<kind>`."""
 
@@ -80,6 +87,7 @@ def score(
     groups: npt.NDArray[np.int64] | None = None,
     truth: Array | None = None,
     *,
+    selection_bias: float = 0.0,
     kinds: Collection[str] = EVALUATION_KINDS,
     workers: int = 1,
     metrics_of: MetricsOf | None = None,
@@ -93,6 +101,8 @@ def score(
         joint: [rows, tasks], the product along the chain of parents; for roots, `conditional`.
         groups: [rows], user codes, for GAUC.
         truth: [rows, tasks], the true conditional probabilities of planted data.
+        selection_bias: Log odds of the true probability where the parent's label is 1 over that
+            where it is not.
         kinds: Which of `METRICS_INFO` to compute; while training, two are enough.
         workers: Threads over which the spaces are spread; each needs memory of its own, and none
             changes a result.
@@ -109,6 +119,14 @@ def score(
         if task.parent is not None and "auc_exposed" in kinds:
             exposed = SpaceOf(task.name, None, labels[:, index], conditional[:, index], None)
             jobs.append(partial(compute, exposed, {"auc": "auc_exposed"}))
+        if task.parent is not None and truth is not None:
+            *ancestors, _ = chain(schema.tasks, index)
+            unclicked = reduce(mul, [labels[:, i] for i in ancestors]) == 0
+            true = truth[:, index] / (truth[:, index] + (1 - truth[:, index]) * exp(selection_bias))
+            space = SpaceOf(task.name, unclicked, labels[:, index], conditional[:, index], true)
+            jobs.append(
+                partial(_of_space, _unclicked_metrics, space, {kind: kind for kind in kinds})
+            )
     if workers > 1:  # NumPy sorts without holding the interpreter's lock
         with ThreadPoolExecutor(workers) as pool:
             parts = list(pool.map(lambda job: job(), jobs))
@@ -155,6 +173,7 @@ def describe_metric(name: str, tasks: Sequence[Task] = ()) -> MetricInfo:
             continue
         biased = name.endswith("_auc_exposed")
         space = _space_name(tasks, None if is_joint or biased else parent)
+        space = f"not {space}" if name.endswith("_unclicked") else space
         space += ", biased" if biased else ""
         header = f"{owner.upper()} {kind.label} ({space})"
         return MetricInfo(name, header, space, kind.direction, kind.low, kind.high)
@@ -283,6 +302,30 @@ def _metrics_of(
             "regret",
             lambda: metrics.log_loss(label, predicted) - metrics.log_loss(label, truth),
         )
+
+
+def _unclicked_metrics(space: Space) -> Iterator[tuple[str, Callable[[], float]]]:
+    """Offer what compares predictions with true probabilities, where labels say nothing."""
+    assert space.truth is not None
+    true, predicted = space.take(space.truth), space.take(space.predicted)
+
+    def ratio() -> float:
+        if not true.sum() > 0:
+            raise metrics.Undefined("no row can be positive")
+        return float(predicted.sum() / true.sum())
+
+    def divergence() -> float:
+        if not len(true):
+            raise metrics.Undefined("there are no rows")
+        ones, zeros = np.ones(len(true)), np.zeros(len(true))
+        gap = [
+            metrics.log_losses(y, predicted) - metrics.log_losses(y, true) for y in (ones, zeros)
+        ]
+        return float((true * gap[0] + (1 - true) * gap[1]).mean())
+
+    yield "auc_unclicked", lambda: metrics.expected_auc(true, predicted)
+    yield "pcoc_unclicked", ratio
+    yield "regret_unclicked", divergence
 
 
 def _check_finite(schema: Schema, conditional: Indexed, joint: Indexed) -> None:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 
 from cvrbench.metrics.evaluation import METRICS_INFO, describe_metric
 from cvrbench.report.comparison import Comparison, Missing, Variant
@@ -13,6 +14,14 @@ from cvrbench.stats.power import detectable
 
 BEYOND_AUC = ("logloss", "gauc", "pcoc", "ece")
 """What else a space is judged by: kinds of `cvrbench.metrics.evaluation`."""
+UNCLICKED = ("auc_unclicked", "pcoc_unclicked", "regret_unclicked")
+CAPTIONS = {
+    BEYOND_AUC: "± as above. Log loss and ECE: less is better; GAUC: AUC within each user, "
+    "weighted by rows; PCOC: predicted over observed positives, best at 1.",
+    UNCLICKED: "± as above. Against the true probability of exposures without a click, which only "
+    "planted data know. AUC: of labels drawn by it; PCOC: predicted over true, best at 1; regret: "
+    "log loss above that of the truth, less is better.",
+}
 REASON = 90
 """Letters of a reason that a caption shows."""
 OF_KIND = {"auc": "", "logloss": " in log loss", "gauc": " in GAUC"}
@@ -70,10 +79,10 @@ def _reasons(label: str, missing: Sequence[Missing]) -> Iterator[str]:
 def space_grids(comparison: Comparison) -> list[Grid]:
     """Return a table per space of what else it is judged by, those metrics that any row has."""
     found = []
-    for name in comparison.counts:
+    for name, kinds in product(comparison.counts, (BEYOND_AUC, UNCLICKED)):
         metrics = {
             f"{name}_{kind}": METRICS_INFO[kind].label
-            for kind in BEYOND_AUC
+            for kind in kinds
             if any(variant.estimate(f"{name}_{kind}") for variant in comparison.variants)
         }
         if not metrics:
@@ -87,10 +96,7 @@ def space_grids(comparison: Comparison) -> list[Grid]:
                     cells(v.label, *(interval(v.estimate(metric)) for metric in metrics))
                     for v in comparison.variants
                 ),
-                caption=(
-                    "± as above. Log loss and ECE: less is better; GAUC: AUC within each user, "
-                    "weighted by rows; PCOC: predicted over observed positives, best at 1."
-                ),
+                caption=CAPTIONS[kinds],
             )
         )
     return found

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import save_file
 
 from cvrbench.config.compose import Composed, with_own_word
+from cvrbench.config.dataset import SyntheticConfig
 from cvrbench.config.validate import config_from_saved, config_to_dict
 from cvrbench.data.batches import Rows
 from cvrbench.data.dataset import Dataset, Split, Verification, load_labels
@@ -216,8 +217,15 @@ class _Cell:
         predictions = predict(network, rows, self.session.objective, batch_size=size)
         # A GPU's host has cores to spare; on a CPU, what a second space needs may be too much.
         workers = 1 if self.device.type == "cpu" else torch.get_num_threads()
+        planted = self.config.dataset
         scores = score(
-            self.schema, split.labels, *predictions, split.groups, split.truth, workers=workers
+            self.schema,
+            split.labels,
+            *predictions,
+            split.groups,
+            split.truth,
+            selection_bias=planted.selection_bias if isinstance(planted, SyntheticConfig) else 0.0,
+            workers=workers,
         )
         self.session.verification.finish()
         return scores, predictions

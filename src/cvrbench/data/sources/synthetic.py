@@ -12,6 +12,14 @@ apart, so that a network which shares everything must spend capacity on both sig
 interactions are scaled to 60 and 40 % of the variance, each z_t to the deviation `signal`, and a
 and b are solved for the wanted rates. Users recur: a user has `rows / users` exposures on average,
 fewer or more by Zipf's law. The true probabilities are kept as columns.
+
+An exposure that was not clicked would have converted with
+
+    P(conversion | no click) = sigmoid(b + z_2 - selection_bias)
+
+the probability by which `cvr_*_unclicked` judge. At 0 clicks and conversions depend on each other
+through the features alone; otherwise clicks say more about a conversion than the features do. The
+log is the same whatever the dial says: what is not observed cannot be learned from it.
 """
 
 import numpy as np

@@ -144,7 +144,6 @@ MISUSES = {
     "seed=one": "seed must be a whole number; got 'one'",
     "+model.x=1": "every key is declared already",
     "seed=0,1": "add -m",
-    "ncs": "write key=value",
     "model.n_experts=3": "belongs to model=mmoe; you have model=ncs",
     "dataset=table": "dataset.path",
     "launcher.together=zero": "launcher.together must be auto or a whole number (at least 1, at",
@@ -364,7 +363,7 @@ def test_completion_offers_whole_assignments(typed, offered):
             "cvrbench run model=n",
             ["ncs", "ncs_paper"],
         ),  # bash splits at =, and puts the answer behind it
-        ("cvrbench run model=", ["aitm", "cgc", "mmoe"]),
+        ("cvrbench run model=", ["adatt", "aitm", "cgc"]),
         ("cvrbench run model=ncs trainer.pat", ["trainer.patience=8"]),
         ("cvrbench run model=ncs dataset=kuairand_l", ["kuairand_like"]),
         ("cvrbench data describe hill", ["hillstrom"]),

@@ -83,7 +83,7 @@ WORDS = [
     ["experiment=quick_check", "model=cgc", "dataset.rows=500", "model.dropout=0.25"],
     ["experiment=ncs_paper", "model.search.density=0.5", "trainer.precision=bf16"],
     ["dataset=kuairand", "dataset.valid_from=2022-05-01", "results_dir='a b/${seed}'"],
-    ["hydra.job.name=mine", "protocol.label_share=0.5", "data_dir=${results_dir}/d"],
+    ["protocol.label_share=0.5", "data_dir=${results_dir}/d"],
 ]
 
 

@@ -112,9 +112,12 @@ def trained_tasks(config: BalancingConfig, tasks: Sequence[str]) -> tuple[str, .
     """Return the tasks that a run trains: all but those of weight 0.
 
     Raises:
-        ConfigError: A weight names a task that the dataset does not have.
+        ConfigError: A weight names a task that the dataset does not have, or all weights are 0.
     """
     if not isinstance(config, WeightedConfig):
         return tuple(tasks)
     weights = weights_of(config.weights, tasks).tolist()
-    return tuple(task for task, weight in zip(tasks, weights, strict=True) if weight > 0)
+    trained = tuple(task for task, weight in zip(tasks, weights, strict=True) if weight > 0)
+    if not trained:
+        raise ConfigError("balancing.weights is 0 for every task, so none would be trained")
+    return trained

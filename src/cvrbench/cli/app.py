@@ -11,13 +11,46 @@ from typer.core import TyperGroup
 from cvrbench import __version__
 from cvrbench.cli import compare, data, export, report, reproduce, run, show, sweep
 from cvrbench.cli.console import warn, write
+from cvrbench.config.folder import find_conf
 from cvrbench.errors import ConfigError, CvrbenchError, RunError, RunInterrupted
 
 DONE, FAILED, MISUSE, INTERRUPTED = 0, 1, 2, 130
 
 
+INSTEAD = {
+    "train": "cvrbench run model=ncs",
+    "fit": "cvrbench run model=ncs",
+    "tune": "cvrbench sweep model=ncs",
+    "predict": "cvrbench export RUN",
+    "models": "cvrbench ls models",
+    "strategies": "cvrbench ls models",
+    "plot": "cvrbench report --figures DIR",
+    "list": "cvrbench ls, or cvrbench data list",
+    "runs": "cvrbench ls",
+    "results": "cvrbench report",
+    "test": "cvrbench report",
+    "evaluate": "cvrbench report",
+    "datasets": "cvrbench data list",
+    "version": "cvrbench --version",
+    "help": "cvrbench --help",
+}
+"""What other programs call a command, and what it is here."""
+
+
 class Commands(TyperGroup):
     """The commands; an EOFError, which typer takes for Ctrl-D, says what it is."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command that is called, or say which one is meant."""
+        of_data = {
+            command.name or getattr(command.callback, "__name__", "")
+            for command in data.app.registered_commands
+        }
+        usual = f"cvrbench data {' '.join(args)}" if args[0] in of_data else None
+        meant = INSTEAD.get(args[0], usual) if args[0] not in self.commands else None
+        if meant is not None:
+            raise ConfigError(f"there is no command {args[0]!r}; write {meant}")
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         """Call the command."""
@@ -34,6 +67,22 @@ class Commands(TyperGroup):
                 "a helper process of this command has ended without an answer, as when the system "
                 "kills it because memory runs out; the same command goes on where it was"
             ) from None
+        except Exception as error:
+            if (option := getattr(error, "option_name", None)) is None:
+                raise
+            raise _as_word(str(option), [*sys.argv[1:], ""]) or error from None
+
+
+def _as_word(option: str, words: list[str]) -> ConfigError | None:
+    """Return how a setting is written that was given as an option; None if it is none."""
+    key = option.lstrip("-").replace("-", "_")
+    if key not in {*find_conf().groups, "seed", "data_dir", "results_dir"}:
+        return None
+    place = next(k for k, word in enumerate(words) if word.partition("=")[0] == option)
+    value = words[place].partition("=")[2] or words[place + 1] or "..."
+    if words[0] == "report" and key == "results_dir":
+        return ConfigError(f"{option}: the folder is a word of its own: cvrbench report {value}")
+    return ConfigError(f"{option}: a setting is a word without dashes: {key}={value}")
 
 
 app = typer.Typer(

@@ -29,7 +29,7 @@ from cvrbench.cli.options import (
     wanted,
 )
 from cvrbench.config.folder import datasets
-from cvrbench.errors import ConfigError
+from cvrbench.errors import ConfigError, StoreError
 from cvrbench.system.files import explain_write, write_text
 
 if TYPE_CHECKING:
@@ -172,9 +172,17 @@ def prepare(
     """
     from cvrbench.data.raw import Tolerance
     from cvrbench.data.registry import ensure
+    from cvrbench.data.sources import raw_folders
 
     tolerance = Tolerance(on_error, max_skips)
     own = _compose(name, overrides)
+    if raw is not None and not raw_folders(own[0]):
+        key = "dataset.path" if own[0].kind == "table" else None
+        raise ConfigError(
+            f"--raw {raw}: {name} is read from {key}: write {key}={raw}"
+            if key
+            else f"--raw {raw}: {name} is drawn, not read; leave it out"
+        )
     with preparing_bar() as on_rows:
         dataset = ensure(*own, raw=raw, force=force, tolerance=tolerance, on_rows=on_rows)
     schema, accounting = dataset.schema, dataset.manifest["accounting"]
@@ -219,7 +227,10 @@ def describe(
     else:
         _print_description(description)
     path = figure or dataset.path.parent / f"{dataset.path.name}.png"
-    written = save(description_figure(description), path)
+    try:
+        written = save(description_figure(description), path)
+    except StoreError as error:
+        raise StoreError(f"{error}".partition("; set ")[0] + "; name another by --figure") from None
     if not as_json:
         out.print(f"picture: {written}", soft_wrap=True)
 

@@ -81,13 +81,14 @@ def report(
 
     if 0 < bootstrap < LEAST_DRAWS:
         raise ConfigError(f"--bootstrap {bootstrap}: take at least {LEAST_DRAWS} draws, or 0")
-    folders = [word for word in words or [] if "=" not in word]
+    words = [word.removeprefix("results_dir=") for word in words or []]
+    folders = [word for word in words if "=" not in word]
     if len(folders) > 1:
         raise ConfigError(
             f"{' and '.join(folders)}: one folder of results at a time; a filter is KEY=VALUE"
         )
     results_dir = Path(folders[0] if folders else "results")
-    filters = Filters.parse(word for word in words or [] if "=" in word)
+    filters = Filters.parse(word for word in words if "=" in word)
     layout = "json" if as_json else layout
     if html is not None and (no_html or layout != "terminal"):
         raise ConfigError(

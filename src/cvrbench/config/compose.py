@@ -18,10 +18,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
-from cvrbench.config import mask_search, schema
+from cvrbench.config import advice, mask_search, schema
 from cvrbench.config.folder import RUNTIME_GROUPS, Conf, find_conf
 from cvrbench.config.ncs import NAMES, readers
 from cvrbench.config.runtime import LauncherConfig, LocalConfig
@@ -78,7 +78,8 @@ class Nodes:
         mask_search.write_all(node, values, self.conf)
         for key, value in whole.items():
             plain = {str(name): item for name, item in value.items()}  # names may be quoted
-            if not isinstance(OmegaConf.select(node, key, throw_on_missing=True), DictConfig):
+            there = OmegaConf.select(node, key)
+            if there is not None and not isinstance(there, DictConfig):
                 raise ConfigError(f"{key} is no dict; got {plain}")
             OmegaConf.update(node, key, plain, merge=False)
         return node, choices
@@ -147,6 +148,7 @@ def _compose(overrides: Sequence[str], nodes: Nodes) -> Composed:
         if override.is_sweep_override():
             raise ConfigError(
                 f"{override.input_line} gives several values; add -m to run all of them"
+                + _as_list(override, parsed, nodes)
             )
     for override in parsed:
         group, value = override.key_or_group, override.value()
@@ -162,7 +164,24 @@ def _compose(overrides: Sequence[str], nodes: Nodes) -> Composed:
     except (HydraException, OmegaConfBaseException) as error:
         raise _explain(error, parsed, nodes) from None
     values = _plain(node)
-    return Composed(config=config_from_dict(values), choices=choices, overrides=tuple(overrides))
+    try:
+        config = config_from_dict(values)
+    except ConfigError as error:
+        meant = [word for override in parsed if (word := advice.for_value(override))]
+        if not meant:
+            raise
+        raise ConfigError(f"{error}; write {meant[0]}") from None
+    return Composed(config=config, choices=choices, overrides=tuple(overrides))
+
+
+def _as_list(override: Override, parsed: Sequence[Override], nodes: Nodes) -> str:
+    """Return how to write several values of a key that holds a list; else an empty text."""
+    options = [o for o in parsed if o.value() in nodes.groups.get(o.key_or_group, [])]
+    node, _ = nodes.compose(options)
+    if not isinstance(OmegaConf.select(node, override.key_or_group), ListConfig):
+        return ""
+    key, _, values = (override.input_line or "").partition("=")
+    return f", or write them as one list: '{key}=[{values}]'"
 
 
 def with_own_word(saved: Composed, words: Sequence[str], command: str) -> Composed:
@@ -275,7 +294,15 @@ def product(
         values = [override.input_line or ""]
         if expands(override):
             name = override.get_key_element()
-            values = [f"{name}={value}" for value in override.sweep_string_iterator()]
+            try:
+                values = [f"{name}={value}" for value in override.sweep_string_iterator()]
+            except HydraException:
+                raise ConfigError(
+                    f"{override.input_line}: only a list, choice or range can be run; `cvrbench "
+                    "sweep` searches intervals"
+                ) from None
+            if not values:
+                raise ConfigError(f"{override.input_line} is empty: no run has a value of it")
         cells = [[*cell, value] for cell in cells for value in values]
     return cells
 
@@ -293,13 +320,20 @@ def parse(overrides: Sequence[str]) -> list[Override]:
                 f"{text.lstrip('+~')!r}"
             )
         if "=" not in text:
-            raise ConfigError(f"{text!r} is no override; write key=value or group=option")
+            meant = advice.for_word(text, find_conf()) or "key=value or group=option"
+            raise ConfigError(f"{text!r} is no override; write {meant}")
+        if text.startswith("hydra"):
+            raise ConfigError(
+                f"{text}: Hydra composes the configuration here and runs nothing; files go to "
+                "results_dir= and data_dir="
+            )
     try:
         return [_parsed(text) for text in overrides]
     except OverrideParseException as error:
         raise ConfigError(
-            f"{error.override!r} is not in Hydra's override grammar; quote lists and dicts for the "
-            "shell: 'model.hidden=[128,64]'"
+            f"{error.override!r} is not in Hydra's override grammar: quote lists and dicts for the "
+            "shell, 'model.hidden=[128,64]', and within it texts with special characters, "
+            """"key=['a(b)']\""""
         ) from None
 
 
@@ -309,7 +343,7 @@ def _parsed(text: str) -> Override:
 
     `seed=0..7` is 0 to 7, as `seed=range(0,8)`, whose brackets a shell takes for its own.
     """
-    plain = text
+    plain = advice.literal(text)
     if found := SPAN.fullmatch(text):
         first, last = int(found["first"]), int(found["last"])
         if last < first:
@@ -445,6 +479,8 @@ def check_option(group: str, value: object, conf: Conf) -> None:
             that of a run's folder.
     """
     options = conf.groups[group]
+    if value not in options and (meant := advice.for_option(group, value, conf)):
+        raise ConfigError(f"no {group} called {value!r}; write {meant}")
     if value not in options:
         raise ConfigError(
             f"no {group} called {value!r}.{did_you_mean(str(value), options)} "
@@ -485,6 +521,13 @@ def _plain(node: DictConfig) -> dict[str, Any]:
         values = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or "?"
+        if isinstance(error, InterpolationResolutionError):
+            said = re.sub(
+                r'^KeyError raised while resolving interpolation: "(.*)"$',
+                r"\1",
+                str(error).splitlines()[0],
+            )
+            raise ConfigError(f"{key}: {said}; set it, or write {key}=...") from None
         raise ConfigError(f"{key} has no value; set it: {key}=...") from None
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items() if key != PLAN}
@@ -504,9 +547,18 @@ def _explain(error: Exception, parsed: Sequence[Override], nodes: Nodes) -> Conf
     inner = {key.rsplit(".", n)[0] for key in known for n in range(1, key.count(".") + 1)}
     for override in parsed:
         key = override.key_or_group
+        if isinstance(OmegaConf.select(base, key), DictConfig) and key not in options:
+            return ConfigError(f"{override.input_line}: {key} is a dict: '{key}={{NAME: VALUE}}'")
         if key in options or key in inner or mask_search.place(base, key) in {*known, *inner}:
             continue
         group, _, rest = key.partition(".")
+        if meant := advice.for_value(override):
+            return ConfigError(f"unknown key {key!r}: write {meant}")
+        above, _, last = key.rpartition(".")
+        if above and above not in options and isinstance(OmegaConf.select(base, above), DictConfig):
+            return ConfigError(
+                f"{key}: {above} is one dict: '{above}={{{last}: {override.value()}}}'"
+            )
         if group == "model" and (searches := readers(key)):
             if not mask_search.has_search(base):
                 return ConfigError(f"{key} belongs to model=ncs; you have model={base.model.kind}")

@@ -41,8 +41,9 @@ RULES = {
     "float": "a number",
     "int": "a whole number",
     "bool": "true or false",
-    "tuple": "a list",
+    "tuple": "a list, as [128,64]",
     "too_short": "a list of at least one",
+    "string_type": "a text; put what is written there in quotes",
     "string_too_short": "a text that is not empty",
     "finite": "a finite number",
 }

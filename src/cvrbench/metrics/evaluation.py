@@ -167,7 +167,7 @@ def describe_metric(name: str, tasks: Sequence[Task] = ()) -> MetricInfo:
     'CVR AUC (clicked)'
     """
     tasks = tasks or _USUAL
-    for owner, parent, is_joint in _owners(tasks):
+    for owner, parent, is_joint in sorted(_owners(tasks), key=lambda one: -len(one[0])):
         kind = METRICS_INFO.get(name.removeprefix(f"{owner}_"))
         if kind is None or not name.startswith(f"{owner}_"):
             continue
@@ -206,7 +206,8 @@ def selection_score(
         RunError: The metric is undefined on these rows.
     """
     names = [f"{task}_auc" for task in tasks] if selection == "mean_auc" else [selection]
-    usable = [name for name in values if _kind_of(name) in SELECTABLE_KINDS]
+    own = {f"{task}_{kind}" for task in tasks for kind in SELECTABLE_KINDS}  # of a task ctr_best
+    usable = [name for name in values if name in own or _kind_of(name) in SELECTABLE_KINDS]
     total = 0.0
     for name in names:
         if name not in usable:

@@ -116,10 +116,11 @@ def check_plan(cells: Sequence[Composed], *, at_once: int = 1, on_rows: OnRows =
         DataError: A dataset cannot be prepared.
         StoreError: A results folder is not writable.
     """
-    for config in (cell.config for cell in cells):
-        resolve_device(config.trainer.device)
-        check_installed(config.logger)
-        check_writable(Path(config.results_dir))
+    for cell in cells:
+        resolve_device(cell.config.trainer.device)
+        check_installed(cell.config.logger)
+        if state_of(cell) != "finished":  # what is only read may lie in a folder that is read-only
+            check_writable(Path(cell.config.results_dir))
     prepared: dict[Path, Dataset] = {}
     runs = []
     for cell in cells:

@@ -22,7 +22,7 @@ from cvrbench.data.batches import Features, SplitTensors
 from cvrbench.data.dataset import Bag, Split
 from cvrbench.data.sources import load_raw
 from cvrbench.objectives import Predictions
-from cvrbench.runs.load import load_trained
+from cvrbench.runs.load import load_trained, read_finished
 from cvrbench.serving.compaction import compact, example_features, task_network
 from cvrbench.serving.export import Column, Part, save_onnx, tensor_inputs
 from cvrbench.serving.score import score
@@ -149,7 +149,8 @@ def test_a_run_with_a_trunk_per_task_is_rebuilt(trained):
     run = trained(*NCS_CELL, "model.search=unshared", "model.base=random")
     found = load_trained(run)
     assert found.network.own_weights
-    rows = SplitTensors.load(found.dataset.test, found.schema, torch.device("cpu"))
+    test = read_finished(run).open_dataset().test
+    rows = SplitTensors.load(test, found.schema, torch.device("cpu"))
     features = rows.gather(torch.arange(len(rows))).features
     for number, task in enumerate(("ctr", "cvr")):
         small = compact(task_network(found.network, found.schema, number)).network
@@ -260,8 +261,8 @@ def test_every_strategy_and_kind_of_field_is_exported(kind, fields, tmp_path):
 
 
 def test_the_first_rows_are_those_of_the_split(trained):
-    found = load_trained(trained(*NCS_CELL))
-    split, schema = found.dataset.valid, found.schema
+    dataset = read_finished(trained(*NCS_CELL)).open_dataset()
+    split, schema = dataset.valid, dataset.schema
     assert_first_rows(split, schema, 7)
     assert len(first_rows(split, schema, 10**9).rows) == len(split)
 

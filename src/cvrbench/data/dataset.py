@@ -25,11 +25,13 @@ import json
 import math
 import mmap
 import os
+import shutil
 import threading
 import time
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -119,6 +121,38 @@ def open_dataset(path: Path) -> Dataset:
             raise damaged(file, schema.name)
     splits = {name: _open_split(path, name, schema, manifest["files"]) for name in SPLITS}
     return Dataset(path=path, schema=schema, manifest=manifest, **splits)
+
+
+def keep_vocabularies(dataset: Dataset, target: Path) -> None:
+    """Copy a dataset's manifest and vocabularies into a new folder, whole or not at all."""
+    if target.is_dir():
+        return
+    work = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    shutil.rmtree(work, ignore_errors=True)
+    try:
+        shutil.copytree(dataset.path / "vocabulary", work / "vocabulary")
+        shutil.copyfile(dataset.path / "manifest.json", work / "manifest.json")
+        with suppress(OSError):  # another process was faster
+            work.rename(target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def read_vocabularies(path: Path) -> Schema:
+    """Return the schema of a dataset of which vocabularies and manifest are there.
+
+    Raises:
+        DataError: They are missing or were changed.
+    """
+    manifest = read_manifest(path)
+    schema = Schema.from_json(manifest["schema"])
+    for name, entry in manifest["files"].items():
+        file = path / name
+        if name.startswith("vocabulary/") and (
+            not file.is_file() or sha256_of(file) != entry["sha256"]
+        ):
+            raise damaged(file, schema.name)
+    return schema
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

@@ -105,6 +105,7 @@ def run(
         if not force and (record := store.find(name)) is not None:
             return record  # another process has finished it meanwhile
         check_memory(config, dataset, device)
+        store.keep_vocabularies(dataset)
         cache = None if searches is None else TrainingCache(searches, name)
         ties = (on_progress, stop_requested, on_evaluation, cache, seed_group)
         goal = build_objective(config.objective, dataset.schema)

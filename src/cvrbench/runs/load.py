@@ -1,7 +1,8 @@
 """A finished run's network, as it was when its test rows were predicted.
 
-The weights are read as data and put into a network built from the run's own configuration; its
-schema is read from the prepared dataset, which must be the one that it was trained on.
+The weights are read as data and put into a network built from the run's own configuration. Schema
+and vocabularies are those kept beside the runs, or of the prepared dataset, which must be the one
+that it was trained on.
 """
 
 from collections.abc import Mapping
@@ -16,16 +17,22 @@ from torch import Tensor
 from cvrbench.config.compose import Composed
 from cvrbench.config.schema import Config
 from cvrbench.config.validate import config_from_saved
-from cvrbench.data.dataset import Dataset, open_dataset
+from cvrbench.data.dataset import Dataset, open_dataset, read_vocabularies
 from cvrbench.data.registry import ensure, is_outdated, prepared_folder
 from cvrbench.data.schema import Schema
 from cvrbench.errors import DataError, RunError, StoreError
 from cvrbench.runs.record import RUN_AGAIN, RunRecord
-from cvrbench.runs.store import checked, read_record, read_run_config, require_finished
+from cvrbench.runs.store import (
+    ResultStore,
+    checked,
+    read_record,
+    read_run_config,
+    require_finished,
+)
 from cvrbench.strategies import build_network
 from cvrbench.strategies.base import SharingStrategy
 from cvrbench.strategies.ncs import NCS
-from cvrbench.system.files import check_regular
+from cvrbench.system.files import check_no_links, check_regular
 
 FILES = ("best.safetensors", "masks.safetensors")
 
@@ -38,12 +45,10 @@ class Trained:
     """On the CPU, in evaluation mode."""
     config: Config
     record: RunRecord
-    dataset: Dataset
-
-    @property
-    def schema(self) -> Schema:
-        """Schema of the dataset that it was trained on."""
-        return self.dataset.schema
+    schema: Schema
+    """Schema of the dataset that it was trained on."""
+    data: Path
+    """Folder with that dataset's vocabularies."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +58,22 @@ class Finished:
     folder: Path
     record: RunRecord
     composed: Composed
+
+    def find_vocabularies(self) -> tuple[Path, Schema]:
+        """Return the folder of the vocabularies that the run was trained with, and the schema.
+
+        Raises:
+            DataError: They are damaged, or neither they nor the prepared data are there.
+        """
+        results_dir = self.folder.resolve().parents[1]
+        kept = ResultStore(results_dir).vocabularies / self.record.fingerprint
+        if kept.is_dir():
+            check_no_links(kept, within=results_dir)
+            schema = read_vocabularies(kept)
+            if schema.fingerprint == self.record.fingerprint:
+                return kept, schema
+        dataset = self.open_dataset()
+        return dataset.path, dataset.schema
 
     def open_dataset(self, *, prepare: bool = False) -> Dataset:
         """Open the prepared data that the run was trained on.
@@ -106,14 +127,16 @@ def load_trained(run_dir: Path) -> Trained:
     Raises:
         StoreError: The folder holds no run, or its weights are missing or damaged.
         RunError: The run is unfinished, or its weights do not fit its configuration.
-        DataError: The prepared dataset is not there, or is another one now.
+        DataError: No vocabularies were kept, and the prepared dataset is not there or another.
     """
     run = read_finished(run_dir)
-    config, dataset = run.composed.config, run.open_dataset()
+    config, (data, schema) = run.composed.config, run.find_vocabularies()
     with torch.random.fork_rng(devices=()):  # the fresh weights are replaced below
-        network = build_network(config, dataset.schema)
+        network = build_network(config, schema)
     _fill(network, run_dir)
-    return Trained(network=network.eval(), config=config, record=run.record, dataset=dataset)
+    return Trained(
+        network=network.eval(), config=config, record=run.record, schema=schema, data=data
+    )
 
 
 def _fill(network: SharingStrategy, run_dir: Path) -> None:

@@ -13,6 +13,9 @@ results_dir/runs/<run id>/
     record.json          the result, with the sha256 of the files above; written last and
                          atomically, so its presence means done
     lock                 empty; held by the process that runs it
+results_dir/vocabularies/<fingerprint>/
+    manifest.json, vocabulary/    those of the prepared data, once for all runs on them, so that
+                                  `predict` and `export` work where the data are gone
 
 No part of these paths below `results_dir` may be a link.
 """
@@ -29,7 +32,7 @@ import polars as pl
 from pydantic import StringConstraints, TypeAdapter
 
 from cvrbench.config.types import OPTION
-from cvrbench.data.dataset import sha256_of
+from cvrbench.data.dataset import Dataset, keep_vocabularies, sha256_of
 from cvrbench.errors import CellBusy, RunError, StoreError
 from cvrbench.runs.record import (
     CHANGED,
@@ -288,6 +291,7 @@ class ResultStore:
     def __init__(self, results_dir: Path) -> None:
         self.results_dir = results_dir
         self.runs = results_dir / "runs"
+        self.vocabularies = results_dir / "vocabularies"
 
     def state(self, run_id: str) -> State:
         """Return whether a run is finished, begun or new."""
@@ -421,6 +425,16 @@ class ResultStore:
             except RunError as error:
                 folder.note_failure(str(error))
                 raise
+
+    def keep_vocabularies(self, dataset: Dataset) -> None:
+        """Keep what predictions for other rows need of a dataset.
+
+        Raises:
+            StoreError: The folder is not writable, or is a link.
+        """
+        folder = make_folder(self.vocabularies, within=self.results_dir)
+        with explain_write(folder):
+            keep_vocabularies(dataset, folder / dataset.schema.fingerprint)
 
     def tidy(self, run_id: str) -> None:
         """Remove what a process left of a finished run that was killed in its last instant."""

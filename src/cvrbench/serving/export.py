@@ -231,7 +231,7 @@ def _vocabulary(reads: Schema, trained: Trained) -> pl.DataFrame:
     """Return the known values of all id fields as text, and their rows of the embedding table."""
     tables = [pl.DataFrame(schema={"field": pl.String, "value": pl.String, "row": pl.Int64})]
     for name, start in vocabulary_starts(reads).items():
-        known = pl.read_parquet(vocabulary_file(trained.dataset.path, name), glob=False)
+        known = pl.read_parquet(vocabulary_file(trained.data, name), glob=False)
         row = (pl.col("id").cast(pl.Int64) + start).alias("row")
         known = known.filter(pl.col("id") >= N_RESERVED)
         tables.append(known.select(pl.lit(name).alias("field"), "value", row))

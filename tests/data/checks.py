@@ -1,7 +1,7 @@
 """Datasets as three tables in memory, and the checks that `prepare` runs on a dataset."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -23,10 +23,14 @@ class Tables:
     fields: tuple[RawField, ...]
     tasks: tuple[Task, ...]
     group: str | None = None
+    group_column: str | None = None
+    key: str | None = None
+    key_column: str | None = None
     group_disjoint: bool = False
     unnested: bool = False
     truth: tuple[str, ...] | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
+    split: Sequence[str] = ()
     accounting: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod

@@ -52,7 +52,7 @@ def raw() -> Tables:
         fields=(
             RawField(name="user", kind="categorical", min_count=8),
             RawField(name="colour", kind="categorical"),
-            RawField(name="tags", kind="multivalued"),
+            RawField(name="tags", kind="multivalued", weights="tags__weight"),
             RawField(name="age", kind="numeric"),
         ),
         tasks=(Task(name="ctr", label="click"),),

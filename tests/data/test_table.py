@@ -1,14 +1,25 @@
 """The user's own table: CSV or Parquet, described by one yaml."""
 
-from datetime import date, timedelta
+import gzip
+import io
+import zipfile
+import zlib
+from collections import Counter
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta, timezone
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from cvrbench.config.dataset import TableConfig, TableTask
+from cvrbench.config.dataset import SplitPaths, TableConfig, TableTask
+from cvrbench.data.dataset import read_key
 from cvrbench.data.registry import ensure
-from cvrbench.data.sources import table
+from cvrbench.data.sources import table, table_files
 from cvrbench.errors import DataError
 from tests.data.checks import Tables, check
 
@@ -33,7 +44,7 @@ def log(rows: int = 900) -> pl.DataFrame:
 def described(path, **changes) -> TableConfig:
     values = {
         "kind": "table",
-        "path": str(path),
+        "path": path if isinstance(path, tuple | SplitPaths) else str(path),
         "ids": ("user", "item"),
         "numbers": ("price",),
         "lists": ("tags",),
@@ -52,6 +63,17 @@ def described(path, **changes) -> TableConfig:
         "unclicked_conversions": "refuse",
     }
     return TableConfig(**{**values, **changes})
+
+
+def two(**changes) -> tuple[TableTask, ...]:
+    """Two tasks, the second given the first; with `more`, a third such as the changes say."""
+    second = {"name": "b", "label": "y", "parent": "a", "joint": "j"}
+    if not changes:
+        del second["joint"]
+    tasks = (TableTask(name="a", label="x"), TableTask(**second))
+    if changes.pop("more", False):
+        return (*tasks, TableTask(**changes))
+    return (tasks[0], TableTask(**{**second, **changes}))
 
 
 def load(config: TableConfig) -> Tables:
@@ -82,7 +104,7 @@ def test_a_changed_table_is_prepared_again(csv, tmp_path):
 
 
 def test_split_by_time_sorts_days_and_keeps_a_day_together(csv):
-    raw = load(described(csv, split="time", split_column="day"))
+    raw = load(described(csv, ids=("user", "day"), split="time", split_column="day"))
     assert raw.train["day"].max() < raw.valid["day"].min()
     assert raw.valid["day"].max() < raw.test["day"].min()
     assert len(raw.test) == pytest.approx(0.2 * 900, abs=20)
@@ -101,7 +123,9 @@ def test_split_by_column_takes_the_users_own(csv, tmp_path):
     raw = load(described(csv, split="column", split_column="part"))
     assert [len(frame) for frame in raw.splits().values()] == [500, 200, 200]
     log().with_columns(pl.lit("training").alias("part")).write_csv(csv)
-    with pytest.raises(DataError, match=r"'part' holds 'training'; expected train, valid or test"):
+    with pytest.raises(
+        DataError, match=r"'part' holds 'training' in row 1; expected train, valid or test"
+    ):
         load(described(csv, split="column", split_column="part"))
 
 
@@ -125,13 +149,15 @@ def test_a_missing_file_is_named(tmp_path):
 
 def test_another_kind_of_file_is_refused(tmp_path):
     (tmp_path / "log.xlsx").write_bytes(b"PK")
-    with pytest.raises(DataError, match=r"neither .csv, .csv.gz nor .parquet"):
+    with pytest.raises(DataError, match=r"is none of .parquet, .pq"):
         load(described(tmp_path / "log.xlsx"))
 
 
 def test_a_number_that_is_none_is_named(csv):
     csv.write_text(csv.read_text().replace("\nu", "\nu,1,cheap,x,2026-01-01,1,0\nu", 1))
-    with pytest.raises(DataError, match=r"log.csv cannot be read.*cheap"):
+    with pytest.raises(
+        DataError, match=r"column 'price' holds 'cheap' in row 1; expected a number"
+    ):
         load(described(csv))
 
 
@@ -154,11 +180,35 @@ def test_a_conversion_without_a_click_needs_a_policy(csv):
             {"tasks": (TableTask(name="a", label="x"), TableTask(name="a", label="y"))},
             "share a name",
         ),
+        ({"tasks": two(joint="a")}, "called 'a' as task 'a' is"),
+        ({"tasks": two(joint="b")}, "called 'b' as task 'b' is"),
+        ({"tasks": (*two(), TableTask(name="a_b", label="z"))}, "called 'a_b' as task 'a_b' is"),
+        ({"tasks": two(name="x", label="z", parent="a", joint="j", more=True)}, "as the joint of"),
+        ({"tasks": two(label="x")}, "have one label, 'x'"),
+        ({"tasks": (TableTask(name="a", label="x", joint="j"),)}, "a joint but no parent"),
+        ({"tasks": (TableTask(name="../a", label="x"),)}, "cannot be called '../a'"),
+        ({"tasks": (TableTask(name="ctr_best", label="x"),)}, "cannot be called 'ctr_best'"),
+        ({"tasks": (TableTask(name="mean", label="x"),)}, "cannot be called 'mean'"),
+        ({"ids": ("user", "user")}, "listed twice"),
+        ({"ids": ("user", "price")}, "listed twice"),
+        ({"ids": ("user", "click")}, "label 'click' is among the features"),
+        ({"key": "p_ctr"}, "column that predictions have"),
+        ({"group": "click"}, "a label cannot be the group"),
+        ({"hash": {"item_id": 10}}, "hash names 'item_id', which is not listed in ids or lists"),
+        ({"clip": {"user": (0, 1)}}, "clip names 'user', which is not listed in numbers"),
+        ({"clip": {"price": (1, 0)}}, "bounds of 'price' must ascend"),
+        ({"log1p": ("item",)}, "not listed in numbers"),
+        ({"weights": {"user": "w"}}, "not listed in lists"),
+        ({"test_from": 3}, "test_from has an effect with split=time alone"),
+        ({"time_format": "%d"}, "time_format has an effect with split=time alone"),
+        ({"separator": "ab"}, "must be one character"),
+        ({"encoding": "klingon"}, "none that Python knows"),
+        ({"path": SplitPaths(train="a", valid="b", test="c")}, "set split=null"),
     ],
 )
 def test_a_description_that_contradicts_itself_is_refused(csv, changes, words):
     with pytest.raises(ValueError, match=words):
-        described(csv, **changes)
+        described(**{"path": csv, **changes})
 
 
 def test_a_column_named_split_may_cut_the_rows_and_be_a_feature(tmp_path):
@@ -170,3 +220,534 @@ def test_a_column_named_split_may_cut_the_rows_and_be_a_feature(tmp_path):
     assert {name: set(frame["split"]) for name, frame in raw.splits().items()} == {
         name: {name} for name in ("train", "valid", "test")
     }
+
+
+ROWS = 400
+STARTS = datetime(2021, 9, 1)
+MOMENTS = [STARTS + timedelta(hours=13 * k, seconds=k % 60) for k in range(ROWS)]
+
+
+def timed(values: list | pl.Series, path, **changes) -> TableConfig:
+    """Write rows in the order of time, shuffled, with their number as an id."""
+    rng = np.random.default_rng(1)
+    click = rng.integers(0, 2, ROWS)
+    times = pl.Series("t", values) if isinstance(values, list) else values.alias("t")
+    frame = pl.DataFrame(
+        {"n": np.arange(ROWS), "click": click, "bought": click * rng.integers(0, 2, ROWS)}
+    )
+    frame = frame.with_columns(times)[rng.permutation(ROWS)]
+    frame.write_csv(path) if path.suffix == ".csv" else frame.write_parquet(path)
+    options = {"ids": ("n",), "numbers": (), "lists": (), "group": None}
+    return described(path, **{**options, "split": "time", "split_column": "t", **changes})
+
+
+def in_order(raw: Tables) -> bool:
+    """Whether every training row came before every validation row, and these before the test."""
+    last = [frame["n"].cast(pl.Int64).max() for frame in raw.splits().values()]
+    first = [frame["n"].cast(pl.Int64).min() for frame in raw.splits().values()]
+    return last[0] < first[1] and last[1] < first[2]
+
+
+DAYS = [m.date() for m in MOMENTS]
+EAST, WEST = timezone(timedelta(hours=8)), timezone(timedelta(hours=-5))
+TIMES = {
+    "iso day": [d.isoformat() for d in DAYS],
+    "unpadded": [f"{d.year}-{d.month}-{d.day}" for d in DAYS],
+    "slashes": [f"{d:%Y/%m/%d}" for d in DAYS],
+    "compact": [f"{d:%Y%m%d}" for d in DAYS],
+    "iso": [m.isoformat() for m in MOMENTS],
+    "blank": [f"{m:%Y-%m-%d %H:%M:%S}" for m in MOMENTS],
+    "minutes": [f"{m:%Y/%m/%d %H:%M}" for m in MOMENTS],
+    "some fractions": [f"{m:%Y-%m-%d %H:%M:%S}" + ".5" * (k % 2) for k, m in enumerate(MOMENTS)],
+    "comma": [f"{m:%Y-%m-%d %H:%M:%S},123" for m in MOMENTS],
+    "nanoseconds": [f"{m:%Y-%m-%d %H:%M:%S}.123456789" for m in MOMENTS],
+    "zulu": [f"{m:%Y-%m-%dT%H:%M:%SZ}" for m in MOMENTS],
+    "mixed zones": [
+        m.replace(tzinfo=UTC).astimezone(EAST if k % 2 else WEST).isoformat()
+        for k, m in enumerate(MOMENTS)
+    ],
+    "short zones": [f"{m:%Y-%m-%d %H:%M}+08" for m in MOMENTS],
+    "compact times": [f"{m:%Y%m%dT%H%M%S}" for m in MOMENTS],
+    "rfc": [f"{m:%a, %d %b %Y %H:%M:%S} +0000" for m in MOMENTS],
+    "whole numbers": [str(8 + k) for k in range(ROWS)],
+    "unequal fractions": [str(8 + k / 4) for k in range(ROWS)],
+    "epochs that float32 cannot tell apart": [str(1_630_000_000 + k) for k in range(ROWS)],
+    "spaces": [f" {8 + k} " for k in range(ROWS)],
+}
+
+
+@pytest.mark.parametrize("form", TIMES)
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_text_in_one_unambiguous_form_is_cut_by_time(form, suffix, tmp_path):
+    assert in_order(load(timed(TIMES[form], tmp_path / f"t{suffix}")))
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        pl.Series(range(ROWS), dtype=pl.UInt16),
+        pl.Series(range(ROWS), dtype=pl.Int64) + 2**60,
+        pl.Series([k / 3 - 9 for k in range(ROWS)]),
+        pl.Series(range(ROWS)).cast(pl.Decimal(20, 2)),
+        pl.Series(DAYS),
+        pl.Series(MOMENTS).cast(pl.Datetime("ns")),
+        pl.Series(MOMENTS).dt.replace_time_zone("Asia/Shanghai"),
+        pl.Series(MOMENTS) - STARTS,
+        pl.Series(TIMES["iso day"]).cast(pl.Categorical),
+        pl.Series(TIMES["iso"]).cast(pl.Enum(TIMES["iso"][::-1])),
+    ],
+    ids=lambda series: str(series.dtype)[:20],
+)
+def test_numbers_and_times_of_any_type_are_cut_by_time(times, tmp_path):
+    assert in_order(load(timed(times, tmp_path / "t.parquet")))
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ([f"{d:%m/%d/%Y}" for d in DAYS], "holds '.*/.*/2.*' in row 1.*time_format='%m/%d/%Y'"),
+        ([f"{d:%d.%m.%Y}" for d in DAYS], r"time_format='%d.%m.%Y'"),
+        ([f"{d:%d}/{d.day % 12 + 1}/2021" for d in DAYS], r"set dataset.time_format='%d/%m/%Y'"),
+        (["03/04/2021"] * ROWS, r"say which.*'%m/%d/%Y' or '%d/%m/%Y'"),
+        ([f"{d:%Y年%m月%d日}" for d in DAYS], r"holds '202.*日' in row 1"),
+        ([f"{d:%y-%m-%d}" for d in DAYS], r"holds '2.*' in row 1"),
+        (["NA" if k == 5 else str(k) for k in range(ROWS)], r"'NA' in row \d+, not whole numbers"),
+        ([str(k) if k else "2021-09-01" for k in range(ROWS)], r"holds '2021-09-01' in row \d+"),
+        ([f"{d}" + " 10:00" * (k % 2) for k, d in enumerate(DAYS)], "not (days|times)"),
+        (["2021-02-30", *TIMES["iso day"][1:]], r"holds '2021-02-30' in row \d+, not days"),
+        (TIMES["zulu"][:9] + TIMES["iso"][9:], r"in row \d+"),
+        (["low", "mid", "high", "max"] * (ROWS // 4), r"'.*' in row 1; times are numbers"),
+        ([None, *range(1, ROWS)], r"have no value there \(first: row \d+\)"),
+        ([float("nan"), *map(float, range(1, ROWS))], r"no value there \(first: row \d+\)"),
+        ([float("inf"), *map(float, range(1, ROWS))], r"no value there \(first: row \d+\)"),
+        ([k > 9 for k in range(ROWS)], r"holds Boolean, which has no order|holds 'true'|'false'"),
+        ([[k] for k in range(ROWS)], r"which has no order in time"),
+        ([str(k).encode() for k in range(ROWS)], r"holds Binary"),
+    ],
+)
+def test_times_that_can_be_read_in_two_ways_or_none_are_refused(values, words, tmp_path):
+    with pytest.raises(DataError, match=words):
+        load(timed(values, tmp_path / "t.parquet"))
+    if isinstance(values[0], str):
+        with pytest.raises(DataError, match=words):
+            load(timed(values, tmp_path / "t.csv"))
+
+
+@pytest.mark.parametrize(
+    ("values", "form"),
+    [
+        ([f"{d:%m/%d/%Y}" for d in DAYS], "%m/%d/%Y"),
+        ([f"{m:%d.%m.%Y %H:%M:%S}" for m in MOMENTS], "%d.%m.%Y %H:%M:%S"),
+        ([f"{m:%m/%d/%y %I:%M:%S %p}" for m in MOMENTS], "%m/%d/%y %I:%M:%S %p"),
+        ([f"{d:%Y年%m月%d日}" for d in DAYS], "%Y年%m月%d日"),
+        ([int(f"{d:%Y%m%d}") for d in DAYS], "%Y%m%d"),
+    ],
+)
+def test_a_format_makes_times_of_text(values, form, tmp_path):
+    assert in_order(load(timed(values, tmp_path / "t.parquet", time_format=form)))
+    with pytest.raises(DataError, match=r"not as dataset.time_format='%Y %d %m' says"):
+        load(timed(values, tmp_path / "t.parquet", time_format="%Y %d %m"))
+    with pytest.raises(DataError, match=r"'days' is no format of times|='days' says"):
+        load(timed(values, tmp_path / "t.parquet", time_format="days"))
+
+
+@pytest.mark.parametrize(
+    ("values", "valid_from", "test_from"),
+    [
+        (list(range(ROWS)), 200, 300),
+        ([str(k) for k in range(ROWS)], "200", 300),
+        (DAYS, f"{DAYS[200]}", f"{DAYS[300]}"),
+        (TIMES["iso"], TIMES["iso"][200], TIMES["blank"][300]),
+        (TIMES["zulu"], TIMES["zulu"][200], f"{DAYS[300]}"),
+        (pl.Series(MOMENTS).dt.replace_time_zone("Asia/Shanghai"), TIMES["iso"][200], "2022-03-01"),
+    ],
+)
+def test_rows_are_cut_where_the_user_says(values, valid_from, test_from, tmp_path):
+    keys = {"valid_from": valid_from, "test_from": test_from}
+    stream = table.load(timed(values, tmp_path / "t.parquet", **keys))
+    raw = Tables.of(stream)
+    assert in_order(raw)
+    assert min(map(int, raw.valid["n"])) in {199, 200}
+    assert abs(len(raw.test) - 100) < 70
+    assert "validation from t = " in stream.split[0]
+    assert "asked" not in stream.split[1]
+    with pytest.raises(DataError, match=r"test_from='soon' is no value of column 't'"):
+        load(timed(values, tmp_path / "t.parquet", test_from="soon"))
+    some = load(timed(values, tmp_path / "t.parquet", test_from=test_from))
+    assert in_order(some)
+    assert len(some.valid) == pytest.approx(0.2 * ROWS, abs=3)
+
+
+def labelled(path, click: pl.Series, bought: pl.Series, **changes) -> TableConfig:
+    frame = pl.DataFrame({"n": range(len(click)), "click": click, "bought": bought})
+    frame.write_csv(path) if path.suffix == ".csv" else frame.write_parquet(path)
+    options = {"ids": ("n",), "numbers": (), "lists": (), "group": None}
+    return described(path, **{**options, **changes})
+
+
+CLICK = pl.Series([k % 2 for k in range(ROWS)])
+BOUGHT = pl.Series([int(k % 4 == 1) for k in range(ROWS)])
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda s: s,
+        lambda s: s.cast(pl.Boolean),
+        lambda s: s.cast(pl.Float64),
+        lambda s: s.cast(pl.Decimal(9, 2)),
+        lambda s: s.cast(pl.String),
+        lambda s: s.cast(pl.Float64).cast(pl.String),
+        lambda s: s.cast(pl.Boolean).cast(pl.String).str.to_titlecase(),
+        lambda s: s.cast(pl.String).cast(pl.Categorical),
+    ],
+)
+def test_labels_are_taken_as_they_are_written(write, suffix, tmp_path):
+    """As 0/1, 0.0/1.0, false/true, and a conversion that is absent where nobody clicked."""
+    bought = write(BOUGHT)
+    hidden = bought.set(CLICK == 0, None)
+    for column in (bought, hidden):
+        raw = load(labelled(tmp_path / f"l{suffix}", write(CLICK), column))
+        rows = pl.concat(raw.splits().values()).sort(pl.col("n").cast(pl.Int64))
+        assert rows["click"].to_list() == CLICK.to_list()
+        assert rows["bought"].to_list() == BOUGHT.to_list()
+
+
+def test_a_value_can_count_as_positive(tmp_path):
+    words = pl.Series(["view", "Click", "view", "cart", None])
+    click = pl.Series(words.to_list() * 80)
+    tasks = (
+        TableTask(name="ctr", label="click", positive="Click"),
+        TableTask(name="cvr", label="bought", positive=5),
+    )
+    stars = pl.Series([5, 4, 3, 2, 1] * 80)
+    config = labelled(tmp_path / "l.csv", click, stars, tasks=tasks, missing_labels="drop")
+    raw = load(config)
+    rows = pl.concat(raw.splits().values()).sort(pl.col("n").cast(pl.Int64))
+    assert rows["click"].to_list() == [0, 1, 0, 0] * 80
+    assert rows["bought"].to_list() == [1, 0, 0, 0] * 80
+    assert raw.accounting == {"read": 400, "dropped: click absent": 80}
+
+
+@pytest.mark.parametrize(
+    ("click", "words"),
+    [
+        ([1, 0, 2], r"'click' holds 2 in row 3; a label is 0 or 1.*positive: VALUE"),
+        ([1, 0, -1], r"holds -1 in row 3"),
+        ([1.0, 0.0, 0.5], r"holds 0.5 in row 3"),
+        (["yes", "no", "no"], r"holds 'yes' in row 1"),
+        ([1, None, 1], r"holds None in row 2; the label is absent; set dataset.missing_labels"),
+        ([[1], [0], [1]], r"is of type List"),
+        ([date(2021, 1, 1)] * 3, r"is of type Date"),
+    ],
+)
+def test_other_labels_are_refused(click, words, tmp_path):
+    with pytest.raises(DataError, match=words):
+        load(labelled(tmp_path / "l.parquet", pl.Series(click), pl.Series([0, 0, 0])))
+
+
+def written(frame: pl.DataFrame, how: str) -> bytes:
+    text = frame.write_csv(separator="\t" if ".tsv" in how else ",").encode()
+    if how.endswith(".gz"):
+        return gzip.compress(text)
+    if how.endswith(".zip"):
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("inner.csv", text)
+            archive.writestr("__MACOSX/._inner.csv", b"x")
+        return file.getvalue()
+    return text
+
+
+def rows_of(config: TableConfig) -> pl.DataFrame:
+    return pl.concat(load(config).splits().values()).sort("user", "item", "price")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["l.csv", "L.CSV", "l.txt", "l.tsv", "l.tab", "l.csv.gz", "l.tsv.gz", "l.csv.zip", "log[1].csv",
+     "a b (1) = #~'ü用户.csv", "l.pq", "l.parq", "log[1].parquet", "*.parquet", "{a,b}.parquet"],
+)  # fmt: skip
+def test_one_file_is_read_whatever_its_name(name, tmp_path):
+    frame, other = log(), log(200)
+    for decoy in ("log1.csv", "log1.parquet", "a.parquet", "l"):
+        other.write_parquet(tmp_path / decoy)
+    if name.endswith((".parquet", ".pq", ".parq")):
+        frame.write_parquet(tmp_path / name)
+    else:
+        (tmp_path / name).write_bytes(written(frame, ".tsv" if name.endswith(".tab") else name))
+    expected = rows_of(described(write_parquet(frame, tmp_path / "expected.parquet")))
+    assert rows_of(described(tmp_path / name)).equals(expected)
+    assert list(load(described(tmp_path / name)).sources) == [name]
+
+
+def write_parquet(frame: pl.DataFrame, path):
+    frame.write_parquet(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("keys", "encode"),
+    [
+        ({"separator": ";"}, lambda f: f.write_csv(separator=";").encode()),
+        ({"separator": "|", "list_separator": " "}, lambda f: f.write_csv(separator="|").encode()),
+        ({"encoding": "utf-16"}, lambda f: f.write_csv().encode("utf-16")),
+        ({"encoding": "gb18030"}, lambda f: f.write_csv().encode("gb18030")),
+        ({}, lambda f: b"\xef\xbb\xbf" + f.write_csv().encode()),
+        ({}, lambda f: b"\r\n\n" + f.write_csv(line_terminator="\r\n").encode() + b"\r\n" * 3),
+        ({}, lambda f: f.write_csv().rstrip("\n").encode()),
+        ({}, lambda f: f.write_csv(quote_style="always").encode()),
+        ({}, lambda f: gzip.compress(f.write_csv().encode())),
+    ],
+)
+def test_delimited_text_is_read_as_it_is_written(keys, encode, tmp_path, monkeypatch):
+    frame = log().with_columns(
+        user=pl.col("user")
+        + pl.Series(["", ",", '"', "\n", "é", "用户", ";", " "] * 112 + [""] * 4)
+    )
+    if keys.get("list_separator") == " ":
+        frame = frame.with_columns(pl.col("tags").str.replace_all("|", " ", literal=True))
+    config = {"list_separator": keys.get("list_separator", "|")}
+    expected = rows_of(described(write_parquet(frame, tmp_path / "e.parquet"), **config))
+    (tmp_path / "l.csv").write_bytes(encode(frame))
+    for size in (1 << 24, 7000):
+        monkeypatch.setattr(table_files, "BLOCK_BYTES", size)
+        assert rows_of(described(tmp_path / "l.csv", **keys)).equals(expected)
+
+
+def test_the_key_of_every_test_row_is_kept_as_it_is(tmp_path):
+    frame = log().with_columns(request=pl.Series([f"r{k}" for k in range(900)]))
+    config = described(write_parquet(frame, tmp_path / "l.parquet"), key="request")
+    dataset = ensure(config, "mine", tmp_path)
+    (key,) = read_key(dataset).values()
+    prices = dict(zip(frame["request"], frame["price"], strict=True))
+    scale = dataset.schema.numeric[0]
+    expected = [(prices[k] - scale.mean) / scale.std for k in key]
+    np.testing.assert_allclose(dataset.test.numeric[:, 0], expected, atol=1e-6)
+    assert key.name == "request"
+    assert len(set(key)) == len(dataset.test)
+    assert read_key(ensure(described(config.path), "mine", tmp_path)) == {}
+
+
+def write_parts(frame: pl.DataFrame, folder, how: str) -> None:
+    """Write a table as a folder of parts, some of them empty, with files that are no parts."""
+    start = 0
+    for number, size in enumerate([0, 100, 350, 0, 449, 1]):
+        part, place = frame.slice(start, size), folder / f"day={number}"
+        start += size
+        place.mkdir(parents=True)
+        if how == "parquet":
+            part.write_parquet(place / f"part-{number}.snappy.parquet")
+        else:
+            (place / f"part-{number}.csv").write_bytes(written(part, how))
+    (folder / "_SUCCESS").touch()
+    (folder / ".part-0.crc").write_bytes(b"x")
+    (folder / "_temporary").mkdir()
+    log(9).write_parquet(folder / "_temporary" / "part-9.parquet")
+
+
+@pytest.mark.parametrize("how", ["csv", "parquet"])
+def test_a_folder_of_parts_is_read_as_one_table(how, tmp_path):
+    frame = log().rename({"day": "date"})
+    write_parts(frame, tmp_path / "days", how)
+    whole = write_parquet(frame, tmp_path / "l.parquet")
+    for split in ("random", "time", "group"):
+        keys = {"split": split, "split_column": "date" if split == "time" else None}
+        one, raw = load(described(whole, **keys)), load(described(tmp_path / "days", **keys))
+        for name, rows in raw.splits().items():
+            assert rows.equals(one.splits()[name]), (split, name)
+    assert len(raw.sources) == 6
+    assert {name.split("/")[0] for name in raw.sources} == {f"day={k}" for k in range(6)}
+    log(9).write_parquet(tmp_path / "days" / "day=0" / "x.parquet")
+    with pytest.raises(DataError, match=r"as its folder's name has|names Parquet and text"):
+        load(described(tmp_path / "days", split="time", split_column="day"))
+
+
+def test_columns_in_the_names_of_folders_are_columns(tmp_path):
+    rows, folder = log().drop("day"), tmp_path / "p"
+    for k, day in enumerate(["2021-09-01", "2021-09-02", "2021-10-01", "2022-01-01"]):
+        place = folder / f"day={day}" / f"shop=a%2Fb {k}"
+        place.mkdir(parents=True)
+        rows.slice(k * 225, 225).write_parquet(place / "0.parquet")
+    config = described(folder, ids=("user", "shop"), split="time", split_column="day")
+    raw = load(replace(config, valid_from="2021-10-01", test_from="2022-01-01"))
+    assert [set(frame["shop"]) for frame in raw.splits().values()] == [
+        {"a/b 0", "a/b 1"},
+        {"a/b 2"},
+        {"a/b 3"},
+    ]
+
+
+@pytest.mark.parametrize("split", ["random", "group", "time"])
+def test_files_that_are_split_already_stay_split(split, tmp_path):
+    for k, name in enumerate(("a", "b", "c")):
+        log().slice(300 * k, 300).write_csv(tmp_path / f"{name}.csv")
+    a, b, c = (str(tmp_path / f"{name}.csv") for name in "abc")
+    full = load(described(SplitPaths(train=a, valid=b, test=c), split=None))
+    assert [len(frame) for frame in full.splits().values()] == [300, 300, 300]
+    assert full.sources.keys() == {"train/a.csv", "valid/b.csv", "test/c.csv"}
+    keys = {"split": split, "split_column": "day" if split == "time" else None}
+    half = load(described(SplitPaths(train=(a, b), test=c), **keys))
+    assert len(half.test) == 300
+    assert len(half.train) + len(half.valid) == 600
+    assert len(half.valid) == pytest.approx(120, abs=30)
+    with pytest.raises(DataError, match=r"names .*a.csv twice"):
+        load(described(SplitPaths(train=(a, a), test=c), split=None))
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda f: {"a.csv": b"", "b.csv": f}, "a.csv is empty"),
+        (lambda f: {"a.csv": f, "b.csv": f.replace(b"price", b"cost")}, r"b.csv has no column 'pr"),
+        (lambda f: {"a.csv": f.replace(b"tags", b"item")}, r"two columns are called 'item'"),
+        (lambda f: {"a.csv": f[:-1] + b",7\n"}, r"a.csv, line 901: 8 values.*header has 7"),
+        (lambda f: {"a.csv": f[: f.rindex(b",")]}, r"a.csv, line 901: 6 values"),
+        (lambda f: {"a.csv": f.replace(b"\nu", b"\n\nu", 3)}, r"line 2: 1 values"),
+        (lambda f: {"a.csv": f.replace(b",x,", b',"x,')}, "a.csv"),
+        (lambda f: {"a.csv": b"u\xffser" + f[4:]}, r"dataset.encoding=latin-1"),
+        (lambda f: {"a.csv": f + b'\xe4\xf6,1,2,"x",2021-01-01,1,0\n'}, r"encoding=latin-1"),
+        (lambda f: {"a.csv": f.decode().encode("utf-16")}, "set dataset.encoding=utf-16"),
+        (lambda f: {"a.csv": f.replace(b",", b";")}, r"no column 'user'.*its columns are user;"),
+        (lambda f: {"a.csv.gz": gzip.compress(f)[:-40]}, "damaged or truncated"),
+        (lambda f: {"a.parquet": b"PAR1" + f}, "a.parquet cannot be read"),
+        (lambda f: {"a.csv": f, "b.parquet": f}, "names Parquet and text"),
+        (lambda f: {"a.csv": f, "readme.md": f}, "readme.md is none of"),
+        (lambda f: {"_x": f}, "which holds no file"),
+        (lambda f: {"a.csv": f.splitlines(keepends=True)[0]}, "a.csv holds no rows"),
+    ],
+)
+def test_a_folder_that_cannot_be_read_whole_is_refused(make, words, tmp_path):
+    for name, content in make(log().write_csv().encode()).items():
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=words):
+        load(described(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "fits"),
+    [
+        (pl.Int64, pl.Int32, True),
+        (pl.Int64, pl.Float64, True),
+        (pl.String, pl.Categorical, True),
+        (pl.Int64, pl.String, False),
+        (pl.Int64, pl.Boolean, False),
+        (pl.Float64, pl.Decimal(9, 2), False),
+    ],
+)
+def test_a_column_has_one_type_in_all_files(one, other, fits, tmp_path):
+    for name, dtype, rows in (("a", one, log()), ("b", other, log(300))):
+        flag = pl.col("click").cast(pl.String) if dtype == pl.Categorical else pl.col("click")
+        rows.with_columns(flag=flag.cast(dtype)).write_parquet(tmp_path / f"{name}.parquet")
+    log(5).with_columns(flag=None).write_parquet(tmp_path / "c.parquet")
+    config = described(tmp_path, ids=("user", "flag"))
+    if fits:
+        known = pl.concat(load(config).splits().values())["flag"].drop_nulls()
+        assert set(known) == {"0", "1"}
+    else:
+        with pytest.raises(DataError, match=r"'flag' is .* in .*a.parquet and .* in .*b.parquet"):
+            load(config)
+
+
+def test_numbers_are_clipped_and_logarithms_taken(tmp_path):
+    frame = log().with_columns(a=pl.col("price") * 1e300, b=pl.col("price"), c=pl.lit(float("inf")))
+    config = described(
+        write_parquet(frame, tmp_path / "l.parquet"),
+        ids=("user", "price"),
+        numbers=("a", "b", "c"),
+        clip={"a": (0, 50), "c": (0, 7)},
+        log1p=("b", "c"),
+        buckets={"price": (0.25, 0.5)},
+    )
+    rows = pl.concat(load(config).splits().values()).sort("b")
+    expected = frame.sort("b")
+    np.testing.assert_allclose(rows["b"], np.log1p(expected["b"]))
+    assert rows["a"].max() == 50
+    assert set(rows["c"]) == {np.log1p(7.0)}
+    assert set(rows["price"]) == {"[-inf, 0.25)", "[0.25, 0.5)", "[0.5, inf)"}
+    counts = expected["b"].to_numpy()
+    assert (rows["price"] == "[0.25, 0.5)").sum() == ((counts >= 0.25) & (counts < 0.5)).sum()
+    bad = write_parquet(frame.with_columns(b=pl.lit(-3.0)), tmp_path / "bad.parquet")
+    with pytest.raises(DataError, match=r"'b' holds -3.0 in row 1; log\(1 \+ x\) has none"):
+        load(replace(config, path=str(bad)))
+
+
+def test_ids_are_hashed_by_crc32_and_the_group_is_not(tmp_path):
+    config = described(write_parquet(log(), tmp_path / "l.parquet"), hash={"user": 7, "tags": 1})
+    raw = load(replace(config, split="group"))
+    rows = pl.concat(raw.splits().values()).sort("price")
+    users = log().sort("price")["user"]
+    assert rows["user"].to_list() == [str(zlib.crc32(u.encode()) % 7) for u in users]
+    assert rows[raw.group_column].to_list() == users.to_list()
+    assert set(rows["tags"].list.explode()) <= {"0", None}
+
+
+@pytest.mark.parametrize(
+    ("column", "role", "words"),
+    [
+        (pl.concat_list("item", "item").cast(pl.Array(pl.Int64, 2)), "ids", "one value a row"),
+        (pl.concat_list("item", "item").cast(pl.Array(pl.Int64, 2)), "lists", None),
+        (pl.concat_list("price"), "lists", r"holds .* in row 1; lists hold ids; vectors"),
+        (pl.concat_list("item").cast(pl.List(pl.Float64)), "lists", None),
+        (pl.concat_list(pl.struct("item")), "lists", "lists of ids"),
+        (pl.col("item"), "lists", "expected lists"),
+        (pl.struct("item"), "ids", "an id is one value a row"),
+        (pl.struct("item"), "numbers", "expected one number a row"),
+        (pl.duration(hours="item"), "ids", "convert the column"),
+        (pl.duration(hours="item"), "numbers", None),
+        (pl.col("price") * 1e19, "ids", None),
+        (pl.col("item").cast(pl.String).cast(pl.Categorical), "numbers", None),
+        (
+            pl.col("user").cast(pl.Categorical),
+            "numbers",
+            r"holds 'u.*' in row 1; expected a number",
+        ),
+        (pl.lit(b"\xff"), "ids", r"holds b'\\xff' in row 1; an id is text"),
+        (pl.col("user").cast(pl.Binary), "ids", None),
+        (pl.col("user").cast(pl.Binary), "numbers", "expected one number a row"),
+        (pl.concat_list("item"), "ids", r"set dataset.lists=\[x\]"),
+        (pl.concat_list("item"), "numbers", "expected one number a row"),
+        (pl.lit(None), "ids", None),
+        (pl.lit(None), "lists", None),
+        (pl.col("day"), "numbers", None),
+        (pl.col("item").cast(pl.Decimal(9, 2)), "numbers", None),
+        (pl.lit(float("inf")), "numbers", r"holds inf in row 1; a number must be finite"),
+        (pl.lit(1e200), "numbers", r"holds 1e\+200 in row 1"),
+    ],
+)
+def test_types_that_fit_no_role_are_one_sentence(column, role, words, tmp_path):
+    frame = log().with_columns(x=column)
+    options = {"ids": ("user",), "numbers": (), "lists": ()}
+    options[role] = (*options[role], "x")
+    config = described(write_parquet(frame, tmp_path / "l.parquet"), **options)
+    if words is None:
+        assert len(pl.concat(load(config).splits().values())) == 900
+    else:
+        with pytest.raises(DataError, match=words):
+            load(config)
+
+
+WORD = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\0"), max_size=6)
+
+
+@settings(max_examples=30)
+@given(st.lists(st.tuples(WORD, WORD, st.booleans()), min_size=1, max_size=40), st.integers(1, 90))
+def test_any_text_of_a_csv_file_is_read_as_parquet_is(rows, size):
+    """Quotes, separators and line ends within values, wherever a block ends."""
+    users, items, clicks = zip(*rows, strict=True)
+    frame = pl.DataFrame(
+        {"u": users, "i": items, "click": clicks, "bought": [False] * len(rows)},
+        schema_overrides={"u": pl.String, "i": pl.String},
+    )
+    options = {"ids": ("u", "i"), "numbers": (), "lists": (), "group": None}
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(table_files, "BLOCK_BYTES", size)
+        text = Path(folder) / "l.csv"
+        frame.write_csv(text)
+        found = []
+        for path in (text, write_parquet(frame, Path(folder) / "l.parquet")):
+            chunks = table.load(described(path, **options)).chunks(Counter())
+            found.append([(split, *row) for split, part in chunks for row in part.rows()])
+        assert sorted(found[0], key=repr) == sorted(found[1], key=repr)
+        assert len(found[0]) == len(rows)

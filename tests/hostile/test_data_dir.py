@@ -14,7 +14,7 @@ from cvrbench.data.archives import locate
 from cvrbench.data.downloads import Download, Public, fetch
 from cvrbench.data.encode import ScaleCounter, as_text
 from cvrbench.data.registry import ensure
-from cvrbench.data.sources import synthetic, table
+from cvrbench.data.sources import synthetic, table, table_files
 from cvrbench.errors import CvrbenchError, DataError
 from tests.data.test_table import described, log
 
@@ -124,8 +124,8 @@ def test_a_table_that_unpacks_to_more_than_the_memory_is_refused(tmp_path, monke
     frame = pl.select(pl.repeat(1, 3_000_000).alias("user"))
     frame.write_parquet(tmp_path / "log.parquet")
     assert (tmp_path / "log.parquet").stat().st_size < 100_000
-    free = type(table.available_memory())(n_bytes=1 << 20, limit="this test")
-    monkeypatch.setattr(table, "available_memory", lambda: free)
+    free = type(table_files.available_memory())(n_bytes=1 << 20, limit="this test")
+    monkeypatch.setattr(table_files, "available_memory", lambda: free)
     with pytest.raises(DataError, match=r"log.parquet unpacks to up to 0\.\d GB, and 0\.0 GB"):
         table.load(described(tmp_path / "log.parquet"))
 

@@ -187,13 +187,15 @@ def prepare(
         dataset = ensure(*own, raw=raw, force=force, tolerance=tolerance, on_rows=on_rows)
     schema, accounting = dataset.schema, dataset.manifest["accounting"]
     remarks = dataset.manifest.get("remarks", [])
+    cut = dataset.manifest.get("split", [])
     if as_json:
         facts = {"path": str(dataset.path), "rows": schema.rows, "fingerprint": schema.fingerprint}
-        print_json({**facts, "accounting": accounting, "remarks": remarks})
+        print_json({**facts, "accounting": accounting, "split": cut, "remarks": remarks})
         return
     rows = ", ".join(f"{n:,} {split}" for split, n in schema.rows.items())
     heading(schema.name, f": {rows} rows; {schema.vocabulary_size:,} ids")
-    for line in (*(f"{reason}: {n:,} rows" for reason, n in accounting.items()), *remarks):
+    read = [f"{reason}: {n:,} rows" for reason, n in accounting.items()]
+    for line in (*read, *cut, *remarks):
         out.print(f"  {line}")
     out.print(str(dataset.path), soft_wrap=True)
 
@@ -369,3 +371,5 @@ def _print_description(description: "Description") -> None:
     out.print()
     for reason, n in description.accounting.items():
         out.print(f"rows {reason}: {n:,}")
+    for line in description.split:
+        out.print(line)

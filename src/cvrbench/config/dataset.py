@@ -1,7 +1,11 @@
 """Configuration of the datasets (group `dataset=`): one dataclass per source."""
 
-from dataclasses import dataclass
+import codecs
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import date
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, MinLen
@@ -111,52 +115,176 @@ class HillstromConfig(SplitOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class TableTask(Options):
-    """A task of a table: a 0/1 column, defined where the parent's label is 1."""
+    """A task of a table: a label column, defined where the parent's label is 1."""
 
-    name: str
-    label: str
+    name: Text
+    label: Text
     parent: str | None = None
     joint: str | None = None
     """Name of the product along the chain of parents; `<parent>_<name>` if not given."""
+    positive: bool | int | float | str | None = None
+    """The value that counts as 1, all others being 0; None: the column holds 0 and 1, 0.0 and 1.0,
+    or false and true."""
+
+    @property
+    def product(self) -> str | None:
+        """Name of the product along the chain of parents; None for a task without a parent."""
+        return None if self.parent is None else self.joint or f"{self.parent}_{self.name}"
+
+
+Paths = Text | tuple[Text, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitPaths(Options):
+    """Files that are split already; without `valid`, validation rows come out of `train`."""
+
+    train: Paths
+    test: Paths
+    valid: Paths | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableConfig(SplitOptions):
-    """The user's own CSV or Parquet file, described here column by column."""
+    """The user's own files, described here column by column."""
 
     kind: Literal["table"]
-    path: Text
-    """A .csv, .csv.gz or .parquet file."""
-    ids: tuple[str, ...]
-    numbers: tuple[str, ...]
-    lists: tuple[str, ...]
+    path: Paths | SplitPaths
+    """Parquet or delimited text: a file, a folder of parts, or a list of either."""
+    separator: Text | None = None
+    """Between the values of a line; None: a tab in .tsv, else a comma."""
+    encoding: str = "utf-8"
+    null_values: tuple[str, ...] = ()
+    """Words that stand for an absent value, in every text column."""
+    ids: tuple[Text, ...]
+    numbers: tuple[Text, ...]
+    lists: tuple[Text, ...]
     """List columns of Parquet, or text with the values separated by `list_separator`."""
-    list_separator: str
+    list_separator: Text
+    weights: dict[str, Text] = field(default_factory=dict)
+    """List column -> the list column of the same lengths that holds its values' weights."""
+    hash: dict[str, Count] = field(default_factory=dict)
+    """Column of ids or lists -> number of buckets that its values are hashed to."""
+    buckets: dict[str, Annotated[tuple[float, ...], MinLen(1)]] = field(default_factory=dict)
+    """Column of numbers that is listed in `ids` -> ascending bounds between its buckets."""
+    clip: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Column of `numbers` -> least and largest value; what lies beyond is set to them."""
+    log1p: tuple[str, ...] = ()
+    """Columns of `numbers` of which log(1 + x) is the feature, after `clip`."""
     tasks: Annotated[tuple[TableTask, ...], MinLen(1)]
-    group: str | None
+    missing_labels: Literal["refuse", "drop"] = "refuse"
+    """What happens to a row without a label; one below a parent's 0 is 0 whatever is chosen."""
+    group: Text | None
     """Column by which rows belong together (a user), for GAUC and `split=group`."""
-    split: Literal["time", "group", "random", "column"]
-    split_column: str | None
+    key: Text | None = None
+    """Column that names a row, kept beside the predictions of a run."""
+    split: Literal["time", "group", "random", "column"] | None
+    """None: as the files in `path` are split, or else at random."""
+    split_column: Text | None
     """`time`: the column to order by. `column`: holds `train`, `valid` or `test` in each row."""
+    time_format: Text | None = None
+    """How a text column of times is written, such as `%d.%m.%Y %H:%M`."""
+    valid_from: int | float | str | None = None
+    """Time from which on rows validate; None: by `valid_fraction`."""
+    test_from: int | float | str | None = None
+    """Time from which on rows test; None: by `test_fraction`."""
     test_fraction: Fraction
     unclicked_conversions: Policy
 
     def __post_init__(self) -> None:
-        """Refuse tasks that do not form chains, and a split without its column."""
-        names = [task.name for task in self.tasks]
-        if len(set(names)) < len(names):
-            raise ValueError(f"two tasks share a name; got {', '.join(names)}")
-        for position, task in enumerate(self.tasks):
-            if task.parent is not None and task.parent not in names[:position]:
-                raise ValueError(
-                    f"parent {task.parent!r} of task {task.name!r} must be a task listed before it"
-                )
-        if not (self.ids or self.numbers or self.lists):
+        """Refuse tasks that do not form chains, a split without its column, and keys in vain."""
+        _check_tasks(self.tasks)
+        self._check_columns()
+        self._check_split()
+        if self.separator is not None and (len(self.separator) > 1 or self.separator in '"\r\n'):
+            raise ValueError(f"separator must be one character; got {self.separator!r}")
+        try:
+            codecs.lookup(self.encoding)
+        except LookupError:
+            raise ValueError(
+                f"encoding {self.encoding!r} is none that Python knows; such as utf-8, utf-16, "
+                "latin-1 or gb18030"
+            ) from None
+
+    def _check_columns(self) -> None:
+        features = (*self.ids, *self.numbers, *self.lists)
+        if not features:
             raise ValueError("name at least one feature column in ids, numbers or lists")
+        if twice := [name for name in features if features.count(name) > 1]:
+            raise ValueError(f"column {twice[0]!r} is listed twice among the features")
+        labels = [task.label for task in self.tasks]
+        if leaked := [name for name in labels if name in features]:
+            raise ValueError(f"the label {leaked[0]!r} is among the features; take it out")
+        if self.group in labels or self.split_column in labels or self.key in labels:
+            raise ValueError("a label cannot be the group, split_column or key as well")
+        for key, named, where in (
+            ("weights", self.weights, self.lists),
+            ("hash", self.hash, (*self.ids, *self.lists)),
+            ("buckets", self.buckets, self.ids),
+            ("clip", self.clip, self.numbers),
+            ("log1p", self.log1p, self.numbers),
+        ):
+            if strays := [name for name in named if name not in where]:
+                place = {"hash": "ids or lists", "weights": "lists", "buckets": "ids"}
+                raise ValueError(
+                    f"{key} names {strays[0]!r}, which is not listed in {place.get(key, 'numbers')}"
+                )
+        if both := [name for name in self.buckets if name in self.hash]:
+            raise ValueError(f"column {both[0]!r} is in buckets and in hash; choose one")
+        for column, bounds in (*self.buckets.items(), *self.clip.items()):
+            if any(a >= b for a, b in pairwise(bounds)):
+                raise ValueError(f"bounds of {column!r} must ascend; got {list(bounds)}")
+        outputs = [name for t in self.tasks for name in (t.name, t.product) if name is not None]
+        taken = {"group", *(f"p_{o}" for o in outputs), *(f"label_{t.name}" for t in self.tasks)}
+        if self.key in taken:
+            raise ValueError(f"key {self.key!r} is a column that predictions have; rename it")
+
+    def _check_split(self) -> None:
+        given = isinstance(self.path, SplitPaths)
+        if given and self.split == "column":
+            raise ValueError("path names the files of each split: set split=null")
+        if isinstance(self.path, SplitPaths) and self.path.valid is not None and self.split:
+            raise ValueError("path names the files of all three splits: set split=null")
         if self.split in {"time", "column"} and self.split_column is None:
             raise ValueError(f"split={self.split} needs split_column, the column to go by")
         if self.split == "group" and self.group is None:
             raise ValueError("split=group needs group, the column to go by")
+        for key in ("time_format", "valid_from", "test_from"):
+            if getattr(self, key) is not None and self.split != "time":
+                raise ValueError(f"{key} has an effect with split=time alone; set it to null")
+        if given and self.test_from is not None:
+            raise ValueError("path names the files of the test: set test_from=null")
+
+
+def _check_tasks(tasks: Sequence[TableTask]) -> None:
+    """Raise `ValueError` unless tasks form chains and every output has a name of its own."""
+    names = [task.name for task in tasks]
+    if len(set(names)) < len(names):
+        raise ValueError(f"two tasks share a name; got {', '.join(names)}")
+    of: dict[str, str] = {name: f"task {name!r}" for name in names}
+    labels: dict[str, str] = {}
+    for position, task in enumerate(tasks):
+        if task.parent is not None and task.parent not in names[:position]:
+            raise ValueError(
+                f"parent {task.parent!r} of task {task.name!r} must be a task listed before it"
+            )
+        if task.joint is not None and task.parent is None:
+            raise ValueError(f"task {task.name!r} has a joint but no parent; take one of the two")
+        if (other := labels.setdefault(task.label, task.name)) != task.name:
+            raise ValueError(f"tasks {other!r} and {task.name!r} have one label, {task.label!r}")
+        if (joint := task.product) is not None:
+            if joint in of:
+                raise ValueError(
+                    f"the joint of task {task.name!r} is called {joint!r} as {of[joint]} is; give "
+                    "it another name: {name: ..., joint: ...}"
+                )
+            of[joint] = f"the joint of {task.name!r}"
+    for name in of:
+        if re.search(r"[/\\\x00-\x1f]|^\.|^mean$|_best$|.{65}", name):
+            raise ValueError(
+                f"a task or joint cannot be called {name!r}: no / or \\, no dot at its begin, at "
+                "most 64 letters, and neither mean nor ..._best, which name metrics"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

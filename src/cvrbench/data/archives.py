@@ -61,7 +61,7 @@ class RawFile:
         Raises:
             DataError: It is damaged.
         """
-        return b"".join(self._pieces(PIECE))
+        return b"".join(self.pieces(PIECE))
 
     def blocks(self, size: int) -> Iterator[bytes]:
         """Read it as blocks of whole lines, of about `size` bytes each.
@@ -72,7 +72,7 @@ class RawFile:
             DataError: It is damaged.
         """
         rest: list[bytes] = []
-        for piece in self._pieces(size):
+        for piece in self.pieces(size):
             end = piece.rfind(b"\n") + 1
             if end:
                 yield b"".join([*rest, piece[:end]])
@@ -88,12 +88,12 @@ class RawFile:
             DataError: It is damaged.
         """
         digest = hashlib.sha256()
-        for piece in self._pieces(PIECE):
+        for piece in self.pieces(PIECE):
             digest.update(piece)
         return digest.hexdigest()
 
-    def _pieces(self, size: int) -> Iterator[bytes]:
-        """The stream in pieces of `size` bytes; only reading is guarded, not what others do."""
+    def pieces(self, size: int) -> Iterator[bytes]:
+        """Read it in pieces of `size` bytes; only reading is guarded, not what others do."""
         with ExitStack() as stack:
             _refuse_bomb(self.where, self.size, self.packed)
             with explain_damage(self.where):
@@ -135,7 +135,7 @@ def locate(
     if not raw.is_dir() and not raw.is_file():
         what = "is neither a file nor a folder" if raw.exists() else "does not exist"
         raise DataError(f"{raw} {what}; give the folder or archive of {dataset}'s files")
-    there = sorted(_walk(raw), key=lambda found: found.name)
+    there = sorted(files_in(raw), key=lambda found: found.name)
     files: dict[str, RawFile] = {}
     missing = []
     for pattern in (*wanted, *optional):
@@ -168,8 +168,8 @@ def explain_damage(where: str) -> Iterator[None]:
         raise DataError(f"{where} is damaged or truncated ({said}); download it again") from None
 
 
-def _walk(path: Path) -> Iterator[RawFile]:
-    """Every file at or below a path, members of archives included."""
+def files_in(path: Path) -> Iterator[RawFile]:
+    """Yield every file at or below a path, members of archives included."""
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     for file in files:
         with explain_damage(str(file)):

@@ -16,6 +16,7 @@ Layout of a dataset folder, written whole by `prepare` and never changed afterwa
                                           [contexts + 1] if its bags are shared
     <split>/bag<k>_ids.npy        int32   [values]
     <split>/bag<k>_weights.npy    float32 [values]
+    test/key.parquet              the user's name of each row; only with a key column
 
 with `<split>` one of train, valid, test. The manifest is written last.
 """
@@ -39,6 +40,7 @@ from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 from pydantic import TypeAdapter
 
 from cvrbench.data.schema import Schema
@@ -49,6 +51,7 @@ from cvrbench.system.machine import available_memory
 Array = npt.NDArray[Any]
 FORMAT_VERSION = 2
 SPLITS = ("train", "valid", "test")
+KEY_FILE = "test/key.parquet"
 
 
 class Bag(NamedTuple):
@@ -205,9 +208,28 @@ class _Keys:
     sources: dict[str, str]
     files: dict[str, _Entry]
     remarks: list[str] = field(default_factory=list)
+    split: list[str] = field(default_factory=list)
 
 
 _KEYS = TypeAdapter(_Keys)
+
+
+def read_key(dataset: Dataset) -> dict[str, pl.Series]:
+    """Return the column that names the test's rows, by its name; empty if the dataset has none.
+
+    Raises:
+        DataError: The file was changed.
+    """
+    if KEY_FILE not in dataset.manifest["files"]:
+        return {}
+    file = dataset.path / KEY_FILE
+    try:
+        key = pl.read_parquet(file, glob=False).to_series()
+    except (pl.exceptions.PolarsError, OSError, ValueError):
+        raise damaged(file, dataset.schema.name) from None
+    if len(key) != len(dataset.test):
+        raise damaged(file, dataset.schema.name)
+    return {key.name: key}
 
 
 def verify(path: Path) -> int:

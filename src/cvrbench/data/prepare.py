@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from cvrbench.data.dataset import SPLITS, Dataset, open_dataset, vocabulary_file
+from cvrbench.data.dataset import KEY_FILE, SPLITS, Dataset, open_dataset, vocabulary_file
 from cvrbench.data.encode import (
     Groups,
     Scale,
@@ -125,6 +125,8 @@ def _write(
     on_rows: OnRows,
 ) -> None:
     done, total = 0, sum(learned.rows.values())
+    weighted = {f.name: f.weights for f in raw.fields if f.weights is not None}
+    keys: list[pl.DataFrame] = []
     with StoreWriter(folder) as writer:
         for field, vocabulary in (learned.categorical | learned.multivalued).items():
             vocabulary.table.write_parquet(vocabulary_file(folder, field))
@@ -132,17 +134,20 @@ def _write(
             for file, array in _arrays(raw, learned, frame).items():
                 writer.append(split, file, array)
             for k, (field, vocabulary) in enumerate(learned.multivalued.items()):
-                weight = f"{field}__weight"
-                weights = frame[weight] if weight in frame.columns else None
+                weights = frame[weighted[field]] if field in weighted else None
                 writer.append_bags(split, k, encode_bags(vocabulary, frame[field], weights))
+            if raw.key is not None and split == "test":
+                keys.append(frame[raw.key_column or raw.key].alias(raw.key).to_frame())
             done += len(frame)
             on_rows(RowsProgress("writing", done, done / total))
+        if keys:
+            pl.concat(keys, how="vertical_relaxed").write_parquet(folder / KEY_FILE)
         writer.finish(
             _schema(raw, learned, name),
             config=config,
             accounting=learned.accounting,
             sources=raw.sources,
-            notes={"remarks": learned.remarks},
+            notes={"remarks": learned.remarks, "split": list(raw.split)},
         )
 
 
@@ -171,7 +176,7 @@ def _arrays(raw: RawStream, learned: _Learned, frame: pl.DataFrame) -> dict[str,
         "labels": frame[[task.label for task in raw.tasks]].to_numpy().astype(np.uint8),
     }
     if raw.group is not None:
-        arrays["groups"] = learned.groups.encode(frame[raw.group])
+        arrays["groups"] = learned.groups.encode(frame[raw.group_column or raw.group])
     if raw.truth is not None:
         arrays["truth"] = frame.select(raw.truth).to_numpy().astype(np.float64)
     return arrays
@@ -246,7 +251,7 @@ class Inspection:
         for guard in self._leaks if split == "train" else ():
             guard.see(frame)
         if self._raw.group is not None:
-            self.groups.add(split, frame[self._raw.group])
+            self.groups.add(split, frame[self._raw.group_column or self._raw.group])
 
     def finish(self) -> list[str]:
         """Check what only all rows together show.

@@ -77,11 +77,12 @@ class RawField:
     """A feature column of the raw tables."""
 
     name: str
-    """The column. A multi-valued one is a list column; an optional list column of the same lengths
-    named `<name>__weight` holds the weights (1 without it)."""
+    """The column; of a multi-valued field a list column."""
     kind: Literal["categorical", "multivalued", "numeric"]
     min_count: int = 1
     """Values seen fewer times than this in the training split become OOV."""
+    weights: str | None = None
+    """List column of the same lengths that holds the values' weights; None: each weighs 1."""
 
 
 def feature_fields(
@@ -124,11 +125,16 @@ class RawStream:
     fields: tuple[RawField, ...]  # in the order in which the model sees them
     tasks: tuple[Task, ...]
     group: str | None = None  # column by which rows belong together (a user), if there is one
+    group_column: str | None = None  # where a chunk has it, if not under its own name
+    key: str | None = None  # column that names a row, to be kept beside predictions
+    key_column: str | None = None  # where a chunk has it
     group_disjoint: bool = False  # whether the split promises that no group is in two splits
     unnested: bool = False  # whether labels of 1 whose parent's is 0 were kept on purpose
     truth: tuple[str, ...] | None = None
     """Per task the column of its true probability (given its parent), for planted data."""
     sources: Mapping[str, str] = field(default_factory=dict)  # raw files: name -> sha256
+    split: Sequence[str] = ()
+    """How the rows were cut, in sentences."""
 
 
 SPLIT = "<split>"
@@ -187,7 +193,7 @@ def by_time(times: pl.Series, fractions: Fractions) -> pl.Series:
         raise DataError(
             f"column {times.name!r} orders the rows, but {times.null_count():,} have none"
         )
-    return cut(times, *_quantiles(times.sort(), fractions.valid, fractions.test))
+    return cut(times, *time_quantiles(times.sort(), fractions.valid, fractions.test))
 
 
 def by_group(groups: pl.Series, fractions: Fractions) -> pl.Series:
@@ -257,7 +263,7 @@ def time_cuts(
     ordered = np.sort(sample.rows()["time"].to_numpy()) if sample.n_rows else np.empty(0)
     if not len(ordered) or ordered[0] == ordered[-1]:
         raise DataError("rows cannot be split by time: they have none, or all have the same")
-    valid_from, test_from = _quantiles(ordered, valid_fraction, test_fraction)
+    valid_from, test_from = time_quantiles(ordered, valid_fraction, test_fraction)
     return float(valid_from), float(test_from)
 
 
@@ -365,7 +371,7 @@ def _parts(table: pl.DataFrame) -> Iterator[Chunk]:
             yield Chunk(split, part)
 
 
-def _quantiles(ordered: Any, valid_fraction: float, test_fraction: float) -> tuple[Any, Any]:
+def time_quantiles(ordered: Any, valid_fraction: float, test_fraction: float) -> tuple[Any, Any]:
     """Return the values of a sorted column at which validation and test begin."""
     n = len(ordered)
     valid_from = ordered[round(n * (1 - valid_fraction - test_fraction))]
@@ -383,31 +389,44 @@ def apply_policy(
     Raises:
         DataError: `refuse`, and there are such rows.
     """
+    kept = pl.repeat(value=True, n=len(frame), dtype=pl.Boolean, eager=True)
+    judged, kept, account = judge_nesting(frame, tasks, policy, kept)
+    return judged.filter(kept), account
+
+
+def judge_nesting(
+    frame: pl.DataFrame, tasks: Sequence[Task], policy: Policy, kept: pl.Series
+) -> tuple[pl.DataFrame, pl.Series, dict[str, int]]:
+    """Apply the policy to those rows that are kept: all rows, which are kept, and an account."""
     labels = {task.name: task.label for task in tasks}
     account: dict[str, int] = {}
     for task in tasks:
         if task.parent is None:
             continue
         parent = labels[task.parent]
-        broken = (frame[task.label] == 1) & (frame[parent] == 0)
-        n = int(broken.sum())
+        broken = (frame[task.label] == 1) & (frame[parent] == 0) & kept
         words = f"{task.label} = 1 with {parent} = 0"
-        if n == 0:
+        if (n := int(broken.sum())) == 0:
             continue
         if policy == "refuse":
-            raise DataError(
-                f"{n:,} rows have {words}; say what to do with them: "
-                "dataset.unclicked_conversions=drop, zero_conversion or keep"
-            )
+            raise unclicked(n, words)
         if policy == "drop":
-            frame = frame.filter(~broken)
+            kept = kept & ~broken
             account[f"dropped: {words}"] = n
         elif policy == "zero_conversion":
             frame = frame.with_columns(frame[task.label].set(broken, 0))
             account[f"{task.label} set to 0: {words}"] = n
         else:
             account[f"kept: {words}"] = n
-    return frame, account
+    return frame, kept, account
+
+
+def unclicked(n: int, words: str) -> DataError:
+    """Return the error of so many rows whose labels contradict each other."""
+    return DataError(
+        f"{n:,} rows have {words}; say what to do with them: "
+        "dataset.unclicked_conversions=drop, zero_conversion or keep"
+    )
 
 
 def check_labels(frame: pl.DataFrame, labels: Sequence[str], file: str) -> None:

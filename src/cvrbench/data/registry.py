@@ -22,14 +22,14 @@ from cvrbench.data.dataset import (
     mend,
     open_dataset,
     read_manifest,
-    sha256_of,
     vocabulary_file,
 )
 from cvrbench.data.prepare import prepare
 from cvrbench.data.raw import STRICT, OnRows, Tolerance, silent
 from cvrbench.data.schema import MISSING, N_RESERVED, OOV, gap_name
-from cvrbench.data.sources import load_raw, raw_folders
+from cvrbench.data.sources import load_raw, raw_folders, table
 from cvrbench.data.sources.aliccp import ingest as aliccp
+from cvrbench.data.sources.table_files import find_parts
 from cvrbench.data.writer import tidy
 from cvrbench.errors import DataError
 
@@ -61,6 +61,10 @@ def ensure(
         return open_dataset(folder)
     if raw is not None and not raw.exists():
         raise DataError(f"--raw {raw} does not exist")
+    if raw is not None and not raw_folders(config):
+        raise DataError(
+            f"dataset {name!r} reads no raw files: leave --raw out (a table has a path)"
+        )
     found = raw if raw is not None else find_raw(config, name, data_dir)
     if isinstance(config, AliCCPConfig):
         return aliccp.prepare(
@@ -126,12 +130,14 @@ def find_raw(config: DatasetConfig, name: str, data_dir: Path) -> Path:
 
 
 def is_outdated(config: DatasetConfig, folder: Path) -> bool:
-    """Whether the user's own table changed since it was prepared."""
+    """Whether files of the user's own table changed since they were prepared."""
     if not isinstance(config, TableConfig):
         return False
-    table = Path(config.path).expanduser()
-    known = read_manifest(folder)["sources"].get(table.name)
-    return table.is_file() and sha256_of(table) != known
+    try:
+        found = table.checksums(find_parts(config))
+    except DataError:  # the files are gone, and what was prepared of them is all there is
+        return False
+    return bool(found != read_manifest(folder)["sources"])
 
 
 def _plain(config: DatasetConfig) -> dict[str, Any]:
@@ -168,6 +174,8 @@ class Description(NamedTuple):
     rates: dict[str, dict[str, float]]
     """Split -> space -> share of positives."""
     accounting: dict[str, int]
+    split: list[str]
+    """How the rows were cut, in sentences."""
     id_counts: dict[str, npt.NDArray[np.int64]]
     """Field -> training count of each id, most frequent first."""
 
@@ -180,8 +188,8 @@ def describe(dataset: Dataset, counts: Counts) -> Description:
     ids = [("categorical", dataset.test.ids[:, k]) for k in range(len(schema.categorical))]
     ids += [("multi-valued", bag.ids) for bag in dataset.test.bags]
     for field, (kind, test) in zip(schema.id_fields, ids, strict=True):
-        table = pl.read_parquet(vocabulary_file(dataset.path, field.name), glob=False)
-        count = table["count"].to_numpy()
+        ids_of = pl.read_parquet(vocabulary_file(dataset.path, field.name), glob=False)
+        count = ids_of["count"].to_numpy()
         total = max(int(count.sum()), 1)
         id_counts[field.name] = known = count[N_RESERVED:]
         facts.append(
@@ -209,6 +217,7 @@ def describe(dataset: Dataset, counts: Counts) -> Description:
             for split, spaces in counts.items()
         },
         accounting=dataset.manifest["accounting"],
+        split=dataset.manifest.get("split", []),
         id_counts=id_counts,
     )
 

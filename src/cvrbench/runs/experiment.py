@@ -20,7 +20,7 @@ from cvrbench.config.compose import Composed, with_own_word
 from cvrbench.config.dataset import SyntheticConfig
 from cvrbench.config.validate import config_from_saved, config_to_dict
 from cvrbench.data.batches import Rows
-from cvrbench.data.dataset import Dataset, Split, Verification, load_labels
+from cvrbench.data.dataset import Dataset, Split, Verification, load_labels, read_key
 from cvrbench.data.registry import ensure
 from cvrbench.errors import RunError
 from cvrbench.metrics.evaluation import Scores, counts, score
@@ -237,7 +237,7 @@ class _Cell:
         keeping = replace(self.session.keeping, where="disk")
         rows = keeping.open(split, self.schema, self.device)
         scores, predictions = self._score(network, split, rows)
-        columns: dict[str, Any] = {}
+        columns: dict[str, Any] = read_key(self.dataset)
         for index, task in enumerate(self.schema.tasks):
             columns[f"label_{task.name}"] = split.labels[:, index]
             columns[f"p_{task.name}"] = predictions.conditional[:, index]

@@ -15,5 +15,8 @@ def takes_rows(config: DatasetConfig) -> bool:
     Others' are made of several files, or by rules that a new table need not follow: a bin, a
     logarithm, a number that stands for none.
     """
-    plain = TableConfig | SyntheticConfig | AliExpressConfig | HillstromConfig
+    if isinstance(config, TableConfig):
+        changed = (config.hash, config.buckets, config.clip, config.log1p, config.weights)
+        return not any((*changed, config.null_values))
+    plain = SyntheticConfig | AliExpressConfig | HillstromConfig
     return isinstance(config, plain)

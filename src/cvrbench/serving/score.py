@@ -17,10 +17,8 @@ def ids_of(values: pl.Series, field: dict[str, Any], vocabulary: pl.DataFrame) -
         whole = ((values == values.round(0)) & (values.abs() < 2.0**63)).fill_null(value=False)
         short = values.set(~whole, None).cast(pl.Int64).cast(pl.String)
         text = short.zip_with(whole, values.fill_nan(None).cast(pl.String))
-    own = vocabulary.filter(field=field["column"])
-    found = text.replace_strict(
-        own["value"], own["row"], default=field["unknown"], return_dtype=pl.Int64
-    )
+    _, known, rows = vocabulary.filter(field=field["column"])
+    found = text.replace_strict(known, rows, default=field["unknown"], return_dtype=pl.Int64)
     return found.set(text.is_null() | (text == ""), field["absent"]).to_numpy()
 
 
@@ -36,9 +34,11 @@ def score(frame: pl.DataFrame, folder: Path = Path(__file__).parent) -> pl.DataF
         if field["kind"] == "id":
             single.append(ids_of(values, field, vocabulary)[None])
         elif field["kind"] == "list":
-            lists = values.str.split(field["separator"]) if values.dtype == pl.String else values
-            lengths = lists.list.len().fill_null(1).to_numpy()  # no list: one absent value
-            ids.append(ids_of(lists.filter(lengths > 0).explode(), field, vocabulary))
+            if values.dtype == pl.String:  # nothing stands behind a last separator
+                values = values.set(values == "", None).str.split(field["separator"])
+                values = values.list.eval(pl.element().filter(pl.element() != ""))
+            lengths = values.list.len().fill_null(1).to_numpy()  # no list: one absent value
+            ids.append(ids_of(values.filter(lengths > 0).explode(), field, vocabulary))
             segments.append(np.repeat(np.arange(n) + n * field["position"], lengths))
         else:
             number = values.cast(pl.Float64).fill_nan(None)
@@ -55,6 +55,6 @@ def score(frame: pl.DataFrame, folder: Path = Path(__file__).parent) -> pl.DataF
 
 if __name__ == "__main__":
     source, target = sys.argv[1:]
-    is_text = not source.endswith(".parquet")
-    rows = pl.read_csv(source, infer_schema=False) if is_text else pl.read_parquet(source)
+    is_text, file = not source.endswith(".parquet"), Path(source).read_bytes()
+    rows = pl.read_csv(file, infer_schema=False) if is_text else pl.read_parquet(file)
     rows.hstack(score(rows)).write_parquet(target)

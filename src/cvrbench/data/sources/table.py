@@ -1,148 +1,271 @@
-"""The user's own exposures: one CSV or Parquet file, described column by column in a yaml."""
+"""The user's own exposures: Parquet or delimited text, described column by column in a yaml.
 
-import io
-from pathlib import Path
+The files are read three times, as streams: once to decide which rows are kept and where they are
+cut, which needs the label, time and group columns alone, and twice by `prepare`. What is held are
+a few bytes a row: its split, and with `split=time` its time.
+"""
 
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
-from cvrbench.config.dataset import TableConfig
-from cvrbench.data.archives import MOST_RATIO, locate
+from cvrbench.config.dataset import SplitPaths, TableConfig
 from cvrbench.data.dataset import SPLITS, sha256_of
 from cvrbench.data.raw import (
-    SPLIT,
+    Chunk,
     Fractions,
+    RawField,
     RawStream,
-    apply_policy,
     by_group,
-    by_row,
-    by_time,
-    check_labels,
-    feature_fields,
-    table_chunks,
+    cut,
+    judge_nesting,
+    random_parts,
+    time_quantiles,
+    unclicked,
 )
 from cvrbench.data.schema import Task
-from cvrbench.data.sources.delimited import check_columns
+from cvrbench.data.sources.table_columns import At, Columns
+from cvrbench.data.sources.table_files import Part, Table, find_parts, where
+from cvrbench.data.times import TimeColumn
 from cvrbench.errors import DataError
-from cvrbench.system.machine import available_memory
-from cvrbench.system.parquet import parquet_size
+
+Codes = npt.NDArray[np.int8]
+GROUP, KEY = "group of a row", "key of a row"
+OPEN, DROPPED = -1, -2
+"""Codes of rows whose split is to be decided, and of those that are left out."""
 
 
 def load(config: TableConfig) -> RawStream:
-    """Read the file, apply the label policy and split.
+    """Decide about every row: kept or dropped, and in which split.
 
     Raises:
-        DataError: The file or a column is missing, or a value does not fit its column.
+        DataError: A file or a column is missing, or a value does not fit its column.
     """
-    path = Path(config.path).expanduser()
-    frame = _read(path, config)
-    labels = [task.label for task in config.tasks]
-    check_labels(frame, labels, str(path))
-    frame = frame.with_columns(pl.col(labels).cast(pl.String).cast(pl.UInt8))
-    tasks = tuple(_task(config, position) for position in range(len(config.tasks)))
-    accounting = {"read": len(frame)}
-    frame, changed = apply_policy(frame, tasks, config.unclicked_conversions)
+    source = _Source(config)
+    survey = source.survey()
+    names = source.names
     return RawStream(
-        chunks=table_chunks(
-            frame.with_columns(_split(frame, config, path).alias(SPLIT)), accounting | changed
+        chunks=lambda account: source.chunks(survey, account),
+        fields=(
+            *(RawField(name=n, kind="categorical", min_count=config.min_count) for n in config.ids),
+            *(
+                RawField(
+                    name=n, kind="multivalued", min_count=config.min_count, weights=names.get(n)
+                )
+                for n in config.lists
+            ),
+            *(RawField(name=n, kind="numeric") for n in config.numbers),
         ),
-        fields=feature_fields(
-            config.ids, lists=config.lists, numbers=config.numbers, min_count=config.min_count
-        ),
-        tasks=tasks,
+        tasks=source.tasks,
         group=config.group,
-        group_disjoint=config.split == "group",
+        key=config.key,
+        group_column=names[GROUP],
+        key_column=names[KEY],
+        group_disjoint=config.split == "group" and not isinstance(config.path, SplitPaths),
         unnested=config.unclicked_conversions == "keep",
-        sources={path.name: sha256_of(path)},
+        sources=checksums(source.table.parts),
+        split=survey.words,
     )
 
 
-def _task(config: TableConfig, position: int) -> Task:
-    task = config.tasks[position]
-    joint = task.joint
-    if task.parent is not None and joint is None:
-        joint = f"{task.parent}_{task.name}"
-    return Task(
-        name=task.name,
-        label=task.label,
-        parent=task.parent,
-        joint=joint if task.parent is not None else None,
-    )
+def checksums(parts: Sequence[Part]) -> dict[str, str]:
+    """Return the sha256 of every file of a table, by its place below the user's path."""
+    split = {None: "", 0: "train/", 1: "valid/", 2: "test/"}
+    files = {f"{split[part.split]}{part.name}": part.path for part in parts}
+    return {name: sha256_of(path) for name, path in files.items()}
 
 
-def _read(path: Path, config: TableConfig) -> pl.DataFrame:
-    named = [*config.ids, *config.lists, *config.numbers, *(task.label for task in config.tasks)]
-    named += [column for column in (config.group, config.split_column) if column is not None]
-    columns = list(dict.fromkeys(named))
-    if not path.is_file():
-        raise DataError(f"dataset.path names {path}, which is no file; set dataset.path=FILE")
-    try:
-        if path.suffix == ".parquet":
-            _check_size(path)
-            check_columns(list(pl.read_parquet_schema(path)), columns, str(path))
-            frame = pl.read_parquet(path, columns=columns)
-        elif path.name.endswith((".csv", ".csv.gz")):
-            frame = _read_csv(path, columns, config)
-        else:
-            raise DataError(f"{path} is neither .csv, .csv.gz nor .parquet")
-    except (pl.exceptions.PolarsError, OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
-    return frame.with_columns(
-        pl.col(column).str.split(config.list_separator)
-        for column in config.lists
-        if frame.schema[column] == pl.String
-    )
+class _Survey(NamedTuple):
+    """What the first reading found."""
+
+    codes: Codes
+    """`[rows]`: the number of a row's split, or `DROPPED`."""
+    accounting: Mapping[str, int]
+    words: list[str]
+    """How the rows were cut, for the user."""
 
 
-def _check_size(path: Path) -> None:
-    """Refuse a table that unpacks to more than the memory, as a small file can."""
-    size, free = parquet_size(path), available_memory().n_bytes
-    if size.n_bytes > max(free, MOST_RATIO * path.stat().st_size):
-        raise DataError(
-            f"{path} unpacks to up to {size.n_bytes / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB of "
-            "memory are free; if you trust it, keep the columns that you name and write it anew"
+class _Source:
+    """A table of the user's, and how its columns are read."""
+
+    def __init__(self, config: TableConfig) -> None:
+        self.config, self.columns = config, Columns(config)
+        self.tasks = tuple(
+            Task(name=t.name, label=t.label, parent=t.parent, joint=t.product) for t in config.tasks
         )
+        self.labels = [task.label for task in config.tasks]
+        self._order = config.split_column or ""
+        self._survey_columns = [
+            *self.labels,
+            *([config.group] if config.split == "group" and config.group else []),
+            *([self._order] if config.split in {"time", "column"} else []),
+        ]
+        features = [*config.ids, *config.lists, *config.numbers]
+        helpers = [*config.weights.values(), *filter(None, (config.group, config.key))]
+        self._all = [*features, *self.labels, *helpers]
+        self.table = Table(config, find_parts(config), [*self._all, *self._survey_columns])
+        # Columns that are no features stand beside them under names that no user's column has.
+        taken = {*features, *self.labels}
+        self.names = {name: _fresh(f"weights of {name}", taken) for name in config.weights}
+        self.names |= {role: _fresh(role, taken) for role in (GROUP, KEY)}
 
+    def survey(self) -> _Survey:
+        """Read labels, groups and times, apply the label policy and cut the rows."""
+        config, account = self.config, Counter[str]()
+        times = TimeColumn(self._order, config.time_format)
+        codes: list[Codes] = []
+        groups: list[pl.Series] = []
+        for part, row, frame in self.table.frames(self._survey_columns):
+            at, code = At(where(part), row), np.full(len(frame), OPEN, np.int8)
+            kept = self._judge(frame, at, account)[1]
+            if part.split is not None:
+                code[:] = part.split
+            elif config.split == "column":
+                code = _by_column(self.columns.clean(frame[self._order]), at)
+            elif config.split == "time":
+                values = self.columns.clean(frame[self._order])
+                times.add(values, kept, *at)
+            elif config.split == "group" and config.group is not None:
+                groups.append(self.columns.text(frame[config.group], at).filter(kept))
+            code[~kept.to_numpy()] = DROPPED
+            codes.append(code)
+        if not account["read"]:
+            raise DataError(f"{where(self.table.parts[0])} holds no rows")
+        for words in [key for key in account if key.startswith("kept: ")]:
+            if config.unclicked_conversions == "refuse":
+                raise unclicked(account[words], words.removeprefix("kept: "))
+        found, bounds = np.concatenate(codes), ""
+        if config.split == "time":
+            found[found == OPEN], bounds = self._by_time(times)
+        elif config.split != "column":
+            found[found == OPEN] = self._at_random(found, groups)
+        return _Survey(found, dict(account), [*filter(None, [bounds]), self._shares(found)])
 
-def _read_csv(path: Path, columns: list[str], config: TableConfig) -> pl.DataFrame:
-    (file,) = locate(path, [path.name.removesuffix(".gz")], dataset="table").values()
-    content = file.read()
-    header = pl.read_csv(io.BytesIO(content), n_rows=0).columns
-    check_columns(header, columns, str(path))
-    types: dict[str, type[pl.DataType]] = dict.fromkeys(columns, pl.String)
-    types |= dict.fromkeys(config.numbers, pl.Float64)
-    if config.split == "time" and config.split_column is not None:
-        types.pop(config.split_column)  # numbers and dates must sort as such, not as text
-    return pl.read_csv(
-        io.BytesIO(content),
-        columns=columns,
-        schema_overrides=types,
-        infer_schema_length=None,
-        try_parse_dates=True,
-    )
+    def chunks(self, survey: _Survey, account: Counter[str]) -> Iterator[Chunk]:
+        """Yield the rows that are kept, split by split of each part."""
+        account.update(survey.accounting)
+        start = 0
+        for part, row, frame in self.table.frames(self._all):
+            code = survey.codes[start : start + len(frame)]
+            start += len(frame)
+            if start > len(survey.codes):
+                raise DataError(f"{where(part)} changed while it was read; prepare it again")
+            at = At(where(part), row)
+            labels = self._judge(frame, at, Counter())[0]
+            table = pl.DataFrame([*labels.get_columns(), *self._features(frame, at)])
+            for number, split in enumerate(SPLITS):
+                if len(rows := table.filter(pl.Series(code == number))):
+                    yield Chunk(split, rows)
 
+    def _features(self, frame: pl.DataFrame, at: At) -> Iterator[pl.Series]:
+        config, columns = self.config, self.columns
+        yield from columns.features(frame, at)
+        for name, weight in config.weights.items():
+            yield columns.weights(frame[weight], at).alias(self.names[name])
+        if config.group is not None:
+            yield columns.text(frame[config.group], at).alias(self.names[GROUP])
+        if config.key is not None:
+            yield frame[config.key].alias(self.names[KEY])
 
-def _split(frame: pl.DataFrame, config: TableConfig, path: Path) -> pl.Series:
-    fractions = Fractions.of(config)
-    match config.split:
-        case "time":
-            assert config.split_column is not None
-            return by_time(frame[config.split_column], fractions)
-        case "group":
-            assert config.group is not None
-            return by_group(frame[config.group], fractions)
-        case "random":
-            return by_row(len(frame), fractions)
-        case "column":
-            assert config.split_column is not None
-            return _by_column(frame[config.split_column], path)
-
-
-def _by_column(column: pl.Series, path: Path) -> pl.Series:
-    part = column.cast(pl.String)
-    unknown = column.filter(part.is_null() | ~part.is_in(SPLITS))
-    if len(unknown):
-        raise DataError(
-            f"{path}: split column {column.name!r} holds {unknown[0]!r}; expected train, valid or "
-            "test in every row"
+    def _judge(
+        self, frame: pl.DataFrame, at: At, account: Counter[str]
+    ) -> tuple[pl.DataFrame, pl.Series]:
+        """Return the labels, and which rows are kept; count what was dropped and changed."""
+        account["read"] += len(frame)
+        found: dict[str, pl.Series] = {}
+        kept = pl.repeat(value=True, n=len(frame), dtype=pl.Boolean, eager=True)
+        of = {task.name: task.label for task in self.config.tasks}
+        for task in self.config.tasks:
+            label = self.columns.label(frame[task.label], task, at).alias(task.label)
+            absent = label.is_null()
+            if task.parent is not None:
+                below = absent & kept & (found[of[task.parent]] == 0)
+                label, absent = label.set(below, 0), absent & ~below
+                if n := int(below.sum()):
+                    account[f"{task.label} absent with {of[task.parent]} = 0, taken as 0"] += n
+            if n := int((absent & kept).sum()):
+                if self.config.missing_labels == "refuse":
+                    raise at.error(
+                        frame[task.label],
+                        absent & kept,
+                        "the label is absent; set dataset.missing_labels=drop to leave such rows "
+                        "out",
+                    )
+                account[f"dropped: {task.label} absent"] += n
+            kept &= ~absent
+            found[task.label] = label.fill_null(0)
+        policy = self.config.unclicked_conversions
+        labels, kept, changed = judge_nesting(
+            pl.DataFrame(found), self.tasks, "keep" if policy == "refuse" else policy, kept
         )
-    return part.replace_strict(SPLITS, range(len(SPLITS)), return_dtype=pl.Int8)
+        account.update(changed)
+        return labels, kept
+
+    def _at_random(self, codes: Codes, groups: list[pl.Series]) -> Codes:
+        if self.config.split == "group" and groups:
+            return by_group(pl.concat(groups), self._fractions).to_numpy()
+        return random_parts(int((codes == OPEN).sum()), *self._fractions)
+
+    @property
+    def _fractions(self) -> Fractions:
+        """Shares of the rows whose split the files do not tell."""
+        fractions = Fractions.of(self.config)
+        given = isinstance(self.config.path, SplitPaths)
+        return fractions._replace(test=0.0) if given else fractions
+
+    def _by_time(self, column: TimeColumn) -> tuple[Codes, str]:
+        config, times = self.config, column.finish()
+        self._fractions.check()
+        ordered = times.sort()
+        valid_from, test_from = time_quantiles(ordered, config.valid_fraction, self._fractions.test)
+        if config.test_from is not None:
+            test_from = column.boundary("test_from", config.test_from, times)
+            first = int((ordered < test_from).sum()) - round(len(ordered) * config.valid_fraction)
+            valid_from = ordered[min(max(first, 0), len(ordered) - 1)]
+        if config.valid_from is not None:
+            valid_from = column.boundary("valid_from", config.valid_from, times)
+        if not self._fractions.test:
+            codes = (times >= valid_from).cast(pl.Int8)
+            return codes.to_numpy(), f"validation from {self._order} = {valid_from} on"
+        if test_from < valid_from:
+            raise DataError(
+                f"the validation would begin at {valid_from}, after the test, at {test_from}; set "
+                "dataset.valid_from and dataset.test_from in this order"
+            )
+        words = f"validation from {self._order} = {valid_from} on, test from {test_from} on"
+        return cut(times, valid_from, test_from).to_numpy(), words
+
+    def _shares(self, codes: Codes) -> str:
+        """Return the share of each split, beside what was asked for."""
+        config = self.config
+        asked = {"valid": config.valid_fraction, "test": self._fractions.test}
+        by_key = {"valid": config.valid_from, "test": config.test_from}
+        given = isinstance(config.path, SplitPaths)
+        n_rows, words = max(int((codes >= 0).sum()), 1), []
+        for number, split in enumerate(SPLITS):
+            share = f"{split} {int((codes == number).sum()) / n_rows:.1%}"
+            free = config.split == "column" or given or by_key.get(split) is not None
+            words.append(
+                share if free or split not in asked else f"{share} ({asked[split]:.1%} asked)"
+            )
+        return "rows: " + ", ".join(words)
+
+
+def _fresh(name: str, taken: set[str]) -> str:
+    """Return a name that no column has."""
+    while name in taken:
+        name += "'"
+    taken.add(name)
+    return name
+
+
+def _by_column(values: pl.Series, at: At) -> Codes:
+    part = values.cast(pl.String)
+    unknown = part.is_null() | ~part.is_in(SPLITS)
+    if unknown.any():
+        raise at.error(values, unknown, "expected train, valid or test in every row")
+    return part.replace_strict(SPLITS, range(3), return_dtype=pl.Int8).to_numpy().copy()

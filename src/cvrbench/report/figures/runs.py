@@ -27,6 +27,7 @@ from cvrbench.report.figures.style import (
     rows_of,
     styled,
 )
+from cvrbench.report.studies import cut
 from cvrbench.stats.influence import Floats
 
 # Learning
@@ -364,7 +365,7 @@ def _label_rates(axis: Axes, description: Description) -> None:
         bars = axis.bar(places, values, width * 0.92, color=POINT, alpha=tint, label=split)
         if position == 1:
             axis.bar_label(bars, [f"{value:.2%}" for value in values], fontsize=7, padding=2)
-    axis.set_xticks(range(len(spaces)), spaces)
+    axis.set_xticks(range(len(spaces)), [plain(space) for space in spaces])
     shares = [rate for split in description.rates.values() for rate in split.values()]
     if max(shares) > LINEAR_RANGE * min(shares):
         axis.set_yscale("log")  # else the rare label's bars would not be seen
@@ -377,9 +378,9 @@ def _label_rates(axis: Axes, description: Description) -> None:
 def _id_counts(axis: Axes, description: Description) -> None:
     largest = sorted(description.id_counts.items(), key=lambda item: -len(item[1]))[:6]
     for name, values in largest:
-        axis.plot(
-            range(1, len(values) + 1), values, linewidth=1.4, label=f"{name} ({len(values):,})"
-        )
+        # matplotlib leaves names with a leading underscore out of its legends.
+        label = f" {plain(cut(name, 40))} ({len(values):,})"
+        axis.plot(range(1, len(values) + 1), values, linewidth=1.4, label=label)
     axis.set_xscale("log")
     axis.set_yscale("log")
     axis.set_xlabel("rank of the id")

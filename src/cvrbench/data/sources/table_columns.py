@@ -1,0 +1,211 @@
+"""What the values of a user's columns become: ids as text, numbers, lists and labels.
+
+A value that does not fit its column's role is an error with the file, the column, the value and its
+row; rows are counted from 1, a header left out.
+"""
+
+import zlib
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+
+from cvrbench.config.dataset import TableConfig, TableTask
+from cvrbench.data.encode import MAX_NUMBER, as_text
+from cvrbench.errors import DataError
+
+
+class At(NamedTuple):
+    """Where some rows come from."""
+
+    file: str
+    row: int
+    """Number of the first of them in the file."""
+
+    def error(self, values: pl.Series, wrong: pl.Series, why: str) -> DataError:
+        """Return the error of the first wrong value."""
+        row = wrong.arg_true()[0]
+        value = values[row].to_list() if values.dtype in (pl.List, pl.Array) else values[row]
+        return DataError(
+            f"{self.file}: column {values.name!r} holds {value!r} in row {self.row + row:,}; {why}"
+        )
+
+    def misfit(self, values: pl.Series, why: str) -> DataError:
+        """Return the error of a column whose type does not fit its role."""
+        return DataError(f"{self.file}: column {values.name!r} is of type {values.dtype}; {why}")
+
+
+class Columns:
+    """How a table's columns are read, by its description."""
+
+    def __init__(self, config: TableConfig) -> None:
+        self._config = config
+        self._nulls = ["", *config.null_values]
+
+    def features(self, frame: pl.DataFrame, at: At) -> Iterator[pl.Series]:
+        """Yield the feature columns of raw rows as training saw them, but for lists' weights."""
+        for name in self._config.ids:
+            yield self.ids(frame[name], at)
+        for name in self._config.numbers:
+            yield self.numbers(frame[name], at)
+        for name in self._config.lists:
+            yield self.lists(frame[name], at)
+
+    def clean(self, values: pl.Series) -> pl.Series:
+        """Return a column with words for absent values as nulls; categories are text."""
+        if values.dtype in (pl.Categorical, pl.Enum):
+            values = values.cast(pl.String)
+        if values.dtype == pl.String:
+            values = values.set(values.is_in(self._nulls).fill_null(value=False), None)
+        return values
+
+    def ids(self, values: pl.Series, at: At) -> pl.Series:
+        """Return the text of ids: of hashed ones their bucket, of numbers their interval."""
+        name = values.name
+        if name in self._config.buckets:
+            return _bucketed(self._plain_numbers(values, at), self._config.buckets[name])
+        text = self.text(values, at)
+        return _hashed(text, self._config.hash[name]) if name in self._config.hash else text
+
+    def text(self, values: pl.Series, at: At) -> pl.Series:
+        """Return the text of ids or groups, as it is in every file and split."""
+        values = self.clean(values)
+        if values.dtype.is_nested():
+            raise at.misfit(values, f"an id is one value a row; set dataset.lists=[{values.name}]")
+        if values.dtype in (pl.Duration, pl.Object):
+            raise at.misfit(values, "an id is text or a whole number; convert the column")
+        if values.dtype == pl.Binary:
+            wrong = pl.Series([not _is_utf8(value) for value in values], dtype=pl.Boolean)
+            if wrong.any():
+                raise at.error(values, wrong, "an id is text, which these bytes are not")
+        return self.clean(as_text(values))
+
+    def numbers(self, values: pl.Series, at: At) -> pl.Series:
+        """Return numbers, clipped and in logarithms where that is asked for.
+
+        Raises:
+            DataError: A value is no number, infinite, or too large to be computed with.
+        """
+        name, found = values.name, self._plain_numbers(values, at)
+        if name in self._config.clip:
+            found = found.clip(*self._config.clip[name])
+        if name in self._config.log1p:
+            if (found <= -1).any():
+                raise at.error(values, found <= -1, f"log(1 + x) has none; see dataset.clip={name}")
+            found = found.log1p()
+        if (huge := found.abs() > MAX_NUMBER).any():
+            raise at.error(
+                values,
+                huge,
+                "a number must be finite and below 3e38; mend it, or set "
+                f"dataset.clip={{{name}: [0, 1000]}} to limit all values",
+            )
+        return found
+
+    def _plain_numbers(self, values: pl.Series, at: At) -> pl.Series:
+        values = self.clean(values)
+        if values.dtype.is_nested() or values.dtype in (pl.Binary, pl.Object):
+            raise at.misfit(values, "expected one number a row")
+        plain = values.to_physical() if values.dtype.is_temporal() else values
+        plain = plain.str.strip_chars() if plain.dtype == pl.String else plain
+        found = plain.cast(pl.Float64, strict=False)
+        if (wrong := found.is_null() & values.is_not_null()).any():
+            raise at.error(
+                values,
+                wrong,
+                "expected a number; list the column in dataset.ids, or the word in "
+                "dataset.null_values if it means that there is none",
+            )
+        return found.fill_nan(None)
+
+    def lists(self, values: pl.Series, at: At) -> pl.Series:
+        """Return lists of text. Nothing stands between two separators, or behind the last."""
+        values, name = self._split(values, at), values.name
+        inner = values.dtype.inner  # type: ignore[attr-defined]
+        if inner.is_nested() or inner in (pl.Duration, pl.Object, pl.Binary):
+            raise at.misfit(values, "expected lists of ids: text or whole numbers")
+        if inner.is_float():
+            part = values.list.eval((pl.element() != pl.element().round(0)).any()).list.first()
+            if (wrong := part.fill_null(value=False)).any():
+                raise at.error(values, wrong, "lists hold ids; vectors of numbers cannot be read")
+            values = values.cast(pl.List(pl.Int64))
+        values = values.cast(pl.List(pl.String))
+        if name in self._config.hash:
+            n = self._config.hash[name]
+            return values.list.eval(pl.element().map_batches(lambda s: _hashed(s, n)))
+        return values
+
+    def weights(self, values: pl.Series, at: At) -> pl.Series:
+        """Return lists of numbers."""
+        lists = self._split(values, at)
+        if lists.dtype.inner.is_nested():  # type: ignore[attr-defined]
+            raise at.misfit(values, "expected lists of numbers")
+        found = lists.cast(pl.List(pl.Float64), strict=False)
+        n_absent = [x.list.eval(pl.element().is_null().sum()).list.first() for x in (lists, found)]
+        if (wrong := (n_absent[0] != n_absent[1]).fill_null(value=False)).any():
+            raise at.error(lists, wrong, "weights must be numbers")
+        return found
+
+    def _split(self, values: pl.Series, at: At) -> pl.Series:
+        values = self.clean(values)
+        if values.dtype == pl.Null:
+            return values.cast(pl.List(pl.String))
+        if values.dtype == pl.String:
+            parts = values.str.split(self._config.list_separator)
+            return parts.list.eval(pl.element().filter(pl.element() != ""))
+        if isinstance(values.dtype, pl.Array):
+            return values.cast(pl.List(values.dtype.inner))
+        if not isinstance(values.dtype, pl.List):
+            raise at.misfit(values, "expected lists, or text with separators; list it in ids")
+        return values
+
+    def label(self, values: pl.Series, task: TableTask, at: At) -> pl.Series:
+        """Return 0, 1 or, where the label is absent, null.
+
+        Raises:
+            DataError: A value is neither.
+        """
+        values = self.clean(values)
+        if values.dtype.is_nested() or values.dtype.is_temporal() or values.dtype == pl.Binary:
+            raise at.misfit(values, "a label is 0 or 1, false or true")
+        plain = values.cast(pl.Float64) if values.dtype.is_decimal() else values
+        text = as_text(plain).str.strip_chars()
+        if task.positive is not None:
+            is_positive: pl.Series = text == as_text(pl.Series([task.positive]))[0]
+            return is_positive.cast(pl.UInt8)
+        text, number = text.str.to_lowercase(), text.cast(pl.Float64, strict=False)
+        one = (number == 1).fill_null(value=False) | (text == "true")
+        zero = (number == 0).fill_null(value=False) | (text == "false")
+        if (wrong := text.is_not_null() & ~(one | zero)).any():
+            raise at.error(
+                values,
+                wrong,
+                "a label is 0 or 1, false or true; if one value counts as 1 and all others as 0, "
+                f"say so: {{name: {task.name}, label: {task.label}, positive: VALUE}}",
+            )
+        return one.cast(pl.UInt8)
+
+
+def _is_utf8(value: bytes | None) -> bool:
+    try:
+        return value is None or value.decode() is not None
+    except UnicodeDecodeError:
+        return False
+
+
+def _bucketed(numbers: pl.Series, bounds: Sequence[float]) -> pl.Series:
+    """Return the interval of each number as text, such as `[18, 25)`."""
+    ends = ["-inf", *(repr(bound).removesuffix(".0") for bound in bounds), "inf"]
+    words = [f"[{low}, {high})" for low, high in pairwise(ends)]
+    places = np.searchsorted(np.array(bounds), numbers.fill_null(0).to_numpy(), side="right")
+    text = pl.Series(words)[pl.Series(places)]
+    return text.set(numbers.is_null(), None).alias(numbers.name)
+
+
+def _hashed(text: pl.Series, n_buckets: int) -> pl.Series:
+    """Return the bucket of each text, CRC-32 of its UTF-8 modulo their number, as text."""
+    values = text.drop_nulls().unique()
+    buckets = pl.Series([str(zlib.crc32(v.encode()) % n_buckets) for v in values], dtype=pl.String)
+    return text.replace_strict(values, buckets, return_dtype=pl.String, default=None)

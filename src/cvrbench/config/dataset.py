@@ -88,6 +88,16 @@ class KuaiRandConfig(SplitOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class KuaiRandHistoryConfig(KuaiRandConfig):
+    """KuaiRand-Pure with what was clicked and shown before each exposure."""
+
+    kind: Literal["kuairand_history"]  # type: ignore[assignment]
+    variant: Literal["pure"]
+    history: Annotated[int, Ge(1), Le(200)]
+    """Clicks of the user that an exposure sees at most, the latest."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class CensusIncomeConfig(SplitOptions):
     """Census-Income (KDD), the MMoE paper's data; its official test half is the test split."""
 
@@ -391,6 +401,7 @@ class AliCCPConfig(SplitOptions):
 TabularConfig = (
     SyntheticConfig
     | KuaiRandConfig
+    | KuaiRandHistoryConfig
     | CensusIncomeConfig
     | AdultConfig
     | HillstromConfig

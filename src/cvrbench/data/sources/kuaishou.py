@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from cvrbench.config.dataset import KuaiRandConfig, KuaiRecConfig
+from cvrbench.config.dataset import KuaiRandConfig, KuaiRandHistoryConfig, KuaiRecConfig
 from cvrbench.data.archives import RawFile, locate
 from cvrbench.data.raw import (
     SPLIT,
@@ -49,6 +49,7 @@ from cvrbench.data.raw import (
 )
 from cvrbench.data.schema import Task
 from cvrbench.data.sources.delimited import Layout, counted, frames, read
+from cvrbench.data.sources.history import clicks_before, counts_before
 from cvrbench.errors import DataError
 
 USERS = "user_features_pure.csv"
@@ -95,6 +96,11 @@ SHORT_NAMES = {
     "long_view": "long_view",
 }
 IDS = ("user_id", "video_id", "tab", "hour", "duration_bin", *USER_FIELDS, *VIDEO_FIELDS)
+CLICKED = {"video_id": "clicked_videos", "author_id": "clicked_authors", "tag": "clicked_tags"}
+"""Column of a clicked video -> list of them before an exposure."""
+COUNTED = {"user_id": "user", "video_id": "video", "author_id": "author"}
+"""Whose exposures, clicks and conversions before an exposure are counted."""
+RATES = ("seen_log", "click_rate", "conversion_rate")
 
 
 def load_kuairand(config: KuaiRandConfig, raw: Path) -> RawStream:
@@ -118,9 +124,13 @@ def load_kuairand(config: KuaiRandConfig, raw: Path) -> RawStream:
         ),
     )
     chunks = _in_memory if variant == "pure" else _streamed
+    lists, numbers = ["tag"], [*NUMBERS]
+    if isinstance(config, KuaiRandHistoryConfig):
+        lists += CLICKED.values()
+        numbers += [f"{prefix}_{rate}" for prefix in COUNTED.values() for rate in RATES]
     return RawStream(
         chunks=chunks(config, logs, features),
-        fields=feature_fields(IDS, lists=["tag"], numbers=NUMBERS, min_count=config.min_count),
+        fields=feature_fields(IDS, lists=lists, numbers=numbers, min_count=config.min_count),
         tasks=_tasks(config),
         group="user_id",
         group_disjoint=config.split == "user",
@@ -169,6 +179,8 @@ def _in_memory(config: KuaiRandConfig, logs: list[RawFile], features: _Features)
     accounting = {"read": len(log), "dropped: exact duplicate": len(log) - len(rows)}
     rows, changed = apply_policy(rows, _tasks(config), config.unclicked_conversions)
     table = features.join(rows)
+    if isinstance(config, KuaiRandHistoryConfig):
+        table = _with_history(table, config)
     fractions = Fractions.of(config)
     if config.split == "time":
         split = _by_day(table["date"], config)
@@ -177,6 +189,18 @@ def _in_memory(config: KuaiRandConfig, logs: list[RawFile], features: _Features)
     else:
         split = by_row(len(table), fractions)
     return table_chunks(table.with_columns(split), accounting | changed)
+
+
+def _with_history(table: pl.DataFrame, config: KuaiRandHistoryConfig) -> pl.DataFrame:
+    """Add what was known before each exposure; conversions are those of the first kind."""
+    click, conversion = "is_click", config.conversions[0]
+    lists = clicks_before(table, "user_id", click, [*CLICKED], config.history)
+    counts = [
+        column
+        for key, prefix in COUNTED.items()
+        for column in counts_before(table, key, click, conversion, prefix)
+    ]
+    return table.with_columns(*(column.alias(CLICKED[column.name]) for column in lists), *counts)
 
 
 def _streamed(config: KuaiRandConfig, logs: list[RawFile], features: _Features) -> Chunks:

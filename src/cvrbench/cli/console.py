@@ -5,6 +5,7 @@ of users, files or attackers escaped for the terminal.
 """
 
 import json
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ from rich.segment import Segment
 from rich.table import Column, Table
 from rich.text import Text
 
+from cvrbench.errors import ConfigError
 from cvrbench.report import escape_control
 
 if TYPE_CHECKING:
@@ -57,6 +59,9 @@ ROOMY = 110
 WIDE = 200
 """Width when piped: tables are cut to the terminal's width, a file has none."""
 
+SIZES = {"kB": 1, "MB": 2, "GB": 3, "TB": 4}
+"""Units and their powers of a thousand bytes."""
+
 if not out.is_terminal:
     out.width = WIDE
 
@@ -84,6 +89,26 @@ def write(text: str, end: str = "\n") -> None:
 def heading(name: str, rest: str = "") -> None:
     """Print a name in bold and what else its line says."""
     out.print(Text.assemble((escape_control(name), "bold"), escape_control(rest)), soft_wrap=True)
+
+
+def confirmed(question: str, *, yes: bool) -> bool:
+    """Ask on a terminal; `yes` answers for the user.
+
+    Raises:
+        ConfigError: Nobody is there to answer.
+    """
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        raise ConfigError(f"{question} Nobody can answer here: --yes does")
+    errors.print(f"{question} [y/N] ", end="")
+    return input().strip().lower() in {"y", "yes"}
+
+
+def size_words(n_bytes: int) -> str:
+    """Return a size for a person: `3.2 MB`."""
+    unit = next((u for u in ("kB", "MB", "GB") if n_bytes < 1000 ** (SIZES[u] + 1)), "TB")
+    return f"{n_bytes / 1000 ** SIZES[unit]:,.1f} {unit}"
 
 
 def warn(text: str, style: str = "") -> None:

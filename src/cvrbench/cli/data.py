@@ -7,25 +7,30 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from cvrbench.cli.console import (
+    confirmed,
     download_bar,
     heading,
     out,
     plain_table,
     preparing_bar,
     print_json,
+    size_words,
     warn,
     working,
     write,
 )
 from cvrbench.cli.options import (
+    RESULTS,
     AsJson,
     Click,
     Conversion,
     DataDir,
     Overrides,
+    ResultsDir,
     Tasks,
     Time,
     User,
+    Yes,
     wanted,
 )
 from cvrbench.config.folder import datasets
@@ -55,19 +60,25 @@ def list_datasets(overrides: Overrides = None, as_json: AsJson = False) -> None:
     """List datasets: what is prepared, and where raw files come from."""
     from cvrbench.config.folder import find_conf
     from cvrbench.data.downloads import licence_of
-    from cvrbench.data.registry import status
+    from cvrbench.data.registry import prepared_folders, status
+    from cvrbench.system.files import size_of
 
-    table = plain_table("dataset", "state", "rows", "licence of the data")
+    table = plain_table("dataset", "state", "rows", "size", "licence of the data")
     for name in find_conf().groups["dataset"]:
+        size = None
         try:
             config, name, data_dir = _compose(name, overrides)
             state, rows = status(config, name, data_dir)
+            if folders := prepared_folders(name, data_dir):
+                size = sum(map(size_of, folders))
             licence = licence_of(config.kind)
         except ConfigError as problem:
             state, rows, licence = f"its yaml is to be filled in: {problem}", None, ""
         if as_json:
-            print_json({"dataset": name, "state": state, "rows": rows, "licence": licence})
-        table.add_row(name, state, f"{rows:,}" if rows is not None else "", licence)
+            plain = {"dataset": name, "state": state, "rows": rows, "bytes": size}
+            print_json({**plain, "licence": licence})
+        shown = "" if size is None else size_words(size)
+        table.add_row(name, state, f"{rows:,}" if rows is not None else "", shown, licence)
     if not as_json:
         out.print(table)
 
@@ -235,6 +246,33 @@ def describe(
         raise StoreError(f"{error}".partition("; set ")[0] + "; name another by --figure") from None
     if not as_json:
         out.print(f"picture: {written}", soft_wrap=True)
+
+
+@app.command(name="rm")
+def remove(
+    name: Name,
+    data_dir: DataDir = Path("datasets"),
+    results_dir: ResultsDir = RESULTS,
+    yes: Yes = False,
+) -> None:
+    """Remove what is prepared of a dataset; raw files and results stay."""
+    from cvrbench.data.registry import prepared_folders
+    from cvrbench.data.writer import remove_prepared
+    from cvrbench.runs.store import ResultStore
+    from cvrbench.system.files import size_of
+
+    folders = prepared_folders(name, data_dir)
+    if not folders:
+        raise ConfigError(f"nothing is prepared of {name!r} in {data_dir}; `cvrbench data list`")
+    store = ResultStore(results_dir)
+    for run in store.unfinished():
+        if run.name.startswith(f"{name}-") and store.is_busy(run.name):
+            raise ConfigError(f"{run} is being run on {name}; wait until it has ended")
+    for folder in folders:
+        out.print(f"{folder}  {size_words(size_of(folder))}", soft_wrap=True)
+    if confirmed(f"Remove {'it' if len(folders) == 1 else 'them'}?", yes=yes):
+        for folder in folders:
+            remove_prepared(folder)
 
 
 @app.command()

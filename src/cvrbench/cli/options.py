@@ -48,6 +48,7 @@ ResultsDir = Annotated[Path, typer.Option(help="Folder of results", parser=_fold
 DataDir = Annotated[Path, typer.Option(help="Folder of datasets", parser=_folder, metavar="PATH")]
 RESULTS = Path("results")
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be run, and stop")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line")]
 
 Click = Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of the click, 0 or 1")]

@@ -8,9 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from cvrbench.cli.console import heading, out, plain_table, print_json, warn, write
-from cvrbench.cli.options import RESULTS, AsJson, Overrides, ResultsDir, Run
-from cvrbench.errors import ConfigError, StoreError
+from cvrbench.cli.console import (
+    confirmed,
+    heading,
+    out,
+    plain_table,
+    print_json,
+    size_words,
+    warn,
+    write,
+)
+from cvrbench.cli.options import RESULTS, AsJson, Overrides, ResultsDir, Run, Yes
+from cvrbench.errors import ConfigError, StoreError, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -285,23 +294,90 @@ def config(
     write(f"yaml files: {find_conf()}")
 
 
-def list_runs(results_dir: ResultsDir = RESULTS, as_json: AsJson = False) -> None:
-    """List runs, finished and unfinished, and those whose record cannot be read."""
+def list_runs(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[GROUP] [KEY=VALUE[,VALUE]]...",
+            help="Which runs: model=ncs,mmoe seed=0. Or a group, whose options are listed: models",
+            show_default=False,
+        ),
+    ] = None,
+    results_dir: ResultsDir = RESULTS,
+    as_json: AsJson = False,
+) -> None:
+    """List runs with their test AUCs, or the options of a group: models, datasets, objectives.
+
+    Examples:
+        cvrbench ls dataset=kuairand model=ncs,mmoe
+
+        cvrbench ls models
+    """
+    from cvrbench.report.comparison import Filters
     from cvrbench.runs.store import ResultStore
 
-    survey = ResultStore(results_dir).survey()
-    rows = [
-        (record.run_id, "finished", str(record.environment.get("finished", "")))
-        for record in survey.records
-    ]
-    rows += [(one.folder.name, "unfinished: cvrbench resume", "") for one in survey.begun]
-    rows += [(one.folder.name, f"unreadable: {one.why}", "") for one in survey.unreadable]
-    table = plain_table("run", "state", "finished")
-    for run_id, words, when in rows:
-        table.add_row(run_id, words, when)
+    names = [word for word in words or [] if "=" not in word]
+    if names:
+        _list_options(names, as_json=as_json)
+        return
+    filters, survey = Filters.parse(words or []), ResultStore(results_dir).survey()
+    rows = []
+    for record in filters.records(survey.records):
+        aucs = {k: v for k, v in record.metrics.get("test", {}).items() if k in _aucs(record)}
+        said = " ".join(f"{k.removesuffix('_auc')} {v:.4f}" for k, v in aucs.items() if v)
+        rows.append((record.run_id, "finished", said, str(record.environment.get("finished", ""))))
+    rows += [(one.folder.name, "unfinished", "", "") for one in filters.begun(survey.begun)]
+    if not words:
+        rows += [(o.folder.name, f"unreadable: {o.why}", "", "") for o in survey.unreadable]
+    table = plain_table("run", "test AUC", "finished")
+    for run_id, state, said, when in rows:
+        table.add_row(run_id, said, when[:10] or state)
         if as_json:
-            state, _, why = words.partition(": ")
+            state, _, why = state.partition(": ")
             known = {"run_id": run_id, "state": state, "finished": when or None}
-            print_json({**known, "why": why} if state == "unreadable" else known)
+            print_json({**known, "why": why} if why else known)
     if not as_json:
         out.print(table if rows else f"no runs in {results_dir}")
+
+
+def _aucs(record: "RunRecord") -> set[str]:
+    return {f"{space}_auc" for space in record.counts.get("test", {})}
+
+
+def _list_options(names: list[str], *, as_json: bool) -> None:
+    """Print the options of a group, each with the sentence that its yaml begins with."""
+    from cvrbench.config.folder import find_conf, sentence
+
+    conf = find_conf()
+    for name in names:
+        group = next((g for g in conf.groups if name in (g, f"{g}s")), None)
+        if group is None:
+            near = did_you_mean(name, [f"{g}s" for g in conf.groups])
+            raise ConfigError(f"{name!r} is no group of options, and no filter KEY=VALUE.{near}")
+        table = plain_table(f"{group}=", "")
+        for file in conf.files(group):
+            table.add_row(file.stem, sentence(file))
+            if as_json:
+                print_json({"group": group, "option": file.stem, "about": sentence(file)})
+        if not as_json:
+            out.print(table)
+
+
+def remove_runs(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="As `cvrbench ls` has them")],
+    results_dir: ResultsDir = RESULTS,
+    yes: Yes = False,
+) -> None:
+    """Remove runs with all that they left; prepared data stay (cvrbench data rm)."""
+    from cvrbench.runs.store import ResultStore
+    from cvrbench.system.files import size_of
+
+    store = ResultStore(results_dir)
+    folders = list(dict.fromkeys(store.folder(run) for run in runs))
+    for folder in folders:
+        if folder.absolute().parent != store.runs.absolute():
+            raise ConfigError(f"{folder} is not in {store.runs}; name its --results-dir")
+        out.print(f"{folder}  {size_words(size_of(folder))}", soft_wrap=True)
+    if confirmed(f"Remove {'it' if len(folders) == 1 else 'them'}?", yes=yes):
+        for folder in folders:
+            store.remove(folder.name)

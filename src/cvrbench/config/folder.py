@@ -124,6 +124,16 @@ def complete(incomplete: str, before: Sequence[str] = ()) -> list[str]:
     return [word for word in _words(conf, incomplete) if word.startswith(incomplete)]
 
 
+def sentence(file: Path) -> str:
+    """Return the first sentence of the comment that a yaml file begins with."""
+    lines = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        lines += [line.lstrip("# ")] if not line.startswith("# @") else []
+    return re.split(r"; |\. (?=[A-Z])", " ".join(lines))[0].rstrip(".")
+
+
 def datasets(incomplete: str) -> list[str]:
     """Return the names of datasets that begin with `incomplete`."""
     try:

@@ -7,6 +7,7 @@ data_dir/prepared/<name>-<key>/    one per dataset and configuration
 import hashlib
 import json
 import os
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -88,6 +89,12 @@ def prepared_folder(config: DatasetConfig, name: str, data_dir: Path) -> Path:
     text = json.dumps([FORMAT_VERSION, _plain(config)], sort_keys=True)
     key = hashlib.sha256(text.encode()).hexdigest()[:10]
     return data_dir / "prepared" / f"{name}-{key}"
+
+
+def prepared_folders(name: str, data_dir: Path) -> list[Path]:
+    """Return the prepared folders of a dataset, whatever its configuration was."""
+    folders = sorted((data_dir / "prepared").glob("*"))
+    return [f for f in folders if re.fullmatch(rf"{re.escape(name)}-[0-9a-f]{{10}}", f.name)]
 
 
 def status(config: DatasetConfig, name: str, data_dir: Path) -> tuple[str, int | None]:

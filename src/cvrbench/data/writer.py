@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from cvrbench.data.dataset import FORMAT_VERSION, Array, Bag, fingerprint_of, sha256_of
 from cvrbench.data.schema import Schema
@@ -83,6 +83,25 @@ def tidy(prepared: Path) -> None:
             check_no_links(lock, within=prepared.parent)
             with FileLock(lock, timeout=0):
                 remove(work, within=prepared.parent)
+
+
+def remove_prepared(folder: Path) -> None:
+    """Remove a prepared dataset; never its raw files.
+
+    Raises:
+        DataError: It is being prepared, or the system refuses.
+        StoreError: It is a link.
+    """
+    prepared, lock = folder.parent, folder.parent / LOCKS / folder.name
+    check_no_links(folder, within=prepared.parent)
+    make_folder(lock.parent, within=prepared.parent, key="data_dir")
+    try:
+        with FileLock(lock, timeout=0):
+            remove(folder, within=prepared.parent)
+    except Timeout:
+        raise DataError(f"{folder} is being prepared; nothing of it is removed") from None
+    except OSError as error:
+        raise DataError(f"{folder} cannot be removed: {error}") from None
 
 
 def check_space(

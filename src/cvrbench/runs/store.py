@@ -374,6 +374,21 @@ class ResultStore:
         names = ", ".join(p.name for p in fitting[:5])
         raise StoreError(f"{run!r} fits {len(fitting)} runs: {names}; give more of the name")
 
+    def remove(self, run_id: str) -> None:
+        """Remove a run's folder with all that is in it.
+
+        Raises:
+            CellBusy: A process is running it.
+            StoreError: It is a link, or the system refuses.
+        """
+        path = self.runs / run_id
+        check_no_links(path, within=self.results_dir)
+        with lock(path / "lock") as held:
+            if not held:
+                raise CellBusy(f"{path}: a process is running it; nothing of it is removed")
+            with explain_write(path):
+                remove(path, within=self.results_dir)
+
     def discard(self, run_id: str) -> None:
         """Empty the folder of an unfinished run, of which nothing is wanted any more.
 

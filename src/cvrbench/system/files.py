@@ -157,6 +157,12 @@ def remove(path: Path, *, within: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def size_of(folder: Path) -> int:
+    """Return the bytes of the files in a folder; behind links there are none of its own."""
+    files = (file for file in folder.rglob("*") if not file.is_symlink() and file.is_file())
+    return sum(file.lstat().st_size for file in files)
+
+
 def check_writable(results_dir: Path) -> None:
     """Create the results folder, and try to write into it before hours of training.
 

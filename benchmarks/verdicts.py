@@ -11,7 +11,11 @@ in AUC, and known truths in a column:
 For each: how often a strategy that is truly best was left out of the best set, how many were in it,
 how often one alone was (a winner), and how often the bound on what a strategy gives up was wrong.
 
-    python -m benchmarks.verdicts [--repetitions 500] [--json FILE]
+With `--rounds` the same of seeds in rounds (`seeds=auto`, at most 20): the share of the runs of 20
+fixed seeds that it took, how often it left out a best one, and how often its best set is that of
+the fixed seeds.
+
+    python -m benchmarks.verdicts [--rounds] [--repetitions 500] [--json FILE]
 """
 
 import argparse
@@ -25,7 +29,9 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from cvrbench.stats.best import Joint, best
+from cvrbench.report import MARGIN, MOST_SEEDS
+from cvrbench.stats.best import Best, Joint, best
+from cvrbench.stats.sequential import decided, looks, share
 
 DOUBTS = {"seeds": (0.001, 0.0002), "both": (0.001, 0.0005), "rows": (0.0003, 0.001)}
 TRUTHS = {
@@ -48,21 +54,16 @@ def table(
     return Joint(values=values, of_rows=doubt[1] ** 2 * (1 - np.eye(n)))
 
 
-def main() -> None:
-    """Simulate every situation and print how often each went wrong."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repetitions", type=int, default=500)
-    parser.add_argument("--json", type=Path, help="write the rates there as well")
-    options = parser.parse_args()
-    found = []
+def fixed_table(repetitions: int) -> list[dict[str, object]]:
+    """Simulate tables of a fixed number of seeds."""
+    found: list[dict[str, object]] = []
     situations = [(t, d, n) for t in TRUTHS for d in DOUBTS for n in (3, 5, 10)]
     for truth, doubt, seeds in track(situations, console=Console(stderr=True), transient=True):
         random = np.random.default_rng([seeds, [*TRUTHS].index(truth), [*DOUBTS].index(doubt)])
         means = np.array(TRUTHS[truth])
         top = means == means.max()
         judged = [
-            best(table(random, TRUTHS[truth], seeds, DOUBTS[doubt]))
-            for _ in range(options.repetitions)
+            best(table(random, TRUTHS[truth], seeds, DOUBTS[doubt])) for _ in range(repetitions)
         ]
         inside = np.array([one.inside for one in judged])
         wrong = [(one.loss < means.max() - means - 1e-12).any() for one in judged]
@@ -78,21 +79,85 @@ def main() -> None:
                 "bound wrong": float(np.mean(wrong)),
             }
         )
+    return found
+
+
+IN_ROUNDS = {
+    "alike, seeds matter": ([0.0] * 6, (0.001, 0.0002)),
+    "alike, rows matter": ([0.0] * 6, (0.0005, 0.001)),
+    "three losers, seeds matter": ([0.0, -0.0002, -0.002, *[-0.01] * 3], (0.001, 0.0002)),
+    "three losers, both matter": ([0.0, -0.0002, -0.0002, *[-0.01] * 3], (0.0008, 0.0006)),
+    "one best": ([0.0, *[-0.004] * 2, *[-0.01] * 3], (0.001, 0.0005)),
+}
+
+
+def in_rounds(whole: Joint) -> tuple[int, Best]:
+    """Return the runs that rounds take of a table of 20 seeds, and what they find."""
+    n = len(whole.values)
+    have, stopped = np.zeros(n, np.int64), set()
+    for look in looks(MOST_SEEDS):
+        have[[k for k in range(n) if k not in stopped]] = look
+        known = np.arange(look) < have[:, None]
+        so_far = Joint(
+            values=np.where(known, whole.values[:, :look], np.nan), of_rows=whole.of_rows
+        )
+        found = best(so_far)
+        spent = np.array([share(MOST_SEEDS, seeds) for seeds in have.tolist()])
+        found = found._replace(p=np.minimum(found.p / spent, 1.0))
+        stopped |= set(decided(so_far, found, MARGIN, MOST_SEEDS))
+        if len(stopped) == n:
+            break
+    return int(have.sum()), found
+
+
+def rounds_table(repetitions: int) -> list[dict[str, object]]:
+    """Simulate seeds in rounds beside fixed ones."""
+    found: list[dict[str, object]] = []
+    for name, (means, doubt) in IN_ROUNDS.items():
+        random = np.random.default_rng([7, len(found)])
+        top = np.array(means) == max(means)
+        runs = lost = lost_fixed = same = 0
+        for _ in range(repetitions):
+            whole = table(random, means, MOST_SEEDS, doubt)
+            n, one = in_rounds(whole)
+            fixed = best(whole)
+            runs += n
+            lost += int((~one.inside[top]).any())
+            lost_fixed += int((~fixed.inside[top]).any())
+            same += int((one.inside == fixed.inside).all())
+        found.append(
+            {
+                "truth": name,
+                "runs": runs / repetitions / len(means) / MOST_SEEDS,
+                "any best out": lost / repetitions,
+                "any best out, fixed": lost_fixed / repetitions,
+                "same set": same / repetitions,
+            }
+        )
+    return found
+
+
+def main() -> None:
+    """Simulate every situation and print how often each went wrong."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repetitions", type=int, default=500)
+    parser.add_argument("--json", type=Path, help="write the rates there as well")
+    parser.add_argument("--rounds", action="store_true", help="seeds in rounds, not fixed ones")
+    options = parser.parse_args()
+    make = rounds_table if options.rounds else fixed_table
+    found = make(options.repetitions)
     shown = Table(*found[0], box=None, pad_edge=False)
     for one in found:
-        shown.add_row(
-            *(
-                f"{v:.1%}"
-                if isinstance(v, float) and k != "set"
-                else f"{v:.3g}"
-                if isinstance(v, float)
-                else str(v)
-                for k, v in one.items()
-            )
-        )
+        shown.add_row(*(_cell(key, value) for key, value in one.items()))
     Console().print(shown)
     if options.json is not None:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def _cell(key: str, value: object) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.2f}" if key == "set" else f"{value:.1%}"
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cvrbench.cli.auto import run_auto, take_budget
 from cvrbench.cli.console import (
     heading,
     out,
@@ -19,7 +20,7 @@ from cvrbench.cli.console import (
 from cvrbench.cli.options import RESULTS, AsJson, DryRun, Overrides, Own, ResultsDir, Run
 from cvrbench.cli.plan import run_plan, spans, summary, with_advice, workers_here
 from cvrbench.cli.report import present_runs
-from cvrbench.errors import RunInterrupted
+from cvrbench.errors import ConfigError, RunInterrupted
 
 if TYPE_CHECKING:
     from cvrbench.config.compose import Composed
@@ -68,10 +69,19 @@ def run(
         cvrbench run experiment=ncs_ablation dataset=kuairand
 
         cvrbench run -m model=ncs seed=0..7 launcher=processes workers=4
+
+        cvrbench run -m model=shared_bottom,mmoe,ncs seeds=auto max_seeds=20 max_minutes=60
     """
     from cvrbench.config.compose import plan, take_launcher
 
     launcher, words = take_launcher(overrides or [])
+    budget, words = take_budget(words)
+    if budget is not None:
+        if dry_run or force:
+            raise ConfigError("seeds=auto decides as it goes: leave out --dry-run and --force")
+        records, failed = run_auto(words, budget, launcher, fail_fast=fail_fast, as_json=as_json)
+        _end(records, failed, figures=figures, as_json=as_json)
+        return
     cells = plan(words, multirun=multirun)
     if figures is None and len(cells) > 1 and not multirun:
         figures = Path(cells[0].config.results_dir) / "figures"
@@ -85,12 +95,20 @@ def run(
     with preparing_bar() as on_rows:
         planning.check_plan(cells, at_once=workers_here(launcher), on_rows=on_rows)
     records, failed = run_plan(cells, launcher, force=force, fail_fast=fail_fast, as_json=as_json)
+    _end(records, failed, figures=figures, as_json=as_json)
+
+
+def _end(
+    records: "list[RunRecord]", failed: list[str], *, figures: Path | None, as_json: bool
+) -> None:
+    """Print what a plan found, and what failed of it."""
     if not as_json:
         _print_results(records, figures=figures)
     for line in failed:
         warn(line, style="red")
     if failed:
-        warn(f"{len(failed)} of {len(cells)} runs failed; the others are recorded")
+        n = len(failed) + len(records)
+        warn(f"{len(failed)} of {n} runs failed; the others are recorded")
         raise typer.Exit(1)
 
 

@@ -4,6 +4,7 @@ A job takes the whole config along, so that what runs is what was checked. Cells
 have each their own folder, lock, checkpoints, history and record, as if each had run alone.
 """
 
+import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -25,11 +26,13 @@ def cell_argument(cell: Composed, *, force: bool) -> dict[str, Any]:
         "choices": cell.choices,
         "overrides": list(cell.overrides),
         "force": force,
+        "argv": sys.argv,
     }
 
 
 def run_cell(argument: dict[str, Any]) -> dict[str, Any] | None:
     """Run a cell; return its record as plain values, None where another process is running it."""
+    sys.argv = list(argument["argv"])  # the command that a record names is the plan's
     cell = Composed(
         config=config_from_dict(argument["config"]),
         choices=argument["choices"],

@@ -2,6 +2,8 @@
 
 MARGIN = 0.001
 """Difference of AUC that matters where the user says nothing; the field publishes such gains."""
+MOST_SEEDS = 20
+"""Seeds at which `seeds=auto` ends where the user says nothing."""
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 """What a cell begins with that spreadsheets compute; the last four are the wide forms."""
 

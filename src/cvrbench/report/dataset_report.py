@@ -157,6 +157,7 @@ def build(
     sweeps: Sequence[StudySummary] = (),
     baseline: str | None = None,
     metric: str | None = None,
+    most_seeds: int | None = None,
     how: Method | None = None,
     on_read: Callable[[], None] = lambda: None,
     curves: bool = False,
@@ -170,6 +171,7 @@ def build(
         sweeps: All sweeps of the results folder.
         baseline: Row to compare with; None for a usual one.
         metric: The verdict's; None for AUC of the last task in its own space.
+        most_seeds: Where seeds are being added in rounds: how many there will be at most.
         how: Margin and bootstrap draws; None for the usual.
         on_read: Called for every run whose predictions are read.
         curves: Whether `with_curves` follows, which then reads no predictions again.
@@ -180,16 +182,17 @@ def build(
     comparisons = compare(records, begun)
     rows = choose_baselines(comparisons, baseline)
     metrics = [primary(comparison, metric) for comparison in comparisons]
+    asked = Method() if how is None else how
     return [
-        _build(comparison, row, primary_metric, store, sweeps, how or Method(), on_read, curves)
-        for comparison, row, primary_metric in zip(comparisons, rows, metrics, strict=True)
+        _build(comparison, row, (name, most_seeds), store, sweeps, asked, on_read, curves)
+        for comparison, row, name in zip(comparisons, rows, metrics, strict=True)
     ]
 
 
 def _build(
     comparison: Comparison,
     baseline: str | None,
-    metric: str,
+    verdict: tuple[str, int | None],
     store: ResultStore,
     sweeps: Sequence[StudySummary],
     how: Method,
@@ -200,6 +203,7 @@ def _build(
     wanted = dict.fromkeys(row for row in (baseline, REFERENCE) if row in labels)
     unread: list[str] = []
     binned = CalibrationReader(comparison) if curves else None
+    metric, most_seeds = verdict
     keeper = InfluenceKeeper(tuple(dict.fromkeys([metric, *comparison.auc_metrics])))
     found = against(
         comparison,
@@ -218,7 +222,7 @@ def _build(
     tested = any(any(one.verdicts.values()) for one in found.values())
     return DatasetReport(
         comparison=comparison,
-        verdict=recommend(comparison, keeper, metric, how.margin),
+        verdict=recommend(comparison, keeper, metric, how.margin, most_seeds),
         differences=None if baseline is None else found.get(baseline),
         transfer=transfer(comparison, found.get(REFERENCE)),
         tuned=tuned(comparison, sweeps),

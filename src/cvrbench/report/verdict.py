@@ -18,7 +18,7 @@ import numpy as np
 
 from cvrbench.errors import ConfigError, did_you_mean
 from cvrbench.metrics.evaluation import describe_metric
-from cvrbench.report import MARGIN
+from cvrbench.report import MARGIN, MOST_SEEDS
 from cvrbench.report.comparison import OUTSIDE_BRACKETS, Comparison, Variant, flat_settings
 from cvrbench.report.differences import FEW_USERS, KINDS, Influence
 from cvrbench.report.tables import p_value
@@ -27,11 +27,14 @@ from cvrbench.stats.best import Best, Joint, best, joint
 from cvrbench.stats.difference import Difference, equivalence, holm
 from cvrbench.stats.influence import Floats, Labels, folded, folded_labels
 from cvrbench.stats.power import rows_factor_needed, seeds_needed
+from cvrbench.stats.sequential import looks, share
 
-MOST_SEEDS = 200
-"""More that a pair needs are as good as no number."""
+MOST_NEEDED = 200
+"""Seeds that a pair may need; more are as good as no number."""
 MOST_ROWS = 1000
 """Times the test rows, likewise."""
+AUTO = ("seeds", "max_seeds", "max_minutes", "margin")
+"""Words of `cvrbench run seeds=auto` that are no overrides."""
 MOST_TOLD = 3
 """Pairs whose settling is told in words; JSON has all."""
 ALIKE = 1.05
@@ -128,6 +131,8 @@ class Ranking:
     best: Best
     sign: int
     """-1 where less is better."""
+    looks: int = 1
+    """How often the row of the most seeds was looked at while seeds were added."""
 
     @property
     def inside(self) -> tuple[str, ...]:
@@ -213,7 +218,11 @@ class Recommendation:
 
 
 def recommend(
-    comparison: Comparison, keeper: InfluenceKeeper, metric: str, margin: float = MARGIN
+    comparison: Comparison,
+    keeper: InfluenceKeeper,
+    metric: str,
+    margin: float = MARGIN,
+    most_seeds: int | None = None,
 ) -> Recommendation:
     """Return the verdict on a comparison.
 
@@ -222,8 +231,9 @@ def recommend(
         keeper: Of all runs that could be read.
         metric: The one to choose by.
         margin: Difference that matters.
+        most_seeds: Where seeds are being added in rounds: how many there will be at most.
     """
-    ranking = _rank(comparison, keeper, metric)
+    ranking = _rank(comparison, keeper, metric, most_seeds)
     by_label = {variant.label: variant for variant in comparison.variants}
     judged = [by_label[label] for label in (ranking.labels if ranking else by_label)]
     n_rows = max(count["rows"] for count in comparison.counts.values())
@@ -238,7 +248,8 @@ def recommend(
     if ranking is None:
         return found
     take, reason = _choose([by_label[label] for label in ranking.inside], ranking)
-    others = (_rank(comparison, keeper, m) for m in comparison.auc_metrics if m != metric)
+    names = [name for name in comparison.auc_metrics if name != metric]
+    others = (_rank(comparison, keeper, name, most_seeds) for name in names)
     words = (_other_words(one, take.label) for one in others if one is not None)
     return replace(
         found,
@@ -255,6 +266,11 @@ def _remarks(ranking: Ranking, left_out: Sequence[str]) -> Iterator[str]:
     """Yield what limits a verdict."""
     if left_out:
         yield f"Not judged, for want of two seeds in common: {', '.join(left_out)}."
+    if ranking.looks > 1:
+        yield (
+            f"Seeds were added in rounds (seeds=auto): looked at {ranking.looks} times, which p "
+            "accounts for."
+        )
     if ranking.found.single:
         yield (
             "One seed: the doubt is that of the test rows alone, so this is about these trained "
@@ -265,7 +281,9 @@ def _remarks(ranking: Ranking, left_out: Sequence[str]) -> Iterator[str]:
         yield f"Few users, or a few heavy ones: in effect {effective:.1f}, which is accounted for."
 
 
-def _rank(comparison: Comparison, keeper: InfluenceKeeper, metric: str) -> Ranking | None:
+def _rank(
+    comparison: Comparison, keeper: InfluenceKeeper, metric: str, most_seeds: int | None
+) -> Ranking | None:
     """Judge every row that has its seeds in common with the others; None for fewer than two."""
     kept = keeper.kept.get(metric, {})
     digests = Counter(one.digest for one in kept.values())
@@ -292,14 +310,34 @@ def _rank(comparison: Comparison, keeper: InfluenceKeeper, metric: str) -> Ranki
     ]
     first = next(iter(next(iter(rows.values())).values()))
     found = joint(values, influences, first.strata, first.freedom)
+    by_label = {variant.label: variant for variant in comparison.variants}
+    planned = [most_seeds or _planned_seeds(by_label[label]) for label in rows]
+    shares, looked = [1.0], 1
+    if any(planned):
+        counts = [len(of) for of in rows.values()]
+        both = list(zip(planned, counts, strict=True))
+        shares = [share(most, n) if most else 1.0 for most, n in both]
+        looked = max(sum(n >= look for look in looks(most)) for most, n in both if most)
+    judged = best(found)
     return Ranking(
         metric=metric,
         header=comparison.header(metric),
         labels=tuple(rows),
         found=found,
-        best=best(found),
+        best=judged._replace(p=np.minimum(judged.p / np.array(shares), 1.0)),
         sign=sign,
+        looks=max(looked, 1),
     )
+
+
+def _planned_seeds(row: Variant) -> int | None:
+    """Return the most seeds of a plan with `seeds=auto`, as the commands of the runs tell."""
+    for run in row.runs:
+        words = str(run.environment.get("command") or "").split()
+        if "seeds=auto" in words:
+            given = [word.partition("=")[2] for word in words if word.startswith("max_seeds=")]
+            return int(given[-1]) if given and given[-1].isdecimal() else MOST_SEEDS
+    return None
 
 
 def _comparable(rows: dict[str, dict[int, Kept]]) -> dict[str, dict[int, Kept]]:
@@ -423,7 +461,7 @@ def _needs(found: Difference, margin: float) -> tuple[int | None, float | None]:
     if found.error == 0:
         return 0, None
     needed = seeds_needed(found, margin)
-    if needed is not None and needed <= MOST_SEEDS:
+    if needed is not None and needed <= MOST_NEEDED:
         return max(needed - found.seeds, 0), None
     for seeds in (found.seeds, *(n for n in (10, 20, 50, 100) if n > found.seeds)):
         rows = rows_factor_needed(found, margin, seeds)
@@ -512,7 +550,7 @@ def _words_of(run: RunRecord) -> list[str] | None:
     found = []
     for word in command[2:]:
         key, equals, value = word.partition("=")
-        if not equals or key.startswith("-") or key in ("model", "seed"):
+        if not equals or key.startswith("-") or key in ("model", "seed", *AUTO):
             continue
         if len(OUTSIDE_BRACKETS.split(value)) > 1 or ".." in value or value.startswith("range("):
             value = settings.get(key, value)

@@ -25,13 +25,24 @@ def folders(raw_data, tmp_path_factory):
     return [f"data_dir={base / 'datasets'}", f"results_dir={base / 'results'}"]
 
 
+@pytest.fixture(scope="module")
+def on_kuairand(folders):
+    """What a strategy reaches on the test days; a finished run is only read."""
+
+    def reached(model):
+        words = [f"model={model}", "dataset=kuairand", *folders]
+        return experiment.run(compose(words)).metrics["test"]
+
+    return reached
+
+
 @pytest.mark.parametrize("model", MODELS)
-def test_kuairand_reaches_what_its_clicks_and_long_views_allow(model, folders):
-    record = experiment.run(compose([f"model={model}", "dataset=kuairand", *folders]))
-    test = record.metrics["test"]
-    assert test["ctr_auc"] >= 0.72
-    assert test["ctcvr_auc"] >= 0.718
-    assert test["cvr_auc"] >= 0.645
+def test_kuairand_reaches_what_its_clicks_and_long_views_allow(model, on_kuairand):
+    """A strategy far below the plain one is wrong, or the method is: none of these is."""
+    test, plain = on_kuairand(model), on_kuairand("shared_bottom")
+    for name, least in {"ctr_auc": 0.72, "ctcvr_auc": 0.718, "cvr_auc": 0.645}.items():
+        assert plain[name] >= least
+        assert test[name] >= plain[name] - 0.005
 
 
 def test_what_was_clicked_before_is_worth_more_than_a_strategy(folders):

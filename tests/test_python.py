@@ -51,7 +51,8 @@ def test_a_notebook_shows_the_tables_of_the_report(namespace):
     assert page.count("<table") == page.count("</table>") >= 2
     assert "shared_bottom" in page
     assert "<style" not in page  # a notebook has its own
-    assert str(namespace["found"]).startswith("### synthetic")
+    assert namespace["verdict"].title in page
+    assert str(namespace["found"]).startswith(str(namespace["verdict"]))
 
 
 def test_words_and_values_mean_the_same():

@@ -10,6 +10,7 @@ from cvrbench.errors import ConfigError, did_you_mean
 from cvrbench.report.dataset_report import DatasetReport, build, report_json, with_curves
 from cvrbench.report.page import templates
 from cvrbench.report.tables import to_markdown
+from cvrbench.report.verdict import Recommendation
 from cvrbench.runs.record import RunRecord
 from cvrbench.runs.store import ResultStore
 
@@ -69,6 +70,14 @@ class Results:
         """
         return report_json(self._of(dataset))
 
+    def verdict(self, dataset: str | None = None) -> Recommendation:
+        """Return which row to take of one dataset, and why: text if printed, `.take`, `.to_json()`.
+
+        Raises:
+            ConfigError: There is no such dataset, or more than one to choose from.
+        """
+        return self._of(dataset).verdict
+
     def figure(self, kind: str, dataset: str | None = None) -> "Figure | None":
         """Draw a figure of the report: `seesaw`, `forest`, `cost`, `learning`, `masks`...
 
@@ -89,9 +98,11 @@ class Results:
         return _chosen(self.reports, dataset, "dataset")
 
     def __str__(self) -> str:
-        """Return the tables of a report as Markdown."""
-        grids = [grid for one in self.reports.values() for grid in one.grids(full=False)]
-        return "\n".join(map(to_markdown, grids)) or "no finished run with a scored test"
+        """Return the verdicts, and the tables of a report as Markdown."""
+        reports = self.reports.values()
+        parts = [str(one.verdict) + "\n" for one in reports]
+        parts += [to_markdown(grid) for one in reports for grid in one.grids(full=False)]
+        return "\n".join(parts) or "no finished run with a scored test"
 
     def _repr_html_(self) -> str:
         """Return the tables of a report for a notebook's cell."""

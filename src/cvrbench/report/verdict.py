@@ -194,6 +194,10 @@ class Recommendation:
             found += _set_lines(self.ranking)
         return [*found, *self.others, *_settle_lines(self), *self.remarks]
 
+    def __str__(self) -> str:
+        """Return the title and all that follows it."""
+        return "\n".join([self.title, *self.lines])
+
     def to_json(self) -> dict[str, Any]:
         """Return the plain form."""
         ranking = self.ranking

@@ -130,7 +130,7 @@ def test_every_strategy_has_a_space_under_the_equal_budget_that_holds_its_preset
     keys = {dimension.key for dimension in study.space.always}
     assert common <= keys
     assert set(study.preset()) == keys
-    if model not in ("single_task", "shared_embedding", "shared_bottom"):
+    if model not in ("single_task", "shared_embedding", "shared_bottom", "resflow"):
         own = keys - common - {"trainer.embedding_learning_rate", "model.hidden"}
         assert own, "a strategy with keys of its own is tuned in them"
 
@@ -177,6 +177,16 @@ def test_a_group_can_be_searched_with_what_its_options_have(own_sweep):
     cell = study.cell(["model=mmoe", "model.n_experts=3"], 5, test=False)
     assert (cell.config.model.n_experts, cell.config.seed) == (3, 5)
     assert not cell.config.protocol.score_test
+
+
+def test_objective_and_weights_are_searched_under_the_equal_budget_where_asked():
+    words = ["objective=choice(click_space,entire_space)", "balancing=choice(equal,weighted)"]
+    (study,) = compose_studies(["sweep=equal_budget", "model=mmoe", *words], multirun=False)
+    assert [c.word for c in study.space.when] == ["balancing=weighted"]
+    trial = ["objective=entire_space", "balancing=weighted", "balancing.weights={cvr:0.3}"]
+    assert study.cell(trial, 5, test=False).config.balancing.weights == {"cvr": 0.3}
+    (study,) = compose_studies(["sweep=equal_budget", "model=mmoe"], multirun=False)
+    assert not study.space.when
 
 
 def test_a_condition_on_no_key_is_refused(own_sweep):

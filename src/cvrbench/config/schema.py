@@ -94,6 +94,8 @@ class ESCM2DRConfig(DebiasedConfig):
     """An imputed CVR loss on all rows, corrected on clicked ones by inverse propensity."""
 
     kind: Literal["escm2_dr"]
+    lambda_i: Annotated[float, Gt(0)]
+    """Weight of the imputation's own loss within the objective's."""
     floor: Annotated[float, Gt(0), Lt(1)]
     """Least propensity; a row weighs at most its inverse."""
 

@@ -135,6 +135,20 @@ class Space:
         """Return all dimensions, conditional ones last."""
         return [*self.always, *(d for condition in self.when for d in condition.dimensions)]
 
+    def check_ranges(self, where: str) -> None:
+        """Refuse two ranges of one key, which no study can hold.
+
+        Raises:
+            ConfigError: A key has two.
+        """
+        texts: dict[str, str] = {}
+        for dimension in self.dimensions():
+            if texts.setdefault(dimension.key, dimension.text) != dimension.text:
+                raise ConfigError(
+                    f"{where}: {dimension.key} is {texts[dimension.key]} in one place and "
+                    f"{dimension.text} in another; a key has one range in all of a space"
+                )
+
     def walk(self, take: Callable[[Dimension], Any]) -> None:
         """Visit the dimensions that a configuration has; `take` returns its value of each."""
         taken = {dimension.key: take(dimension) for dimension in self.always}
@@ -170,13 +184,6 @@ def read_space(
             )
         )
     space = Space(always=_dimensions(always, where), when=tuple(conditions))
-    texts: dict[str, str] = {}
-    for dimension in space.dimensions():
-        if texts.setdefault(dimension.key, dimension.text) != dimension.text:
-            raise ConfigError(
-                f"{where}: {dimension.key} is {texts[dimension.key]} in one place and "
-                f"{dimension.text} in another; a key has one range in all of a space"
-            )
     if not space.dimensions():
         raise ConfigError(f"{where} names nothing to search; {HOW}: model.density=interval(0.1,1)")
     return space

@@ -239,7 +239,9 @@ def _settled(space: Space, base: Composed, where: str) -> Space:
             f"{where} names nothing to search for model={base.choices['model']}; give a key "
             "several values: 'model.dropout=interval(0,0.5)'"
         )
-    return Space(always=tuple(always), when=tuple(open_ones))
+    settled = Space(always=tuple(always), when=tuple(open_ones))
+    settled.check_ranges(where)  # only now: strategies differ in what is a range of theirs
+    return settled
 
 
 def _is_key_of_an_option(key: str) -> bool:

@@ -7,7 +7,8 @@ D differs; with q = s(b), the propensity p = sg(max(s(a), floor)) of a click, wh
 stops, D is a mean over all exposures:
 
     escm2_ipw   y BCE(z, q) / p                                             Wang et al., SIGIR 2022
-    escm2_dr    e + y (BCE(z, q) - e) / p + y (sg(BCE(z, q)) - e')^2 / p    the same
+    escm2_dr    e + y (BCE(z, q) - e) / p                                   the same
+                + lambda_i y (sg(BCE(z, q)) - e')^2 / p
     dcmt        y BCE(z, q) / p + (1 - y) BCE(1, q*) / (1 - p)              Zhu et al., ICDE 2023
                 + lambda_tie |1 - q - q*|
     nise        y BCE(z, q) + (1 - y) lambda_u BCE(q, q)                   Huang et al., RecSys 2024
@@ -131,7 +132,7 @@ class ESCM2DR(Debiased):
 
     def __init__(self, config: ESCM2DRConfig, schema: Schema) -> None:
         super().__init__(config, schema)
-        self.floor = config.floor
+        self.floor, self.lambda_i = config.floor, config.lambda_i
 
     def debiased(self, rows: Rows, output: Output) -> Tensor:
         """Return the doubly robust mean, and the imputation's own loss."""
@@ -139,8 +140,8 @@ class ESCM2DR(Debiased):
         imputed = binary_cross_entropy(output.logits, label.detach())
         learned = binary_cross_entropy(output.logits.detach(), label)
         inverse = rows.clicked / rows.propensity.clamp_min(self.floor)
-        own = rows.mean(inverse * (rows.own.detach() - learned).square())
-        return rows.mean(imputed + inverse * (rows.own - imputed)) + own
+        own = inverse * (rows.own.detach() - learned).square()
+        return rows.mean(imputed + inverse * (rows.own - imputed) + self.lambda_i * own)
 
 
 class DCMT(Debiased):

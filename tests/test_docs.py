@@ -149,7 +149,7 @@ def test_runs_in_the_text_compose():
         line for t in pages().values() for line in re.findall(r"^ {4}cvrbench run .*$", t, re.M)
     }
     assert len(lines) > 20
-    left_out = r"seed=.*|dataset=mine|experiment=.*|workers=.*|launcher.*|-.*"
+    left_out = r"seeds?=.*|max_\w+=.*|dataset=mine|experiment=.*|workers=.*|launcher.*|-.*"
     runs = set()
     for line in lines:
         words = [w for w in shlex.split(line, comments=True)[2:] if not re.fullmatch(left_out, w)]

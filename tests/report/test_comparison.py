@@ -375,3 +375,16 @@ def test_keys_that_hide_no_label_split_no_row():
 def test_a_figures_name_stays_in_its_folder(dataset):
     (comparison,) = compare([run("mmoe", 0, 0.7, dataset=dataset, fingerprint="../x")])
     assert re.fullmatch(r"[\w-][\w.-]*", comparison.slug)
+
+
+def test_names_have_short_numbers_unless_these_are_the_same():
+    def labels(*densities):
+        records = [
+            run("ncs", 0, 0.7, run_id=str(d), config={"model": {"kind": "ncs", "density": d}})
+            for d in densities
+        ]
+        (comparison,) = compare(records)
+        return [variant.label for variant in comparison.variants]
+
+    assert labels(0.0517894736, 0.25) == ["ncs density=0.0518", "ncs density=0.25"]
+    assert labels(0.05178941, 0.05178942) == ["ncs density=0.05178941", "ncs density=0.05178942"]

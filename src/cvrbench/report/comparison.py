@@ -32,6 +32,8 @@ ORDER = ("single_task", "shared_embedding", "shared_bottom", "omoe", "mmoe", "cg
 OUTSIDE_BRACKETS = re.compile(r",(?![^\[]*\])")
 """Commas between values, not those within a list such as [128,64]."""
 USUAL = " Usual ones are dataset, model, seed, and keys as `cvrbench config` prints them."
+LONG = 6
+"""Characters of a number from which a name has it shorter."""
 FEWEST_RANKED = 3
 """Strategies: two are compared by a test of their difference."""
 MEAN = "mean AUC of the tasks"
@@ -269,7 +271,10 @@ def _variants(
     variants, absent = [], []
     for model in sorted(by_model, key=lambda name: _rank(name)):
         settings = [group[0].settings for group in by_model[model]]
-        rows = [(_label(group[0], settings), group) for group in by_model[model]]
+        labels = [_label(group[0], settings, _shortened) for group in by_model[model]]
+        if len(set(labels)) < len(labels):  # values that differ in a later digit alone
+            labels = [_label(group[0], settings, str) for group in by_model[model]]
+        rows = list(zip(labels, by_model[model], strict=True))
         for label, group in sorted(rows, key=lambda row: row[0]):
             missing = [Missing(cell.seed, cell.reason) for cell in group if cell.run is None]
             seeds = {cell.seed for cell in group}
@@ -290,7 +295,19 @@ def _rank(model: str) -> tuple[int, str]:
     return (ORDER.index(model) if model in ORDER else len(ORDER), model)
 
 
-def _label(cell: _Cell, rows: Sequence[Mapping[str, str]]) -> str:
+def _shortened(value: str) -> str:
+    """Return a number with three digits that count, anything else as it is.
+
+    >>> _shortened("0.05178947"), _shortened("[128, 64]"), _shortened("100000")
+    ('0.0518', '[128, 64]', '100000')
+    """
+    try:
+        return f"{float(value):.3g}" if "." in value and len(value) > LONG else value
+    except ValueError:
+        return value
+
+
+def _label(cell: _Cell, rows: Sequence[Mapping[str, str]], written: Callable[[str], str]) -> str:
     """Name a row by its model and by what sets it apart from the model's other rows.
 
     A key of a mask search sets it apart from rows of the same search, which have the key as well.
@@ -301,7 +318,7 @@ def _label(cell: _Cell, rows: Sequence[Mapping[str, str]]) -> str:
     same = [row for row in rows if all(row.get(k) == own.get(k) for k in (SEARCH, BASE))]
     usual_in_search = _usual(same)
     words = (
-        f"{key.removeprefix('model.')}={value}"
+        f"{key.removeprefix('model.')}={written(value)}"
         for key, value in own.items()
         if value != (usual_in_search if _is_of_search(key) else usual).get(key)
     )

@@ -31,6 +31,7 @@ from cvrbench.report.figures.style import save
 from cvrbench.report.grids import rows_grid
 from cvrbench.report.studies import budgets_grid, trials_grid
 from cvrbench.report.tables import Grid, cells
+from cvrbench.report.verdict import mixed
 from cvrbench.runs.record import NUMBER_FREE, RunRecord
 from cvrbench.runs.study import StudySummary
 from cvrbench.system.files import explain_write, write_text
@@ -357,6 +358,7 @@ def warnings_of(part: DatasetReport) -> list[str]:
         *_tuning(part),
         *_machines(part),
         *_programs(part),
+        *mixed(part.comparison),
     ]
 
 

@@ -262,7 +262,10 @@ def recommend(
         why=_why(ranking, take, reason, margin),
         others=tuple(one for one in words if one is not None),
         settle=tuple(_settle(ranking, by_label, take.label, margin)),
-        remarks=tuple(_remarks(ranking, [one for one in by_label if one not in ranking.labels])),
+        remarks=(
+            *_remarks(ranking, [one for one in by_label if one not in ranking.labels]),
+            *mixed(comparison),
+        ),
     )
 
 
@@ -332,6 +335,24 @@ def _rank(
         sign=sign,
         looks=max(looked, 1),
     )
+
+
+def mixed(comparison: Comparison) -> Iterator[str]:
+    """Yield what rows differ in that is no way of sharing, and so may be what differs."""
+    of: dict[str, Callable[[RunRecord], Any]] = {
+        "learn by different objectives": lambda run: run.choices.get("objective"),
+        "choose their epoch by different metrics": lambda run: run.config.get("protocol", {}).get(
+            "selection"
+        ),
+    }
+    for words, value in of.items():
+        rows: dict[str, list[str]] = {}
+        for variant in comparison.variants:
+            if (found := value(variant.runs[0])) is not None:
+                rows.setdefault(str(found), []).append(variant.label)
+        if len(rows) > 1:
+            told = "; ".join(f"{name}: {len(labels)}" for name, labels in rows.items())
+            yield f"Rows {words} ({told}): a part of their differences may be that."
 
 
 def _planned_seeds(row: Variant) -> int | None:

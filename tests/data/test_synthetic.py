@@ -88,3 +88,8 @@ def test_by_user_no_user_is_in_two_splits_and_by_time_the_last_rows_are_tested()
 def test_the_same_seed_draws_the_same_log_and_another_another():
     assert draw().train.equals(draw().train)
     assert not draw().train.equals(draw("data_seed=1").train)
+
+
+def test_selection_bias_changes_no_bit_of_the_log():
+    logs = [everything(draw("rows=500", f"selection_bias={bias}")) for bias in (0.0, 2.0)]
+    assert logs[0].equals(logs[1])

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from cvrbench import __version__
-from cvrbench.cli import compare, data, export, report, reproduce, run, show, sweep
+from cvrbench.cli import compare, data, export, predict, report, reproduce, run, show, sweep
 from cvrbench.cli.console import warn, write
 from cvrbench.config.folder import find_conf
 from cvrbench.errors import ConfigError, CvrbenchError, RunError, RunInterrupted
@@ -21,7 +21,6 @@ INSTEAD = {
     "train": "cvrbench run model=ncs",
     "fit": "cvrbench run model=ncs",
     "tune": "cvrbench sweep model=ncs",
-    "predict": "cvrbench export RUN",
     "models": "cvrbench ls models",
     "strategies": "cvrbench ls models",
     "plot": "cvrbench report --figures DIR",
@@ -99,6 +98,7 @@ app.command()(run.resume)
 app.command()(compare.compare)
 app.command()(sweep.sweep)
 app.command()(report.report)
+app.command()(predict.predict)
 app.command()(export.export)
 app.command()(show.config)
 app.command(name="ls")(show.list_runs)

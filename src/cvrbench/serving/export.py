@@ -36,6 +36,7 @@ from cvrbench.config.dataset import TableConfig
 from cvrbench.data.batches import Features
 from cvrbench.data.dataset import vocabulary_file
 from cvrbench.data.schema import MISSING, N_RESERVED, OOV, Categorical, MultiValued, Schema
+from cvrbench.data.sources.table_columns import intervals
 from cvrbench.errors import ConfigError, RunError, StoreError, did_you_mean
 from cvrbench.nn import Output
 from cvrbench.objectives import Predictions, build_objective
@@ -47,17 +48,17 @@ from cvrbench.serving.compaction import (
     task_network,
     vocabulary_starts,
 )
-from cvrbench.serving.predict import takes_rows
+from cvrbench.serving.predict import as_table, takes_rows
 from cvrbench.system.files import explain_write
 
 PACKAGES = ("onnx", "onnxscript")
 MODEL, ABOUT, VOCABULARY = "model.onnx", "bundle.json", "vocabulary.parquet"
 SCORER, README = (Path(__file__).with_name(name) for name in ("score.py", "README.template.md"))
 
-SCORES_ROWS = """`python score.py ROWS SCORES.parquet` scores a Parquet or CSV file with numpy,
-polars and onnxruntime alone, and `score.score` a polars frame."""
-SCORES_NONE = """Its fields are made of raw files by rules that are not part of it, so there is
-no scorer of raw rows: build the inputs from prepared values."""
+SCORES_ROWS = """`python score.py ROWS.parquet SCORES.parquet` scores a file with numpy, polars and
+onnxruntime alone, `score.score` a polars frame (CSV: `pl.read_csv(FILE, infer_schema=False)`)."""
+SCORES_NONE = """Its fields are made of raw files by rules that are not part of it, or its lists
+have weights: there is no scorer of raw rows, build the inputs from prepared values."""
 
 Predict = Callable[[Output], Predictions]
 
@@ -170,7 +171,9 @@ def write_bundle(part: Part, trained: Trained, folder: Path, *, force: bool = Fa
             about = {**identity, "opset": opset, **_describe(part, trained)}
             (work / ABOUT).write_text(json.dumps(about, indent=1) + "\n")
             _vocabulary(part.schema, trained).write_parquet(work / VOCABULARY)
-            is_scored = takes_rows(trained.config.dataset)
+            dataset = trained.config.dataset
+            is_weighted = isinstance(dataset, TableConfig) and bool(dataset.weights)
+            is_scored = takes_rows(dataset) and not is_weighted
             (work / "README.md").write_text(_readme(part, about, is_scored=is_scored))
             if is_scored:
                 shutil.copyfile(SCORER, work / SCORER.name)
@@ -197,34 +200,46 @@ def _identity(part: Part, trained: Trained) -> dict[str, str]:
 def _describe(part: Part, trained: Trained) -> dict[str, Any]:
     """Return what a program needs to know to call the network."""
     found, dataset = part.compaction, trained.config.dataset
-    separator = dataset.list_separator if isinstance(dataset, TableConfig) else "|"
+    config = as_table(dataset, trained.schema) if takes_rows(dataset) else None
     return {
         "outputs": [{"name": c.name, "task": c.task, "meaning": c.meaning} for c in part.outputs],
         "inputs": [tensor._asdict() for tensor in tensor_inputs(part.schema)],
-        "fields": list(_fields(part.schema, trained.schema, separator)),
+        "fields": list(_fields(part.schema, trained.schema, config)),
         "unread_fields": [] if found is None else list(found.unread_fields),
         "removed_units": [] if found is None else list(found.removed),
     }
 
 
-def _fields(reads: Schema, every: Schema, separator: str) -> Iterator[dict[str, Any]]:
-    """Yield how each input is made of a column of the rows, in the order of the inputs."""
-    starts = vocabulary_starts(reads)
+def _fields(reads: Schema, every: Schema, config: TableConfig | None) -> Iterator[dict[str, Any]]:
+    """Yield how each input is made of a column of the rows, in the order of the inputs.
+
+    Keys without effect are left out, and `config` is None where rows are no raw ones.
+    """
+    starts, nulls = vocabulary_starts(reads), ["", *(config.null_values if config else ())]
+    rules = {key: getattr(config, key, {}) for key in ("hash", "buckets", "clip")}
+
+    def column(kind: str, name: str) -> dict[str, Any]:
+        own = {key: rule[name] for key, rule in rules.items() if name in rule}
+        if "buckets" in own:
+            own["intervals"] = intervals(own["buckets"])
+        return {"kind": kind, "column": name, "nulls": nulls, **own}
 
     def place(field: Categorical | MultiValued, position: int) -> dict[str, Any]:
         start = starts[field.name]
         rows = {"absent": start + MISSING, "unknown": start + OOV}
-        return {"column": field.name, "position": position, "size": field.size, **rows}
+        return {"position": position, "size": field.size, **rows}
 
     for position, single in enumerate(reads.categorical):
-        yield {"kind": "id", **place(single, position)}
+        yield {**column("id", single.name), "empty": nulls, **place(single, position)}
     for position, bag in enumerate(reads.multivalued):
-        yield {"kind": "list", **place(bag, position), "pool": bag.pool, "separator": separator}
+        own = {"pool": bag.pool, "separator": config.list_separator if config else None}
+        yield {**column("list", bag.name), "empty": [""], **own, **place(bag, position)}
     gaps = every.gaps
     for number in reads.numeric:
-        kind = "absence" if number.name in gaps else "number"
-        column = gaps.get(number.name, number.name)
-        yield {"kind": kind, "column": column, "mean": number.mean, "std": number.std}
+        name = gaps.get(number.name, number.name)
+        found = column("absence" if number.name in gaps else "number", name)
+        found |= {"log1p": True} if config and name in config.log1p else {}
+        yield {**found, "mean": number.mean, "std": number.std}
 
 
 def _vocabulary(reads: Schema, trained: Trained) -> pl.DataFrame:

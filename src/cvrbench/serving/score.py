@@ -2,6 +2,7 @@
 
 import json
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -10,51 +11,60 @@ import onnxruntime
 import polars as pl
 
 
-def ids_of(values: pl.Series, field: dict[str, Any], vocabulary: pl.DataFrame) -> Any:
-    """Return rows of the embedding table; ids are compared as text, whole floats without .0."""
-    text = values.cast(pl.String)
-    if values.dtype.is_float():
-        whole = ((values == values.round(0)) & (values.abs() < 2.0**63)).fill_null(value=False)
+def _numbers(values: pl.Series, field: dict[str, Any]) -> pl.Series:
+    values = values.str.strip_chars() if values.dtype == pl.String else values.to_physical()
+    values = values.cast(pl.Float64).fill_nan(None)
+    values = values.clip(*field["clip"]) if field.get("clip") else values
+    return values.log1p() if field.get("log1p") else values
+
+
+def _rows(values: pl.Series, field: dict[str, Any], vocabulary: pl.DataFrame) -> Any:
+    if field.get("buckets"):
+        number = _numbers(values, field)
+        places = np.searchsorted(field["buckets"], number.fill_null(0), side="right")
+        values = pl.Series(field["intervals"])[places].set(number.is_null(), None)
+    text, known = values.cast(pl.String), vocabulary.filter(field=field["column"])
+    if values.dtype.is_float():  # a whole number has no .0
+        whole = (values == values.round(0)) & (values.abs() < 2.0**63)
         short = values.set(~whole, None).cast(pl.Int64).cast(pl.String)
         text = short.zip_with(whole, values.fill_nan(None).cast(pl.String))
-    _, known, rows = vocabulary.filter(field=field["column"])
-    found = text.replace_strict(known, rows, default=field["unknown"], return_dtype=pl.Int64)
-    return found.set(text.is_null() | (text == ""), field["absent"]).to_numpy()
+    text = text.set(text.is_in(field["empty"]), None)
+    if n := field.get("hash"):
+        text = pl.Series([t and str(zlib.crc32(t.encode()) % n) for t in text], dtype=pl.String)
+    rows = text.replace_strict(known["value"], known["row"], default=field["unknown"])
+    return rows.set(text.is_null(), field["absent"]).to_numpy()
 
 
 def score(frame: pl.DataFrame, folder: Path = Path(__file__).parent) -> pl.DataFrame:
     """Return a column per probability, for every row of a frame."""
-    about = json.loads((folder / "bundle.json").read_text())
+    about, n = json.loads((folder / "bundle.json").read_text()), len(frame)
     vocabulary = pl.read_parquet(folder / "vocabulary.parquet", glob=False)
-    session, n = onnxruntime.InferenceSession(folder / "model.onnx"), len(frame)
-    ids, segments = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-    single, numeric = [np.empty((0, n), np.int64)], [np.empty((0, n), np.float32)]
+    single, numbers, bags, segments = [], [], [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for field in about["fields"]:
         values = frame[field["column"]]
+        if values.dtype in (pl.String, pl.Categorical, pl.Enum):
+            values = (text := values.cast(pl.String)).set(text.is_in(field["nulls"]), None)
         if field["kind"] == "id":
-            single.append(ids_of(values, field, vocabulary)[None])
+            single.append(_rows(values, field, vocabulary))
         elif field["kind"] == "list":
-            if values.dtype == pl.String:  # nothing stands behind a last separator
-                values = values.set(values == "", None).str.split(field["separator"])
+            if values.dtype == pl.String:
+                values = values.str.split(field["separator"])
                 values = values.list.eval(pl.element().filter(pl.element() != ""))
             lengths = values.list.len().fill_null(1).to_numpy()  # no list: one absent value
-            ids.append(ids_of(values.filter(lengths > 0).explode(), field, vocabulary))
+            bags.append(_rows(values.filter(lengths > 0).explode(), field, vocabulary))
             segments.append(np.repeat(np.arange(n) + n * field["position"], lengths))
         else:
-            number = values.cast(pl.Float64).fill_nan(None)
+            number = _numbers(values, field)
             scaled = (number.fill_null(field["mean"]) - field["mean"]) / field["std"]
-            scaled = number.is_null() if field["kind"] == "absence" else scaled
-            numeric.append(scaled.to_numpy().astype(np.float32)[None])
-    given: dict[str, Any] = {"rows": np.concatenate(single).T, "numeric": np.concatenate(numeric).T}
-    given |= {"bag_rows": np.concatenate(ids), "bag_segments": np.concatenate(segments)}
+            numbers.append(number.is_null() if field["kind"] == "absence" else scaled)
+    given: Any = {"bag_rows": np.concatenate(bags), "bag_segments": np.concatenate(segments)}
     given["bag_weights"] = np.ones(len(given["bag_rows"]), np.float32)
-    wanted = {tensor.name: given[tensor.name] for tensor in session.get_inputs()}
-    names = [tensor.name for tensor in session.get_outputs()]
-    return pl.DataFrame(dict(zip(names, session.run(names, wanted), strict=True)))
+    given["rows"] = np.array(single, np.int64).reshape(len(single), n).T
+    given["numeric"] = np.array(numbers, np.float32).reshape(len(numbers), n).T
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
+    found = session.run(None, {t.name: given[t.name] for t in session.get_inputs()})
+    return pl.DataFrame(dict(zip([t.name for t in session.get_outputs()], found, strict=True)))
 
 
 if __name__ == "__main__":
-    source, target = sys.argv[1:]
-    is_text, file = not source.endswith(".parquet"), Path(source).read_bytes()
-    rows = pl.read_csv(file, infer_schema=False) if is_text else pl.read_parquet(file)
-    rows.hstack(score(rows)).write_parquet(target)
+    (rows := pl.read_parquet(sys.argv[1])).hstack(score(rows)).write_parquet(sys.argv[2])

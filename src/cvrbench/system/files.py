@@ -186,8 +186,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
-    """Write a file whole or not at all.
+def atomic_write(path: Path, key: str = "results_dir") -> Iterator[Path]:
+    """Write a file whole or not at all; `key` names another place for it (`explain_write`).
 
     Yields:
         A temporary path to write to. After the block that file is synced and renamed to `path`;
@@ -201,7 +201,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     mine = f"{process_scope()}-{os.getpid()}-{threading.get_ident()}"
     temporary = path.with_name(f".{path.name}.{mine}.tmp")
     _forget_dead(path)
-    with explain_write(path):
+    with explain_write(path, key):
         try:
             temporary.unlink(missing_ok=True)
             temporary.touch(exist_ok=False)

@@ -195,12 +195,16 @@ def _is_utf8(value: bytes | None) -> bool:
         return False
 
 
+def intervals(bounds: Sequence[float]) -> list[str]:
+    """Return the names of the buckets between bounds, each with its lower one."""
+    ends = ["-inf", *(repr(bound).removesuffix(".0") for bound in bounds), "inf"]
+    return [f"[{low}, {high})" for low, high in pairwise(ends)]
+
+
 def _bucketed(numbers: pl.Series, bounds: Sequence[float]) -> pl.Series:
     """Return the interval of each number as text, such as `[18, 25)`."""
-    ends = ["-inf", *(repr(bound).removesuffix(".0") for bound in bounds), "inf"]
-    words = [f"[{low}, {high})" for low, high in pairwise(ends)]
     places = np.searchsorted(np.array(bounds), numbers.fill_null(0).to_numpy(), side="right")
-    text = pl.Series(words)[pl.Series(places)]
+    text = pl.Series(intervals(bounds))[pl.Series(places)]
     return text.set(numbers.is_null(), None).alias(numbers.name)
 
 

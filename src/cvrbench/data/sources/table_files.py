@@ -170,6 +170,11 @@ class Table:
                         "write it with one type in all files"
                     )
 
+    @property
+    def columns(self) -> list[str]:
+        """Every column of the first file, and those that stand in its folders' names."""
+        return [*self._headers[0], *self.parts[0].partition]
+
     def frames(self, columns: Sequence[str]) -> Iterator[tuple[Part, int, pl.DataFrame]]:
         """Yield the rows in order: their file, the number of the first in it (from 1), and values.
 

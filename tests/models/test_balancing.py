@@ -78,3 +78,13 @@ def test_a_task_without_a_gradient_or_a_loss_leaves_the_others_their_step(kind):
     assert weights[0] > 0
     assert weights[2] > 0
     assert kind == "uncertainty" or weights[[0, 2]].sum() == pytest.approx(2, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "kind", [k for k in BALANCINGS if not chosen("balancing", k).compares_gradients]
+)
+def test_weights_from_losses_make_no_gpu_wait(kind):
+    method = balancing_of(kind, make_schema()).to("meta")
+    losses = torch.empty(2, device="meta", requires_grad=True)
+    method.weigh(losses).sum().backward()
+    method.learn(losses.detach())

@@ -40,7 +40,7 @@ def log(**more: pl.Series) -> pl.DataFrame:
 
 
 ROLES = {
-    "event": "left out", "user_id": "group", "itemId": "id", "price": "number", "device": "id",
+    "event": "key", "user_id": "group", "itemId": "id", "price": "number", "device": "id",
     "tags": "list", "country": "left out", "is_new": "id", "clicked": "label", "bought": "label",
     "dwell": "left out", "paid": "left out", "shown_at": "time",
 }  # fmt: skip
@@ -53,6 +53,7 @@ KEYS = {
         {"name": "cvr", "label": "bought", "parent": "ctr", "joint": "ctcvr"},
     ],
     "group": "user_id",
+    "key": "event",
     "split": "time",
     "split_column": "shown_at",
 }
@@ -69,6 +70,7 @@ FORMS = {
     "log.parquet": lambda path: log().write_parquet(path),
     "log.csv": lambda path: log().write_csv(path),
     "log.tsv": lambda path: log().write_csv(path, separator="\t"),
+    "log;.csv": lambda path: log().write_csv(path, separator=";"),
     "log.csv.gz": lambda path: path.write_bytes(gzip.compress(log().write_csv().encode())),
     "floats.csv": lambda path: log().with_columns(
         pl.col("clicked", "bought").cast(pl.Float64)
@@ -83,9 +85,9 @@ def test_roles_are_guessed_whatever_the_form_of_the_file(tmp_path, name):
     found = inspect(tmp_path / name, GUESS)
     roles = {column.name: column.role for column in found.columns}
     if name == "folder":
-        assert roles.pop("day") == "id"
-        found.keys["ids"].remove("day")
+        assert roles.pop("day") == "left out"  # a time, as the rows' own
     assert roles == ROLES
+    assert found.keys.pop("separator", None) == (";" if ";" in name else None)
     assert found.keys == {"path": str(tmp_path / name), **KEYS}
 
 
@@ -149,7 +151,7 @@ def test_what_cannot_be_guessed_is_one_sentence(tmp_path):
     with pytest.raises(DataError, match=r"'price' is no label of 0 and 1: it holds 0\."):
         tasks_of(tmp_path, log(), Wanted(tasks={"ctr": "price"}))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"holds no \.csv"):
+    with pytest.raises(DataError, match="holds no file"):
         inspect(tmp_path / "empty", GUESS)
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 nothing")
     with pytest.raises(DataError, match="cannot be read"):

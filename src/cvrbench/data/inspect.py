@@ -7,7 +7,6 @@ not see are left out: keys, times, constants, and what is only filled in where a
 import io
 import json
 import re
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,14 +15,23 @@ from typing import Any, Literal, NamedTuple
 
 import polars as pl
 
+from cvrbench.data.archives import RawFile
+from cvrbench.data.sources.table_files import (
+    TABS,
+    TEXT,
+    Part,
+    as_utf8,
+    parts_of,
+    translated,
+    where,
+)
 from cvrbench.errors import ConfigError, DataError, did_you_mean
+from cvrbench.system.parquet import parquet_size
 
 ROWS, PLACES = 20_000, 8
 """Rows of the sample, and at how many places of the file or folder they are taken."""
 LINE_BYTES = 400
 """Bytes of a line of text, for how much of a file to read."""
-TEXTS = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".txt")
-PARQUETS = (".parquet", ".pq")
 SEPARATORS = (",", "\t", ";", "|")
 LIST_SEPARATORS = ("|", ";", ",")
 CLICK = {"click", "clicked", "clicks", "clk", "isclick", "ctr"}
@@ -44,7 +52,7 @@ FEW, RARE = 50, 0.001
 PLAIN = re.compile(r"[A-Za-z_][\w./-]*", re.ASCII)
 WORDS_OF_YAML = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
 ISO = re.compile(r"\d{4}-\d\d-\d\d")
-Role = Literal["id", "number", "list", "label", "group", "time", "left out"]
+Role = Literal["id", "number", "list", "label", "group", "key", "time", "left out"]
 
 
 class Column(NamedTuple):
@@ -98,7 +106,7 @@ def inspect(path: Path, wanted: Wanted) -> Inspection:
         DataError: The file is absent, cannot be read, or has no column that could be a label.
         ConfigError: A column that the user names is not there.
     """
-    frame = sample(path)
+    frame, separator = sample(path)
     for column in [*wanted.tasks.values(), wanted.user, wanted.time]:
         if column is not None and column not in frame.columns:
             raise ConfigError(
@@ -106,71 +114,64 @@ def inspect(path: Path, wanted: Wanted) -> Inspection:
                 f"columns are {', '.join(frame.columns)}"
             )
     frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))
-    return _Guess(path, frame, wanted).whole()
+    return _Guess(path, frame, wanted, separator).whole()
 
 
-def sample(path: Path) -> pl.DataFrame:
+def sample(path: Path) -> tuple[pl.DataFrame, str | None]:
     """Read rows from the beginning and from further places of a file, or of a folder's files.
+
+    Returns:
+        The rows, and the separator of text where the file's name does not say it.
 
     Raises:
         DataError: There is no such file, no table in the folder, or it cannot be read.
     """
-    path = path.expanduser()
-    if path.is_dir():
-        files = sorted(f for f in path.rglob("*") if f.name.lower().endswith((*TEXTS, *PARQUETS)))
-        files = [f for f in files if not f.relative_to(path).as_posix().startswith((".", "_"))]
-        if not files:
-            raise DataError(f"{path} holds no {', '.join((*TEXTS, *PARQUETS))} file")
-        step = -(-len(files) // PLACES)
-        chosen = files[::step]
-        parts = [_partition(_sample(file, ROWS // len(chosen)), file, path) for file in chosen]
-        return pl.concat(parts, how="diagonal_relaxed")
-    if not path.is_file():
-        raise DataError(f"there is no file {path}")
-    return _sample(path, ROWS)
+    parts = parts_of(path.expanduser())
+    chosen = parts[:: -(-len(parts) // PLACES)]
+    frames, separator = [], None
+    for part in chosen:
+        with translated(where(part)):
+            if part.text is None:
+                frame = _sample_parquet(part, ROWS // len(chosen))
+            else:
+                frame, separator = _sample_text(part, part.text, ROWS // len(chosen))
+        words = [pl.lit(value).alias(key) for key, value in part.partition.items()]
+        frames.append(frame.with_columns(words))
+    return pl.concat(frames, how="diagonal_relaxed"), separator
 
 
-def _partition(frame: pl.DataFrame, file: Path, root: Path) -> pl.DataFrame:
-    """Add the columns that folders are named by: `day=2021-09-01/part.parquet`."""
-    pairs = (part.split("=", 1) for part in file.relative_to(root).parts[:-1] if "=" in part)
-    return frame.with_columns(pl.lit(value).alias(key) for key, value in pairs)
+def _sample_parquet(part: Part, rows: int) -> pl.DataFrame:
+    scan = pl.scan_parquet(part.path, glob=False, hive_partitioning=False)
+    total = parquet_size(part.path).rows
+    starts = range(0, max(total, 1), max(total // PLACES, rows // PLACES, 1))
+    return pl.concat([scan.slice(start, rows // PLACES).collect() for start in starts])
 
 
-def _sample(file: Path, rows: int) -> pl.DataFrame:
-    try:
-        if file.name.lower().endswith(PARQUETS):
-            scan = pl.scan_parquet(file, glob=False, hive_partitioning=False)
-            total = int(scan.select(pl.len()).collect().item())
-            starts = range(0, total, max(total // PLACES, rows // PLACES, 1))
-            return pl.concat([scan.slice(start, rows // PLACES).collect() for start in starts])
-        if file.name.lower().endswith(TEXTS):
-            return _sample_text(file, rows)
-    except (pl.exceptions.PolarsError, OSError, ValueError, EOFError, zlib.error) as error:
-        raise DataError(f"{file} cannot be read: {str(error).splitlines()[0]}") from None
-    raise DataError(f"{file} is none of {', '.join((*TEXTS, *PARQUETS))}")
-
-
-def _sample_text(file: Path, rows: int) -> pl.DataFrame:
+def _sample_text(part: Part, file: RawFile, rows: int) -> tuple[pl.DataFrame, str | None]:
     n_bytes = LINE_BYTES * rows // PLACES
-    with file.open("rb") as raw:
-        if file.suffix == ".gz":  # can only be read from its beginning
-            blocks = [zlib.decompressobj(31).decompress(raw.read(n_bytes), PLACES * n_bytes)]
-        else:
-            size = file.stat().st_size
-            step = max(size // PLACES, n_bytes)
-            blocks = []
-            for start in range(0, size, step):
-                raw.seek(start)
-                blocks.append(raw.read(n_bytes))
+    if part.path.name.lower().endswith(TEXT):
+        with part.path.open("rb") as raw:
+            step = max(part.path.stat().st_size // PLACES, n_bytes)
+            starts = range(0, max(part.path.stat().st_size, 1), step)
+            blocks = [(raw.seek(start), raw.read(n_bytes))[1] for start in starts]
+    else:  # can only be read from its beginning
+        blocks = [next(as_utf8(file, "utf-8"), b"")[: PLACES * n_bytes]]
     text = b"\n".join(_lines(blocks, rows // len(blocks) + 1))
-    header = text.partition(b"\n")[0].decode("utf-8-sig", "replace")
-    separator = max(SEPARATORS, key=header.count)
-    read = partial(pl.read_csv, separator=separator, infer_schema_length=None)
+    usual = "\t" if any(end in part.path.name.lower() for end in TABS) else ","
+    separator = _separator(text, usual)
+    read = partial(pl.read_csv, separator=separator or usual, infer_schema_length=None)
     try:
         frame = read(io.BytesIO(text))
     except pl.exceptions.PolarsError:  # a quoted line break, at which a block began
         frame = read(io.BytesIO(b"\n".join(_lines(blocks[:1], rows))))
-    return frame.with_columns(_times(frame[name]) for name in frame.columns)
+    return frame.with_columns(_times(frame[name]) for name in frame.columns), separator
+
+
+def _separator(text: bytes, usual: str) -> str | None:
+    """Return what separates the values of a header; None where it is the usual one."""
+    header = text.partition(b"\n")[0].decode("utf-8-sig", "replace")
+    found = max((usual, *SEPARATORS), key=header.count)
+    return None if found == usual else found
 
 
 def _times(values: pl.Series) -> pl.Series:
@@ -194,11 +195,14 @@ def _lines(blocks: Sequence[bytes], most: int) -> Iterator[bytes]:
 class _Guess:
     """The columns of a sample as they find their roles."""
 
-    def __init__(self, path: Path, frame: pl.DataFrame, wanted: Wanted) -> None:
-        self.path, self.frame, self.wanted = path, frame, wanted
+    def __init__(
+        self, path: Path, frame: pl.DataFrame, wanted: Wanted, separator: str | None
+    ) -> None:
+        self.path, self.frame, self.wanted, self.separator = path, frame, wanted, separator
         self.roles: dict[str, Column] = {}
         self.remarks: list[str] = []
         self.list_separator = LIST_SEPARATORS[0]
+        self.key: str | None = None
         binary = ((name, _binary(frame[name])) for name in frame.columns)
         self.binary = {name: values for name, values in binary if values is not None}
 
@@ -226,6 +230,7 @@ class _Guess:
         times, groups = self._named("time"), self._named("group")
         keys: dict[str, Any] = {"path": str(self.path), "ids": [*groups, *self._named("id")]}
         keys |= {"numbers": self._named("number"), "lists": self._named("list")}
+        keys |= {"separator": self.separator} if self.separator else {}
         if self.list_separator != LIST_SEPARATORS[0]:
             keys["list_separator"] = self.list_separator
         labels = [(task["label"], task.get("parent")) for task in tasks]
@@ -233,6 +238,8 @@ class _Guess:
             keys["tasks"] = tasks
         if groups:
             keys["group"] = groups[0]
+        if self.key is not None:
+            keys["key"] = self.key
         if times:
             keys |= {"split": "time", "split_column": times[0]}
         return {key: value for key, value in keys.items() if value != []}
@@ -355,9 +362,14 @@ class _Guess:
             return "left out", f"{_some(values)} in every row"
         if values.dtype.is_temporal():
             return "left out", "a time, with gaps" if _gaps(self.frame[name]) else "a time"
+        if values.dtype == pl.String and _words(name) & TIME:
+            return "left out", "a time in text, by its name; --time takes it, time_format reads it"
         if values.dtype == pl.String and (found := self._list(values)):
             return found
-        if unique == n > FEW and not (values.dtype.is_float()):
+        if unique == n > FEW and not values.dtype.is_float():
+            if self.key is None and n == len(self.frame) and values.dtype != pl.Boolean:
+                self.key = name
+                return "key", "every row has a value of its own; kept beside predictions"
             return "left out", "every row has a value of its own: a key, or a text"
         return self._number_or_id(name, values, unique)
 

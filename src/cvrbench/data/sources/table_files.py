@@ -67,7 +67,7 @@ def find_parts(config: TableConfig) -> list[Part]:
         part
         for split, paths in named.items()
         for path in ((paths,) if isinstance(paths, str) else paths)
-        for part in _below(Path(path).expanduser(), split)
+        for part in parts_of(Path(path).expanduser(), split)
     ]
     names = [str(part.path) + (part.text.where if part.text else "") for part in parts]
     if twice := [name for name in names if names.count(name) > 1]:
@@ -80,7 +80,12 @@ def find_parts(config: TableConfig) -> list[Part]:
     return parts
 
 
-def _below(path: Path, split: int | None) -> list[Part]:
+def parts_of(path: Path, split: int | None = None) -> list[Part]:
+    """Return a file, the texts of an archive, or the files of a folder by their names.
+
+    Raises:
+        DataError: There is none, or one of another kind.
+    """
     if path.is_dir():
         files = [
             file
@@ -242,7 +247,7 @@ class Table:
     def _blocks(self, text: RawFile) -> Iterator[tuple[list[str], int, bytes]]:
         """Yield the header, the line that comes next, and whole records, their end included."""
         header, line = None, 1
-        for block in _whole_records(_as_utf8(text, self._config.encoding), text.where):
+        for block in _whole_records(as_utf8(text, self._config.encoding), text.where):
             if header is None:
                 n_blank = len(block) - len(block.lstrip(b"\r\n"))
                 line += block[:n_blank].count(NEWLINE)
@@ -322,7 +327,7 @@ def translated(file: str) -> Iterator[None]:
         raise DataError(f"{file} cannot be read: {words}{hint}") from None
 
 
-def _as_utf8(text: RawFile, encoding: str) -> Iterator[bytes]:
+def as_utf8(text: RawFile, encoding: str) -> Iterator[bytes]:
     """Yield a text file in pieces, in UTF-8 without a mark at its begin."""
     if text.name.lower().endswith(".zst"):
         pieces = _unpack_zst(text)

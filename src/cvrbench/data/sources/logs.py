@@ -30,6 +30,7 @@ and `cost`, which is known after the auction. The last displays' sales may lie b
 
 from collections import Counter
 from collections.abc import Iterator
+from glob import escape
 from pathlib import Path
 
 import numpy as np
@@ -135,7 +136,7 @@ HISTORY, PADDING = tuple(f"hist_{k}" for k in range(1, 11)), 0
 
 def load_tenrec(config: TenrecConfig, raw: Path) -> RawStream:
     """Prepare to read a scenario's log."""
-    files = locate(raw, [f"{config.scenario}.csv"], dataset="tenrec")
+    files = locate(raw, [f"{escape(config.scenario)}.csv"], dataset="tenrec")
     (file,) = files.values()
     names = (*TENREC_IDS, *HISTORY, "click", config.conversion)
     layout = Layout(types=dict.fromkeys(names, pl.Int64), nullable={*TENREC_IDS[2:], *HISTORY})

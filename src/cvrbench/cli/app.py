@@ -107,6 +107,7 @@ app.command()(show.show)
 app.command()(show.diff)
 app.command()(reproduce.reproduce)
 app.command()(report.check)
+app.command()(report.doctor)
 app.add_typer(data.app, name="data")
 
 

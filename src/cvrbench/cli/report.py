@@ -7,7 +7,7 @@ import typer
 from rich.padding import Padding
 
 from cvrbench.cli.console import heading, out, print_json, reading_bar, warn, write
-from cvrbench.cli.options import RESULTS, AsJson
+from cvrbench.cli.options import RESULTS, AsJson, ResultsDir, Run
 from cvrbench.errors import ConfigError, StoreError
 from cvrbench.report import MARGIN
 
@@ -324,3 +324,26 @@ def check(
         out.print(GridTable(check_grid(found)))
     if found.failures:
         raise typer.Exit(1)
+
+
+def doctor(run: Run, results_dir: ResultsDir = RESULTS, as_json: AsJson = False) -> None:
+    """Read a finished run and print what looks wrong, with the evidence and what to try.
+
+    Examples:
+        cvrbench doctor kuairand-ncs-s0
+    """
+    from cvrbench.report.doctor import examine
+    from cvrbench.runs.store import ResultStore, read_record
+
+    store = ResultStore(results_dir)
+    folder = store.folder(run)
+    record = read_record(folder)
+    findings = examine(record, ResultStore(folder.parent.parent).history(folder.name))
+    if as_json:
+        print_json({"run": record.run_id, "findings": [one._asdict() for one in findings]})
+        return
+    for one in findings:
+        heading(f"{one.what}", f": {one.evidence}")
+        out.print(f"  try: {one.advice}", soft_wrap=True)
+    if not findings:
+        out.print(f"{record.run_id}: nothing looks wrong of what `cvrbench doctor` looks at")

@@ -225,10 +225,11 @@ def test_another_process_in_the_same_cell_is_kept_out(quick):
         ("trainer.device=tpu", ConfigError, "cpu, cuda"),
         ("protocol.selection=cvr_acu", ConfigError, "cvr_auc"),
         ("balancing.weights={cvx:1}", ConfigError, "cvx"),
+        ("balancing=metabalance balancing.target=cvx", ConfigError, "target=cvx is no task"),
     ],
 )
 def test_a_plan_is_checked_before_its_first_run(quick, override, error, words):
-    cell = quick("model=shared_bottom", "balancing=weighted", override)
+    cell = quick("model=shared_bottom", "balancing=weighted", *override.split())
     with pytest.raises(error, match=words):
         planning.check_plan([cell])
 

@@ -23,7 +23,7 @@ OPPOSED = torch.tensor([[2.0, -0.5, 0.1], [-0.5, 1.0, 0.2], [0.1, 0.2, 0.5]])
     ],
 )
 def test_gradient_balancing_is_refused_where_there_is_nothing_to_compare(words, why):
-    with pytest.raises(ConfigError, match=rf"balancing=pcgrad.*{why}.*use balancing=equal"):
+    with pytest.raises(ConfigError, match=rf"^balancing=pcgrad.*{why}.*use balancing=equal"):
         compose([*words.split(), "balancing=pcgrad"])
 
 

@@ -87,11 +87,6 @@ def _by_gradient(
         case schema.GradNormConfig():
             return GradNorm(active, config)
         case schema.MetaBalanceConfig(target=target):
-            if target is not None and target not in tasks:
-                raise ConfigError(
-                    f"balancing.target={target} is no task of this dataset; its tasks are "
-                    f"{', '.join(tasks)}"
-                )
             last = int(active.nonzero().max())
             return MetaBalance(active, config, last if target is None else [*tasks].index(target))
         case schema.GradCraftConfig():
@@ -112,8 +107,13 @@ def trained_tasks(config: BalancingConfig, tasks: Sequence[str]) -> tuple[str, .
     """Return the tasks that a run trains: all but those of weight 0.
 
     Raises:
-        ConfigError: A weight names a task that the dataset does not have, or all weights are 0.
+        ConfigError: A key names a task that the dataset does not have, or all weights are 0.
     """
+    if isinstance(config, schema.MetaBalanceConfig) and config.target not in (None, *tasks):
+        raise ConfigError(
+            f"balancing.target={config.target} is no task of this dataset; its tasks are "
+            f"{', '.join(tasks)}"
+        )
     if not isinstance(config, WeightedConfig):
         return tuple(tasks)
     weights = weights_of(config.weights, tasks).tolist()

@@ -180,7 +180,7 @@ def _as_config_error(error: ValidationError, cls: type, prefix: str) -> ConfigEr
         return ConfigError(f"unknown key {key!r} in its yaml file")
     rule = problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     if problem["type"] == "value_error":
-        return ConfigError(f"{key or prefix}: {rule}")
+        return ConfigError(f"{key or prefix}: {rule}" if key or prefix else rule)
     for kind, words in RULES.items():
         if problem["type"].startswith(kind):
             rule = words

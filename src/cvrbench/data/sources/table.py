@@ -29,7 +29,7 @@ from cvrbench.data.raw import (
 )
 from cvrbench.data.schema import Task
 from cvrbench.data.sources.table_columns import At, Columns
-from cvrbench.data.sources.table_files import Part, Table, find_parts, where
+from cvrbench.data.sources.table_files import Part, Table, find_parts, translated, where
 from cvrbench.data.times import TimeColumn
 from cvrbench.errors import DataError
 
@@ -107,7 +107,8 @@ class _Source:
         features = [*config.ids, *config.lists, *config.numbers]
         helpers = [*config.weights.values(), *filter(None, (config.group, config.key))]
         self._all = [*features, *self.labels, *helpers]
-        self.table = Table(config, find_parts(config), [*self._all, *self._survey_columns])
+        every = dict.fromkeys([*self._all, *self._survey_columns])
+        self.table = Table(config, find_parts(config), list(every))
         # Columns that are no features stand beside them under names that no user's column has.
         taken = {*features, *self.labels}
         self.names = {name: _fresh(f"weights of {name}", taken) for name in config.weights}
@@ -120,19 +121,20 @@ class _Source:
         codes: list[Codes] = []
         groups: list[pl.Series] = []
         for part, row, frame in self.table.frames(self._survey_columns):
-            at, code = At(where(part), row), np.full(len(frame), OPEN, np.int8)
-            kept = self._judge(frame, at, account)[1]
-            if part.split is not None:
-                code[:] = part.split
-            elif config.split == "column":
-                code = _by_column(self.columns.clean(frame[self._order]), at)
-            elif config.split == "time":
-                values = self.columns.clean(frame[self._order])
-                times.add(values, kept, *at)
-            elif config.split == "group" and config.group is not None:
-                groups.append(self.columns.text(frame[config.group], at).filter(kept))
-            code[~kept.to_numpy()] = DROPPED
-            codes.append(code)
+            with translated(where(part)):
+                at, code = At(where(part), row), np.full(len(frame), OPEN, np.int8)
+                kept = self._judge(frame, at, account)[1]
+                if part.split is not None:
+                    code[:] = part.split
+                elif config.split == "column":
+                    code = _by_column(self.columns.text(frame[self._order], at), at)
+                elif config.split == "time":
+                    values = self.columns.clean(frame[self._order])
+                    times.add(values, kept, *at)
+                elif config.split == "group" and config.group is not None:
+                    groups.append(self.columns.text(frame[config.group], at).filter(kept))
+                code[~kept.to_numpy()] = DROPPED
+                codes.append(code)
         if not account["read"]:
             raise DataError(f"{where(self.table.parts[0])} holds no rows")
         for words in [key for key in account if key.startswith("kept: ")]:
@@ -155,8 +157,9 @@ class _Source:
             if start > len(survey.codes):
                 raise DataError(f"{where(part)} changed while it was read; prepare it again")
             at = At(where(part), row)
-            labels = self._judge(frame, at, Counter())[0]
-            table = pl.DataFrame([*labels.get_columns(), *self._features(frame, at)])
+            with translated(where(part)):
+                labels = self._judge(frame, at, Counter())[0]
+                table = pl.DataFrame([*labels.get_columns(), *self._features(frame, at)])
             for number, split in enumerate(SPLITS):
                 if len(rows := table.filter(pl.Series(code == number))):
                     yield Chunk(split, rows)
@@ -264,8 +267,7 @@ def _fresh(name: str, taken: set[str]) -> str:
 
 
 def _by_column(values: pl.Series, at: At) -> Codes:
-    part = values.cast(pl.String)
-    unknown = part.is_null() | ~part.is_in(SPLITS)
+    unknown = values.is_null() | ~values.is_in(SPLITS)
     if unknown.any():
         raise at.error(values, unknown, "expected train, valid or test in every row")
-    return part.replace_strict(SPLITS, range(3), return_dtype=pl.Int8).to_numpy().copy()
+    return values.replace_strict(SPLITS, range(3), return_dtype=pl.Int8).to_numpy().copy()

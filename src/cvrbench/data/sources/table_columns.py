@@ -73,13 +73,13 @@ class Columns:
         """Return the text of ids or groups, as it is in every file and split."""
         values = self.clean(values)
         if values.dtype.is_nested():
-            raise at.misfit(values, f"an id is one value a row; set dataset.lists=[{values.name}]")
+            raise at.misfit(values, "expected one value a row; a list belongs in dataset.lists")
         if values.dtype in (pl.Duration, pl.Object):
-            raise at.misfit(values, "an id is text or a whole number; convert the column")
+            raise at.misfit(values, "expected text or whole numbers; convert the column")
         if values.dtype == pl.Binary:
             wrong = pl.Series([not _is_utf8(value) for value in values], dtype=pl.Boolean)
             if wrong.any():
-                raise at.error(values, wrong, "an id is text, which these bytes are not")
+                raise at.error(values, wrong, "expected text, which these bytes are not")
         return self.clean(as_text(values))
 
     def numbers(self, values: pl.Series, at: At) -> pl.Series:

@@ -324,6 +324,8 @@ def translated(file: str) -> Iterator[None]:
         words = (str(error).splitlines() or [type(error).__name__])[0]
         encoded = "utf-8" in words or isinstance(error, UnicodeError)
         hint = "; say how its text is encoded, such as dataset.encoding=latin-1" if encoded else ""
+        if "malformed" in words:
+            hint = '; a quote within a value must be doubled ("") and the value stand in quotes'
         raise DataError(f"{file} cannot be read: {words}{hint}") from None
 
 

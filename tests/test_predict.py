@@ -137,8 +137,58 @@ def test_every_kind_of_column_is_read_alike_three_times(everything, tmp_path):
     assert_three_ways_agree(case, columns, tmp_path)
 
 
+def test_lists_with_weights_are_predicted_and_have_no_scorer(tmp_path, monkeypatch):
+    random = np.random.default_rng(0)
+    lengths = random.integers(1, 4, N)
+    lists = {"words": ["abc"[:k] for k in lengths], "score": [random.random(k) for k in lengths]}
+    rows = table(["whole"], 0).with_columns(
+        words=pl.Series(lists["words"]).str.split(""), score=pl.Series(lists["score"])
+    )
+    rows.write_parquet(tmp_path / "log.parquet")
+    record = experiment.run(
+        compose(
+            [
+                "dataset=table", f"dataset.path={tmp_path / 'log.parquet'}", "model=shared_bottom",
+                "dataset.ids=[whole]", "dataset.lists=[words]", "dataset.weights={words: score}",
+                "dataset.split=column", "dataset.split_column=split", *SMALL,
+                f"data_dir={tmp_path}/datasets", f"results_dir={tmp_path}/results",
+            ]
+        )
+    )  # fmt: skip
+    run = tmp_path / "results" / "runs" / record.run_id
+    trained = load_trained(run)
+    predict_file(trained, tmp_path / "log.parquet", tmp_path / "scores.parquet")
+    found = pl.read_parquet(tmp_path / "scores.parquet").filter(split="test")
+    own = pl.read_parquet(run / "predictions.parquet")
+    for name in NAMES:
+        np.testing.assert_allclose(found[name], own[name], rtol=0, atol=1e-6)
+    monkeypatch.setattr("cvrbench.serving.export.save_onnx", lambda *_: 0)
+    write_bundle(part_of(trained, None), trained, tmp_path / "served")
+    assert not (tmp_path / "served" / "score.py").exists()
+    assert "no scorer" in (tmp_path / "served" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("later", "words"),
+    [(pl.Int32, ""), (pl.Int16, ""), (pl.String, "with one type"), (pl.Float64, "with one type")],
+)
+def test_parts_whose_other_columns_differ_in_type(everything, tmp_path, later, words):
+    case, _, _ = everything
+    (tmp_path / "new").mkdir()
+    case.rows.head(5).write_parquet(tmp_path / "new" / "a.parquet")
+    part = case.rows.head(5).with_columns(pl.col("row").cast(later)).select(pl.all().reverse())
+    part.select(part.columns[::-1]).write_parquet(tmp_path / "new" / "b.parquet")
+    trained, target = load_trained(case.run), tmp_path / "scores.parquet"
+    if words:
+        with pytest.raises(DataError, match=words):
+            predict_file(trained, tmp_path / "new", target)
+        return
+    predict_file(trained, tmp_path / "new", target)
+    assert pl.read_parquet(target)["row"].to_list() == [0, 1, 2, 3, 4, 4, 3, 2, 1, 0]
+
+
 @pytest.mark.slow
-@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     columns=st.lists(st.sampled_from(list(VALUES)), min_size=1, max_size=5, unique=True),
     seed=st.integers(0, 99),

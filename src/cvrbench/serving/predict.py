@@ -30,7 +30,7 @@ from cvrbench.data.encode import Scale, Vocabulary, encode_bags
 from cvrbench.data.raw import OnRows, RowsProgress, silent
 from cvrbench.data.schema import OOV, Schema, gap_name
 from cvrbench.data.sources.table_columns import At, Columns
-from cvrbench.data.sources.table_files import PARQUET, Table, find_parts, where
+from cvrbench.data.sources.table_files import PARQUET, Part, Table, find_parts, where
 from cvrbench.errors import DataError, StoreError
 from cvrbench.objectives import build_objective
 from cvrbench.runs.load import Trained
@@ -223,15 +223,27 @@ def _predicted(trained: Trained, encoder: Encoder, table: Table) -> Iterator[pl.
                 f"{where(part)} has a column {both[0]!r}, as the predictions have; rename it"
             )
         types = types or frame.schema
-        for name, dtype in types.items():
-            if frame.schema[name] != dtype:
-                raise DataError(
-                    f"column {name!r} is {frame.schema[name]} in {where(part)} and {dtype} in "
-                    "files before it; write it with one type in all files"
-                )
-        yield frame.select(list(types)).hstack(pl.DataFrame(columns))
+        frame = pl.DataFrame([_as_before(frame[name], types[name], part) for name in types])
+        yield frame.hstack(pl.DataFrame(columns))
     if types is None:
         raise DataError(f"{where(table.parts[0])} holds no rows")
+
+
+def _as_before(values: pl.Series, dtype: pl.DataType, part: Part) -> pl.Series:
+    """Return a column of the type that it has in the files before, if no value can change."""
+    if values.dtype == dtype:
+        return values
+    found = values
+    if dtype.is_integer() and values.dtype.is_integer():
+        found = values.cast(dtype, strict=False)
+    elif values.dtype == pl.Null or (dtype == pl.Float64 and values.dtype == pl.Float32):
+        found = values.cast(dtype)
+    if found.dtype != dtype or found.null_count() > values.null_count():
+        raise DataError(
+            f"column {values.name!r} is {values.dtype} in {where(part)} and {dtype} in files "
+            "before it; write it with one type in all files"
+        )
+    return found
 
 
 def _write_text(frames: Iterator[pl.DataFrame], file: Path, target: Path) -> None:

@@ -1,1 +1,1 @@
-"""A trained network on its way out: what can be left out, what that saves, and the files."""
+"""A trained network at work: predictions for other rows, and a folder that serves without us."""

@@ -293,7 +293,9 @@ def _rank(
 ) -> Ranking | None:
     """Judge every row that has its seeds in common with the others; None for fewer than two."""
     kept = keeper.kept.get(metric, {})
-    digests = Counter(one.digest for one in kept.values())
+    # By row, not as they were read: threads read in any order.
+    ids = [run.run_id for variant in comparison.variants for run in variant.runs]
+    digests = Counter(kept[one].digest for one in ids if one in kept)
     usual = digests.most_common(1)[0][0] if digests else b""
     runs = {
         variant.label: {

@@ -61,6 +61,7 @@ def list_datasets(overrides: Overrides = None, as_json: AsJson = False) -> None:
     from cvrbench.config.folder import find_conf
     from cvrbench.data.downloads import licence_of
     from cvrbench.data.registry import prepared_folders, status
+    from cvrbench.data.sources import raw_folders
     from cvrbench.system.files import size_of
 
     table = plain_table("dataset", "state", "rows", "size", "licence of the data")
@@ -71,7 +72,7 @@ def list_datasets(overrides: Overrides = None, as_json: AsJson = False) -> None:
             state, rows = status(config, name, data_dir)
             if folders := prepared_folders(name, data_dir):
                 size = sum(map(size_of, folders))
-            licence = licence_of(config.kind)
+            licence = licence_of((*raw_folders(config), config.kind)[0])
         except ConfigError as problem:
             state, rows, licence = f"its yaml is to be filled in: {problem}", None, ""
         if as_json:

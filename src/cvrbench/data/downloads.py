@@ -145,9 +145,9 @@ SOURCES: Mapping[str, Public | BehindLogin] = {
 OWN = {"synthetic": "none: drawn by cvrbench", "table": "yours"}
 
 
-def licence_of(kind: str) -> str:
-    """Return the terms of a source's data, by the dataset's kind."""
-    return OWN.get(kind) or SOURCES[kind].licence
+def licence_of(source: str) -> str:
+    """Return the terms of a source's data, by the name of its raw folder."""
+    return OWN.get(source) or SOURCES[source].licence
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -202,7 +202,11 @@ def test_a_conversion_without_a_click_needs_a_policy(csv):
         ({"log1p": ("item",)}, "not listed in numbers"),
         ({"weights": {"user": "w"}}, "not listed in lists"),
         ({"test_from": 3}, "test_from has an effect with split=time alone"),
-        ({"time_format": "%d"}, "time_format has an effect with split=time alone"),
+        (
+            {"split": "time", "split_column": "day", "time_format": "%d %H"},
+            "tells no year",
+        ),
+        ({"time_format": "%Y"}, "time_format has an effect with split=time alone"),
         ({"separator": "ab"}, "must be one character"),
         ({"encoding": "klingon"}, "none that Python knows"),
         ({"path": SplitPaths(train="a", valid="b", test="c")}, "set split=null"),
@@ -310,6 +314,7 @@ def test_numbers_and_times_of_any_type_are_cut_by_time(times, tmp_path):
         ([f"{d:%m/%d/%Y}" for d in DAYS], "holds '.*/.*/2.*' in row 1.*time_format='%m/%d/%Y'"),
         ([f"{d:%d.%m.%Y}" for d in DAYS], r"time_format='%d.%m.%Y'"),
         ([f"{d:%d}/{d.day % 12 + 1}/2021" for d in DAYS], r"set dataset.time_format='%d/%m/%Y'"),
+        ([f"{d:%m%d%Y}" for d in DAYS], r"in row \d+.*time_format='%m%d%Y'"),
         (["03/04/2021"] * ROWS, r"say which.*'%m/%d/%Y' or '%d/%m/%Y'"),
         ([f"{d:%Y年%m月%d日}" for d in DAYS], r"holds '202.*日' in row 1"),
         ([f"{d:%y-%m-%d}" for d in DAYS], r"holds '2.*' in row 1"),
@@ -349,8 +354,8 @@ def test_a_format_makes_times_of_text(values, form, tmp_path):
     assert in_order(load(timed(values, tmp_path / "t.parquet", time_format=form)))
     with pytest.raises(DataError, match=r"not as dataset.time_format='%Y %d %m' says"):
         load(timed(values, tmp_path / "t.parquet", time_format="%Y %d %m"))
-    with pytest.raises(DataError, match=r"'days' is no format of times|='days' says"):
-        load(timed(values, tmp_path / "t.parquet", time_format="days"))
+    with pytest.raises(DataError, match=r"'year %Y' is no format of times|='year %Y' says"):
+        load(timed(values, tmp_path / "t.parquet", time_format="year %Y"))
 
 
 @pytest.mark.parametrize(

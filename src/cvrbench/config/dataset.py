@@ -262,6 +262,11 @@ class TableConfig(SplitOptions):
         for key in ("time_format", "valid_from", "test_from"):
             if getattr(self, key) is not None and self.split != "time":
                 raise ValueError(f"{key} has an effect with split=time alone; set it to null")
+        if self.time_format is not None and not re.search("%[-_0]?[YyGsFDcx+]", self.time_format):
+            raise ValueError(
+                f"time_format={self.time_format!r} tells no year, without which times have no "
+                "order; such as %Y-%m-%d"
+            )
         if given and self.test_from is not None:
             raise ValueError("path names the files of the test: set test_from=null")
 

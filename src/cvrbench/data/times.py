@@ -25,8 +25,9 @@ class Form(NamedTuple):
 
 DAY, CLOCK, ZONE = r"^\d{4}-\d{1,2}-\d{1,2}", r" \d{1,2}:\d{2}", r"[+-]\d{4}$"
 FORMS = (
-    Form("whole numbers", r"^[+-]?\d{1,18}$", None),
-    Form("numbers", r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$", None),
+    # Digits that begin with 0 may be a day, 09302021, whose order is not that of the number.
+    Form("whole numbers", r"^[+-]?(0|[1-9]\d{0,17})$", None),
+    Form("numbers", r"^[+-]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][+-]?\d+)?$", None),
     *(
         Form(words, pattern.replace("-", sign, 2) if sign == "/" else pattern, form)
         for sign in "-/"
@@ -55,7 +56,16 @@ GUESSES = (
         for day in ("%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%d-%m-%Y", "%m-%d-%Y", "%Y年%m月%d日")
         for clock in ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p")
     ),
-    *("%Y.%m.%d", "%d-%b-%Y", "%d/%b/%Y:%H:%M:%S %z", "%d %b %Y", "%b %d, %Y", "%m/%d/%y"),
+    *(
+        "%m%d%Y",
+        "%d%m%Y",
+        "%Y.%m.%d",
+        "%d-%b-%Y",
+        "%d/%b/%Y:%H:%M:%S %z",
+        "%d %b %Y",
+        "%b %d, %Y",
+        "%m/%d/%y",
+    ),
 )
 """Formats that an error may propose, and that are never taken unasked."""
 EXPECTED = (

@@ -61,10 +61,12 @@ def test_prepared_data_are_removed_by_name(cvrbench, quick_data, tmp_path):
         shutil.rmtree(folder)
     other = copy / "prepared" / f"synthetic_more{prepared.name[-11:]}"
     other.mkdir()
+    picture = prepared.with_name(f"{prepared.name}.png")
+    picture.touch()
     rows = cvrbench("data", "list", f"data_dir={copy}", "--json").json()
     (size,) = [row["bytes"] for row in rows if row["dataset"] == "synthetic"]
     assert size == sum(file.stat().st_size for file in prepared.rglob("*") if file.is_file())
     assert cvrbench("data", "rm", "synthetic", "--data-dir", str(copy), "--yes").code == 0
-    assert (prepared.exists(), other.is_dir()) == (False, True)
+    assert (prepared.exists(), picture.exists(), other.is_dir()) == (False, False, True)
     twice = cvrbench("data", "rm", "synthetic", "--data-dir", str(copy), "--yes")
     assert (twice.code, "nothing is prepared of 'synthetic'" in twice.err) == (2, True)

@@ -98,6 +98,7 @@ def remove_prepared(folder: Path) -> None:
     try:
         with FileLock(lock, timeout=0):
             remove(folder, within=prepared.parent)
+            remove(prepared / f"{folder.name}.png", within=prepared.parent)  # of `describe`
     except Timeout:
         raise DataError(f"{folder} is being prepared; nothing of it is removed") from None
     except OSError as error:

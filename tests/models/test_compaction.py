@@ -388,7 +388,8 @@ def test_one_tasks_copy_has_its_logits_and_fewer_parameters(kind, interaction):
     sizes = {sum(p.numel() for p in network.parameters())}
     with torch.inference_mode():
         for task in range(3):
-            own = network.only(task)
+            if (own := network.only(task)) is None:
+                pytest.skip("a task of this strategy is served by the whole network")
             logits = own(features).logits
             assert logits.shape == (7, 1)
             expected = network(features).logits[:, task : task + 1]

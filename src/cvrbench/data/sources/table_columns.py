@@ -16,6 +16,9 @@ from cvrbench.config.dataset import TableConfig, TableTask
 from cvrbench.data.encode import MAX_NUMBER, as_text
 from cvrbench.errors import DataError
 
+EXACT = (2.0**24, 2.0**53)
+"""Largest number up to which a Float32, and a Float64, tells all whole numbers apart."""
+
 
 class At(NamedTuple):
     """Where some rows come from."""
@@ -76,6 +79,16 @@ class Columns:
             raise at.misfit(values, "expected one value a row; a list belongs in dataset.lists")
         if values.dtype in (pl.Duration, pl.Object):
             raise at.misfit(values, "expected text or whole numbers; convert the column")
+        if values.dtype.is_float():
+            exact = EXACT[values.dtype == pl.Float64]
+            wrong = (values.abs() > exact) & values.is_finite()
+            if wrong.any():
+                raise at.error(
+                    values,
+                    wrong,
+                    f"{values.dtype} tells whole numbers apart up to {exact:,.0f} only, beyond "
+                    "which several ids are one; write the column as whole numbers or text",
+                )
         if values.dtype == pl.Binary:
             wrong = pl.Series([not _is_utf8(value) for value in values], dtype=pl.Boolean)
             if wrong.any():

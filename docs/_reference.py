@@ -21,6 +21,7 @@ PAGES = {
         (
             "cvrbench",
             "cvrbench.report.results.Results",
+            "cvrbench.serving.predict.Predictor",
             "cvrbench.runs.record.RunRecord",
             "cvrbench.errors",
         ),

@@ -55,6 +55,14 @@ def test_a_notebook_shows_the_tables_of_the_report(namespace):
     assert str(namespace["found"]).startswith(str(namespace["verdict"]))
 
 
+def test_a_loaded_run_predicts_what_the_command_does(namespace):
+    scores = namespace["scores"]
+    assert scores.columns[-3:] == ["p_ctr", "p_cvr", "p_ctcvr"]
+    assert scores.height == 3
+    product = scores["p_ctr"] * scores["p_cvr"]
+    assert (scores["p_ctcvr"] - product).abs().max() < 1e-9
+
+
 def test_words_and_values_mean_the_same():
     by_words = cvrbench.compose("model=ncs", "model.density=0.2", "trainer.epochs=2")
     by_values = cvrbench.compose("model.density=0.2", model="ncs", trainer={"epochs": 2})

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from cvrbench.config.compose import Composed
     from cvrbench.report.results import Results
     from cvrbench.runs.record import RunRecord
+    from cvrbench.serving.predict import Predictor
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "compare", "compose", "errors", "results", "run"]
+__all__ = ["__version__", "compare", "compose", "errors", "load", "results", "run"]
 
 # Each function imports its worker when called: `import cvrbench` must not cost a second of torch.
 
@@ -113,6 +114,24 @@ def results(results_dir: str | Path = "results", *filters: str) -> "Results":
     for one in survey.unreadable:
         warnings.warn(f"left out: {one.why}", stacklevel=2)
     return Results(Filters.parse(filters).records(survey.records), store)
+
+
+def load(run: str | Path, results_dir: str | Path = "results") -> "Predictor":
+    """Load a finished run's network, to predict rows of another table by it.
+
+    Args:
+        run: A run's folder, or a part of its name.
+        results_dir: Where a name is looked for.
+
+    Raises:
+        StoreError: There is no such run, or its weights are missing or damaged.
+        DataError: Its vocabularies are missing.
+    """
+    from cvrbench.runs.load import load_trained
+    from cvrbench.runs.store import ResultStore
+    from cvrbench.serving.predict import Predictor
+
+    return Predictor(load_trained(ResultStore(Path(results_dir)).folder(str(run))))
 
 
 def _words(overrides: "Sequence[str]", settings: "dict[str, Any]") -> list[str]:

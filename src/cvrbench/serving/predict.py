@@ -5,6 +5,7 @@
 Memory is bounded by a frame, whatever the number of rows.
 """
 
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -197,6 +198,30 @@ def predict_file(
         else:
             _write_parquet(frames(), temporary)
     return n_rows, {name: encoder.unknown[name] / n for name, n in encoder.values.items() if n}
+
+
+class Predictor:
+    """A finished run's network, ready for rows of another table."""
+
+    def __init__(self, trained: Trained) -> None:
+        self._trained = trained
+        self.record = trained.record
+        """What the run recorded."""
+
+    def predict(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Return rows with their columns and one more per task and joint probability.
+
+        Args:
+            rows: With the columns that the run learnt from; labels are not needed.
+
+        Raises:
+            DataError: A column is missing, or a value does not fit its column.
+        """
+        with tempfile.TemporaryDirectory(prefix="cvrbench-predict-") as folder:
+            source, target = Path(folder, "rows.parquet"), Path(folder, "scores.parquet")
+            rows.write_parquet(source)
+            predict_file(self._trained, source, target)
+            return pl.read_parquet(target, glob=False)
 
 
 def _predicted(trained: Trained, encoder: Encoder, table: Table) -> Iterator[pl.DataFrame]:

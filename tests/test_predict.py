@@ -230,7 +230,7 @@ def test_rows_come_back_whole_from_text_folders_and_without_labels(everything, c
         ({}, "new.parquet", "is read"),
         ({"p_cvr": 1}, "scores.parquet", "column 'p_cvr', as the predictions have"),
         ({"plain": "dear"}, "scores.parquet", "expected a number"),
-        ({"text": [[1]]}, "scores.parquet", "an id is one value a row"),
+        ({"text": [[1]]}, "scores.parquet", "one value a row"),
         ({"price": None, "whole": None}, "scores.parquet", ""),
     ],
 )

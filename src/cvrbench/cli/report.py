@@ -1,7 +1,8 @@
 """`cvrbench report`, and `check`: a guard against results that become worse."""
 
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.padding import Padding
@@ -12,7 +13,7 @@ from cvrbench.errors import ConfigError, StoreError
 from cvrbench.report import MARGIN
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from cvrbench.report.comparison import Filters
     from cvrbench.report.dataset_report import DatasetReport
@@ -51,6 +52,10 @@ Bootstrap = typer.Option(
     help="Redraw the test rows so often for their doubt, at least 100; 0: by formula",
 )
 Figures = typer.Option(metavar="DIR", help="Draw what there is of every dataset there")
+Paper = typer.Option(
+    metavar="DIR",
+    help="Write what a paper needs there: tables, figures as PDF, methods, bibliography (LaTeX)",
+)
 Printed = typer.Option("--format", help="How tables are printed; `json` is --json")
 Full = typer.Option("--full", help="Print every table of the page, not the main ones")
 Html = typer.Option(
@@ -63,6 +68,7 @@ NoHtml = typer.Option("--no-html", help="Write no page; only the terminal's tabl
 def report(
     words: Annotated[list[str] | None, Words] = None,
     figures: Annotated[Path | None, Figures] = None,
+    paper: Annotated[Path | None, Paper] = None,
     baseline: Annotated[str | None, Baseline] = None,
     metric: Annotated[str | None, Metric] = None,
     margin: Annotated[float, Margin] = MARGIN,
@@ -98,16 +104,18 @@ def report(
     store = ResultStore(results_dir)
     sweeps = filters.sweeps(_read_sweeps(results_dir))
     with_page = layout == "terminal" and not no_html
-    how, curves = Method(margin=margin, draws=bootstrap), figures is not None or with_page
+    drawn = figures is not None or paper is not None
+    how, curves = Method(margin=margin, draws=bootstrap), drawn or with_page
     reports = _read(store, filters, sweeps, baseline, metric, how, curves=curves)
     if not reports and not sweeps:
         raise StoreError(
             f"{results_dir} holds no finished run with a scored test; run `cvrbench run model=ncs`"
         )
     if curves:
-        drawn = figures is not None
         reports = [with_curves(r, store) if drawn or r.fits_a_page else r for r in reports]
     _present(reports, layout=layout, full=full, figures=figures, sweeps=sweeps)
+    if paper is not None:
+        _write_paper(reports, paper)
     if with_page:
         _write_page(reports, sweeps, html, results_dir)
 
@@ -256,22 +264,43 @@ def _write_page(
     warn(f"wrote {place}")
 
 
-def _draw(reports: "Sequence[DatasetReport]", folder: Path) -> None:
+def _drawn(reports: "Sequence[DatasetReport]") -> "Iterator[tuple[str, str, Any]]":
+    """Yield the name, the kind and the drawing of every figure that has something to show."""
     from cvrbench.report.figures.across import across_figures
     from cvrbench.report.figures.comparison import compared_figures
-    from cvrbench.report.figures.style import save
 
     drawers = {
-        f"{'' if kind == 'comparison' else f'{kind}-'}{report.comparison.slug}": draw
+        f"{'' if kind == 'comparison' else f'{kind}-'}{report.comparison.slug}": (kind, draw)
         for report in reports
         for kind, draw in compared_figures(report).items()
     }
-    drawers |= {one.name: one.draw for one in across_figures(reports)}
-    for name, draw in drawers.items():
-        if (figure := draw()) is None:
-            continue
-        for ending in ("png", "svg"):  # no with_suffix: a name may end in `-0.3`
+    drawers |= {one.name: (one.kind, one.draw) for one in across_figures(reports)}
+    for name, (kind, draw) in drawers.items():
+        if (figure := draw()) is not None:
+            yield name, kind, figure
+
+
+def _draw(reports: "Sequence[DatasetReport]", folder: Path) -> None:
+    from cvrbench.report.figures.style import save
+
+    for name, _, figure in _drawn(reports):
+        for ending in ("png", "svg", "pdf"):  # no with_suffix: a name may end in `-0.3`
             warn(f"wrote {save(figure, folder / f'{name}.{ending}')}")
+
+
+def _write_paper(reports: "Sequence[DatasetReport]", folder: Path) -> None:
+    from cvrbench.report.figures import ACROSS, COMPARED
+    from cvrbench.report.figures.style import save
+    from cvrbench.report.paper import write_paper
+
+    figures = []
+    for name, kind, figure in _drawn(reports):
+        file = f"figures/{re.sub('[^A-Za-z0-9-]', '-', name)}.pdf"  # LaTeX takes a dot for a suffix
+        warn(f"wrote {save(figure, folder / file)}")
+        title, reading = (COMPARED | ACROSS)[kind]
+        figures.append((file, f"{title}. {reading}"))
+    for place in write_paper(reports, figures, folder):
+        warn(f"wrote {place}")
 
 
 def _draw_sweeps(summaries: "Sequence[StudySummary]", folder: Path) -> None:

@@ -237,6 +237,8 @@ LATEX_SPECIAL = str.maketrans(
 )
 MINUS = re.compile(r"(?<!\w)-(?=\d)")
 """A hyphen that is a sign."""
+NUMBERS = re.compile(r"(?:p ?[=<] ?)?[-+±=]?\d[\d,]*(?:\.\d+)?(?: ± \d[\d.]*)?")
+"""Numbers of a cell with their sign and interval: `+0.0012 ± 0.0004`, `p<0.001`, `24,600`."""
 MARKDOWN_SPECIAL = str.maketrans(
     {character: f"\\{character}" for character in "\\`*_{}[]<>|"} | {"\n": " "}
 )
@@ -287,33 +289,43 @@ def words_to_latex(title: str, lines: Sequence[str]) -> str:
 
 
 def to_latex(grid: Grid) -> str:
-    """Return a grid as a floating table; needs the package booktabs."""
+    """Return a grid as a floating table as wide as the page; needs booktabs and adjustbox."""
 
     def plain(text: str) -> str:
         return escape_control(text).translate(LATEX_SPECIAL)
 
+    def numbers(found: re.Match[str]) -> str:
+        return f"${found.group().replace('±', chr(92) + 'pm').replace(',', '{,}')}$"
+
     def marked(cell: Cell) -> str:
-        text = MINUS.sub("$-$", plain(cell.text))
-        return rf"\textbf{{{text}}}" if cell.strong else text
+        parts = NUMBERS.split(cell.text)
+        found = [*map(numbers, NUMBERS.finditer(cell.text)), ""]
+        text = "".join(plain(part) + number for part, number in zip(parts, found, strict=True))
+        return rf"\textbf{{\boldmath {text}}}" if cell.strong else text
 
     def line(row: Sequence[Cell]) -> str:
-        return " & ".join(map(marked, row)) + r" \\"
+        name = plain(row[0].text)
+        first = rf"\textbf{{{name}}}" if row[0].strong else name
+        return " & ".join([first, *map(marked, row[1:])]) + r" \\"
 
     last = [] if grid.last is None else [r"\midrule", line(grid.last)]
+    label = re.sub(r"[^a-z0-9]+", "-", grid.title.lower()).strip("-")
     return "\n".join(
         [
-            r"\begin{table}",
+            r"\begin{table*}",
             r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
-            rf"\caption{{{plain(f'{grid.title}. {grid.caption}')}}}",
+            rf"\caption{{{plain(f'{grid.title}. {grid.caption}')}}}\label{{tab:{label}}}",
+            r"\begin{adjustbox}{max width=\linewidth}",
             rf"\begin{{tabular}}{{l{'r' * (len(grid.headers) - 1)}}}",
             r"\toprule",
-            line(cells(*grid.headers)),
+            " & ".join(map(plain, grid.headers)) + r" \\",
             r"\midrule",
             *map(line, grid.rows),
             *last,
             r"\bottomrule",
             r"\end{tabular}",
-            r"\end{table}",
+            r"\end{adjustbox}",
+            r"\end{table*}",
             "",
         ]
     )

@@ -38,6 +38,7 @@ STYLE: dict[str, Any] = {
 METADATA: dict[str, dict[str, str | None]] = {
     ".png": {"Software": "cvrbench"},
     ".svg": {"Creator": "cvrbench", "Date": None},
+    ".pdf": {"Creator": "cvrbench", "Producer": None, "CreationDate": None},
 }
 
 
@@ -129,7 +130,7 @@ def plain(text: str) -> str:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write a figure as PNG or SVG, as the path's ending says; whole or not at all.
+    """Write a figure as PNG, SVG or PDF, as the path's ending says; whole or not at all.
 
     Raises:
         StoreError: The folder is not writable.
@@ -138,7 +139,11 @@ def save(figure: Figure, path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
     ending = path.suffix if path.suffix in METADATA else ".png"
     # A salt of its own makes equal figures equal files; matplotlib would draw one at random.
-    with atomic_write(path) as temporary, mpl.rc_context({"svg.hashsalt": "cvrbench"}):
+    # Type 42 embeds fonts as they are, which publishers ask for.
+    with (
+        atomic_write(path) as temporary,
+        mpl.rc_context({"svg.hashsalt": "cvrbench", "pdf.fonttype": 42}),
+    ):
         figure.savefig(temporary, format=ending[1:], metadata=METADATA[ending])
     return path
 

@@ -438,6 +438,7 @@ def test_one_study_that_fails_stops_no_other(cvrbench, monkeypatch, tmp_path):
 
 
 def test_a_password_is_shown_and_written_down_nowhere(cvrbench, tmp_path, monkeypatch):
+    monkeypatch.setattr("cvrbench.sweep.storage.PATIENCE", 1.0)
     url = "postgresql://me:se#c,r&et@127.0.0.1:1/db"
     said = cvrbench("sweep", *SMALL, "trials=1", f"storage={url}")
     assert said.code == 1

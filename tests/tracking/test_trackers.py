@@ -209,9 +209,9 @@ def test_a_password_of_the_environment_is_written_nowhere(quick, tmp_path, monke
 def test_nothing_of_a_tracker_is_loaded_unless_it_is_asked_for(quick, quick_data, tmp_path):
     code = f"""
 import sys
-from cvrbench import compose, run
-run(compose(["experiment=quick_check", "model=shared_bottom", "data_dir={quick_data}",
-             "results_dir={tmp_path}"]))
+from cvrbench import run
+run("experiment=quick_check", model="shared_bottom", data_dir="{quick_data}",
+    results_dir="{tmp_path}")
 print(*sorted({{"tensorboard", "wandb", "mlflow"}} & set(sys.modules)))
 """
     done = subprocess.run(
@@ -222,4 +222,4 @@ print(*sorted({{"tensorboard", "wandb", "mlflow"}} & set(sys.modules)))
         check=True,
     )
     assert done.stdout.strip() == ""
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["runs"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["runs", "vocabularies"]

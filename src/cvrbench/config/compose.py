@@ -547,7 +547,8 @@ def _explain(error: Exception, parsed: Sequence[Override], nodes: Nodes) -> Conf
     inner = {key.rsplit(".", n)[0] for key in known for n in range(1, key.count(".") + 1)}
     for override in parsed:
         key = override.key_or_group
-        if isinstance(OmegaConf.select(base, key), DictConfig) and key not in options:
+        is_named = key in options or key in NAMES
+        if isinstance(OmegaConf.select(base, key), DictConfig) and not is_named:
             return ConfigError(f"{override.input_line}: {key} is a dict: '{key}={{NAME: VALUE}}'")
         if key in options or key in inner or mask_search.place(base, key) in {*known, *inner}:
             continue

@@ -88,6 +88,7 @@ RUNS: dict[str, str] = {
     "metabalance": "model=mmoe balancing=metabalance",
     "gradcraft": "model=mmoe balancing=gradcraft",
     "dot": "model=single_task interaction=dot",
+    "fm": "model=shared_bottom interaction=fm",
     "cross": "model=ple interaction=cross",
     "schedule": "model=mmoe trainer.schedule=warmup_cosine trainer.clip_norm=0.1",
     "label_share": "model=shared_bottom protocol.label_share=0.1",

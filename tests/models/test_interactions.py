@@ -6,8 +6,8 @@ from itertools import combinations
 import pytest
 import torch
 
-from cvrbench.config.schema import CrossConfig, DotConfig, NoInteractionConfig
-from cvrbench.nn.interactions import Cross, Dot, build_encoder
+from cvrbench.config.schema import CrossConfig, DotConfig, FMConfig, NoInteractionConfig
+from cvrbench.nn.interactions import Cross, Dot, FactorizationMachine, build_encoder
 from tests.choices import kinds
 from tests.models.conftest_models import chosen, make_batch, make_schema
 
@@ -41,6 +41,18 @@ def test_dot_makes_numeric_features_one_more_field():
     found = dot(x)
     assert found.shape == (ROWS, dot.width)
     torch.testing.assert_close(found[:, x.shape[1] :], torch.stack(expected, dim=1))
+
+
+def test_fm_is_deepctrs_bi_interaction_and_adds_up_to_its_factorization_machine():
+    x = torch.cat([embedded(), torch.ones(ROWS, 2)], dim=1)  # numeric features stay out of it
+    fields = x[:, : FIELDS * DIM].view(ROWS, FIELDS, DIM)
+    fm = FactorizationMachine(FIELDS, DIM, 2)
+    found = fm(x)
+    assert found.shape == (ROWS, fm.width)
+    assert torch.equal(found[:, : x.shape[1]], x)
+    pooled = found[:, x.shape[1] :]
+    torch.testing.assert_close(pooled, theirs.BiInteractionPooling()(fields).squeeze(1))
+    torch.testing.assert_close(pooled.sum(1), theirs.FM()(fields).squeeze(1))
 
 
 def test_cross_is_deepctrs_with_a_matrix():
@@ -96,7 +108,9 @@ def test_every_copy_of_an_interaction_is_one_of_its_own(config):
         torch.testing.assert_close(found[copy], one(batch.features))
 
 
-@pytest.mark.parametrize("config", [DotConfig(kind="dot")], ids=lambda c: c.kind)
+@pytest.mark.parametrize(
+    "config", [DotConfig(kind="dot"), FMConfig(kind="fm")], ids=lambda c: c.kind
+)
 def test_an_interaction_keeps_what_comes_in_where_that_is_its_first_part(config):
     schema = make_schema()
     features = make_batch(schema, ROWS).features

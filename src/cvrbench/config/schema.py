@@ -34,6 +34,13 @@ class DotConfig(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class FMConfig(Options):
+    """Elementwise products of every two embedded fields, summed and joined to the fields (FM)."""
+
+    kind: Literal["fm"]
+
+
+@dataclass(frozen=True, kw_only=True)
 class CrossConfig(Options):
     """Layers of explicit feature crosses (DCNv2)."""
 
@@ -44,7 +51,7 @@ class CrossConfig(Options):
     """Rank of each layer's matrix; null: full."""
 
 
-InteractionConfig = NoInteractionConfig | DotConfig | CrossConfig
+InteractionConfig = NoInteractionConfig | DotConfig | FMConfig | CrossConfig
 
 
 @dataclass(frozen=True, kw_only=True)

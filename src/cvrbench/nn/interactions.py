@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from cvrbench.config.schema import (
     CrossConfig,
     DotConfig,
+    FMConfig,
     InteractionConfig,
     NoInteractionConfig,
 )
@@ -40,6 +41,8 @@ def build_encoder(
             interaction = None
         case DotConfig():
             interaction = Dot(n_fields, embedding_dim, n_numeric, copies=copies)
+        case FMConfig():
+            interaction = FactorizationMachine(n_fields, embedding_dim, n_numeric)
         case CrossConfig(layers=layers, rank=rank):
             width = n_fields * embedding_dim + n_numeric
             interaction = Cross(width, layers, rank, copies=copies)
@@ -83,6 +86,31 @@ class Dot(Interaction):
         products = fields @ fields.mT  # [(copies,) batch, fields, fields]
         first, second = self.pairs
         return torch.cat([encoded, products[..., first, second]], dim=-1)
+
+
+class FactorizationMachine(Interaction):
+    """Products of every two fields, summed (FM: Rendle, ICDM 2010; NFM: He and Chua, SIGIR 2017).
+
+        out = [e_1, ..., e_F, x; sum over i < j of e_i * e_j]
+
+    The sum is taken in linear time, ((sum e)^2 - sum e^2) / 2. The elements of the last part add up
+    to the second-order term of a factorization machine; kept apart, as in NFM, the network above
+    weighs them. It has no weights of its own.
+
+    Shape: `[(copies,) batch, in]` -> `[(copies,) batch, in + dim]`.
+    """
+
+    def __init__(self, n_fields: int, dim: int, n_numeric: int) -> None:
+        super().__init__()
+        self.n_fields, self.dim = n_fields, dim
+        self.width = n_fields * dim + n_numeric + dim
+
+    def forward(self, encoded: Tensor) -> Tensor:
+        """Join the pooled products of every two fields."""
+        embedded = encoded[..., : self.n_fields * self.dim]
+        fields = embedded.unflatten(-1, (self.n_fields, self.dim))  # [(copies,) batch, fields, dim]
+        pooled = (fields.sum(-2).square() - fields.square().sum(-2)) / 2
+        return torch.cat([encoded, pooled], dim=-1)
 
 
 class Cross(Interaction):

@@ -28,7 +28,7 @@ SMALL = ["trainer=smoke", "trainer.threads=1", "model.embedding_dim=4", "model.h
 VALUES: Mapping[str, list] = {
     "text": ["a", "007", "7", "7.0", " 7", "é", "<oov>", "", "NA", None],
     "whole": [1, 2, -3, 2**60, None],
-    "floats": [1.0, 1.5, 2.0, -0.0, 1e15, float("nan"), None],
+    "floats": [1.0, 1.5, 2.0, -0.0, 2.0**50, float("nan"), None],
     "flags": [True, False, None],
     "url": ["x/1", "x/2", "y", "", "NA", None],
     "age": [17.0, 18.0, 40.0, 80.5, None],

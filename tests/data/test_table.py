@@ -206,6 +206,10 @@ def test_a_conversion_without_a_click_needs_a_policy(csv):
             {"split": "time", "split_column": "day", "time_format": "%d %H"},
             "tells no year",
         ),
+        (
+            {"split": "time", "split_column": "day", "time_format": "%Y %d"},
+            "a day but no month",
+        ),
         ({"time_format": "%Y"}, "time_format has an effect with split=time alone"),
         ({"separator": "ab"}, "must be one character"),
         ({"encoding": "klingon"}, "none that Python knows"),
@@ -330,6 +334,14 @@ def test_numbers_and_times_of_any_type_are_cut_by_time(times, tmp_path):
         ([k > 9 for k in range(ROWS)], r"holds Boolean, which has no order|holds 'true'|'false'"),
         ([[k] for k in range(ROWS)], r"which has no order in time"),
         ([str(k).encode() for k in range(ROWS)], r"holds Binary"),
+        ([m.time() for m in MOMENTS], r"times of day without their days"),
+        ([int(f"{d:%m%d%Y}") for d in DAYS], r"looks like a day.*time_format='%m%d%Y'"),
+        ([int(f"{d:%d%m%Y}") for d in DAYS], r"looks like a day.*time_format='%d%m%Y'"),
+        ([f"00{d:%y-%m-%d}" for d in DAYS], r"years written with two digits"),
+        ([k % 9 and 1_630_000_000 + k for k in range(ROWS)], r"holds 0 beside times such as 16"),
+        ([(1_630_000_000 + k) * 1000 ** (k % 2) for k in range(ROWS)], r"beside.*one unit"),
+        ([m if k % 7 else datetime(1970, 1, 1) for k, m in enumerate(MOMENTS)], r"holds 1970-01"),
+        ([m if k % 7 else date(9999, 12, 31) for k, m in enumerate(DAYS)], r"holds 9999-12-31"),
     ],
 )
 def test_times_that_can_be_read_in_two_ways_or_none_are_refused(values, words, tmp_path):
@@ -348,6 +360,7 @@ def test_times_that_can_be_read_in_two_ways_or_none_are_refused(values, words, t
         ([f"{m:%m/%d/%y %I:%M:%S %p}" for m in MOMENTS], "%m/%d/%y %I:%M:%S %p"),
         ([f"{d:%Y年%m月%d日}" for d in DAYS], "%Y年%m月%d日"),
         ([int(f"{d:%Y%m%d}") for d in DAYS], "%Y%m%d"),
+        ([int(f"{d:%m%d%Y}") for d in DAYS], "%m%d%Y"),
     ],
 )
 def test_a_format_makes_times_of_text(values, form, tmp_path):
@@ -383,6 +396,13 @@ def test_rows_are_cut_where_the_user_says(values, valid_from, test_from, tmp_pat
     some = load(timed(values, tmp_path / "t.parquet", test_from=test_from))
     assert in_order(some)
     assert len(some.valid) == pytest.approx(0.2 * ROWS, abs=3)
+
+
+def test_an_hour_that_the_clock_repeats_is_a_boundary_and_one_that_it_skips_is_none(tmp_path):
+    times = pl.Series(MOMENTS).dt.replace_time_zone("UTC").dt.convert_time_zone("America/New_York")
+    assert in_order(load(timed(times, tmp_path / "t.parquet", test_from="2021-11-07 01:30")))
+    with pytest.raises(DataError, match=r"test_from='2022-03-13 02:30' is no value of column 't'"):
+        load(timed(times, tmp_path / "t.parquet", test_from="2022-03-13 02:30"))
 
 
 def labelled(path, click: pl.Series, bought: pl.Series, **changes) -> TableConfig:
@@ -435,6 +455,25 @@ def test_a_value_can_count_as_positive(tmp_path):
     assert rows["click"].to_list() == [0, 1, 0, 0] * 80
     assert rows["bought"].to_list() == [1, 0, 0, 0] * 80
     assert raw.accounting == {"read": 400, "dropped: click absent": 80}
+
+
+@pytest.mark.parametrize(
+    ("values", "positive", "expected"),
+    [
+        (["True", "False", "x"], True, [1, 0, 0]),
+        (["1", "0", "1.0"], True, [1, 0, 1]),
+        ([True, False, True], 1, [1, 0, 1]),
+        (["5.0", "3", " 5"], 5, [1, 0, 1]),
+        ([5.0, 3.0, 5.0], 5, [1, 0, 1]),
+        (["no", "yes", "Yes"], "yes", [0, 1, 0]),
+    ],
+)
+def test_a_positive_value_is_the_same_however_it_is_written(values, positive, expected, tmp_path):
+    tasks = (TableTask(name="ctr", label="click", positive=positive),)
+    frame = pl.Series(values * 20)
+    config = labelled(tmp_path / "l.parquet", frame, pl.Series([0] * 60), tasks=tasks)
+    rows = pl.concat(load(config).splits().values()).sort(pl.col("n").cast(pl.Int64))
+    assert rows["click"].to_list() == expected * 20
 
 
 @pytest.mark.parametrize(
@@ -603,6 +642,86 @@ def test_files_that_are_split_already_stay_split(split, tmp_path):
         load(described(SplitPaths(train=(a, a), test=c), split=None))
 
 
+def test_files_of_one_name_in_two_folders_are_both_watched(tmp_path):
+    for name, rows in (("a", log()), ("b", log(300))):
+        (tmp_path / name).mkdir()
+        rows.write_parquet(tmp_path / name / "log.parquet")
+    config = described(tuple(str(tmp_path / name / "log.parquet") for name in "ab"))
+    before = ensure(config, "mine", tmp_path / "data").schema.fingerprint
+    assert len(table.load(config).sources) == 2
+    log(800).write_parquet(tmp_path / "a" / "log.parquet")
+    assert ensure(config, "mine", tmp_path / "data").schema.fingerprint != before
+
+
+def test_links_are_followed_and_no_row_counts_twice_unsaid(tmp_path):
+    folder, other = tmp_path / "log", tmp_path / "elsewhere"
+    for place in (folder / "_day=1", other):
+        place.mkdir(parents=True)
+    log().write_parquet(folder / "_day=1" / "0.parquet")
+    log(300).write_parquet(other / "1.parquet")
+    (folder / "linked").symlink_to(other)
+    assert sum(map(len, load(described(folder)).splits().values())) == 1200
+    (folder / "copy.parquet").write_bytes((other / "1.parquet").read_bytes())
+    assert "linked/1.parquet as copy.parquet" in table.load(described(folder)).split[-1]
+    paths = SplitPaths(train=str(folder / "copy.parquet"), test=str(other / "1.parquet"))
+    with pytest.raises(DataError, match=r"same bytes as .*another split"):
+        table.load(described(paths))
+    for link in (Path.symlink_to, Path.hardlink_to):
+        link(latest := folder / "latest.parquet", other / "1.parquet")
+        with pytest.raises(DataError, match=r"twice \(the second time as .*its rows would count"):
+            load(described(folder))
+        latest.unlink()
+
+
+@pytest.mark.parametrize(
+    "types",
+    [
+        [pl.Datetime("ms"), pl.Datetime("us"), pl.Datetime("ns")],
+        [pl.Datetime(unit, "Asia/Tokyo") for unit in ("ms", "us", "ns")],
+        [pl.Int64, pl.Float64, pl.Float32],
+        [pl.Decimal(9, 0)],
+        [pl.Decimal(9, 2)],
+        [pl.Decimal(9, 4)],
+    ],
+)
+def test_a_value_is_one_id_and_one_number_in_every_type(types, tmp_path):
+    """Whatever the unit of a part's times, and the digits that its type has."""
+    whole = pl.Series([10, 7, 0, 20, -3] * 180)
+    for number, dtype in enumerate(types):
+        is_time = isinstance(dtype, pl.Datetime)
+        values = (whole * 86_400_000).cast(pl.Datetime("ms")) if is_time else whole
+        values = values.dt.replace_time_zone(dtype.time_zone) if is_time else values
+        frame = log().with_columns(x=values.cast(dtype), y=values.cast(dtype))
+        frame.with_columns(z=pl.concat_list("x")).write_parquet(tmp_path / f"{number}.parquet")
+    config = described(tmp_path, ids=("x",), numbers=("y",), lists=("z",))
+    rows = pl.concat(load(config).splits().values())
+    assert len(rows) == 900 * len(types)
+    for column in (rows["x"], rows["z"].list.first(), rows["y"]):
+        assert set(column.value_counts()["count"]) == {180 * len(types)}
+    if not isinstance(types[0], pl.Datetime):
+        assert set(rows["x"]) == {"10", "7", "0", "20", "-3"}
+
+
+@pytest.mark.parametrize("value", [0.1, 1e9 / 3, -1e-9])
+def test_a_constant_number_has_no_deviation_of_rounding_errors(value, tmp_path):
+    frame = log().with_columns(price=pl.when(pl.col("item") > 3).then(value))
+    dataset = ensure(described(write_parquet(frame, tmp_path / "l.parquet")), "mine", tmp_path)
+    scale = dataset.schema.numeric[0]
+    assert (scale.mean, scale.std) == (value, 1.0)
+    assert not dataset.train.numeric[:, 0].any()
+
+
+def test_numbers_whose_differences_floats_cannot_hold_are_refused(tmp_path):
+    frame = log().with_columns(price=pl.Series(range(900)) + 2**62)
+    with pytest.raises(DataError, match="differences are lost"):
+        ensure(described(write_parquet(frame, tmp_path / "l.parquet")), "mine", tmp_path)
+
+
+def test_lists_that_are_all_empty_are_prepared(tmp_path):
+    frame = log().with_columns(tags=pl.lit("|"))
+    assert len(ensure(described(write_parquet(frame, tmp_path / "l.pq")), "mine", tmp_path).train)
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
@@ -697,6 +816,9 @@ def test_ids_are_hashed_by_crc32_and_the_group_is_not(tmp_path):
         (pl.concat_list("item", "item").cast(pl.Array(pl.Int64, 2)), "lists", None),
         (pl.concat_list("price"), "lists", r"holds .* in row 1; lists hold ids; vectors"),
         (pl.concat_list("item").cast(pl.List(pl.Float64)), "lists", None),
+        (pl.concat_list(pl.lit(float("nan")), "item"), "lists", None),
+        (pl.concat_list(pl.col("item") + 2.0**60), "lists", "tells whole numbers apart"),
+        (pl.lit('["a", "b"]'), "lists", "lists in brackets are not taken apart"),
         (pl.concat_list(pl.struct("item")), "lists", "lists of ids"),
         (pl.col("item"), "lists", "expected lists"),
         (pl.struct("item"), "ids", "expected one value a row"),
@@ -781,7 +903,7 @@ def text_of(value) -> str | None:
         return str(value).lower()
     if isinstance(value, float) and value == int(value) and abs(value) < 2**63:
         return str(int(value))
-    return str(value)
+    return str(value).replace("e-0", "e-")
 
 
 @st.composite

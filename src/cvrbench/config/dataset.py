@@ -267,6 +267,9 @@ class TableConfig(SplitOptions):
                 f"time_format={self.time_format!r} tells no year, without which times have no "
                 "order; such as %Y-%m-%d"
             )
+        form = self.time_format or ""
+        if re.search("%[-_0]?[de]", form) and not re.search("%[-_0]?[mbBhsFDcx+]", form):
+            raise ValueError(f"time_format={form!r} tells a day but no month; such as %Y-%m-%d")
         if given and self.test_from is not None:
             raise ValueError("path names the files of the test: set test_from=null")
 

@@ -17,6 +17,8 @@ from cvrbench.errors import DataError
 
 MANY_PIECES = 64
 MAX_NUMBER = float(np.finfo(np.float32).max)
+ZEROS = r"(?:(\.\d*[1-9])0*|\.0*)([+-]\d\d:\d\d)?$"
+"""Zeros at the end of a fraction, before the zone of a time."""
 RESERVED_VALUES = ("<pad>", "<missing>", "<oov>")
 
 
@@ -96,7 +98,7 @@ class VocabularyCounter:
 
 
 def as_text(values: pl.Series) -> pl.Series:
-    """Return values as text, whole floats without `.0`; empty text and NaN are absent.
+    """Return values as text, fractions without zeros at their end; empty text and NaN are absent.
 
     The text of a value depends on the value alone, never on others of its column: a split or a
     chunk may hold whole numbers only.
@@ -107,6 +109,9 @@ def as_text(values: pl.Series) -> pl.Series:
         whole = (values == values.round(0)) & (values.abs() < 2.0**63)
         text = values.set(~whole, None).cast(pl.Int64).cast(pl.String)
         text = text.zip_with(whole.fill_null(value=False), values.cast(pl.String))
+    elif values.dtype not in (pl.String, pl.Categorical, pl.Enum):
+        # Neither digits nor units of a type are part of a value: 7.00 is 7.
+        text = text.str.replace(ZEROS, "${1}${2}")
     return text.set(text == "", None)
 
 
@@ -139,6 +144,7 @@ class ScaleCounter:
     def __init__(self, name: str) -> None:
         self._name = name
         self._n, self._mean, self._squares, self._has_gaps = 0, 0.0, 0.0, False
+        self._bounds = (float("inf"), float("-inf"))
 
     def add(self, values: pl.Series) -> None:
         """Add some rows' values.
@@ -152,6 +158,8 @@ class ScaleCounter:
         n = len(present)
         if not n:
             return
+        low, high = self._bounds
+        self._bounds = min(low, float(present.min())), max(high, float(present.max()))
         mean = float(present.mean())
         squares = float(present.var()) * n
         delta, total = mean - self._mean, self._n + n
@@ -163,12 +171,20 @@ class ScaleCounter:
         """Return the scale; a constant column keeps deviation 1.
 
         Raises:
-            DataError: No training row has a value.
+            DataError: No training row has a value, or they differ in digits that are lost.
         """
         if not self._n:
             raise DataError(f"numeric column {self._name!r} has no value in the training rows")
+        low, high = self._bounds
+        if low == high:  # the mean of many such has a rounding error, and so a deviation
+            return Scale(low, 1.0, self._has_gaps)
         std = (self._squares / self._n) ** 0.5
-        return Scale(self._mean, std if std > 0 else 1.0, self._has_gaps)
+        if std <= 16 * np.finfo(np.float64).eps * abs(self._mean):
+            raise DataError(
+                f"numeric column {self._name!r} holds numbers from {low!r} to {high!r}, whose "
+                "differences are lost in computing; subtract the smallest from all"
+            )
+        return Scale(self._mean, std, self._has_gaps)
 
 
 def encode_bags(vocabulary: Vocabulary, values: pl.Series, weights: pl.Series | None) -> Bag:

@@ -402,7 +402,7 @@ def _score(values: pl.Series, rates: pl.DataFrame) -> pl.Series:
         told.join(rates, on="value", nulls_equal=True).group_by("row").agg(pl.col("rate").mean())
     )
     return rows.join(found, on="row", how="left", maintain_order="left")["rate"].fill_null(
-        rates["rate"].mean()
+        rates["rate"].mean() if len(rates) else 0.5
     )
 
 

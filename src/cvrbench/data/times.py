@@ -4,6 +4,7 @@ Text is taken where one form, of a short list that can be read in one way only, 
 `03/04/2021` is none of them: whether that is in March or in April, the user must say.
 """
 
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -68,6 +69,10 @@ GUESSES = (
     ),
 )
 """Formats that an error may propose, and that are never taken unasked."""
+EPOCHS = ((8e8, 8e9), (8e11, 8e12), (8e14, 8e15), (8e17, 8e18))
+"""Between which numbers the seconds, ms, us and ns since 1970 of our times are."""
+FAR, FIRST_YEAR = 30, 1000
+DAYS = (1_01_1970, 31_12_2099)
 EXPECTED = (
     "times are numbers, dates or timestamps, or text in one of these forms throughout: 1632996000, "
     "2021-09-30, 2021-09-30 10:00[:00.5][+08:00], 30 Sep 2021 10:00:00 +0000"
@@ -121,8 +126,14 @@ class TimeColumn:
         """
         if values.dtype in (pl.Categorical, pl.Enum):
             values = values.cast(pl.String)
+        if values.dtype == pl.Time:
+            raise DataError(
+                f"{file}: column {self.name!r} holds times of day without their days, which give "
+                "rows no order; write both as one timestamp"
+            )
         if self._format is not None and values.dtype.is_integer():
-            values = values.cast(pl.String)
+            width = len(datetime(2021, 11, 11, tzinfo=UTC).strftime(self._format))
+            values = values.cast(pl.String).str.zfill(width)
         if values.dtype.is_float():
             values = values.set(~values.is_finite(), None)
         where = f"{file}: column {self.name!r} orders the rows, but"
@@ -183,7 +194,48 @@ class TimeColumn:
         """Return the times of all rows in their order."""
         parts = self._typed or next(iter(self._read.values()))
         frames = [part.alias("time").to_frame() for part in parts]
-        return pl.concat(frames, how="vertical_relaxed")["time"]
+        times = pl.concat(frames, how="vertical_relaxed")["time"]
+        self._check_scale(times)
+        return times
+
+    def _check_scale(self, times: pl.Series) -> None:
+        """Refuse numbers of several units, days written as numbers, and dates that mean none.
+
+        Raises:
+            DataError: The times' order is not that of their values.
+        """
+        if times.dtype in (pl.Date, pl.Datetime) and (wrong := times.dt.year() < FIRST_YEAR).any():
+            raise DataError(
+                f"column {self.name!r} orders the rows, but holds {times.filter(wrong)[0]}; are "
+                "its years written with two digits, %y, or its days and months without a 0?"
+            )
+        numbers = times.cast(pl.Datetime("us")) if times.dtype == pl.Date else times
+        if isinstance(numbers.dtype, pl.Datetime):
+            numbers = numbers.dt.cast_time_unit("us").to_physical()
+        if not numbers.dtype.is_numeric():
+            return
+        numbers = numbers.cast(pl.Float64)
+        for low, high in EPOCHS:
+            inside = numbers.is_between(low, high)
+            if 2 * int(inside.sum()) < len(numbers):
+                continue
+            first, last = numbers.filter(inside).min(), numbers.filter(inside).max()
+            far = (numbers * FAR < first) | (numbers > FAR * last)  # type: ignore[operator]
+            if far.any() and (inside | far).all():
+                place = far.arg_true()[0]
+                raise DataError(
+                    f"column {self.name!r} orders the rows, but holds {times[place]} beside times "
+                    f"such as {times.filter(inside)[0]} ({int(far.sum()):,} rows): another unit, "
+                    "or a word for no time; write all times in one unit, or leave such rows out"
+                )
+        if times.dtype.is_integer() and DAYS[0] <= numbers.min() <= numbers.max() <= DAYS[1]:  # type: ignore[operator]
+            text = times.unique().cast(pl.String).str.zfill(8)
+            forms = [f for f in ("%m%d%Y", "%d%m%Y") if not _parse(text, f).null_count()]
+            if forms and _parse(text, "%Y%m%d").null_count():
+                raise DataError(
+                    f"column {self.name!r} orders the rows, but holds {times[0]}, which looks like "
+                    f"a day; if it is, set dataset.time_format={' or '.join(map(repr, forms))}"
+                )
 
     def boundary(self, key: str, value: Value, times: pl.Series) -> Any:
         """Return a time that the user gave in the type of the column.
@@ -208,12 +260,15 @@ class TimeColumn:
                     zone = times.dtype.time_zone
                     found = found.cast(pl.Datetime("us", getattr(found.dtype, "time_zone", None)))
                     if zone is not None and found.dtype.time_zone is None:  # type: ignore[attr-defined]
-                        found = found.dt.replace_time_zone(zone)
+                        found = found.dt.replace_time_zone(
+                            zone, ambiguous="earliest", non_existent="null"
+                        )
                     if zone is None and found.dtype.time_zone is not None:  # type: ignore[attr-defined]
                         continue
                 elif found.dtype != times.dtype:
                     continue
-                return found[0]
+                if not found.null_count():
+                    return found[0]
         raise DataError(
             f"dataset.{key}={value!r} is no value of column {self.name!r}, which holds "
             f"{times.dtype} such as {times[0]}"

@@ -35,6 +35,7 @@ from cvrbench import __version__
 from cvrbench.config.dataset import TableConfig
 from cvrbench.data.batches import Features
 from cvrbench.data.dataset import vocabulary_file
+from cvrbench.data.encode import ZEROS
 from cvrbench.data.schema import MISSING, N_RESERVED, OOV, Categorical, MultiValued, Schema
 from cvrbench.data.sources.table_columns import intervals
 from cvrbench.errors import ConfigError, RunError, StoreError, did_you_mean
@@ -226,8 +227,9 @@ def _fields(reads: Schema, every: Schema, config: TableConfig | None) -> Iterato
 
     def place(field: Categorical | MultiValued, position: int) -> dict[str, Any]:
         start = starts[field.name]
+        own = {"position": position, "size": field.size, "zeros": ZEROS}
         rows = {"absent": start + MISSING, "unknown": start + OOV}
-        return {"position": position, "size": field.size, **rows}
+        return {**own, **rows}
 
     for position, single in enumerate(reads.categorical):
         yield {**column("id", single.name), "empty": nulls, **place(single, position)}

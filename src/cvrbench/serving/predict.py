@@ -62,8 +62,9 @@ def as_table(config: DatasetConfig, schema: Schema, path: str = "rows") -> Table
     """
     if isinstance(config, TableConfig):
         return replace(
-            config, path=path, split="random", split_column=None, valid_from=None, test_from=None
-        )
+            config, path=path, split="random", split_column=None, time_format=None,
+            valid_from=None, test_from=None,
+        )  # fmt: skip
     if not takes_rows(config):
         raise DataError(
             f"the fields of dataset {schema.name!r} are made of its raw files by rules that no "

@@ -12,9 +12,10 @@ import polars as pl
 
 
 def _numbers(values: pl.Series, field: dict[str, Any]) -> pl.Series:
+    if values.dtype in (pl.Datetime, pl.Duration):
+        values = values.dt.cast_time_unit("us")
     values = values.str.strip_chars() if values.dtype == pl.String else values.to_physical()
-    values = values.cast(pl.Float64).fill_nan(None)
-    values = values.clip(*field["clip"]) if field.get("clip") else values
+    values = values.cast(pl.Float64).fill_nan(None).clip(*field.get("clip", (None, None)))
     return values.log1p() if field.get("log1p") else values
 
 
@@ -24,10 +25,10 @@ def _rows(values: pl.Series, field: dict[str, Any], vocabulary: pl.DataFrame) ->
         places = np.searchsorted(field["buckets"], number.fill_null(0), side="right")
         values = pl.Series(field["intervals"])[places].set(number.is_null(), None)
     text, known = values.cast(pl.String), vocabulary.filter(field=field["column"])
-    if values.dtype.is_float():  # a whole number has no .0
-        whole = (values == values.round(0)) & (values.abs() < 2.0**63)
-        short = values.set(~whole, None).cast(pl.Int64).cast(pl.String)
-        text = short.zip_with(whole, values.fill_nan(None).cast(pl.String))
+    text = text if values.dtype == pl.String else text.str.replace(field["zeros"], "${1}${2}")
+    if values.dtype.is_float():  # a whole number has neither fraction nor exponent
+        whole = values.set(values != values.round(0), None).cast(pl.Int64, strict=False)
+        text = whole.cast(pl.String).fill_null(text.set(values.is_nan(), None))
     text = text.set(text.is_in(field["empty"]), None)
     if n := field.get("hash"):
         text = pl.Series([t and str(zlib.crc32(t.encode()) % n) for t in text], dtype=pl.String)
@@ -37,12 +38,10 @@ def _rows(values: pl.Series, field: dict[str, Any], vocabulary: pl.DataFrame) ->
 
 def score(frame: pl.DataFrame, folder: Path = Path(__file__).parent) -> pl.DataFrame:
     """Return a column per probability, for every row of a frame."""
-    about, n = json.loads((folder / "bundle.json").read_text()), len(frame)
-    vocabulary = pl.read_parquet(folder / "vocabulary.parquet", glob=False)
+    vocabulary, n = pl.read_parquet(folder / "vocabulary.parquet", glob=False), len(frame)
     single, numbers, bags, segments = [], [], [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-    for field in about["fields"]:
-        values = frame[field["column"]]
-        if values.dtype in (pl.String, pl.Categorical, pl.Enum):
+    for field in json.loads((folder / "bundle.json").read_text())["fields"]:
+        if (values := frame[field["column"]]).dtype in (pl.String, pl.Categorical, pl.Enum):
             values = (text := values.cast(pl.String)).set(text.is_in(field["nulls"]), None)
         if field["kind"] == "id":
             single.append(_rows(values, field, vocabulary))
@@ -50,6 +49,7 @@ def score(frame: pl.DataFrame, folder: Path = Path(__file__).parent) -> pl.DataF
             if values.dtype == pl.String:
                 values = values.str.split(field["separator"])
                 values = values.list.eval(pl.element().filter(pl.element() != ""))
+            values = values.cast(pl.List(getattr(values.dtype, "inner", pl.String)))
             lengths = values.list.len().fill_null(1).to_numpy()  # no list: one absent value
             bags.append(_rows(values.filter(lengths > 0).explode(), field, vocabulary))
             segments.append(np.repeat(np.arange(n) + n * field["position"], lengths))

@@ -7,6 +7,7 @@ a few bytes a row: its split, and with `split=time` its time.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -46,7 +47,7 @@ def load(config: TableConfig) -> RawStream:
         DataError: A file or a column is missing, or a value does not fit its column.
     """
     source = _Source(config)
-    survey = source.survey()
+    survey, sources = source.survey(), checksums(source.table.parts)
     names = source.names
     return RawStream(
         chunks=lambda account: source.chunks(survey, account),
@@ -67,16 +68,39 @@ def load(config: TableConfig) -> RawStream:
         key_column=names[KEY],
         group_disjoint=config.split == "group" and not isinstance(config.path, SplitPaths),
         unnested=config.unclicked_conversions == "keep",
-        sources=checksums(source.table.parts),
-        split=survey.words,
+        sources=sources,
+        split=[*survey.words, *_copies(source, sources)],
     )
 
 
 def checksums(parts: Sequence[Part]) -> dict[str, str]:
     """Return the sha256 of every file of a table, by its place below the user's path."""
     split = {None: "", 0: "train/", 1: "valid/", 2: "test/"}
-    files = {f"{split[part.split]}{part.name}": part.path for part in parts}
-    return {name: sha256_of(path) for name, path in files.items()}
+    files = dict.fromkeys((f"{split[part.split]}{part.name}", part.path) for part in parts)
+    taken = set[str]()  # files of several folders may have one name
+    return {_fresh(name, taken): sha256_of(path) for name, path in files}
+
+
+def _copies(source: "_Source", sources: Mapping[str, str]) -> list[str]:
+    """Return a remark about files that hold the same rows.
+
+    Raises:
+        DataError: They are in two splits.
+    """
+    parts = {part.path: part for part in source.table.parts}
+    first, twice = dict[str, tuple[Part, str]](), list[str]()
+    for (name, sha), part in zip(sources.items(), parts.values(), strict=True):
+        if part.path not in source.filled:
+            continue
+        other, other_name = first.setdefault(sha, (part, name))
+        if other.split != part.split:
+            raise DataError(
+                f"{where(part)} has the same bytes as {where(other)}, which is another split; "
+                "what is learnt from cannot be tested on"
+            )
+        twice += [f"{name} as {other_name}"] if other is not part else []
+    more = f", and {len(twice) - 1:,} more" if twice[1:] else ""
+    return [f"files of the same bytes, whose rows count twice: {twice[0]}{more}"] if twice else []
 
 
 class _Survey(NamedTuple):
@@ -112,6 +136,8 @@ class _Source:
         # Columns that are no features stand beside them under names that no user's column has.
         taken = {*features, *self.labels}
         self.names = {name: _fresh(f"weights of {name}", taken) for name in config.weights}
+        self.filled = set[Path]()
+        """Files in which there are rows, once surveyed."""
         self.names |= {role: _fresh(role, taken) for role in (GROUP, KEY)}
 
     def survey(self) -> _Survey:
@@ -121,6 +147,7 @@ class _Source:
         codes: list[Codes] = []
         groups: list[pl.Series] = []
         for part, row, frame in self.table.frames(self._survey_columns):
+            self.filled |= {part.path} if len(frame) else set()
             with translated(where(part)):
                 at, code = At(where(part), row), np.full(len(frame), OPEN, np.int8)
                 kept = self._judge(frame, at, account)[1]

@@ -121,7 +121,10 @@ class Columns:
         values = self.clean(values)
         if values.dtype.is_nested() or values.dtype in (pl.Binary, pl.Object):
             raise at.misfit(values, "expected one number a row")
-        plain = values.to_physical() if values.dtype.is_temporal() else values
+        plain = values
+        if plain.dtype in (pl.Datetime, pl.Duration):  # other files may have another unit
+            plain = plain.dt.cast_time_unit("us")
+        plain = plain.to_physical() if plain.dtype.is_temporal() else plain
         plain = plain.str.strip_chars() if plain.dtype == pl.String else plain
         found = plain.cast(pl.Float64, strict=False)
         if (wrong := found.is_null() & values.is_not_null()).any():
@@ -143,8 +146,13 @@ class Columns:
             part = values.list.eval((pl.element() != pl.element().round(0)).any()).list.first()
             if (wrong := part.fill_null(value=False)).any():
                 raise at.error(values, wrong, "lists hold ids; vectors of numbers cannot be read")
-            values = values.cast(pl.List(pl.Int64))
-        values = values.cast(pl.List(pl.String))
+            exact = EXACT[inner == pl.Float64]
+            part = values.list.eval((pl.element().fill_nan(0).abs() > exact).any()).list.first()
+            if (wrong := part.fill_null(value=False)).any():
+                raise at.error(
+                    values, wrong, f"{inner} tells whole numbers apart up to {exact:,.0f} only"
+                )
+        values = values.list.eval(pl.element().map_batches(as_text, pl.String))
         if name in self._config.hash:
             n = self._config.hash[name]
             return values.list.eval(pl.element().map_batches(lambda s: _hashed(s, n)))
@@ -166,6 +174,14 @@ class Columns:
         if values.dtype == pl.Null:
             return values.cast(pl.List(pl.String))
         if values.dtype == pl.String:
+            known = values.drop_nulls()
+            if len(known) and known.str.contains(r"^\s*\[.*\]\s*$").all():
+                raise at.error(
+                    values,
+                    values.is_not_null(),
+                    "lists in brackets are not taken apart; write lists of Parquet, or text such "
+                    f"as a{self._config.list_separator}b",
+                )
             parts = values.str.split(self._config.list_separator)
             return parts.list.eval(pl.element().filter(pl.element() != ""))
         if isinstance(values.dtype, pl.Array):
@@ -186,8 +202,11 @@ class Columns:
         plain = values.cast(pl.Float64) if values.dtype.is_decimal() else values
         text = as_text(plain).str.strip_chars()
         if task.positive is not None:
-            is_positive: pl.Series = text == as_text(pl.Series([task.positive]))[0]
-            return is_positive.cast(pl.UInt8)
+            if isinstance(task.positive, str):
+                return (text == task.positive.strip()).cast(pl.UInt8)
+            words = text.str.to_lowercase().replace({"true": "1", "false": "0"})
+            found = words.cast(pl.Float64, strict=False) == float(task.positive)
+            return found.fill_null(value=False).set(text.is_null(), None).cast(pl.UInt8)
         text, number = text.str.to_lowercase(), text.cast(pl.Float64, strict=False)
         one = (number == 1).fill_null(value=False) | (text == "true")
         zero = (number == 0).fill_null(value=False) | (text == "false")

@@ -7,6 +7,7 @@ must hold as many values as the header: a torn line is an error, not a row of nu
 import codecs
 import csv
 import io
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -69,9 +70,15 @@ def find_parts(config: TableConfig) -> list[Part]:
         for path in ((paths,) if isinstance(paths, str) else paths)
         for part in parts_of(Path(path).expanduser(), split)
     ]
-    names = [str(part.path) + (part.text.where if part.text else "") for part in parts]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise DataError(f"dataset.path names {twice[0]} twice; its rows would count twice")
+    seen: dict[tuple[int, int, str], str] = {}
+    for part in parts:  # a link to a file is that file
+        status, inside = part.path.stat(), where(part).removeprefix(str(part.path))
+        if other := seen.get(place := (status.st_dev, status.st_ino, inside)):
+            as_other = "" if other == where(part) else f" (the second time as {where(part)})"
+            raise DataError(
+                f"dataset.path names {other} twice{as_other}; its rows would count twice"
+            )
+        seen[place] = where(part)
     if len({part.text is None for part in parts}) > 1:
         raise DataError(
             f"dataset.path names Parquet and text, {parts[0].name} and {parts[-1].name}; "
@@ -87,11 +94,12 @@ def parts_of(path: Path, split: int | None = None) -> list[Part]:
         DataError: There is none, or one of another kind.
     """
     if path.is_dir():
+        walk = os.walk(path, followlinks=True)
+        every = sorted(Path(place, name) for place, _, names in walk for name in names)
         files = [
             file
-            for file in sorted(path.rglob("*"))
-            if file.is_file()
-            and not any(p.startswith(("_", ".")) for p in file.relative_to(path).parts)
+            for file in every
+            if file.is_file() and not any(map(_is_hidden, file.relative_to(path).parts))
         ]
         if not files:
             raise DataError(f"dataset.path names the folder {path}, which holds no file")
@@ -106,6 +114,10 @@ def parts_of(path: Path, split: int | None = None) -> list[Part]:
             "(a name is taken as it is: for several files give their folder, or [a.csv, b.csv])"
         )
     return _in_file(path, split)
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or (name.startswith("_") and "=" not in name)
 
 
 def _partition(folder: Path, file: Path) -> dict[str, str | None]:

@@ -156,3 +156,48 @@ def test_what_cannot_be_guessed_is_one_sentence(tmp_path):
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 nothing")
     with pytest.raises(DataError, match="cannot be read"):
         inspect(tmp_path / "bad.parquet", GUESS)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda s: s.cast(pl.String).str.to_titlecase(),
+        lambda s: s.cast(pl.Int8).cast(pl.String) + " ",
+        lambda s: s.cast(pl.Float64),
+    ],
+)
+def test_labels_are_found_however_they_are_written(write, suffix, tmp_path):
+    frame = log().drop("tags").with_columns(write(log()[name]) for name in ("clicked", "bought"))
+    path = tmp_path / f"log{suffix}"
+    frame.write_csv(path) if suffix == ".csv" else frame.write_parquet(path)
+    assert inspect(path, GUESS).keys["tasks"] == KEYS["tasks"]
+
+
+def test_types_and_names_that_no_dataset_can_hold_are_left_out(tmp_path):
+    price = log()["price"]
+    odd = {
+        "bytes": pl.Series([b"\xff", None, b"a"] * 300),
+        "record": pl.DataFrame({"a": price}).to_struct(),
+        "vector": pl.Series([[0.5, 1.5]] * N).cast(pl.Array(pl.Float32, 2)),
+        "": price,
+        "???": price,
+    }
+    frame = log().with_columns(values.alias(name) for name, values in odd.items())
+    frame.with_columns(cost=price.cast(pl.Decimal(9, 3))).write_parquet(tmp_path / "l.parquet")
+    roles = {c.name: c.role for c in inspect(tmp_path / "l.parquet", GUESS).columns}
+    assert {roles[name] for name in odd} == {"left out"}
+    assert roles["cost"] == "number"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (log().head(0).write_csv().encode(), "holds no rows"),
+        (log().write_csv().encode("utf-16"), "is UTF-16"),
+    ],
+)
+def test_a_file_without_a_sample_says_why(content, words, tmp_path):
+    (tmp_path / "l.csv").write_bytes(content)
+    with pytest.raises(DataError, match=words):
+        inspect(tmp_path / "l.csv", GUESS)

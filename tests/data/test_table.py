@@ -702,6 +702,15 @@ def test_a_value_is_one_id_and_one_number_in_every_type(types, tmp_path):
         assert set(rows["x"]) == {"10", "7", "0", "20", "-3"}
 
 
+@pytest.mark.parametrize("dtype", [pl.Date, pl.Datetime("ms"), pl.Datetime("ns", "UTC")])
+def test_a_day_and_its_midnight_are_one_number(dtype, tmp_path):
+    frame = log().with_columns(price=pl.col("day").cast(dtype))
+    rows = load(described(write_parquet(frame, tmp_path / "l.parquet")))
+    found = pl.concat(rows.splits().values())["price"]
+    first = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
+    assert (found.min(), found.max()) == (first * 1e6, (first + 89 * 86400) * 1e6)
+
+
 @pytest.mark.parametrize("value", [0.1, 1e9 / 3, -1e-9])
 def test_a_constant_number_has_no_deviation_of_rounding_errors(value, tmp_path):
     frame = log().with_columns(price=pl.when(pl.col("item") > 3).then(value))

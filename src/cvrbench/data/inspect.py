@@ -4,6 +4,7 @@ The guess is a yaml to be read and edited, so each column has a reason. Columns 
 not see are left out: keys, times, constants, and what is only filled in where a label is 1.
 """
 
+import codecs
 import io
 import json
 import re
@@ -47,6 +48,7 @@ NUMBER = {
     "rate", "ratio", "sum", "total", "n", "cost", "value", "days", "hours", "minutes", "seconds",
 }  # fmt: skip
 IDENTIFIER = {"id", "ids", "code", "zip", "idx", "type", "cat", "category", "hash", "key"}
+UNNAMED = {"", "???"}
 FEW, RARE = 50, 0.001
 """Least rows that a guess about some of them needs, and the share of exceptions that it takes."""
 PLAIN = re.compile(r"[A-Za-z_][\w./-]*", re.ASCII)
@@ -107,6 +109,8 @@ def inspect(path: Path, wanted: Wanted) -> Inspection:
         ConfigError: A column that the user names is not there.
     """
     frame, separator = sample(path)
+    if not len(frame):
+        raise DataError(f"{path} holds no rows")
     for column in [*wanted.tasks.values(), wanted.user, wanted.time]:
         if column is not None and column not in frame.columns:
             raise ConfigError(
@@ -154,6 +158,11 @@ def _sample_text(part: Part, file: RawFile, rows: int) -> tuple[pl.DataFrame, st
             step = max(part.path.stat().st_size // PLACES, n_bytes)
             starts = range(0, max(part.path.stat().st_size, 1), step)
             blocks = [(raw.seek(start), raw.read(n_bytes))[1] for start in starts]
+        if blocks[0].startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise DataError(
+                f"{where(part)} is UTF-16, of which no sample is taken; write it as UTF-8, or "
+                "describe it in a yaml of your own with encoding: utf-16"
+            )
     else:  # can only be read from its beginning
         blocks = [next(as_utf8(file, "utf-8"), b"")[: PLACES * n_bytes]]
     text = b"\n".join(_lines(blocks, rows // len(blocks) + 1))
@@ -210,6 +219,8 @@ class _Guess:
         tasks = self._tasks()
         self._user_and_time()
         for name in self.frame.columns:
+            if name in UNNAMED:
+                self._set(name, "left out", "a name that no yaml can hold; rename it")
             if name not in self.roles:
                 self._set(name, *(self._leaking(name, tasks) or self._feature(name)))
         return Inspection(
@@ -332,6 +343,8 @@ class _Guess:
     def _leaking(self, name: str, tasks: list[dict[str, str]]) -> tuple[Role, str] | None:
         """Recognise a column that is only filled in where a label is 1."""
         values = self.frame[name]
+        if values.dtype in (pl.Binary, pl.Object, pl.Struct):
+            return None
         for label in (task["label"] for task in tasks):
             ones = self.binary[label].fill_null(0) == 1
             inside, outside = values.filter(ones), values.filter(~ones).drop_nulls()
@@ -375,6 +388,7 @@ class _Guess:
 
     def _number_or_id(self, name: str, values: pl.Series, unique: int) -> tuple[Role, str]:
         words = _words(name)
+        values = values.cast(pl.Float64) if values.dtype.is_decimal() else values
         if not values.dtype.is_numeric():
             long = values.dtype == pl.String and 2 * (values.str.len_chars() > 100).sum() > len(
                 values
@@ -413,9 +427,9 @@ def _binary(values: pl.Series) -> pl.Series | None:
         is_label = bool(((found == 0) | (found == 1)).all()) and found.n_unique() > 0
         return values.cast(pl.Int8) if is_label else None
     if values.dtype == pl.String:
-        number = values.replace_strict(
-            {"0": 0, "1": 1, "0.0": 0, "1.0": 1}, default=None, return_dtype=pl.Int8
-        )
+        words = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
+        text = values.str.strip_chars().str.to_lowercase()
+        number = text.replace_strict(words, default=None, return_dtype=pl.Int8)
         same = number.null_count() == values.null_count() and len(values) > number.null_count()
         return number if same else None
     return None

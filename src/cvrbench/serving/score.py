@@ -12,8 +12,8 @@ import polars as pl
 
 
 def _numbers(values: pl.Series, field: dict[str, Any]) -> pl.Series:
-    if values.dtype in (pl.Datetime, pl.Duration):
-        values = values.dt.cast_time_unit("us")
+    values = values.dt.timestamp("us") if values.dtype in (pl.Date, pl.Datetime) else values
+    values = values.cast(pl.Duration("us")) if values.dtype == pl.Duration else values
     values = values.str.strip_chars() if values.dtype == pl.String else values.to_physical()
     values = values.cast(pl.Float64).fill_nan(None).clip(*field.get("clip", (None, None)))
     return values.log1p() if field.get("log1p") else values

@@ -122,8 +122,10 @@ class Columns:
         if values.dtype.is_nested() or values.dtype in (pl.Binary, pl.Object):
             raise at.misfit(values, "expected one number a row")
         plain = values
-        if plain.dtype in (pl.Datetime, pl.Duration):  # other files may have another unit
-            plain = plain.dt.cast_time_unit("us")
+        if plain.dtype in (pl.Date, pl.Datetime):  # other files may have another unit
+            plain = plain.dt.timestamp("us")
+        elif plain.dtype == pl.Duration:
+            plain = plain.cast(pl.Duration("us"))
         plain = plain.to_physical() if plain.dtype.is_temporal() else plain
         plain = plain.str.strip_chars() if plain.dtype == pl.String else plain
         found = plain.cast(pl.Float64, strict=False)

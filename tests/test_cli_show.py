@@ -196,7 +196,7 @@ def test_report_draws_what_masks_share(cvrbench):
             "log-finger", "masks-log-finger", "other-finger", "cost-log-finger",
             "seesaw-log-finger", "density-log-finger", "cost-other-finger", "seesaw-other-finger",
         )
-        for ending in ("png", "svg")
+        for ending in ("png", "svg", "pdf")
     }  # fmt: skip
 
 

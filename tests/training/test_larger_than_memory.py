@@ -228,6 +228,7 @@ def test_peak_memory_is_one_copy_in_memory_and_two_windows_on_disk(store, in_mem
 
 
 @linux
+@pytest.mark.slow
 def test_a_limit_of_half_the_store_is_enough_on_disk_and_not_in_memory(store, in_memory):
     size = sum(file.stat().st_size for file in (store / "train").iterdir())
     limited = in_a_process(store, "auto", limit=size // 2)

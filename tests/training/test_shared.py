@@ -13,8 +13,6 @@ from cvrbench.runs import experiment
 from cvrbench.runs.record import RunRecord
 
 SEARCHES = ["imp", "one_shot", "gradient_conflict", "snip"]
-WARM_ALIKE = ("one_shot", "gradient_conflict")
-"""After a warm-up they share what imp does: `nox -s slow` sees to it."""
 
 
 def outcome(record: RunRecord) -> dict:
@@ -33,7 +31,7 @@ def cells(quick, tmp_path: Path, name: str, *overrides: str):
         pytest.param(
             search,
             warmup,
-            marks=[pytest.mark.slow] if warmup and search in WARM_ALIKE else [],
+            marks=[pytest.mark.slow] if warmup and search != "imp" else [],
         )
         for search in SEARCHES
         for warmup in (0, 0.5)

@@ -95,7 +95,16 @@ def assert_same(alone, together):
 
 
 STACKABLE = [kind for kind in KINDS if build(kind, make_schema()).stackable]
-MODELS = [*STACKABLE, *[pytest.param(m, marks=pytest.mark.slow) for m in ("omoe", "cgc")]]
+ALWAYS = ("single_task", "mmoe", "ncs")
+"""One with tables of its own, one with gates, one with masks; `nox -s slow` trains the rest."""
+MODELS = [
+    *ALWAYS,
+    *(
+        pytest.param(model, marks=pytest.mark.slow)
+        for model in (*STACKABLE, "omoe", "cgc")
+        if model not in ALWAYS
+    ),
+]
 
 
 @pytest.mark.parametrize("model", MODELS)

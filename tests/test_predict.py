@@ -93,7 +93,7 @@ def train(folder: Path, columns: list[str], seed: int, *words: str) -> Case:
         compose(
             [
                 "dataset=table", f"dataset.path={folder / 'log.parquet'}", "dataset.split=column",
-                "dataset.split_column=split", "dataset.null_values=[NA]", *overrides, *SMALL,
+                "dataset.split_column=split", "dataset.null_values=[NA,'1.5']", *overrides, *SMALL,
                 *words, f"data_dir={folder}/datasets", f"results_dir={folder}/results",
             ]
         )

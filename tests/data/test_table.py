@@ -198,7 +198,8 @@ def test_a_conversion_without_a_click_needs_a_policy(csv):
         ({"group": "click"}, "a label cannot be the group"),
         ({"hash": {"item_id": 10}}, "hash names 'item_id', which is not listed in ids or lists"),
         ({"clip": {"user": (0, 1)}}, "clip names 'user', which is not listed in numbers"),
-        ({"clip": {"price": (1, 0)}}, "bounds of 'price' must ascend"),
+        ({"clip": {"price": (1, 0)}}, "bounds of 'price' must be finite and ascend"),
+        ({"clip": {"price": (0, float("inf"))}}, "bounds of 'price' must be finite"),
         ({"log1p": ("item",)}, "not listed in numbers"),
         ({"weights": {"user": "w"}}, "not listed in lists"),
         ({"test_from": 3}, "test_from has an effect with split=time alone"),
@@ -700,6 +701,18 @@ def test_a_value_is_one_id_and_one_number_in_every_type(types, tmp_path):
         assert set(column.value_counts()["count"]) == {180 * len(types)}
     if not isinstance(types[0], pl.Datetime):
         assert set(rows["x"]) == {"10", "7", "0", "20", "-3"}
+
+
+@pytest.mark.parametrize("dtype", [pl.Int64, pl.Float64, pl.Decimal(9, 2), pl.String])
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_number_that_stands_for_none_does_so_in_every_type(dtype, suffix, tmp_path):
+    frame = log().with_columns(price=pl.col("item").cast(dtype))
+    path = tmp_path / f"l{suffix}"
+    frame.write_csv(path) if suffix == ".csv" else frame.write_parquet(path)
+    rows = load(described(path, null_values=("7", "NA", "inf")))
+    prices = pl.concat(rows.splits().values())["price"]
+    assert prices.null_count() == (log()["item"] == 7).sum()
+    assert 7 not in prices.to_list()
 
 
 @pytest.mark.parametrize("dtype", [pl.Date, pl.Datetime("ms"), pl.Datetime("ns", "UTC")])

@@ -1,6 +1,7 @@
 """Configuration of the datasets (group `dataset=`): one dataclass per source."""
 
 import codecs
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -242,8 +243,10 @@ class TableConfig(SplitOptions):
         if both := [name for name in self.buckets if name in self.hash]:
             raise ValueError(f"column {both[0]!r} is in buckets and in hash; choose one")
         for column, bounds in (*self.buckets.items(), *self.clip.items()):
-            if any(a >= b for a, b in pairwise(bounds)):
-                raise ValueError(f"bounds of {column!r} must ascend; got {list(bounds)}")
+            if not all(map(math.isfinite, bounds)) or any(a >= b for a, b in pairwise(bounds)):
+                raise ValueError(
+                    f"bounds of {column!r} must be finite and ascend; got {list(bounds)}"
+                )
         outputs = [name for t in self.tasks for name in (t.name, t.product) if name is not None]
         taken = {"group", *(f"p_{o}" for o in outputs), *(f"label_{t.name}" for t in self.tasks)}
         if self.key in taken:

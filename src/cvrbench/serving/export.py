@@ -37,7 +37,7 @@ from cvrbench.data.batches import Features
 from cvrbench.data.dataset import vocabulary_file
 from cvrbench.data.encode import ZEROS
 from cvrbench.data.schema import MISSING, N_RESERVED, OOV, Categorical, MultiValued, Schema
-from cvrbench.data.sources.table_columns import intervals
+from cvrbench.data.sources.table_columns import absent_numbers, intervals
 from cvrbench.errors import ConfigError, RunError, StoreError, did_you_mean
 from cvrbench.nn import Output
 from cvrbench.objectives import Predictions, build_objective
@@ -223,7 +223,8 @@ def _fields(reads: Schema, every: Schema, config: TableConfig | None) -> Iterato
         own = {key: rule[name] for key, rule in rules.items() if name in rule}
         if "buckets" in own:
             own["intervals"] = intervals(own["buckets"])
-        return {"kind": kind, "column": name, "nulls": nulls, **own}
+        words = {"nulls": nulls, "na": absent_numbers(nulls), "clip": [None, None]}
+        return {"kind": kind, "column": name, **words, **own}
 
     def place(field: Categorical | MultiValued, position: int) -> dict[str, Any]:
         start = starts[field.name]

@@ -15,7 +15,7 @@ def _numbers(values: pl.Series, field: dict[str, Any]) -> pl.Series:
     values = values.dt.timestamp("us") if values.dtype in (pl.Date, pl.Datetime) else values
     values = values.cast(pl.Duration("us")) if values.dtype == pl.Duration else values
     values = values.str.strip_chars() if values.dtype == pl.String else values.to_physical()
-    values = values.cast(pl.Float64).fill_nan(None).clip(*field.get("clip", (None, None)))
+    values = values.cast(pl.Float64).fill_nan(None).replace(field["na"], None).clip(*field["clip"])
     return values.log1p() if field.get("log1p") else values
 
 

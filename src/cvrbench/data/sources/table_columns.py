@@ -136,7 +136,8 @@ class Columns:
                 "expected a number; list the column in dataset.ids, or the word in "
                 "dataset.null_values if it means that there is none",
             )
-        return found.fill_nan(None)
+        found = found.fill_nan(None)
+        return found.set(found.is_in(absent_numbers(self._nulls)), None)
 
     def lists(self, values: pl.Series, at: At) -> pl.Series:
         """Return lists of text. Nothing stands between two separators, or behind the last."""
@@ -227,6 +228,12 @@ def _is_utf8(value: bytes | None) -> bool:
         return value is None or value.decode() is not None
     except UnicodeDecodeError:
         return False
+
+
+def absent_numbers(words: Sequence[str]) -> list[float]:
+    """Return the numbers among words for an absent value: -1 is one in every type of column."""
+    numbers = pl.Series(words, dtype=pl.String).cast(pl.Float64, strict=False).drop_nulls()
+    return numbers.filter(numbers.is_finite()).to_list()
 
 
 def intervals(bounds: Sequence[float]) -> list[str]:

@@ -71,17 +71,17 @@ def test_a_disk_that_runs_full_is_named_and_the_run_goes_on_when_there_is_room(
 def test_a_disk_that_is_full_when_the_results_are_written_is_named(
     cell, disk, expected, monkeypatch, name
 ):
-    forget = files._forget_dead
+    forget = files.forget_dead
 
     def fill_before(path):
         forget(path)
         if path.name.startswith(name) and path.parent == planning.folder_of(cell):
             disk.fill()
 
-    monkeypatch.setattr(files, "_forget_dead", fill_before)
+    monkeypatch.setattr(files, "forget_dead", fill_before)
     with pytest.raises(StoreError, match=rf"no space left to write .*{name}"):
         experiment.run(cell)
-    monkeypatch.setattr(files, "_forget_dead", forget)
+    monkeypatch.setattr(files, "forget_dead", forget)
     assert not list(planning.folder_of(cell).rglob("*.tmp"))
     disk.free()
     experiment.run(cell)

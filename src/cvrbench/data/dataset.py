@@ -45,7 +45,13 @@ from pydantic import TypeAdapter
 
 from cvrbench.data.schema import Schema
 from cvrbench.errors import DataError, RunInterrupted
-from cvrbench.system.files import check_regular, is_intact, read_json
+from cvrbench.system.files import (
+    check_regular,
+    forget_dead,
+    is_intact,
+    read_json,
+    temporary_of,
+)
 from cvrbench.system.machine import available_memory
 
 Array = npt.NDArray[Any]
@@ -128,10 +134,10 @@ def open_dataset(path: Path) -> Dataset:
 
 def keep_vocabularies(dataset: Dataset, target: Path) -> None:
     """Copy a dataset's manifest and vocabularies into a new folder, whole or not at all."""
+    forget_dead(target)
     if target.is_dir():
         return
-    work = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    shutil.rmtree(work, ignore_errors=True)
+    work = temporary_of(target)
     try:
         shutil.copytree(dataset.path / "vocabulary", work / "vocabulary")
         shutil.copyfile(dataset.path / "manifest.json", work / "manifest.json")

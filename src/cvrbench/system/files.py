@@ -197,10 +197,8 @@ def atomic_write(path: Path, key: str = "results_dir") -> Iterator[Path]:
     Raises:
         StoreError: The disk is full or the folder not writable.
     """
-    # Another process may be writing the same file.
-    mine = f"{process_scope()}-{os.getpid()}-{threading.get_ident()}"
-    temporary = path.with_name(f".{path.name}.{mine}.tmp")
-    _forget_dead(path)
+    temporary = temporary_of(path)
+    forget_dead(path)
     with explain_write(path, key):
         try:
             temporary.unlink(missing_ok=True)
@@ -214,6 +212,12 @@ def atomic_write(path: Path, key: str = "results_dir") -> Iterator[Path]:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+def temporary_of(path: Path) -> Path:
+    """Return where this thread makes a file or folder; others may be making the same one."""
+    mine = f"{process_scope()}-{os.getpid()}-{threading.get_ident()}"
+    return path.with_name(f".{path.name}.{mine}.tmp")
 
 
 def forget_temporaries(folder: Path) -> None:
@@ -236,8 +240,8 @@ def process_scope() -> str:
     return hashlib.sha256(name.encode()).hexdigest()[:12]
 
 
-def _forget_dead(path: Path) -> None:
-    """Remove temporary files of `path` whose process is gone."""
+def forget_dead(path: Path) -> None:
+    """Remove temporary files and folders of `path` whose process is gone."""
     for left in path.parent.glob(f".{escape(path.name)}.*.tmp"):
         scope, _, rest = left.name.removeprefix(f".{path.name}.").partition("-")
         pid = rest.partition("-")[0]
@@ -247,7 +251,7 @@ def _forget_dead(path: Path) -> None:
             else:
                 dead = time.time() - left.stat().st_mtime > FORGOTTEN_SECONDS
             if dead:
-                left.unlink(missing_ok=True)
+                remove(left, within=path.parent)
 
 
 @contextmanager

@@ -109,6 +109,12 @@ class Schema:
         """Indices of the tasks from the root down to and including `task`."""
         return chain(self.tasks, task)
 
+    @property
+    def parents(self) -> list[int | None]:
+        """Index of each task's parent, None of a root's; a parent stands before its children."""
+        chains = [self.chain(task) for task in range(len(self.tasks))]
+        return [path[-2] if len(path) > 1 else None for path in chains]
+
     def __post_init__(self) -> None:
         """Refuse tasks whose chain of parents does not end, and two things of one name."""
         names = [task.name for task in self.tasks]

@@ -39,6 +39,7 @@ class Objective(ABC):
         joint_logits: Whether a logit is of its task's joint probability, not of the conditional
             one.
         chains: Per task the indices from its root down to and including itself.
+        parents: Per task the index of its parent, None of a root.
     """
 
     heads: ClassVar[tuple[str, ...]] = ()
@@ -46,6 +47,7 @@ class Objective(ABC):
 
     def __init__(self, schema: Schema) -> None:
         self.chains = tuple(schema.chain(t) for t in range(len(schema.tasks)))
+        self.parents = schema.parents
 
     @abstractmethod
     def losses(self, output: Output, batch: Batch) -> Tensor:

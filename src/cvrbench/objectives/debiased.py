@@ -77,7 +77,6 @@ class Debiased(Objective):
         super().__init__(schema)
         self.schema = schema
         self.lambda_c, self.lambda_g = config.lambda_c, config.lambda_g
-        self.parents = [chain[-2] if len(chain) > 1 else None for chain in self.chains]
 
     def losses(self, output: Output, batch: Batch) -> Tensor:
         """Return each task's mean loss, `[..., tasks]`."""

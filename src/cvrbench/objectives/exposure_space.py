@@ -34,9 +34,8 @@ class ExposureSpace(Objective):
     def predictions(self, output: Output) -> Predictions:
         """Return joint probabilities as predicted, conditional ones as quotients of at most 1."""
         joint = output.logits.double().sigmoid()
-        parents = [chain[-2] if len(chain) > 1 else None for chain in self.chains]
         conditional = [
             joint[..., t] if parent is None else (joint[..., t] / joint[..., parent]).clamp(max=1)
-            for t, parent in enumerate(parents)
+            for t, parent in enumerate(self.parents)
         ]
         return Predictions(torch.stack(conditional, -1), joint)

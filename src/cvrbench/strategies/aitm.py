@@ -56,8 +56,7 @@ class AITM(SharingStrategy):
     ) -> None:
         super().__init__()
         n_tasks = len(schema.tasks)
-        chains = [schema.chain(t) for t in range(n_tasks)]
-        self.parents = [chain[-2] if len(chain) > 1 else None for chain in chains]
+        self.parents = schema.parents
         self.calibrator = config.calibrator
         self.encoder = encoder
         self.networks = ParallelMLP(n_tasks, encoder.width, config.hidden, dropout=config.dropout)

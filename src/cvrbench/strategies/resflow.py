@@ -40,7 +40,7 @@ class ResFlow(SharingStrategy):
         super().__init__()
         n_tasks = len(schema.tasks)
         self.chains = [schema.chain(t) for t in range(n_tasks)]
-        self.parents = [chain[-2] if len(chain) > 1 else None for chain in self.chains]
+        self.parents = schema.parents
         self.first = 0
         """The first task whose logit is returned; those before it are ancestors alone."""
         self.encoder = encoder

@@ -13,7 +13,7 @@ from torch import nn
 from cvrbench.data.batches import Features, SplitTensors
 from cvrbench.data.dataset import Bag, Split
 from cvrbench.data.schema import Schema
-from cvrbench.serving.compaction import Savings, task_network, vocabulary_starts
+from cvrbench.serving.compaction import Savings, task_network
 
 
 class Spread(NamedTuple):
@@ -103,7 +103,7 @@ def select(features: Features, schema: Schema, kept: Schema) -> Features:
         schema: Of the trained network.
         kept: Of the compacted one; its fields are some of `schema`'s, in the same order.
     """
-    old, new = vocabulary_starts(schema), vocabulary_starts(kept)
+    old, new = schema.starts, kept.starts
     device = features.rows.device
     batch = features.rows.shape[0]
     columns = [i for i, field in enumerate(schema.categorical) if field.name in new]

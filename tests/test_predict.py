@@ -89,6 +89,7 @@ def train(folder: Path, columns: list[str], seed: int, *words: str) -> Case:
     overrides = [f"dataset.{role}=[{','.join(names)}]" for role, names in roles.items()]
     overrides += [f"dataset.{word}" for name, word in options.items() if name in columns]
     overrides += ["dataset.log1p=[price]"] if "price" in columns else []
+    overrides += ["dataset.shared={tags: text}"] if {"tags", "text"} <= {*columns} else []
     record = experiment.run(
         compose(
             [

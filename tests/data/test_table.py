@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from cvrbench.config.dataset import SplitPaths, TableConfig, TableTask
 from cvrbench.data.dataset import read_key, vocabulary_file
-from cvrbench.data.registry import ensure
+from cvrbench.data.registry import describe, ensure
 from cvrbench.data.sources import table, table_files
 from cvrbench.errors import DataError
 from tests.data.checks import Tables, check
@@ -201,6 +201,11 @@ def test_a_conversion_without_a_click_needs_a_policy(csv):
         ({"clip": {"price": (1, 0)}}, "bounds of 'price' must be finite and ascend"),
         ({"clip": {"price": (0, float("inf"))}}, "bounds of 'price' must be finite"),
         ({"log1p": ("item",)}, "not listed in numbers"),
+        ({"shared": {"price": "item"}}, "shared names 'price', which is not listed in ids or"),
+        ({"shared": {"item": "day"}}, "shared names 'day', which is not listed in ids or lists"),
+        ({"shared": {"tags": "item", "item": "user"}}, "'tags' must name a column with a voc"),
+        ({"shared": {"item": "item"}}, "'item' must name a column with a vocabulary of its own"),
+        ({"shared": {"item": "user"}, "hash": {"user": 9}}, "say the same of both in hash"),
         ({"weights": {"user": "w"}}, "not listed in lists"),
         ({"test_from": 3}, "test_from has an effect with split=time alone"),
         (
@@ -819,6 +824,31 @@ def test_numbers_are_clipped_and_logarithms_taken(tmp_path):
     bad = write_parquet(frame.with_columns(b=pl.lit(-3.0)), tmp_path / "bad.parquet")
     with pytest.raises(DataError, match=r"'b' holds -3.0 in row 1; log\(1 \+ x\) has none"):
         load(replace(config, path=str(bad)))
+
+
+def test_columns_that_share_a_vocabulary_are_counted_as_one(tmp_path):
+    """The known values, their counts and their rows of the one table, by polars."""
+    frame = log().with_columns(seen=pl.Series([["3", "7", None][: i % 4] for i in range(900)]))
+    frame.write_parquet(tmp_path / "log.parquet")
+    config = described(tmp_path / "log.parquet", lists=("tags", "seen"), shared={"seen": "item"})
+    dataset = ensure(replace(config, min_count=40), "mine", tmp_path)
+    train = load(config).train
+    values = pl.concat([train["item"].cast(pl.String), train["seen"].explode().drop_nulls()])
+    counts = values.value_counts(name="n").filter(pl.col("n") >= 40)
+    known = pl.read_parquet(vocabulary_file(dataset.path, "item"))[3:]
+    assert dict(known.select("value", "count").iter_rows()) == dict(counts.iter_rows())
+    assert not vocabulary_file(dataset.path, "seen").exists()
+    assert dataset.train.bags[1].ids.max() < len(counts) + 3
+    ids = dict(known.select("value", "id").iter_rows())
+    expected = [ids.get(v, 2) for v in train["item"].cast(pl.String)]
+    assert dataset.train.ids[:, 1].tolist() == expected
+    schema = dataset.schema
+    assert schema.starts["seen"] == schema.starts["item"] == schema.categorical[0].size
+    assert schema.vocabulary_size == sum(f.size for f in schema.id_fields if f.shares is None)
+    facts = {f.name: f for f in describe(dataset, {}).fields}
+    absent = sum(value is None for row in train["seen"].to_list() for value in row)
+    assert facts["item"].missing == 0
+    assert facts["seen"].missing == absent / len(dataset.train.bags[1].ids)
 
 
 def test_ids_are_hashed_by_crc32_and_the_group_is_not(tmp_path):

@@ -174,6 +174,9 @@ class TableConfig(SplitOptions):
     list_separator: Text
     weights: dict[str, Text] = field(default_factory=dict)
     """List column -> the list column of the same lengths that holds its values' weights."""
+    shared: dict[str, Text] = field(default_factory=dict)
+    """Column of ids or lists -> another, whose vocabulary and rows of the embedding table it has:
+    `{history: item_id}`."""
     hash: dict[str, Count] = field(default_factory=dict)
     """Column of ids or lists -> number of buckets that its values are hashed to."""
     buckets: dict[str, Annotated[tuple[float, ...], MinLen(1)]] = field(default_factory=dict)
@@ -231,17 +234,31 @@ class TableConfig(SplitOptions):
         for key, named, where in (
             ("weights", self.weights, self.lists),
             ("hash", self.hash, (*self.ids, *self.lists)),
+            ("shared", (*self.shared, *self.shared.values()), (*self.ids, *self.lists)),
             ("buckets", self.buckets, self.ids),
             ("clip", self.clip, self.numbers),
             ("log1p", self.log1p, self.numbers),
         ):
             if strays := [name for name in named if name not in where]:
-                place = {"hash": "ids or lists", "weights": "lists", "buckets": "ids"}
+                place = dict.fromkeys(("hash", "shared"), "ids or lists")
+                place |= {"weights": "lists", "buckets": "ids"}
                 raise ValueError(
                     f"{key} names {strays[0]!r}, which is not listed in {place.get(key, 'numbers')}"
                 )
         if both := [name for name in self.buckets if name in self.hash]:
             raise ValueError(f"column {both[0]!r} is in buckets and in hash; choose one")
+        for column, owner in self.shared.items():
+            if owner in self.shared:
+                raise ValueError(
+                    f"shared: {column!r} must name a column with a vocabulary of its own, not "
+                    f"{owner!r}, which is listed in shared itself"
+                )
+            rules = self.hash, self.buckets
+            if any(rule.get(column) != rule.get(owner) for rule in rules):
+                raise ValueError(
+                    f"{column!r} and {owner!r} share a vocabulary; say the same of both in hash "
+                    "and buckets"
+                )
         for column, bounds in (*self.buckets.items(), *self.clip.items()):
             if not all(map(math.isfinite, bounds)) or any(a >= b for a, b in pairwise(bounds)):
                 raise ValueError(

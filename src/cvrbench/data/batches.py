@@ -222,14 +222,13 @@ class SplitReader:
                 opened.read_exactly()
             return opened
 
-        sizes = [field.size for field in schema.id_fields]
-        starts: npt.NDArray[np.int64] = np.cumsum([0, *sizes])
+        starts = np.array([*schema.starts.values()], np.int64)
         n_categorical = len(schema.categorical)
         self.index_type = index_type(schema)
         self.device, self.forget = device, forget
         self.shape = Shape.of(split, schema)
         self.starts = starts[:n_categorical].astype(self.index_type)
-        self.bag_starts = starts[n_categorical:-1].astype(self.index_type)
+        self.bag_starts = starts[n_categorical:].astype(self.index_type)
         self.ids, self.numeric = reader(split.ids), reader(split.numeric)
         self.labels = reader(split.labels)
         self.contexts = None if split.contexts is None else reader(split.contexts)

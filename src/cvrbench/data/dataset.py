@@ -331,6 +331,7 @@ def fingerprint_of(schema: Schema, files: Mapping[str, Mapping[str, Any]]) -> st
     """Return a digest of all that a result depends on: every array's bytes, and their meaning."""
     parts = [f"{name} {entry['sha256']}" for name, entry in files.items()]
     parts += [repr(field) for field in (*schema.id_fields, *schema.numeric)]
+    parts += [f"{f.name} shares {f.shares}" for f in schema.id_fields if f.shares is not None]
     parts += [repr(task) for task in schema.tasks]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 

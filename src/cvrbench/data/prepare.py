@@ -88,25 +88,30 @@ def prepare(
 
 def _learn(raw: RawStream, name: str, on_rows: OnRows) -> _Learned:
     inspection = Inspection(raw, name)
-    vocabularies = {f.name: VocabularyCounter() for f in raw.fields if f.kind != "numeric"}
+    owner = {f.name: f.shares or f.name for f in raw.fields if f.kind != "numeric"}
+    vocabularies = {name: VocabularyCounter() for name in owner.values()}
     scales = {f.name: ScaleCounter(f.name) for f in raw.fields if f.kind == "numeric"}
     rows, account = Counter[str](), Counter[str]()
     for split, frame in raw.chunks(account):
         rows[split] += len(frame)
         inspection.see(split, frame)
         if split == "train":
-            for field, counter in (vocabularies | scales).items():
-                counter.add(frame[field])
+            for field, vocabulary in owner.items():
+                vocabularies[vocabulary].add(frame[field])
+            for field, scale in scales.items():
+                scale.add(frame[field])
         on_rows(RowsProgress("counting values", rows.total(), 0.0))
     remarks = inspection.finish()
 
-    def learn(kind: str) -> dict[str, Vocabulary]:
-        fields = [field for field in raw.fields if field.kind == kind]
-        return {field.name: vocabularies[field.name].learn(field.min_count) for field in fields}
+    least = {field.name: field.min_count for field in raw.fields}
+    known = {name: counter.learn(least[name]) for name, counter in vocabularies.items()}
+
+    def learnt(kind: str) -> dict[str, Vocabulary]:
+        return {f.name: known[owner[f.name]] for f in raw.fields if f.kind == kind}
 
     return _Learned(
-        learn("categorical"),
-        learn("multivalued"),
+        learnt("categorical"),
+        learnt("multivalued"),
         {field: scale.learn() for field, scale in scales.items()},
         inspection.groups,
         {split: rows[split] for split in SPLITS},
@@ -126,10 +131,12 @@ def _write(
 ) -> None:
     done, total = 0, sum(learned.rows.values())
     weighted = {f.name: f.weights for f in raw.fields if f.weights is not None}
+    own = {field.name for field in raw.fields if field.shares is None}
     keys: list[pl.DataFrame] = []
     with StoreWriter(folder) as writer:
         for field, vocabulary in (learned.categorical | learned.multivalued).items():
-            vocabulary.table.write_parquet(vocabulary_file(folder, field))
+            if field in own:
+                vocabulary.table.write_parquet(vocabulary_file(folder, field))
         for split, frame in _again(raw.chunks(Counter()), learned, name):
             for file, array in _arrays(raw, learned, frame).items():
                 writer.append(split, file, array)
@@ -189,11 +196,12 @@ def _schema(raw: RawStream, learned: _Learned, name: str) -> Schema:
         if scale.has_gaps:
             numeric.append(Numeric(name=gap_name(field), mean=0.0, std=1.0))
     ids, lists = learned.categorical.items(), learned.multivalued.items()
+    of = {field.name: field.shares for field in raw.fields}
     try:
         return Schema(
             name=name,
-            categorical=tuple(Categorical(name=f, size=v.size) for f, v in ids),
-            multivalued=tuple(MultiValued(name=f, size=v.size) for f, v in lists),
+            categorical=tuple(Categorical(name=f, size=v.size, shares=of[f]) for f, v in ids),
+            multivalued=tuple(MultiValued(name=f, size=v.size, shares=of[f]) for f, v in lists),
             numeric=tuple(numeric),
             tasks=raw.tasks,
             group=raw.group,

@@ -83,6 +83,8 @@ class RawField:
     """Values seen fewer times than this in the training split become OOV."""
     weights: str | None = None
     """List column of the same lengths that holds the values' weights; None: each weighs 1."""
+    shares: str | None = None
+    """Field whose vocabulary this one has, learnt from both; None: its own."""
 
 
 def feature_fields(

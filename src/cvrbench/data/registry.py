@@ -192,13 +192,18 @@ def describe(dataset: Dataset, counts: Counts) -> Description:
     schema = dataset.schema
     id_counts: dict[str, npt.NDArray[np.int64]] = {}
     facts = []
-    ids = [("categorical", dataset.test.ids[:, k]) for k in range(len(schema.categorical))]
-    ids += [("multi-valued", bag.ids) for bag in dataset.test.bags]
-    for field, (kind, test) in zip(schema.id_fields, ids, strict=True):
-        ids_of = pl.read_parquet(vocabulary_file(dataset.path, field.name), glob=False)
+    train, test_rows = dataset.train, dataset.test
+    ids = [("categorical", train.ids[:, k], test_rows.ids[:, k]) for k in range(train.ids.shape[1])]
+    bags = zip(train.bags, test_rows.bags, strict=True)
+    ids += [("multi-valued", bag.ids, test_bag.ids) for bag, test_bag in bags]
+    common = {field.shares for field in schema.id_fields}
+    for field, (kind, own, test) in zip(schema.id_fields, ids, strict=True):
+        ids_of = pl.read_parquet(vocabulary_file(dataset.path, field.vocabulary), glob=False)
         count = ids_of["count"].to_numpy()
+        if field.vocabulary in common:  # the table counts all fields that share it
+            count = np.bincount(own, minlength=field.size)
         total = max(int(count.sum()), 1)
-        id_counts[field.name] = known = count[N_RESERVED:]
+        id_counts[field.name] = known = np.sort(count[N_RESERVED:])[::-1]
         facts.append(
             FieldFacts(
                 field.name,

@@ -5,7 +5,8 @@ Strategies, objectives and metrics know nothing else of a dataset.
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from itertools import accumulate
 from typing import Any, Literal, Self
 
 from pydantic import TypeAdapter
@@ -16,19 +17,29 @@ N_RESERVED = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Categorical:
-    """A field with one id per row, in `[0, size)`; the first `N_RESERVED` ids are reserved."""
+class _IdField:
+    """A field of ids in `[0, size)`; the first `N_RESERVED` ids are reserved."""
 
     name: str
     size: int
+    shares: str | None = field(default=None, repr=False)
+    """Field whose vocabulary, and rows of the embedding table, this one has; None: its own."""
+
+    @property
+    def vocabulary(self) -> str:
+        """Name of the field's vocabulary."""
+        return self.shares or self.name
 
 
 @dataclass(frozen=True, kw_only=True)
-class MultiValued:
-    """A field with a weighted bag of ids per row, each id in `[0, size)`."""
+class Categorical(_IdField):
+    """A field with one id per row."""
 
-    name: str
-    size: int
+
+@dataclass(frozen=True, kw_only=True)
+class MultiValued(_IdField):
+    """A field with a weighted bag of ids per row."""
+
     pool: Literal["mean", "sum"] = "mean"
     """Whether a bag counts as the weighted mean of its values, or as their weighted sum: a bag of
     one value keeps its weight only in a sum."""
@@ -97,7 +108,14 @@ class Schema:
     @property
     def vocabulary_size(self) -> int:
         """Rows of one embedding table that serves every field."""
-        return sum(field.size for field in self.id_fields)
+        return sum({field.vocabulary: field.size for field in self.id_fields}.values())
+
+    @property
+    def starts(self) -> dict[str, int]:
+        """Row of the one table in which each field's vocabulary begins, by the field's name."""
+        sizes = {field.vocabulary: field.size for field in self.id_fields}
+        begin = dict(zip(sizes, accumulate(sizes.values(), initial=0), strict=False))
+        return {field.name: begin[field.vocabulary] for field in self.id_fields}
 
     @property
     def gaps(self) -> dict[str, str]:

@@ -26,7 +26,7 @@ Shape legend: `batch` rows, `width` the encoder's output, `in` and `out` a layer
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -158,12 +158,6 @@ def compact(network: TaskNetwork) -> Compaction:
     )
 
 
-def vocabulary_starts(schema: Schema) -> Mapping[str, int]:
-    """Return in which row of the one table each field's vocabulary begins."""
-    ends = accumulate((field.size for field in schema.id_fields), initial=0)
-    return {field.name: start for field, start in zip(schema.id_fields, ends, strict=False)}
-
-
 def _fold_constants(layers: Sequence[Layer]) -> tuple[list[Layer], tuple[int, ...]]:
     """Move what silent units put out into the next layer's bias, and cut their connections."""
     changed, folded = list(layers), []
@@ -225,11 +219,11 @@ def _read_fields(network: TaskNetwork, read: Tensor) -> tuple[Schema, Tensor, tu
 
 def _table_of(network: TaskNetwork, kept: Schema) -> Tensor:
     """The embedding rows of the fields that stay."""
-    table, starts = network.encoder.table.detach(), vocabulary_starts(network.schema)
+    table, starts = network.encoder.table.detach(), network.schema.starts
     if kept.vocabulary_size == network.schema.vocabulary_size:
         return table
-    pieces = [table[starts[f.name] : starts[f.name] + f.size] for f in kept.id_fields]
-    return torch.cat(pieces) if pieces else table[:0]
+    pieces = {f.vocabulary: table[starts[f.name] :][: f.size] for f in kept.id_fields}
+    return torch.cat([*pieces.values()]) if pieces else table[:0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -365,7 +359,7 @@ def in_words(task: str, masked: Cost, compacted: Cost, compaction: Compaction) -
 
 def example_features(schema: Schema, rows: int = EXAMPLE_ROWS) -> Features:
     """Return a small batch with every field's first id, two to a bag; it stands for any other."""
-    starts, n = torch.tensor([*vocabulary_starts(schema).values()]).long(), len(schema.categorical)
+    starts, n = torch.tensor([*schema.starts.values()]).long(), len(schema.categorical)
     values = torch.arange(len(schema.multivalued) * rows).repeat_interleave(2)
     return Features(
         rows=starts[:n].expand(rows, n).contiguous(),

@@ -2,7 +2,8 @@
 
 DIR/model.onnx            the network, ids in and probabilities out
 DIR/model.onnx.data       weights of a network that is too large for one file (2 GB)
-DIR/vocabulary.parquet    field, value, row: known values and their rows of the embedding table
+DIR/vocabulary.parquet    field, value, row: known values and their rows of the embedding table,
+                          once for fields that share them
 DIR/bundle.json           fields in the order of the inputs, outputs, and where the network is from
 DIR/score.py              raw rows to probabilities (`cvrbench.serving.score`)
 DIR/README.md             what a person needs to know of these
@@ -47,7 +48,6 @@ from cvrbench.serving.compaction import (
     compact,
     example_features,
     task_network,
-    vocabulary_starts,
 )
 from cvrbench.serving.predict import as_table, takes_rows
 from cvrbench.system.files import explain_write
@@ -216,7 +216,7 @@ def _fields(reads: Schema, every: Schema, config: TableConfig | None) -> Iterato
 
     Keys without effect are left out, and `config` is None where rows are no raw ones.
     """
-    starts, nulls = vocabulary_starts(reads), ["", *(config.null_values if config else ())]
+    starts, nulls = reads.starts, ["", *(config.null_values if config else ())]
     rules = {key: getattr(config, key, {}) for key in ("hash", "buckets", "clip")}
 
     def column(kind: str, name: str) -> dict[str, Any]:
@@ -229,6 +229,7 @@ def _fields(reads: Schema, every: Schema, config: TableConfig | None) -> Iterato
     def place(field: Categorical | MultiValued, position: int) -> dict[str, Any]:
         start = starts[field.name]
         own = {"position": position, "size": field.size, "zeros": ZEROS}
+        own |= {"vocabulary": field.vocabulary}
         rows = {"absent": start + MISSING, "unknown": start + OOV}
         return {**own, **rows}
 
@@ -248,7 +249,7 @@ def _fields(reads: Schema, every: Schema, config: TableConfig | None) -> Iterato
 def _vocabulary(reads: Schema, trained: Trained) -> pl.DataFrame:
     """Return the known values of all id fields as text, and their rows of the embedding table."""
     tables = [pl.DataFrame(schema={"field": pl.String, "value": pl.String, "row": pl.Int64})]
-    for name, start in vocabulary_starts(reads).items():
+    for name, start in {f.vocabulary: reads.starts[f.name] for f in reads.id_fields}.items():
         known = pl.read_parquet(vocabulary_file(trained.data, name), glob=False)
         row = (pl.col("id").cast(pl.Int64) + start).alias("row")
         known = known.filter(pl.col("id") >= N_RESERVED)

@@ -35,7 +35,6 @@ from cvrbench.data.sources.table_files import PARQUET, Part, Table, find_parts, 
 from cvrbench.errors import DataError, StoreError
 from cvrbench.objectives import build_objective
 from cvrbench.runs.load import Trained
-from cvrbench.serving.compaction import vocabulary_starts
 from cvrbench.system.files import atomic_write
 from cvrbench.system.parquet import parquet_size
 from cvrbench.training.evaluator import predict
@@ -96,10 +95,11 @@ class Encoder:
     def __init__(self, config: TableConfig, schema: Schema, data: Path) -> None:
         """Read the vocabularies in a folder `data`."""
         self._config, self._schema, self._columns = config, schema, Columns(config)
-        self._vocabularies = {
-            field.name: Vocabulary(pl.read_parquet(vocabulary_file(data, field.name), glob=False))
-            for field in schema.id_fields
+        tables = {
+            name: Vocabulary(pl.read_parquet(vocabulary_file(data, name), glob=False))
+            for name in {field.vocabulary for field in schema.id_fields}
         }
+        self._vocabularies = {field.name: tables[field.vocabulary] for field in schema.id_fields}
         gaps = schema.gaps
         self._scales = {
             number.name: Scale(number.mean, number.std, gap_name(number.name) in gaps)
@@ -121,7 +121,7 @@ class Encoder:
         Raises:
             DataError: A value does not fit its column.
         """
-        schema, columns, starts = self._schema, self._columns, vocabulary_starts(self._schema)
+        schema, columns, starts = self._schema, self._columns, self._schema.starts
         rows = np.empty((len(frame), len(schema.categorical)), np.int64)
         for place, field in enumerate(schema.categorical):
             ids = self._vocabularies[field.name].encode(columns.ids(frame[field.name], at))

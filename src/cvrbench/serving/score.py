@@ -24,7 +24,7 @@ def _rows(values: pl.Series, field: dict[str, Any], vocabulary: pl.DataFrame) ->
         number = _numbers(values, field)
         places = np.searchsorted(field["buckets"], number.fill_null(0), side="right")
         values = pl.Series(field["intervals"])[places].set(number.is_null(), None)
-    text, known = values.cast(pl.String), vocabulary.filter(field=field["column"])
+    text, known = values.cast(pl.String), vocabulary.filter(field=field["vocabulary"])
     text = text if values.dtype == pl.String else text.str.replace(field["zeros"], "${1}${2}")
     if values.dtype.is_float():  # a whole number has neither fraction nor exponent
         whole = values.set(values != values.round(0), None).cast(pl.Int64, strict=False)

@@ -8,7 +8,7 @@ a few bytes a row: its split, and with `split=time` its time.
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -49,15 +49,23 @@ def load(config: TableConfig) -> RawStream:
     source = _Source(config)
     survey, sources = source.survey(), checksums(source.table.parts)
     names = source.names
+    kinds: dict[Literal["categorical", "multivalued"], Sequence[str]] = {
+        "categorical": config.ids,
+        "multivalued": config.lists,
+    }
     return RawStream(
         chunks=lambda account: source.chunks(survey, account),
         fields=(
-            *(RawField(name=n, kind="categorical", min_count=config.min_count) for n in config.ids),
             *(
                 RawField(
-                    name=n, kind="multivalued", min_count=config.min_count, weights=names.get(n)
+                    name=name,
+                    kind=kind,
+                    min_count=config.min_count,
+                    weights=names.get(name),
+                    shares=config.shared.get(name),
                 )
-                for n in config.lists
+                for kind, columns in kinds.items()
+                for name in columns
             ),
             *(RawField(name=n, kind="numeric") for n in config.numbers),
         ),

@@ -203,7 +203,9 @@ def test_what_is_compared_is_what_all_tasks_read_and_the_table_stays_sparse():
     network: SharingStrategy = build("mmoe", schema).train()
     network.encoder.sparse = True
     output = network(make_batch(schema).features)
-    assert output.shared.shape == (16, network.encoder.width)
+    experts, read_by_gates = output.shared
+    assert experts.shape == (network.experts.n, 16, network.experts.n_out)
+    assert read_by_gates.shape == (16, network.encoder.width)
     losses = objective_of("click_space", schema).losses(output, make_batch(schema))
     method = balancing_of("gradnorm", schema)
     assert not isinstance(method, Weights)

@@ -105,8 +105,8 @@ def scaled(weights: Tensor, counted: Tensor) -> Tensor:
     return torch.where(counted, weights * here.sum(-1, keepdim=True) / total, 1.0)
 
 
-def gramian(losses: Tensor, shared: Tensor) -> Tensor:
-    """Return the inner products of the losses' gradients in a shared tensor, `[tasks, tasks]`.
+def gramian(losses: Tensor, shared: Sequence[Tensor]) -> Tensor:
+    """Return the inner products of the losses' gradients in shared tensors, `[tasks, tasks]`.
 
     The gradient with respect to the representation bounds that with respect to everything below it
     (MGDA-UB: Sener and Koltun, NeurIPS 2018, eq. 4): one row of `batch * width` numbers per task,
@@ -115,11 +115,19 @@ def gramian(losses: Tensor, shared: Tensor) -> Tensor:
 
     Args:
         losses: `[tasks]`, those compared.
-        shared: Any shape.
+        shared: Of any shapes; a task's gradient is the concatenation of those in all of them.
     """
     rows = [
-        torch.autograd.grad(loss, shared, retain_graph=True, materialize_grads=True)[0].flatten()
+        torch.autograd.grad(loss, shared, retain_graph=True, materialize_grads=True)
         for loss in losses
     ]
-    jacobian = torch.stack(rows).float()
-    return jacobian @ jacobian.T
+    products = losses.new_empty(len(rows), len(rows), dtype=torch.float32)
+    for i, one in enumerate(rows):
+        for j, other in enumerate(rows[: i + 1]):
+            # A dot product per tensor: one matrix of all gradients would be a copy of them.
+            parts = [
+                torch.dot(a.float().flatten(), b.float().flatten())
+                for a, b in zip(one, other, strict=True)
+            ]
+            products[i, j] = products[j, i] = torch.stack(parts).sum()
+    return products

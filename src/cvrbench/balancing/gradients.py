@@ -1,11 +1,12 @@
 """Methods that weigh the tasks by the inner products of their gradients g_t, G = J J^T.
 
-The gradients are taken at the representation that all tasks read (after look-up and interaction),
-not over all shared weights as in the papers, and a weight scales its task's loss as a whole, its
-own tower included, where the papers leave towers as they are. Weights are scaled to a mean of 1
-over the tasks that have a gradient in a batch, so that a step is as long as one of `equal`; which
-direction a method takes is its papers', how far is the same for all. A task without a gradient
-takes no part: the shortest vector of a hull with 0 in it would be 0.
+The gradients are taken at what the tasks' own modules read (`nn.Output.shared`: the output of a
+trunk or of experts, or the encoded fields), not over all shared weights as in the papers, and a
+weight scales its task's loss as a whole, its own tower included, where the papers leave towers as
+they are. Weights are scaled to a mean of 1 over the tasks that have a gradient in a batch, so that
+a step is as long as one of `equal`; which direction a method takes is its papers', how far is the
+same for all. A task without a gradient takes no part: the shortest vector of a hull with 0 in it
+would be 0.
 
 For two tasks `nash`, `imtl_g` and `fairgrad` with alpha=1 are one method, w_t ~ 1 / |g_t|, and
 `pcgrad` and `upgrad` another.

@@ -25,9 +25,9 @@ class Output(NamedTuple):
     """Heads that the objective asked for (`Objective.heads`): name -> `[batch, tasks]`."""
     penalty: Tensor | None = None
     """`[]`: what this pass adds to the loss, such as an L0 norm or a load balance."""
-    shared: Tensor | None = None
-    """The representation that all tasks read and above which gradient balancing compares them,
-    `[batch, width]`; None where tasks share nothing."""
+    shared: tuple[Tensor, ...] = ()
+    """What the tasks' own modules read, through which every gradient of a shared weight passes, and
+    at which gradient balancing compares the tasks; empty where they share nothing."""
 
     def float(self) -> "Output":
         """Return the output in fp32, in which losses are computed under autocast."""

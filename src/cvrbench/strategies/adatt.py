@@ -107,7 +107,7 @@ class AdaTT(SharingStrategy):
         for level in self.levels:
             x = level(x)
         output: Output = self.towers(x)  # x: [tasks, batch, out]
-        return output._replace(shared=encoded)
+        return output._replace(shared=(encoded,))
 
     def only(self, task: int) -> "AdaTT":
         """Return a copy without the others' towers and last gates; every expert is read."""

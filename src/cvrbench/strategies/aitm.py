@@ -77,7 +77,7 @@ class AITM(SharingStrategy):
             z.append(x if parent is None else self.transfers[str(task)](x, z[parent]))
         # Towers are those of the last tasks, of one alone in a copy for a single task.
         output: Output = self.towers(torch.stack(z[-self.towers.network.n :]))
-        return output._replace(shared=encoded)
+        return output._replace(shared=(encoded,))
 
     def only(self, task: int) -> "AITM":
         """Return a copy without the tasks that are no ancestors, and without their towers."""

@@ -44,7 +44,7 @@ class SharingStrategy(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, features: Features) -> Output:
-        """Return logits `[batch, tasks]`, and the representation that all tasks read."""
+        """Return logits `[batch, tasks]`, and what the tasks' own modules read."""
 
     def prepare(self, context: "PretrainContext") -> None:
         """Fix what must be fixed before the final training; nothing by default."""

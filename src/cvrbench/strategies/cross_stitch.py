@@ -58,7 +58,7 @@ class CrossStitch(SharingStrategy):
             apart = layer(x)  # [tasks, batch, out]
             x = (stitch[:, :, None] * apart).sum(dim=1)
         output: Output = self.towers(x)
-        return output._replace(shared=encoded)
+        return output._replace(shared=(encoded,))
 
     def only(self, task: int) -> "CrossStitch":
         """Return a copy without the other tasks' towers and last mixtures; every layer is read."""

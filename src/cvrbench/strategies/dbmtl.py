@@ -57,7 +57,7 @@ class DBMTL(SharingStrategy):
             related.append(self.relations[task](reads)[0])  # an ancestor comes first
         # Heads are those of the last tasks, of one alone in a copy for a single task.
         output: Output = self.heads(torch.stack(related[-len(self.heads.bias) :]))
-        return output._replace(shared=encoded)
+        return output._replace(shared=(trunk,))
 
     def only(self, task: int) -> "DBMTL":
         """Return a copy without the tasks that are no ancestors, and without their heads."""

@@ -51,9 +51,10 @@ class MMoE(SharingStrategy):
     def forward(self, features: Features) -> Output:
         """Return the logits `[batch, tasks]`."""
         encoded = self.encoder(features)  # [batch, width]
-        mixed = mix(self.gates(encoded), self.experts(encoded))  # [gates, batch, out]
-        output: Output = self.towers(mixed)
-        return output._replace(shared=encoded)
+        experts = self.experts(encoded)  # [experts, batch, out]
+        read_by_gates = encoded.view_as(encoded)  # a node of its own in the graph
+        output: Output = self.towers(mix(self.gates(read_by_gates), experts))
+        return output._replace(shared=(experts, read_by_gates))
 
     def only(self, task: int) -> "MMoE":
         """Return a copy without the other tasks' gates and towers; every expert stays."""

@@ -150,7 +150,7 @@ class PLE(SharingStrategy):
         for level in self.levels:
             x = level(x)
         output: Output = self.towers(x)  # x: [tasks, batch, out]
-        return output._replace(shared=encoded)
+        return output._replace(shared=(encoded,))
 
     def only(self, task: int) -> "PLE":
         """Return a copy without what the task does not read.

@@ -58,7 +58,7 @@ class ResFlow(SharingStrategy):
             x = self._onto_parents(layer(x), dim=0)  # [tasks, batch, out]
         output: Output = self.heads(x)
         logits = self._onto_parents(output.logits, dim=1)
-        return output._replace(logits=logits[:, self.first :], shared=encoded)
+        return output._replace(logits=logits[:, self.first :], shared=(encoded,))
 
     def only(self, task: int) -> "ResFlow":
         """Return a copy without the tasks that are no ancestors."""

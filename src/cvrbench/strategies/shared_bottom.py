@@ -35,8 +35,9 @@ class SharedBottom(SharingStrategy):
     def forward(self, features: Features) -> Output:
         """Return the logits `[batch, tasks]`."""
         encoded = self.encoder(features)  # [batch, width]
-        output: Output = self.towers(self.trunk(encoded))  # trunk: [1, batch, out]
-        return output._replace(shared=encoded)
+        trunk = self.trunk(encoded)  # [1, batch, out]
+        output: Output = self.towers(trunk)
+        return output._replace(shared=(trunk,))
 
     def only(self, task: int) -> "SharedBottom":
         """Return a copy without the other tasks' parameters."""

@@ -39,7 +39,7 @@ class SharedEmbedding(SharingStrategy):
         """Return the logits `[batch, tasks]`."""
         encoded = self.encoder(features)  # [batch, width]
         output: Output = self.towers(self.trunks(encoded))
-        return output._replace(shared=encoded)
+        return output._replace(shared=(encoded,))
 
     def only(self, task: int) -> "SharedEmbedding":
         """Return a copy without the other tasks' parameters."""

@@ -62,7 +62,7 @@ class SNRTrans(SharingStrategy):
         routed = self.gates()[:, :, None, None] * self.transforms  # [tasks, experts, k, k]
         output: Output = self.towers(torch.einsum("ebi,teio->tbo", experts, routed))
         penalty = self.l0 * self.expected_open().sum() if self.training else None
-        return output._replace(shared=encoded, penalty=penalty)
+        return output._replace(shared=(encoded,), penalty=penalty)
 
     def only(self, task: int) -> "SNRTrans":
         """Return a copy without the other tasks' gates, transforms and towers."""

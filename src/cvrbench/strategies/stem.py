@@ -82,7 +82,7 @@ class STEM(SharingStrategy):
         foreign = gates * self.is_foreign
         mixed = mix(gates - foreign, experts) + mix(foreign, experts.detach())
         output: Output = self.towers(mixed)
-        return output._replace(shared=shared)
+        return output._replace(shared=(shared,))
 
     def only(self, task: int) -> "STEM":
         """Return a copy without the others' gates and towers; every table and expert is read."""

@@ -101,7 +101,7 @@ def _balanced(balancing: Balancing, losses: Tensor, output: Output, task: int | 
     if task is not None:
         return terms[..., task]
     if balancing.compares_gradients:
-        if output.shared is None:
+        if not output.shared:
             raise RunError(
                 "this balancing compares the tasks' gradients in what they share, and this "
                 "strategy shares nothing; use balancing=equal"

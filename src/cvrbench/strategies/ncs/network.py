@@ -132,7 +132,7 @@ class NCS(SharingStrategy):
         replaced = {_tower_parameter(n): w for n, w in effective.items() if n.startswith("tower_")}
         output: Output = functional_call(self.towers, replaced, (hidden,))
         # Under masks over the table every task reads a representation of its own.
-        return output._replace(shared=None if "embedding" in effective else encoded)
+        return output._replace(shared=() if "embedding" in effective else (encoded,))
 
     def prepare(self, context: PretrainContext) -> None:
         """Find the masks; the search leaves the weights to start from."""

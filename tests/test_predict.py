@@ -36,10 +36,14 @@ VALUES: Mapping[str, list] = {
     "plain": [-1.0, 0.25, 3e7],
     "words": [None, [], ["a"], ["a", "b", None, ""], ["NA", "b"]],
     "numbers": [None, [], [1, 2], [2, 3, None]],
-    "tags": ["a|b", "a||b|", "c", "NA", "", None],
+    "tags": ["a|b", "a||b|", "c| b", "NA", "", None],
+    "image": [None, [0.5, -2.0, 1e3], [1.5, 0.0, 1e3]],
+    "said": ["0.5,1", "[-1, 2e1]", "NA", "", None],
 }
 """Column -> values that a table of a user's may hold there."""
-TYPES = {"words": pl.List(pl.String), "numbers": pl.List(pl.Int64)}
+TYPES = {
+    "words": pl.List(pl.String), "numbers": pl.List(pl.Int64), "image": pl.Array(pl.Float32, 3),
+}  # fmt: skip
 UNSEEN: Mapping[str, list] = {
     "text": ["never"], "whole": [99], "floats": [2.5], "url": ["z"], "age": [1e9],
     "price": [1e12], "plain": [float("nan"), None], "words": [["never", "a"]],
@@ -49,6 +53,7 @@ OPTIONS = {
     "ids": ["text", "whole", "floats", "flags", "url", "age"],
     "numbers": ["price", "plain"],
     "lists": ["words", "numbers", "tags"],
+    "vectors": ["image", "said"],
 }
 
 

@@ -826,6 +826,54 @@ def test_numbers_are_clipped_and_logarithms_taken(tmp_path):
         load(replace(config, path=str(bad)))
 
 
+@pytest.mark.parametrize("scale", ["standardised", "raw"])
+def test_vectors_are_as_numpy_standardises_them(scale, tmp_path):
+    """Lists, fixed-size lists and text; absent ones are the mean of the training rows, or zeros."""
+    found = np.random.default_rng(0).normal(3, 2, (900, 3)).astype(np.float32)
+    found[:, 2] = 7  # constant
+    absent = np.arange(900) % 5 == 0
+    vectors = pl.Series("v", found, dtype=pl.Array(pl.Float32, 3)).set(pl.Series(absent), None)
+    text = vectors.cast(pl.List(pl.String)).list.join(", ")
+    frame = log().with_columns(
+        v=vectors, w=vectors.cast(pl.List(pl.Float64)), text="[" + text + "]"
+    )
+    frame.write_parquet(tmp_path / "log.parquet")
+    config = described(
+        tmp_path / "log.parquet", vectors=("v", "w", "text"), vector_scale=scale, key="row"
+    )
+    frame.with_row_index("row").write_parquet(tmp_path / "log.parquet")
+    dataset = ensure(config, "mine", tmp_path)
+    rows = load(config).train["price"].to_numpy()
+    order = [int(np.flatnonzero(frame["price"].to_numpy() == price)[0]) for price in rows]
+    mine, gone = found[order].astype(np.float64), absent[order]
+    mean, std = mine[~gone].mean(axis=0), mine[~gone].std(axis=0)
+    mean, std = (mean, np.where(std == 0, 1, std)) if scale != "raw" else (0, 1)
+    expected = np.where(gone[:, None], 0, (mine - mean) / std)
+    for first in (1, 4, 7):
+        np.testing.assert_allclose(dataset.train.numeric[:, first : first + 3], expected, atol=1e-5)
+    assert [v.width for v in dataset.schema.vectors] == [3, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ([[1.0, 2.0]] * 899 + [[1.0]], r"holds \[1.0\] in row 900; it has 1 numbers, and .* 2"),
+        ([[1.0, float("nan")]] * 900, "a vector holds finite numbers alone"),
+        ([[1.0, None]] * 900, "a vector holds finite numbers alone"),
+        ([[1e300]] * 900, "a vector holds finite numbers alone"),
+        ([[]] * 900, "it has 0 numbers"),
+        ([None] * 900, "expected lists of numbers|has no vector in the training rows"),
+        (["1,2"] * 899 + ["1;2"], "row 900; a vector holds finite numbers alone"),
+        ([7.0] * 900, "expected lists of numbers, or text"),
+        ([[[1.0]]] * 900, "expected lists of numbers, or text"),
+    ],
+)
+def test_vectors_of_other_lengths_or_gaps_are_one_sentence(values, words, tmp_path):
+    path = write_parquet(log().with_columns(v=pl.Series(values)), tmp_path / "l.parquet")
+    with pytest.raises(DataError, match=words):
+        ensure(described(path, vectors=("v",)), "mine", tmp_path)
+
+
 def test_columns_that_share_a_vocabulary_are_counted_as_one(tmp_path):
     """The known values, their counts and their rows of the one table, by polars."""
     frame = log().with_columns(seen=pl.Series([["3", "7", None][: i % 4] for i in range(900)]))
@@ -866,7 +914,11 @@ def test_ids_are_hashed_by_crc32_and_the_group_is_not(tmp_path):
     [
         (pl.concat_list("item", "item").cast(pl.Array(pl.Int64, 2)), "ids", "one value a row"),
         (pl.concat_list("item", "item").cast(pl.Array(pl.Int64, 2)), "lists", None),
-        (pl.concat_list("price"), "lists", r"holds .* in row 1; lists hold ids; vectors"),
+        (
+            pl.concat_list("price"),
+            "lists",
+            r"holds .* in row 1; lists hold ids; list a column of vectors",
+        ),
         (pl.concat_list("item").cast(pl.List(pl.Float64)), "lists", None),
         (pl.concat_list(pl.lit(float("nan")), "item"), "lists", None),
         (pl.concat_list(pl.col("item") + 2.0**60), "lists", "tells whole numbers apart"),

@@ -172,6 +172,12 @@ class TableConfig(SplitOptions):
     lists: tuple[Text, ...]
     """List columns of Parquet, or text with the values separated by `list_separator`."""
     list_separator: Text
+    vectors: tuple[Text, ...] = ()
+    """Columns of vectors of one length (pre-trained embeddings): lists of numbers, or text with the
+    numbers separated by `vector_separator`. An absent vector is the mean."""
+    vector_scale: Literal["standardised", "raw"] = "standardised"
+    """Whether each number of a vector is standardised, or stays as it is (absent: zeros)."""
+    vector_separator: Text = ","
     weights: dict[str, Text] = field(default_factory=dict)
     """List column -> the list column of the same lengths that holds its values' weights."""
     shared: dict[str, Text] = field(default_factory=dict)
@@ -221,9 +227,9 @@ class TableConfig(SplitOptions):
             ) from None
 
     def _check_columns(self) -> None:
-        features = (*self.ids, *self.numbers, *self.lists)
+        features = (*self.ids, *self.numbers, *self.lists, *self.vectors)
         if not features:
-            raise ValueError("name at least one feature column in ids, numbers or lists")
+            raise ValueError("name at least one feature column in ids, numbers, lists or vectors")
         if twice := [name for name in features if features.count(name) > 1]:
             raise ValueError(f"column {twice[0]!r} is listed twice among the features")
         labels = [task.label for task in self.tasks]

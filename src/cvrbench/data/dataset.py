@@ -7,7 +7,7 @@ Layout of a dataset folder, written whole by `prepare` and never changed afterwa
     vocabulary/<field>.parquet    value, id, count (of the training split), sorted by id;
                                   see `vocabulary_file` for unusual names
     <split>/ids.npy               int32   [rows, categorical fields], ids local to the field
-    <split>/numeric.npy           float32 [rows, numeric fields], standardised
+    <split>/numeric.npy           float32 [rows, numeric fields, then vectors' numbers]
     <split>/labels.npy            uint8   [rows, tasks]
     <split>/groups.npy            int64   [rows], codes; only with a group column
     <split>/truth.npy             float64 [rows, tasks], P(label | parent); only for planted data
@@ -315,7 +315,7 @@ def _open_split(path: Path, name: str, schema: Schema, files: Mapping[str, Any])
     return Split(
         name=name,
         ids=load("ids", rows, len(schema.categorical)),
-        numeric=load("numeric", rows, len(schema.numeric)),
+        numeric=load("numeric", rows, schema.n_numbers),
         labels=load("labels", rows, len(schema.tasks)),
         bags=tuple(
             Bag(load(f"bag{k}_offsets"), load(f"bag{k}_ids"), load(f"bag{k}_weights"))
@@ -330,7 +330,7 @@ def _open_split(path: Path, name: str, schema: Schema, files: Mapping[str, Any])
 def fingerprint_of(schema: Schema, files: Mapping[str, Mapping[str, Any]]) -> str:
     """Return a digest of all that a result depends on: every array's bytes, and their meaning."""
     parts = [f"{name} {entry['sha256']}" for name, entry in files.items()]
-    parts += [repr(field) for field in (*schema.id_fields, *schema.numeric)]
+    parts += [repr(field) for field in (*schema.id_fields, *schema.numeric, *schema.vectors)]
     parts += [f"{f.name} shares {f.shares}" for f in schema.id_fields if f.shares is not None]
     parts += [repr(task) for task in schema.tasks]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

@@ -187,6 +187,52 @@ class ScaleCounter:
         return Scale(self._mean, std, self._has_gaps)
 
 
+@dataclass(frozen=True)
+class VectorScale:
+    """The scale of each number of a vector."""
+
+    scales: tuple[Scale, ...]
+
+    def encode(self, values: pl.Series) -> npt.NDArray[np.float32]:
+        """Return standardised vectors `[rows, width]`, absent ones as the mean, 0."""
+        parts = _elements(values, len(self.scales))
+        columns = [s.encode(part)[:, :1] for s, part in zip(self.scales, parts, strict=True)]
+        return np.concatenate(columns, axis=1)
+
+
+class VectorCounter:
+    """Moments of each number of a vector column, lists of one length, chunk after chunk."""
+
+    def __init__(self, name: str, *, standardised: bool) -> None:
+        self._name, self._standardised = name, standardised
+        self._counters: list[ScaleCounter] = []
+
+    def add(self, values: pl.Series) -> None:
+        """Add some rows' vectors."""
+        width = int(values.list.len().max() or 0)  # type: ignore[arg-type]
+        if not self._counters:
+            self._counters = [ScaleCounter(f"{self._name}[{k}]") for k in range(width)]
+        for counter, part in zip(
+            self._counters, _elements(values, len(self._counters)), strict=True
+        ):
+            counter.add(part)
+
+    def learn(self) -> VectorScale:
+        """Return the scales; raw vectors have mean 0 and deviation 1.
+
+        Raises:
+            DataError: No training row has a vector.
+        """
+        if not self._counters:
+            raise DataError(f"vector column {self._name!r} has no vector in the training rows")
+        raw = Scale(0.0, 1.0, has_gaps=False)
+        return VectorScale(tuple(c.learn() if self._standardised else raw for c in self._counters))
+
+
+def _elements(values: pl.Series, width: int) -> list[pl.Series]:
+    return [values.list.get(k, null_on_oob=True) for k in range(width)]
+
+
 def encode_bags(vocabulary: Vocabulary, values: pl.Series, weights: pl.Series | None) -> Bag:
     """Return the bags of a list column: an absent list holds one MISSING, an empty one nothing.
 

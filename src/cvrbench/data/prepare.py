@@ -17,6 +17,8 @@ from cvrbench.data.encode import (
     Groups,
     Scale,
     ScaleCounter,
+    VectorCounter,
+    VectorScale,
     Vocabulary,
     VocabularyCounter,
     encode_bags,
@@ -37,6 +39,7 @@ from cvrbench.data.schema import (
     Numeric,
     Schema,
     Task,
+    Vector,
     chain,
     gap_name,
 )
@@ -52,6 +55,7 @@ class _Learned(NamedTuple):
     categorical: dict[str, Vocabulary]
     multivalued: dict[str, Vocabulary]
     numeric: dict[str, Scale]
+    vectors: dict[str, VectorScale]
     groups: Groups
     rows: dict[str, int]
     accounting: dict[str, int]
@@ -88,9 +92,16 @@ def prepare(
 
 def _learn(raw: RawStream, name: str, on_rows: OnRows) -> _Learned:
     inspection = Inspection(raw, name)
-    owner = {f.name: f.shares or f.name for f in raw.fields if f.kind != "numeric"}
+    owner = {
+        f.name: f.shares or f.name for f in raw.fields if f.kind in ("categorical", "multivalued")
+    }
     vocabularies = {name: VocabularyCounter() for name in owner.values()}
     scales = {f.name: ScaleCounter(f.name) for f in raw.fields if f.kind == "numeric"}
+    vectors = {
+        f.name: VectorCounter(f.name, standardised=f.standardised)
+        for f in raw.fields
+        if f.kind == "vector"
+    }
     rows, account = Counter[str](), Counter[str]()
     for split, frame in raw.chunks(account):
         rows[split] += len(frame)
@@ -98,8 +109,8 @@ def _learn(raw: RawStream, name: str, on_rows: OnRows) -> _Learned:
         if split == "train":
             for field, vocabulary in owner.items():
                 vocabularies[vocabulary].add(frame[field])
-            for field, scale in scales.items():
-                scale.add(frame[field])
+            for field, numbers in (scales | vectors).items():
+                numbers.add(frame[field])
         on_rows(RowsProgress("counting values", rows.total(), 0.0))
     remarks = inspection.finish()
 
@@ -113,6 +124,7 @@ def _learn(raw: RawStream, name: str, on_rows: OnRows) -> _Learned:
         learnt("categorical"),
         learnt("multivalued"),
         {field: scale.learn() for field, scale in scales.items()},
+        {field: vector.learn() for field, vector in vectors.items()},
         inspection.groups,
         {split: rows[split] for split in SPLITS},
         dict(account),
@@ -176,7 +188,8 @@ def _arrays(raw: RawStream, learned: _Learned, frame: pl.DataFrame) -> dict[str,
     """Return the arrays of some rows, without bags: name -> array."""
     n = len(frame)
     ids = [vocabulary.encode(frame[f]) for f, vocabulary in learned.categorical.items()]
-    numbers = [scale.encode(frame[f]) for f, scale in learned.numeric.items()]
+    scales = (learned.numeric | learned.vectors).items()
+    numbers = [scale.encode(frame[f]) for f, scale in scales]
     arrays: dict[str, Array] = {
         "ids": np.stack(ids, axis=1) if ids else np.empty((n, 0), np.int32),
         "numeric": np.concatenate(numbers, axis=1) if numbers else np.empty((n, 0), np.float32),
@@ -197,12 +210,17 @@ def _schema(raw: RawStream, learned: _Learned, name: str) -> Schema:
             numeric.append(Numeric(name=gap_name(field), mean=0.0, std=1.0))
     ids, lists = learned.categorical.items(), learned.multivalued.items()
     of = {field.name: field.shares for field in raw.fields}
+    vectors = [(f, vector.scales) for f, vector in learned.vectors.items()]
     try:
         return Schema(
             name=name,
             categorical=tuple(Categorical(name=f, size=v.size, shares=of[f]) for f, v in ids),
             multivalued=tuple(MultiValued(name=f, size=v.size, shares=of[f]) for f, v in lists),
             numeric=tuple(numeric),
+            vectors=tuple(
+                Vector(name=f, mean=tuple(s.mean for s in each), std=tuple(s.std for s in each))
+                for f, each in vectors
+            ),
             tasks=raw.tasks,
             group=raw.group,
             rows=learned.rows,
@@ -310,8 +328,9 @@ class _LeakGuard:
     """What each feature alone tells of one label, in the training rows on which it is defined."""
 
     def __init__(self, raw: RawStream, label: str, parents: list[str]) -> None:
-        self._fields, self._label, self._parents = raw.fields, label, parents
-        self._by_value: dict[str, pl.DataFrame | None] = {f.name: None for f in raw.fields}
+        self._fields = [field for field in raw.fields if field.kind != "vector"]
+        self._label, self._parents = label, parents
+        self._by_value: dict[str, pl.DataFrame | None] = {f.name: None for f in self._fields}
         self._sample = Thinned(SAMPLE_ROWS)
 
     def see(self, frame: pl.DataFrame) -> None:

@@ -78,13 +78,15 @@ class RawField:
 
     name: str
     """The column; of a multi-valued field a list column."""
-    kind: Literal["categorical", "multivalued", "numeric"]
+    kind: Literal["categorical", "multivalued", "numeric", "vector"]
     min_count: int = 1
     """Values seen fewer times than this in the training split become OOV."""
     weights: str | None = None
     """List column of the same lengths that holds the values' weights; None: each weighs 1."""
     shares: str | None = None
     """Field whose vocabulary this one has, learnt from both; None: its own."""
+    standardised: bool = True
+    """Whether a vector's numbers are; else they stay as they are."""
 
 
 def feature_fields(

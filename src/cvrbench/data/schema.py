@@ -58,6 +58,20 @@ class Numeric:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Vector:
+    """A vector per row, such as a pre-trained embedding, standardised number by number."""
+
+    name: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def width(self) -> int:
+        """Numbers of a vector."""
+        return len(self.mean)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Task:
     """One binary label to predict."""
 
@@ -99,11 +113,17 @@ class Schema:
     group: str | None
     rows: dict[str, int]
     fingerprint: str
+    vectors: tuple[Vector, ...] = ()
 
     @property
     def id_fields(self) -> tuple[Categorical | MultiValued, ...]:
         """Fields with a vocabulary, in the order in which they share one embedding table."""
         return (*self.categorical, *self.multivalued)
+
+    @property
+    def n_numbers(self) -> int:
+        """Numbers of a row: the numeric fields, then every vector's."""
+        return len(self.numeric) + sum(vector.width for vector in self.vectors)
 
     @property
     def vocabulary_size(self) -> int:
@@ -140,7 +160,7 @@ class Schema:
             if names.count(task.name) > 1 or task.parent not in {None, *names[:position]}:
                 raise ValueError(f"task {task.name!r}, or its parent, is no task before it")
         outputs = names + [task.joint for task in self.tasks if task.joint is not None]
-        fields = [field.name for field in (*self.id_fields, *self.numeric)]
+        fields = [field.name for field in (*self.id_fields, *self.numeric, *self.vectors)]
         labels = [task.label for task in self.tasks]
         for kind, found in (("output", outputs), ("field", fields), ("label", labels)):
             if twice := [name for name in found if found.count(name) > 1]:

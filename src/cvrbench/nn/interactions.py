@@ -5,6 +5,7 @@ rows, `fields` embedded fields of `dim` numbers, `in` = fields * dim + numeric f
 interactions that lie beside each other, one per table, are a leading dimension.
 """
 
+from collections.abc import Sequence
 from typing import assert_never
 
 import torch
@@ -33,8 +34,8 @@ def build_encoder(
         embedding_dim: Numbers per id.
         copies: Tables, and interactions, of their own that lie beside each other.
     """
-    n_fields = len(schema.categorical) + len(schema.multivalued)
-    n_numeric = len(schema.numeric)
+    n_looked_up, n_numeric = len(schema.id_fields), len(schema.numeric)
+    n_fields = n_looked_up + len(schema.vectors)
     interaction: Interaction | None
     match config:
         case NoInteractionConfig():
@@ -48,7 +49,49 @@ def build_encoder(
             interaction = Cross(width, layers, rank, copies=copies)
         case _:
             assert_never(config)
+    if schema.vectors:
+        sizes = [n_looked_up * embedding_dim, n_numeric, *(v.width for v in schema.vectors)]
+        interaction = VectorFields(sizes, embedding_dim, interaction, copies=copies)
     return FeatureEncoder(schema, embedding_dim, copies=copies, interaction=interaction)
+
+
+class VectorFields(Interaction):
+    """Vectors of the data as fields among the embedded ones, and what interacts with them.
+
+        e_v = W_v v + b_v
+
+    Shape: `[(copies,) batch, fields * dim + numeric + numbers of the vectors]` -> the interaction's
+    of `fields + vectors` fields.
+    """
+
+    def __init__(
+        self, sizes: Sequence[int], dim: int, interaction: Interaction | None, *, copies: int
+    ) -> None:
+        """Begin with maps at random.
+
+        Args:
+            sizes: Numbers of the embedded fields, the numeric ones, and each vector.
+            dim: Numbers of a field.
+            interaction: Of all fields, if there is one.
+            copies: See `build_encoder`.
+        """
+        super().__init__()
+        self.sizes, self.interaction = list(sizes), interaction
+        self.weights = nn.ParameterList([glorot(copies, width, dim) for width in sizes[2:]])
+        self.biases = nn.ParameterList(
+            [nn.Parameter(torch.zeros(copies, 1, dim)) for _ in sizes[2:]]
+        )
+        width = sum(sizes[:2]) + dim * len(self.weights)
+        self.width = width if interaction is None else interaction.width
+
+    def forward(self, encoded: Tensor) -> Tensor:
+        """Put the mapped vectors behind the embedded fields."""
+        embedded, numeric, *vectors = encoded.split(self.sizes, dim=-1)
+        maps = zip(vectors, self.weights, self.biases, strict=True)
+        mapped = [parallel_linear(*each).reshape(*encoded.shape[:-1], -1) for each in maps]
+        parts = [embedded, *mapped, numeric]  # ONNX cannot join tensors without an element
+        joined = torch.cat([part for part in parts if part.shape[-1]], dim=-1)
+        return joined if self.interaction is None else self.interaction(joined)
 
 
 class Dot(Interaction):

@@ -286,6 +286,7 @@ def field_rows(record: RunRecord, n_inputs: int) -> list[FieldRows] | None:
         return None
     width: Any = record.config["model"].get("embedding_dim")
     names = [(field.name, int(width)) for field in schema.id_fields]
+    names += [(field.name, int(width)) for field in schema.vectors]
     names += [(field.name, 1) for field in schema.numeric]
     found, start = [], 0
     for name, n_rows in names:

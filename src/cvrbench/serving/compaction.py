@@ -366,5 +366,5 @@ def example_features(schema: Schema, rows: int = EXAMPLE_ROWS) -> Features:
         bag_rows=starts[n:].repeat_interleave(2 * rows),
         bag_weights=torch.ones(len(values)),
         bag_segments=values,
-        numeric=torch.zeros(rows, len(schema.numeric)),
+        numeric=torch.zeros(rows, schema.n_numbers),
     )

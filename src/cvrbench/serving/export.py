@@ -237,6 +237,7 @@ def _fields(reads: Schema, every: Schema, config: TableConfig | None) -> Iterato
         yield {**column("id", single.name), "empty": nulls, **place(single, position)}
     for position, bag in enumerate(reads.multivalued):
         own = {"pool": bag.pool, "separator": config.list_separator if config else None}
+        own |= {"around": ""}
         yield {**column("list", bag.name), "empty": [""], **own, **place(bag, position)}
     gaps = every.gaps
     for number in reads.numeric:
@@ -244,6 +245,11 @@ def _fields(reads: Schema, every: Schema, config: TableConfig | None) -> Iterato
         found = column("absence" if number.name in gaps else "number", name)
         found |= {"log1p": True} if config and name in config.log1p else {}
         yield {**found, "mean": number.mean, "std": number.std}
+    for vector in reads.vectors:
+        separator = config.vector_separator if config else None
+        words = {**column("number", vector.name), "separator": separator, "around": "[] ", "na": []}
+        for place_in, (mean, std) in enumerate(zip(vector.mean, vector.std, strict=True)):
+            yield {**words, "at": place_in, "mean": mean, "std": std}
 
 
 def _vocabulary(reads: Schema, trained: Trained) -> pl.DataFrame:
@@ -288,8 +294,8 @@ def tensor_inputs(schema: Schema) -> tuple[TensorInput, ...]:
             TensorInput("bag_weights", "float32", bag, "every value's weight"),
             TensorInput("bag_segments", "int64", bag, "field's position times batch, plus row"),
         ]
-    if schema.numeric:
-        shape = ("batch", len(schema.numeric))
+    if schema.n_numbers:
+        shape = ("batch", schema.n_numbers)
         found.append(TensorInput("numeric", "float32", shape, "(number - mean) / std"))
     return tuple(found)
 

@@ -27,7 +27,7 @@ from cvrbench.config.dataset import (
 )
 from cvrbench.data.batches import BagTensors, SplitTensors
 from cvrbench.data.dataset import vocabulary_file
-from cvrbench.data.encode import Scale, Vocabulary, encode_bags
+from cvrbench.data.encode import Scale, VectorScale, Vocabulary, encode_bags
 from cvrbench.data.raw import OnRows, RowsProgress, silent
 from cvrbench.data.schema import OOV, Schema, gap_name
 from cvrbench.data.sources.table_columns import At, Columns
@@ -94,7 +94,8 @@ class Encoder:
 
     def __init__(self, config: TableConfig, schema: Schema, data: Path) -> None:
         """Read the vocabularies in a folder `data`."""
-        self._config, self._schema, self._columns = config, schema, Columns(config)
+        self._config, self._schema = config, schema
+        self._columns = Columns(config, {vector.name: vector.width for vector in schema.vectors})
         tables = {
             name: Vocabulary(pl.read_parquet(vocabulary_file(data, name), glob=False))
             for name in {field.vocabulary for field in schema.id_fields}
@@ -106,13 +107,19 @@ class Encoder:
             for number in schema.numeric
             if number.name not in gaps
         }
+        self._vectors = {
+            v.name: VectorScale(
+                tuple(Scale(*s, has_gaps=False) for s in zip(v.mean, v.std, strict=True))
+            )
+            for v in schema.vectors
+        }
         self.values, self.unknown = Counter[str](), Counter[str]()
         """Values of each id field so far, and those among them that are unknown."""
 
     @property
     def needed(self) -> list[str]:
         """The columns that are read."""
-        fields = [*self._vocabularies, *self._scales]
+        fields = [*self._vocabularies, *self._scales, *self._vectors]
         return list(dict.fromkeys([*fields, *self._config.weights.values()]))
 
     def encode(self, frame: pl.DataFrame, at: At) -> SplitTensors:
@@ -140,6 +147,7 @@ class Encoder:
         numbers = [
             scale.encode(columns.numbers(frame[name], at)) for name, scale in self._scales.items()
         ]
+        numbers += [v.encode(columns.vectors(frame[n], at)) for n, v in self._vectors.items()]
         numeric = np.concatenate([np.empty((len(frame), 0), np.float32), *numbers], axis=1)
         labels = torch.zeros(len(frame), len(schema.tasks))
         return SplitTensors(

@@ -12,6 +12,7 @@ import polars as pl
 
 
 def _numbers(values: pl.Series, field: dict[str, Any]) -> pl.Series:
+    values = values.cast(pl.List(pl.Float64)).list.get(field["at"]) if "at" in field else values
     values = values.dt.timestamp("us") if values.dtype in (pl.Date, pl.Datetime) else values
     values = values.cast(pl.Duration("us")) if values.dtype == pl.Duration else values
     values = values.str.strip_chars() if values.dtype == pl.String else values.to_physical()
@@ -21,9 +22,8 @@ def _numbers(values: pl.Series, field: dict[str, Any]) -> pl.Series:
 
 def _rows(values: pl.Series, field: dict[str, Any], vocabulary: pl.DataFrame) -> Any:
     if field.get("buckets"):
-        number = _numbers(values, field)
-        places = np.searchsorted(field["buckets"], number.fill_null(0), side="right")
-        values = pl.Series(field["intervals"])[places].set(number.is_null(), None)
+        at = np.searchsorted(field["buckets"], (x := _numbers(values, field)).fill_null(0), "right")
+        values = pl.Series(field["intervals"])[at].set(x.is_null(), None)
     text, known = values.cast(pl.String), vocabulary.filter(field=field["vocabulary"])
     text = text if values.dtype == pl.String else text.str.replace(field["zeros"], "${1}${2}")
     if values.dtype.is_float():  # a whole number has neither fraction nor exponent
@@ -43,12 +43,12 @@ def score(frame: pl.DataFrame, folder: Path = Path(__file__).parent) -> pl.DataF
     for field in json.loads((folder / "bundle.json").read_text())["fields"]:
         if (values := frame[field["column"]]).dtype in (pl.String, pl.Categorical, pl.Enum):
             values = (text := values.cast(pl.String)).set(text.is_in(field["nulls"]), None)
+        if values.dtype == pl.String and (separator := field.get("separator")):
+            parts, part = values.str.strip_chars(field["around"]), pl.element().str.strip_chars()
+            values = parts.str.split(separator).list.eval(part.filter(part != ""))
         if field["kind"] == "id":
             single.append(_rows(values, field, vocabulary))
         elif field["kind"] == "list":
-            if values.dtype == pl.String:
-                values = values.str.split(field["separator"])
-                values = values.list.eval(pl.element().filter(pl.element() != ""))
             values = values.cast(pl.List(getattr(values.dtype, "inner", pl.String)))
             lengths = values.list.len().fill_null(1).to_numpy()  # no list: one absent value
             bags.append(_rows(values.filter(lengths > 0).explode(), field, vocabulary))

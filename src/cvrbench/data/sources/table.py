@@ -68,6 +68,10 @@ def load(config: TableConfig) -> RawStream:
                 for name in columns
             ),
             *(RawField(name=n, kind="numeric") for n in config.numbers),
+            *(
+                RawField(name=n, kind="vector", standardised=config.vector_scale == "standardised")
+                for n in config.vectors
+            ),
         ),
         tasks=source.tasks,
         group=config.group,
@@ -136,7 +140,7 @@ class _Source:
             *([config.group] if config.split == "group" and config.group else []),
             *([self._order] if config.split in {"time", "column"} else []),
         ]
-        features = [*config.ids, *config.lists, *config.numbers]
+        features = [*config.ids, *config.lists, *config.numbers, *config.vectors]
         helpers = [*config.weights.values(), *filter(None, (config.group, config.key))]
         self._all = [*features, *self.labels, *helpers]
         every = dict.fromkeys([*self._all, *self._survey_columns])

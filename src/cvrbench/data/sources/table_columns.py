@@ -4,8 +4,9 @@ A value that does not fit its column's role is an error with the file, the colum
 row; rows are counted from 1, a header left out.
 """
 
+import reprlib
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -30,9 +31,10 @@ class At(NamedTuple):
     def error(self, values: pl.Series, wrong: pl.Series, why: str) -> DataError:
         """Return the error of the first wrong value."""
         row = wrong.arg_true()[0]
-        value = values[row].to_list() if values.dtype in (pl.List, pl.Array) else values[row]
+        is_list = values.dtype in (pl.List, pl.Array)
+        value = reprlib.repr(values[row].to_list()) if is_list else repr(values[row])
         return DataError(
-            f"{self.file}: column {values.name!r} holds {value!r} in row {self.row + row:,}; {why}"
+            f"{self.file}: column {values.name!r} holds {value} in row {self.row + row:,}; {why}"
         )
 
     def misfit(self, values: pl.Series, why: str) -> DataError:
@@ -43,8 +45,9 @@ class At(NamedTuple):
 class Columns:
     """How a table's columns are read, by its description."""
 
-    def __init__(self, config: TableConfig) -> None:
-        self._config = config
+    def __init__(self, config: TableConfig, widths: Mapping[str, int] | None = None) -> None:
+        """Take the lengths of vectors from `widths`, or else from the first vector read."""
+        self._config, self._widths = config, dict(widths or {})
         self._nulls = ["", *config.null_values]
 
     def features(self, frame: pl.DataFrame, at: At) -> Iterator[pl.Series]:
@@ -55,6 +58,8 @@ class Columns:
             yield self.numbers(frame[name], at)
         for name in self._config.lists:
             yield self.lists(frame[name], at)
+        for name in self._config.vectors:
+            yield self.vectors(frame[name], at)
 
     def clean(self, values: pl.Series) -> pl.Series:
         """Return a column with words for absent values as nulls; categories are text."""
@@ -148,7 +153,9 @@ class Columns:
         if inner.is_float():
             part = values.list.eval((pl.element() != pl.element().round(0)).any()).list.first()
             if (wrong := part.fill_null(value=False)).any():
-                raise at.error(values, wrong, "lists hold ids; vectors of numbers cannot be read")
+                raise at.error(
+                    values, wrong, "lists hold ids; list a column of vectors in dataset.vectors"
+                )
             exact = EXACT[inner == pl.Float64]
             part = values.list.eval((pl.element().fill_nan(0).abs() > exact).any()).list.first()
             if (wrong := part.fill_null(value=False)).any():
@@ -160,6 +167,33 @@ class Columns:
             n = self._config.hash[name]
             return values.list.eval(pl.element().map_batches(lambda s: _hashed(s, n)))
         return values
+
+    def vectors(self, values: pl.Series, at: At) -> pl.Series:
+        """Return lists of numbers of one length; where there is no vector, null.
+
+        Raises:
+            DataError: A vector holds anything but finite numbers, or has another length.
+        """
+        values = self.clean(values)
+        lists = values.cast(pl.List(pl.Float64)) if values.dtype == pl.Null else values
+        if values.dtype == pl.String:
+            parts = values.str.strip_chars("[] ").str.split(self._config.vector_separator)
+            lists = parts.list.eval(pl.element().str.strip_chars())
+        if not isinstance(lists.dtype, pl.List | pl.Array) or lists.dtype.inner.is_nested():
+            raise at.misfit(values, "expected lists of numbers, or text such as 0.25,-1")
+        found = lists.cast(pl.List(pl.Float64), strict=False)
+        bad = pl.element().is_null() | ~pl.element().is_finite() | (pl.element().abs() > MAX_NUMBER)
+        if (wrong := found.list.eval(bad.any()).list.first().fill_null(value=False)).any():
+            raise at.error(
+                values, wrong, "a vector holds finite numbers alone; null stands for no vector"
+            )
+        lengths = found.list.len()
+        if len(known := lengths.drop_nulls()):
+            width = self._widths.setdefault(values.name, known[0])
+            if (wrong := ((lengths != width) | (lengths == 0)).fill_null(value=False)).any():
+                n = lengths.filter(wrong)[0]
+                raise at.error(values, wrong, f"it has {n} numbers, and vectors before it {width}")
+        return found
 
     def weights(self, values: pl.Series, at: At) -> pl.Series:
         """Return lists of numbers."""
@@ -185,8 +219,9 @@ class Columns:
                     "lists in brackets are not taken apart; write lists of Parquet, or text such "
                     f"as a{self._config.list_separator}b",
                 )
+            part = pl.element().str.strip_chars()  # a, b: the blank is no part of b
             parts = values.str.split(self._config.list_separator)
-            return parts.list.eval(pl.element().filter(pl.element() != ""))
+            return parts.list.eval(part.filter(part != ""))
         if isinstance(values.dtype, pl.Array):
             return values.cast(pl.List(values.dtype.inner))
         if not isinstance(values.dtype, pl.List):

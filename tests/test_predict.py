@@ -32,6 +32,7 @@ VALUES: Mapping[str, list] = {
     "flags": [True, False, None],
     "url": ["x/1", "x/2", "y", "", "NA", None],
     "age": [17.0, 18.0, 40.0, 80.5, None],
+    "spent": [0.0, 1.5, 2.0, 7.25, 9.0, None],
     "price": [0.0, 1.5, 20.0, 1e6, None],
     "plain": [-1.0, 0.25, 3e7],
     "words": [None, [], ["a"], ["a", "b", None, ""], ["NA", "b"]],
@@ -50,7 +51,7 @@ UNSEEN: Mapping[str, list] = {
     "numbers": [[99]], "tags": ["never|a"],
 }  # fmt: skip
 OPTIONS = {
-    "ids": ["text", "whole", "floats", "flags", "url", "age"],
+    "ids": ["text", "whole", "floats", "flags", "url", "age", "spent"],
     "numbers": ["price", "plain"],
     "lists": ["words", "numbers", "tags"],
     "vectors": ["image", "said"],
@@ -89,7 +90,10 @@ def train(folder: Path, columns: list[str], seed: int, *words: str) -> Case:
     rows = table(columns, seed)
     rows.write_parquet(folder / "log.parquet")
     roles = {role: [c for c in columns if c in names] for role, names in OPTIONS.items()}
-    options = {"url": "hash={url: 3}", "age": "buckets={age: [18, 30]}",
+    cuts = {"age": "[18, 30]", "spent": "3"}
+    buckets = ", ".join(f"{name}: {cut}" for name, cut in cuts.items() if name in columns)
+    options = {"url": "hash={url: 3}", "age": f"buckets={{{buckets}}}",
+               "spent": f"buckets={{{buckets}}}",
                "price": "clip={price: [0, 1000]}"}  # fmt: skip
     overrides = [f"dataset.{role}=[{','.join(names)}]" for role, names in roles.items()]
     overrides += [f"dataset.{word}" for name, word in options.items() if name in columns]

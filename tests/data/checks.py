@@ -29,6 +29,7 @@ class Tables:
     group_disjoint: bool = False
     unnested: bool = False
     truth: tuple[str, ...] | None = None
+    label_weights: tuple[str, ...] | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
     split: Sequence[str] = ()
     accounting: Mapping[str, int] = field(default_factory=dict)

@@ -20,9 +20,11 @@ from hypothesis import strategies as st
 
 from cvrbench.config.dataset import SplitPaths, TableConfig, TableTask
 from cvrbench.data.dataset import read_key, vocabulary_file
+from cvrbench.data.label_subsampling import with_given
 from cvrbench.data.registry import describe, ensure
 from cvrbench.data.sources import table, table_files
 from cvrbench.errors import DataError
+from cvrbench.metrics.evaluation import counts
 from tests.data.checks import Tables, check
 
 
@@ -824,6 +826,69 @@ def test_numbers_are_clipped_and_logarithms_taken(tmp_path):
     bad = write_parquet(frame.with_columns(b=pl.lit(-3.0)), tmp_path / "bad.parquet")
     with pytest.raises(DataError, match=r"'b' holds -3.0 in row 1; log\(1 \+ x\) has none"):
         load(replace(config, path=str(bad)))
+
+
+def test_hidden_labels_and_weights_stand_beside_the_training_rows(tmp_path):
+    """Where a label is absent it weighs 0, and so do those below it; others as the column says."""
+    random = np.random.default_rng(1)
+    frame = log().with_columns(
+        row=np.arange(900), w=random.integers(0, 4, 900) / 2, gone=random.random(900) < 0.3,
+        lost=random.random(900) < 0.1,
+    )  # fmt: skip
+    frame = frame.with_columns(
+        click=pl.when("lost").then(None).otherwise("click"),
+        bought=pl.when("gone").then(None).otherwise("bought"),
+    )
+    frame.write_parquet(tmp_path / "log.parquet")
+    config = described(
+        tmp_path / "log.parquet", ids=("row",), key="row", weight="w", missing_labels="hide"
+    )
+    dataset = ensure(config, "mine", tmp_path)
+    known = pl.col("click").is_not_null()
+    known_below = known & (pl.col("bought").is_not_null() | (pl.col("click") == 0))
+    rows = frame.with_columns(a=known, b=known_below)
+    ids = pl.read_parquet(vocabulary_file(dataset.path, "row")).select("id", row="value")
+    of = pl.DataFrame({"id": dataset.train.ids[:, 0]}).join(ids, on="id", maintain_order="left")
+    mine = rows[of["row"].cast(pl.Int64).to_list()]
+    assert dataset.train.weights[:, 0].tolist() == (mine["w"] * mine["a"]).to_list()
+    assert dataset.train.weights[:, 1].tolist() == (mine["w"] * mine["b"]).to_list()
+    assert dataset.train.labels[:, 0].tolist() == mine["click"].fill_null(0).to_list()
+    bought = pl.when("b").then("bought").otherwise(0).fill_null(0)
+    assert dataset.train.labels[:, 1].tolist() == mine.select(bought).to_series().to_list()
+    rest = rows.filter(~pl.col("row").is_in(mine["row"].to_list()))
+    assert len(dataset.valid) + len(dataset.test) == rest["b"].sum()
+    account = dataset.manifest["accounting"]
+    assert account["a label is absent, hidden in training"] == (~mine["b"]).sum()
+    assert account["dropped: a label is absent in validation or test"] == (~rest["b"]).sum()
+    weighed = mine.filter(pl.col("w") > 0)
+    found = counts(dataset.schema, dataset.train.labels, dataset.train.weights)
+    assert found["ctr"]["rows"] == weighed["a"].sum()
+    assert found["ctcvr"]["rows"] == weighed["b"].sum()
+    given = with_given(dataset.train.weights, None)
+    assert set(given.flatten().tolist()) == {0.0, 1.0, 2.0, 3.0}  # in units of the smallest
+    assert dataset.valid.weights is None
+
+
+@pytest.mark.parametrize("value", [-1.0, None, float("inf"), float("nan")])
+def test_a_weight_is_a_number_that_is_not_negative(value, tmp_path):
+    path = write_parquet(log().with_columns(w=pl.lit(value)), tmp_path / "l.parquet")
+    with pytest.raises(DataError, match=r"column 'w' holds .* in row 1; a weight is a finite"):
+        load(described(path, weight="w"))
+
+
+def test_buckets_of_a_number_are_quantiles_of_the_training_rows(tmp_path):
+    path = write_parquet(log().with_columns(same=pl.lit(1)), tmp_path / "l.parquet")
+    config = described(path, ids=("price", "item"), numbers=(), buckets={"price": 4, "item": 50})
+    stream = table.load(config)
+    raw = Tables.of(stream)
+    drawn = load(replace(config, ids=("user",), numbers=("price",), buckets={})).train["price"]
+    counts_of = raw.train["price"].value_counts(name="n")
+    assert sorted(counts_of["n"]) == [135, 135, 135, 135]
+    bounds = next(field.bounds for field in stream.fields if field.name == "price")
+    assert bounds == tuple(np.sort(drawn)[[135, 270, 405]])
+    assert raw.train["item"].n_unique() == 20  # fewer values than buckets: one each
+    with pytest.raises(DataError, match="'same' has too few different numbers in the training"):
+        load(replace(config, ids=("same",), buckets={"same": 3}))
 
 
 @pytest.mark.parametrize("scale", ["standardised", "raw"])

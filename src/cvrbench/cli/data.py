@@ -234,7 +234,7 @@ def describe(
     with preparing_bar() as on_rows:
         dataset = ensure(*_compose(name, overrides), on_rows=on_rows)
     splits = (dataset.train, dataset.valid, dataset.test)
-    found = {split.name: counts(dataset.schema, split.labels) for split in splits}
+    found = {split.name: counts(dataset.schema, split.labels, split.weights) for split in splits}
     description = describe_dataset(dataset, found)
     if as_json:
         print_json(description_json(description))

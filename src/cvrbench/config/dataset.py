@@ -185,15 +185,21 @@ class TableConfig(SplitOptions):
     `{history: item_id}`."""
     hash: dict[str, Count] = field(default_factory=dict)
     """Column of ids or lists -> number of buckets that its values are hashed to."""
-    buckets: dict[str, Annotated[tuple[float, ...], MinLen(1)]] = field(default_factory=dict)
-    """Column of numbers that is listed in `ids` -> ascending bounds between its buckets."""
+    buckets: dict[str, Annotated[int, Ge(2)] | Annotated[tuple[float, ...], MinLen(1)]] = field(
+        default_factory=dict
+    )
+    """Column of numbers that is listed in `ids` -> ascending bounds between its buckets, or how
+    many of about as many training rows each."""
     clip: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Column of `numbers` -> least and largest value; what lies beyond is set to them."""
     log1p: tuple[str, ...] = ()
     """Columns of `numbers` of which log(1 + x) is the feature, after `clip`."""
     tasks: Annotated[tuple[TableTask, ...], MinLen(1)]
-    missing_labels: Literal["refuse", "drop"] = "refuse"
-    """What happens to a row without a label; one below a parent's 0 is 0 whatever is chosen."""
+    missing_labels: Literal["refuse", "drop", "hide"] = "refuse"
+    """What happens to a row without a label; one below a parent's 0 is 0 whatever is chosen.
+    `hide`: a training row teaches its other labels, rows of validation and test are left out."""
+    weight: Text | None = None
+    """Column of what a row counts in the training loss, 0 or more; nothing else is weighed."""
     group: Text | None
     """Column by which rows belong together (a user), for GAUC and `split=group`."""
     key: Text | None = None
@@ -235,8 +241,8 @@ class TableConfig(SplitOptions):
         labels = [task.label for task in self.tasks]
         if leaked := [name for name in labels if name in features]:
             raise ValueError(f"the label {leaked[0]!r} is among the features; take it out")
-        if self.group in labels or self.split_column in labels or self.key in labels:
-            raise ValueError("a label cannot be the group, split_column or key as well")
+        if {self.group, self.split_column, self.key, self.weight} & set(labels):
+            raise ValueError("a label cannot be the group, split_column, key or weight as well")
         for key, named, where in (
             ("weights", self.weights, self.lists),
             ("hash", self.hash, (*self.ids, *self.lists)),
@@ -265,7 +271,10 @@ class TableConfig(SplitOptions):
                     f"{column!r} and {owner!r} share a vocabulary; say the same of both in hash "
                     "and buckets"
                 )
-        for column, bounds in (*self.buckets.items(), *self.clip.items()):
+        given = {
+            name: bounds for name, bounds in self.buckets.items() if not isinstance(bounds, int)
+        }
+        for column, bounds in (*given.items(), *self.clip.items()):
             if not all(map(math.isfinite, bounds)) or any(a >= b for a, b in pairwise(bounds)):
                 raise ValueError(
                     f"bounds of {column!r} must be finite and ascend; got {list(bounds)}"

@@ -11,6 +11,8 @@ Layout of a dataset folder, written whole by `prepare` and never changed afterwa
     <split>/labels.npy            uint8   [rows, tasks]
     <split>/groups.npy            int64   [rows], codes; only with a group column
     <split>/truth.npy             float64 [rows, tasks], P(label | parent); only for planted data
+    train/weights.npy             float32 [rows, tasks], what a label counts, 0 where it is hidden;
+                                  only if labels are hidden or rows weighed
     <split>/contexts.npy          int32   [rows], which shared bags a row has; only if some are
     <split>/bag<k>_offsets.npy    int64   [rows + 1], of the k-th multi-valued field;
                                           [contexts + 1] if its bags are shared
@@ -83,6 +85,7 @@ class Split:
     contexts: npt.NDArray[np.int32] | None
     groups: npt.NDArray[np.int64] | None
     truth: npt.NDArray[np.float64] | None
+    weights: npt.NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         """Rows."""
@@ -323,6 +326,7 @@ def _open_split(path: Path, name: str, schema: Schema, files: Mapping[str, Any])
         ),
         contexts=load_if(shared, "contexts", rows),
         groups=load_if(schema.group is not None, "groups", rows),
+        weights=load_if(f"{name}/weights.npy" in files, "weights", rows, len(schema.tasks)),
         truth=load_if(f"{name}/truth.npy" in files, "truth", rows, len(schema.tasks)),
     )
 

@@ -50,6 +50,21 @@ def scarce_task(tasks: Sequence[Task], name: str | None) -> int:
     return names.index(name)
 
 
+def with_given(
+    given: npt.NDArray[np.float32] | None, drawn: npt.NDArray[np.float32] | None
+) -> npt.NDArray[np.float32] | None:
+    """Return the product of a dataset's own weights and those of labels that a run hides.
+
+    Losses are means weighed by them, which take a weight to be 0 or at least 1; only their ratios
+    count.
+    """
+    if given is None:
+        return drawn
+    least = given[given > 0].min(initial=np.inf)
+    own = given / (least if np.isfinite(least) else np.float32(1))
+    return own if drawn is None else own * drawn
+
+
 def label_weights(
     schema: Schema, labels: npt.NDArray[np.uint8], task: int, *, share: float, seed: int
 ) -> npt.NDArray[np.float32] | None:

@@ -150,7 +150,7 @@ def _write(
             if field in own:
                 vocabulary.table.write_parquet(vocabulary_file(folder, field))
         for split, frame in _again(raw.chunks(Counter()), learned, name):
-            for file, array in _arrays(raw, learned, frame).items():
+            for file, array in _arrays(raw, learned, split, frame).items():
                 writer.append(split, file, array)
             for k, (field, vocabulary) in enumerate(learned.multivalued.items()):
                 weights = frame[weighted[field]] if field in weighted else None
@@ -184,7 +184,7 @@ def _again(chunks: Iterator[Chunk], learned: _Learned, name: str) -> Iterator[Ch
         raise DataError(f"{name}: the raw files changed while they were read; prepare them again")
 
 
-def _arrays(raw: RawStream, learned: _Learned, frame: pl.DataFrame) -> dict[str, Array]:
+def _arrays(raw: RawStream, learned: _Learned, split: str, frame: pl.DataFrame) -> dict[str, Array]:
     """Return the arrays of some rows, without bags: name -> array."""
     n = len(frame)
     ids = [vocabulary.encode(frame[f]) for f, vocabulary in learned.categorical.items()]
@@ -197,6 +197,8 @@ def _arrays(raw: RawStream, learned: _Learned, frame: pl.DataFrame) -> dict[str,
     }
     if raw.group is not None:
         arrays["groups"] = learned.groups.encode(frame[raw.group_column or raw.group])
+    if raw.label_weights is not None and split == "train":
+        arrays["weights"] = frame[list(raw.label_weights)].to_numpy().astype(np.float32)
     if raw.truth is not None:
         arrays["truth"] = frame.select(raw.truth).to_numpy().astype(np.float64)
     return arrays
@@ -209,13 +211,18 @@ def _schema(raw: RawStream, learned: _Learned, name: str) -> Schema:
         if scale.has_gaps:
             numeric.append(Numeric(name=gap_name(field), mean=0.0, std=1.0))
     ids, lists = learned.categorical.items(), learned.multivalued.items()
-    of = {field.name: field.shares for field in raw.fields}
+    of = {field.name: field for field in raw.fields}
     vectors = [(f, vector.scales) for f, vector in learned.vectors.items()]
     try:
         return Schema(
             name=name,
-            categorical=tuple(Categorical(name=f, size=v.size, shares=of[f]) for f, v in ids),
-            multivalued=tuple(MultiValued(name=f, size=v.size, shares=of[f]) for f, v in lists),
+            categorical=tuple(
+                Categorical(name=f, size=v.size, shares=of[f].shares, bounds=of[f].bounds)
+                for f, v in ids
+            ),
+            multivalued=tuple(
+                MultiValued(name=f, size=v.size, shares=of[f].shares) for f, v in lists
+            ),
             numeric=tuple(numeric),
             vectors=tuple(
                 Vector(name=f, mean=tuple(s.mean for s in each), std=tuple(s.std for s in each))
@@ -274,8 +281,8 @@ class Inspection:
             except DataError as error:
                 raise DataError(f"{where}: {error}") from None
         self._count_labels(split, frame)
-        for guard in self._leaks if split == "train" else ():
-            guard.see(frame)
+        for index, guard in enumerate(self._leaks if split == "train" else ()):
+            guard.see(_learnt(self._raw, index, frame, weighed=True))
         if self._raw.group is not None:
             self.groups.add(split, frame[self._raw.group_column or self._raw.group])
 
@@ -307,7 +314,7 @@ class Inspection:
 
     def _count_labels(self, split: str, frame: pl.DataFrame) -> None:
         for index, task in enumerate(self._raw.tasks):
-            labels = _where_one(frame, _parents(self._raw.tasks, index))[task.label]
+            labels = _learnt(self._raw, index, frame, weighed=split == "train")[task.label]
             self._counts[split][index] += (len(labels), int(labels.sum()))
 
     def _judge_groups(self) -> None:
@@ -333,9 +340,11 @@ class _LeakGuard:
         self._by_value: dict[str, pl.DataFrame | None] = {f.name: None for f in self._fields}
         self._sample = Thinned(SAMPLE_ROWS)
 
-    def see(self, frame: pl.DataFrame) -> None:
-        """Count rows and positives by value of each field that has few values; keep a sample."""
-        rows = _where_one(frame, self._parents)
+    def see(self, rows: pl.DataFrame) -> None:
+        """Count rows and positives by value of each field that has few values; keep a sample.
+
+        The rows are of the label's space.
+        """
         self._sample.add(rows[[self._label, *(f.name for f in self._fields)]])
         sums = (pl.len().alias("rows"), pl.col("label").cast(pl.Int64).sum().alias("positives"))
         for field, before in tuple(self._by_value.items()):
@@ -412,6 +421,14 @@ def _where_one(frame: pl.DataFrame, labels: Sequence[str]) -> pl.DataFrame:
     for label in labels:
         frame = frame.filter(frame[label] == 1)
     return frame
+
+
+def _learnt(raw: RawStream, task: int, frame: pl.DataFrame, *, weighed: bool) -> pl.DataFrame:
+    """Return the rows of a task's space, with `weighed` without those whose label is hidden."""
+    rows = _where_one(frame, _parents(raw.tasks, task))
+    if raw.label_weights is None or not weighed:
+        return rows
+    return rows.filter(rows[raw.label_weights[task]] > 0)
 
 
 def _rates(labels: pl.Series, values: pl.Series) -> pl.DataFrame:

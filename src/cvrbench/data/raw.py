@@ -87,6 +87,8 @@ class RawField:
     """Field whose vocabulary this one has, learnt from both; None: its own."""
     standardised: bool = True
     """Whether a vector's numbers are; else they stay as they are."""
+    bounds: tuple[float, ...] | None = None
+    """Bounds between the buckets of a number, if the training rows told them."""
 
 
 def feature_fields(
@@ -136,6 +138,8 @@ class RawStream:
     unnested: bool = False  # whether labels of 1 whose parent's is 0 were kept on purpose
     truth: tuple[str, ...] | None = None
     """Per task the column of its true probability (given its parent), for planted data."""
+    label_weights: tuple[str, ...] | None = None
+    """Per task the column of what a training row's label counts, 0 where it is hidden."""
     sources: Mapping[str, str] = field(default_factory=dict)  # raw files: name -> sha256
     split: Sequence[str] = ()
     """How the rows were cut, in sentences."""

@@ -35,6 +35,9 @@ class _IdField:
 class Categorical(_IdField):
     """A field with one id per row."""
 
+    bounds: tuple[float, ...] | None = field(default=None, repr=False)
+    """Bounds between the buckets of a number, if the training rows told them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MultiValued(_IdField):

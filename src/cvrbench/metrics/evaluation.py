@@ -138,12 +138,20 @@ def score(
     )
 
 
-def counts(schema: Schema, labels: Bytes) -> dict[str, dict[str, int]]:
-    """Count rows and positives of every space.
+def counts(
+    schema: Schema, labels: Bytes, weights: npt.NDArray[np.float32] | None = None
+) -> dict[str, dict[str, int]]:
+    """Count rows and positives of every space, without labels that `weights` hide by a 0.
 
     Returns:
         `{"cvr": {"rows": 900, "positives": 31}, ...}`, one entry per task and per joint name.
     """
+    if weights is not None:
+        found: dict[str, dict[str, int]] = {}
+        for index, task in enumerate(schema.tasks):
+            seen = counts(schema, labels[weights[:, index] > 0])
+            found |= {n: count for n, count in seen.items() if n in (task.name, task.joint)}
+        return found
     return {
         space.name: {
             "rows": len(label := space.take(space.label)),

@@ -179,7 +179,7 @@ class _Sizes:
     def resident(self, *, on_disk: bool) -> int:
         """Return the bytes of the training and validation rows in memory, and of their order."""
         train, valid = self.dataset.train, self.dataset.valid
-        hidden = self.config.protocol.label_share < 1
+        hidden = self.config.protocol.label_share < 1 or train.weights is not None
         order = len(train) * (16 + 4 * self.n_tasks * hidden)
         n_bytes = rows_bytes(train) + rows_bytes(valid)
         if on_disk:

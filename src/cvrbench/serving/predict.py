@@ -63,6 +63,7 @@ def as_table(config: DatasetConfig, schema: Schema, path: str = "rows") -> Table
         return replace(
             config, path=path, split="random", split_column=None, time_format=None,
             valid_from=None, test_from=None,
+            buckets=config.buckets | {f.name: f.bounds for f in schema.categorical if f.bounds},
         )  # fmt: skip
     if not takes_rows(config):
         raise DataError(

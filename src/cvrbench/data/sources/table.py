@@ -6,7 +6,8 @@ a few bytes a row: its split, and with `split=time` its time.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -17,10 +18,12 @@ import polars as pl
 from cvrbench.config.dataset import SplitPaths, TableConfig
 from cvrbench.data.dataset import SPLITS, sha256_of
 from cvrbench.data.raw import (
+    MAX_SAMPLE,
     Chunk,
     Fractions,
     RawField,
     RawStream,
+    Thinned,
     by_group,
     cut,
     judge_nesting,
@@ -29,13 +32,13 @@ from cvrbench.data.raw import (
     unclicked,
 )
 from cvrbench.data.schema import Task
-from cvrbench.data.sources.table_columns import At, Columns
+from cvrbench.data.sources.table_columns import At, Columns, intervals
 from cvrbench.data.sources.table_files import Part, Table, find_parts, translated, where
 from cvrbench.data.times import TimeColumn
 from cvrbench.errors import DataError
 
 Codes = npt.NDArray[np.int8]
-GROUP, KEY = "group of a row", "key of a row"
+GROUP, KEY, WEIGHT = "group of a row", "key of a row", "weight of"
 OPEN, DROPPED = -1, -2
 """Codes of rows whose split is to be decided, and of those that are left out."""
 
@@ -48,7 +51,8 @@ def load(config: TableConfig) -> RawStream:
     """
     source = _Source(config)
     survey, sources = source.survey(), checksums(source.table.parts)
-    names = source.names
+    bounds = source.find_bounds(survey)
+    names, weighed = source.names, config.weight or config.missing_labels == "hide"
     kinds: dict[Literal["categorical", "multivalued"], Sequence[str]] = {
         "categorical": config.ids,
         "multivalued": config.lists,
@@ -63,6 +67,7 @@ def load(config: TableConfig) -> RawStream:
                     min_count=config.min_count,
                     weights=names.get(name),
                     shares=config.shared.get(name),
+                    bounds=bounds.get(name),
                 )
                 for kind, columns in kinds.items()
                 for name in columns
@@ -79,9 +84,14 @@ def load(config: TableConfig) -> RawStream:
         group_column=names[GROUP],
         key_column=names[KEY],
         group_disjoint=config.split == "group" and not isinstance(config.path, SplitPaths),
+        label_weights=tuple(names[WEIGHT, t.name] for t in config.tasks) if weighed else None,
         unnested=config.unclicked_conversions == "keep",
         sources=sources,
-        split=[*survey.words, *_copies(source, sources)],
+        split=[
+            *survey.words,
+            *_copies(source, sources),
+            *(f"buckets of {name}: {', '.join(intervals(own))}" for name, own in bounds.items()),
+        ],
     )
 
 
@@ -141,28 +151,36 @@ class _Source:
             *([self._order] if config.split in {"time", "column"} else []),
         ]
         features = [*config.ids, *config.lists, *config.numbers, *config.vectors]
-        helpers = [*config.weights.values(), *filter(None, (config.group, config.key))]
+        helpers = [
+            *config.weights.values(),
+            *filter(None, (config.group, config.key, config.weight)),
+        ]
         self._all = [*features, *self.labels, *helpers]
         every = dict.fromkeys([*self._all, *self._survey_columns])
         self.table = Table(config, find_parts(config), list(every))
         # Columns that are no features stand beside them under names that no user's column has.
         taken = {*features, *self.labels}
-        self.names = {name: _fresh(f"weights of {name}", taken) for name in config.weights}
+        self.names: dict[Hashable, str] = {
+            name: _fresh(f"weights of {name}", taken) for name in config.weights
+        }
         self.filled = set[Path]()
         """Files in which there are rows, once surveyed."""
         self.names |= {role: _fresh(role, taken) for role in (GROUP, KEY)}
+        self.names |= {(WEIGHT, t.name): _fresh(f"{WEIGHT} {t.name}", taken) for t in self.tasks}
 
     def survey(self) -> _Survey:
         """Read labels, groups and times, apply the label policy and cut the rows."""
         config, account = self.config, Counter[str]()
         times = TimeColumn(self._order, config.time_format)
         codes: list[Codes] = []
+        gaps: list[npt.NDArray[np.bool_]] = []
         groups: list[pl.Series] = []
         for part, row, frame in self.table.frames(self._survey_columns):
             self.filled |= {part.path} if len(frame) else set()
             with translated(where(part)):
                 at, code = At(where(part), row), np.full(len(frame), OPEN, np.int8)
-                kept = self._judge(frame, at, account)[1]
+                _, kept, seen = self._judge(frame, at, account)
+                gaps.append(~seen.select(pl.all_horizontal(pl.all())).to_series().to_numpy())
                 if part.split is not None:
                     code[:] = part.split
                 elif config.split == "column":
@@ -184,7 +202,45 @@ class _Source:
             found[found == OPEN], bounds = self._by_time(times)
         elif config.split != "column":
             found[found == OPEN] = self._at_random(found, groups)
+        hidden = np.concatenate(gaps) & (found != DROPPED)
+        account["a label is absent, hidden in training"] = int((hidden & (found == 0)).sum())
+        lost = hidden & (found > 0)
+        account["dropped: a label is absent in validation or test"] = int(lost.sum())
+        found[lost] = DROPPED
+        account = +account
         return _Survey(found, dict(account), [*filter(None, [bounds]), self._shares(found)])
+
+    def find_bounds(self, survey: _Survey) -> dict[str, tuple[float, ...]]:
+        """Return the bounds of buckets of which a number is given, and cut by them from now on.
+
+        They are quantiles of the training rows, met to one in `MAX_SAMPLE` or better.
+
+        Raises:
+            DataError: The column has one value.
+        """
+        wanted = {n: most for n, most in self.config.buckets.items() if isinstance(most, int)}
+        if not wanted:
+            return {}
+        sample, start = Thinned(MAX_SAMPLE), 0
+        for part, row, frame in self.table.frames([*wanted]):
+            code = survey.codes[start : start + len(frame)]
+            start += len(frame)
+            found = [self.columns.plain_numbers(frame[n], At(where(part), row)) for n in wanted]
+            sample.add(pl.DataFrame(found).filter(pl.Series(code == 0)))
+        bounds: dict[str, tuple[float, ...]] = {}
+        for name, most in wanted.items():
+            numbers = np.sort(sample.rows()[name].drop_nulls().to_numpy())
+            places = np.arange(1, most) * len(numbers) // most
+            cuts = np.unique(numbers[places]) if len(numbers) else numbers
+            bounds[name] = tuple(cuts[cuts > numbers[0]].tolist()) if len(cuts) else ()
+            if not bounds[name]:
+                raise DataError(
+                    f"column {name!r} has too few different numbers in the training rows for "
+                    f"{most} buckets; name their bounds, dataset.buckets={{{name}: [18, 25]}}, or "
+                    "leave it an id"
+                )
+        self.columns = Columns(replace(self.config, buckets={**self.config.buckets, **bounds}))
+        return bounds
 
     def chunks(self, survey: _Survey, account: Counter[str]) -> Iterator[Chunk]:
         """Yield the rows that are kept, split by split of each part."""
@@ -197,13 +253,13 @@ class _Source:
                 raise DataError(f"{where(part)} changed while it was read; prepare it again")
             at = At(where(part), row)
             with translated(where(part)):
-                labels = self._judge(frame, at, Counter())[0]
-                table = pl.DataFrame([*labels.get_columns(), *self._features(frame, at)])
+                labels, _, seen = self._judge(frame, at, Counter())
+                table = pl.DataFrame([*labels.get_columns(), *self._features(frame, at, seen)])
             for number, split in enumerate(SPLITS):
                 if len(rows := table.filter(pl.Series(code == number))):
                     yield Chunk(split, rows)
 
-    def _features(self, frame: pl.DataFrame, at: At) -> Iterator[pl.Series]:
+    def _features(self, frame: pl.DataFrame, at: At, seen: pl.DataFrame) -> Iterator[pl.Series]:
         config, columns = self.config, self.columns
         yield from columns.features(frame, at)
         for name, weight in config.weights.items():
@@ -212,30 +268,51 @@ class _Source:
             yield columns.text(frame[config.group], at).alias(self.names[GROUP])
         if config.key is not None:
             yield frame[config.key].alias(self.names[KEY])
+        if config.weight is not None or config.missing_labels == "hide":
+            each = pl.repeat(1.0, len(frame), dtype=pl.Float32, eager=True)
+            each = (
+                each if config.weight is None else columns.sample_weights(frame[config.weight], at)
+            )
+            for task in config.tasks:
+                yield (each * seen[task.label]).alias(self.names[WEIGHT, task.name])
 
     def _judge(
         self, frame: pl.DataFrame, at: At, account: Counter[str]
-    ) -> tuple[pl.DataFrame, pl.Series]:
-        """Return the labels, and which rows are kept; count what was dropped and changed."""
+    ) -> tuple[pl.DataFrame, pl.Series, pl.DataFrame]:
+        """Return the labels, which rows are kept, and which labels are not hidden; count changes.
+
+        Below a hidden label all are hidden.
+        """
         account["read"] += len(frame)
         found: dict[str, pl.Series] = {}
+        known: dict[str, pl.Series] = {}
         kept = pl.repeat(value=True, n=len(frame), dtype=pl.Boolean, eager=True)
         of = {task.name: task.label for task in self.config.tasks}
         for task in self.config.tasks:
             label = self.columns.label(frame[task.label], task, at).alias(task.label)
             absent = label.is_null()
+            above = kept
             if task.parent is not None:
-                below = absent & kept & (found[of[task.parent]] == 0)
+                above = known[of[task.parent]]
+                below = absent & kept & above & (found[of[task.parent]] == 0)
                 label, absent = label.set(below, 0), absent & ~below
                 if n := int(below.sum()):
                     account[f"{task.label} absent with {of[task.parent]} = 0, taken as 0"] += n
+            hides = self.config.missing_labels == "hide"
+            known[task.label] = (
+                (~absent & above)
+                if hides
+                else pl.repeat(value=True, n=len(frame), dtype=pl.Boolean, eager=True)
+            )
+            if hides:
+                label, absent = label.set(~known[task.label], 0), absent & False
             if n := int((absent & kept).sum()):
                 if self.config.missing_labels == "refuse":
                     raise at.error(
                         frame[task.label],
                         absent & kept,
                         "the label is absent; set dataset.missing_labels=drop to leave such rows "
-                        "out",
+                        "out, or hide to learn their other labels",
                     )
                 account[f"dropped: {task.label} absent"] += n
             kept &= ~absent
@@ -245,7 +322,7 @@ class _Source:
             pl.DataFrame(found), self.tasks, "keep" if policy == "refuse" else policy, kept
         )
         account.update(changed)
-        return labels, kept
+        return labels, kept, pl.DataFrame(known)
 
     def _at_random(self, codes: Codes, groups: list[pl.Series]) -> Codes:
         if self.config.split == "group" and groups:

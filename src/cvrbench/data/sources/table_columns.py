@@ -73,7 +73,9 @@ class Columns:
         """Return the text of ids: of hashed ones their bucket, of numbers their interval."""
         name = values.name
         if name in self._config.buckets:
-            return _bucketed(self._plain_numbers(values, at), self._config.buckets[name])
+            bounds = self._config.buckets[name]
+            assert not isinstance(bounds, int), "bounds are found before ids are read"
+            return _bucketed(self.plain_numbers(values, at), bounds)
         text = self.text(values, at)
         return _hashed(text, self._config.hash[name]) if name in self._config.hash else text
 
@@ -106,7 +108,7 @@ class Columns:
         Raises:
             DataError: A value is no number, infinite, or too large to be computed with.
         """
-        name, found = values.name, self._plain_numbers(values, at)
+        name, found = values.name, self.plain_numbers(values, at)
         if name in self._config.clip:
             found = found.clip(*self._config.clip[name])
         if name in self._config.log1p:
@@ -122,7 +124,8 @@ class Columns:
             )
         return found
 
-    def _plain_numbers(self, values: pl.Series, at: At) -> pl.Series:
+    def plain_numbers(self, values: pl.Series, at: At) -> pl.Series:
+        """Return numbers as they stand there."""
         values = self.clean(values)
         if values.dtype.is_nested() or values.dtype in (pl.Binary, pl.Object):
             raise at.misfit(values, "expected one number a row")
@@ -205,6 +208,17 @@ class Columns:
         if (wrong := (n_absent[0] != n_absent[1]).fill_null(value=False)).any():
             raise at.error(lists, wrong, "weights must be numbers")
         return found
+
+    def sample_weights(self, values: pl.Series, at: At) -> pl.Series:
+        """Return what each row counts.
+
+        Raises:
+            DataError: A value is absent, negative or infinite.
+        """
+        found = self.plain_numbers(values, at)
+        if (wrong := found.is_null() | (found < 0) | ~found.is_finite()).fill_null(True).any():
+            raise at.error(values, wrong, "a weight is a finite number, 0 or more, in every row")
+        return found.cast(pl.Float32)
 
     def _split(self, values: pl.Series, at: At) -> pl.Series:
         values = self.clean(values)

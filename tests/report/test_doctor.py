@@ -5,6 +5,8 @@ from dataclasses import replace
 import pytest
 
 from cvrbench.report.doctor import examine
+from cvrbench.runs.study import Axis
+from tests.report.made_up_studies import study, trial
 from tests.report.test_comparison import run
 
 COUNT = {
@@ -62,6 +64,13 @@ COSINES = {"gradient_cosine": {"trunk": {"ctr-cvr": -0.3}}}
         ({"embedding_parameters": 10**8}, "embedding tables are larger"),
         (changed("valid", ctr_auc=0.8), "validation is far from test in ctr"),
         (changed("test", cvr_pcoc=2.0), "cvr is not calibrated"),
+        (
+            {
+                "seconds": {"total": 10.0, "cpu": 5.0},
+                "environment": {"device": "cpu", "threads": 2, "cpu_count": 2},
+            },
+            "its threads fought",
+        ),
     ],
 )
 def test_what_looks_wrong_is_found_alone_and_with_something_to_try(changes, words):
@@ -81,3 +90,18 @@ def test_a_sound_run_has_no_finding_and_a_leak_is_one():
 def test_gradients_that_are_noise_are_no_conflict():
     noise = {**COSINES, "self_cosine": {"trunk": {"ctr": 0.9, "cvr": 0.0}}}
     assert examine(replace(SOUND, diagnostics=noise), HISTORY) == []
+
+
+def test_a_sweep_that_chose_the_border_of_its_space_is_found_in_its_runs_alone():
+    axes = {
+        "trainer.learning_rate": Axis(kind="float", low=1e-4, high=1e-2, log=True),
+        "model.dropout": Axis(kind="float", low=0.0, high=0.5),
+    }
+    params = {"trainer.learning_rate": 0.0098, "model.dropout": 0.2}
+    best = trial(0, [0.7], params=params)
+    chosen = {"trial": 0, "overrides": [], "runs": [SOUND.run_id]}
+    sweep = study([best], axes=axes, best=(0,), chosen=chosen)
+    (found,) = examine(SOUND, HISTORY, [sweep])
+    assert "trainer.learning_rate=0.0098 of 0.0001 to 0.01" in found.evidence
+    assert "dropout" not in found.evidence
+    assert examine(replace(SOUND, run_id="another"), HISTORY, [sweep]) == []

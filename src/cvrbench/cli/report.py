@@ -367,7 +367,9 @@ def doctor(run: Run, results_dir: ResultsDir = RESULTS, as_json: AsJson = False)
     store = ResultStore(results_dir)
     folder = store.folder(run)
     record = read_record(folder)
-    findings = examine(record, ResultStore(folder.parent.parent).history(folder.name))
+    results = folder.parent.parent
+    history = ResultStore(results).history(folder.name)
+    findings = examine(record, history, _read_sweeps(results))
     if as_json:
         print_json({"run": record.run_id, "findings": [one._asdict() for one in findings]})
         return

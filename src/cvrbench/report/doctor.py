@@ -10,7 +10,9 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from cvrbench.data.schema import Task
+from cvrbench.report.studies import at_border
 from cvrbench.runs.record import RunRecord
+from cvrbench.runs.study import StudySummary
 from cvrbench.stats.difference import auc_standard_error
 
 FEWEST_POSITIVES = 4
@@ -28,6 +30,8 @@ ROWS_PER_PARAMETER = 0.1
 DEVIATIONS = 4
 """Standard errors beyond which chance explains nothing."""
 LEAK = 0.99
+LEAST_CORE = 0.7
+"""CPU seconds in a second of the clock, below which not even one thread ran all the time."""
 PCOC = 1.25
 """Predicted over observed positives, or its inverse."""
 
@@ -41,12 +45,17 @@ class Finding(NamedTuple):
     """What to try: overrides of the run's own command, or another command."""
 
 
-def examine(run: RunRecord, history: Sequence[Mapping[str, Any]]) -> list[Finding]:
+def examine(
+    run: RunRecord,
+    history: Sequence[Mapping[str, Any]],
+    sweeps: Sequence[StudySummary] = (),
+) -> list[Finding]:
     """Return what looks wrong in a run.
 
     Args:
         run: Its record.
         history: Its evaluations, in order.
+        sweeps: Those of its results folder, of which one may have chosen it.
     """
     checks: tuple[Callable[[RunRecord, Sequence[Mapping[str, Any]]], Iterator[Finding]], ...] = (
         _positives,
@@ -58,8 +67,10 @@ def examine(run: RunRecord, history: Sequence[Mapping[str, Any]]) -> list[Findin
         _far_from_test,
         _leak,
         _calibration,
+        _threads,
     )
-    return [finding for check in checks for finding in check(run, history)]
+    found = [finding for check in checks for finding in check(run, history)]
+    return [*found, *_border(run, sweeps)]
 
 
 def _positives(run: RunRecord, _: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
@@ -211,4 +222,27 @@ def _calibration(run: RunRecord, _: Sequence[Mapping[str, Any]]) -> Iterator[Fin
                 f"{name} is not calibrated",
                 f"predicted over observed positives {pcoc:.2f} on {split} rows",
                 f"cvrbench report dataset={run.dataset} --full",
+            )
+
+
+def _threads(run: RunRecord, _: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+    """Yield whether the run waited for cores; records before that was measured tell nothing."""
+    known, cpu, total = run.environment, run.seconds.get("cpu"), run.seconds.get("total", 0.0)
+    if cpu is None or known.get("device") != "cpu" or cpu >= LEAST_CORE * total:
+        return
+    cores, threads = known.get("cpu_count"), known.get("threads")
+    yield Finding(
+        "its threads fought for cores with other work, or waited for a disk",
+        f"{cpu:.0f} CPU seconds in {total:.0f} on the clock; threads={threads}, cores: {cores}",
+        f"trainer.threads=1, and workers={cores} at most",
+    )
+
+
+def _border(run: RunRecord, sweeps: Sequence[StudySummary]) -> Iterator[Finding]:
+    for sweep in sweeps:
+        if run.run_id in (sweep.chosen or {}).get("runs", ()) and (border := at_border(sweep)):
+            yield Finding(
+                "the sweep that chose it ended at the border of its space",
+                f"{sweep.name}: {'; '.join(border)}",
+                "a wider range in a file conf/sweep/NAME.yaml, and cvrbench sweep sweep=NAME",
             )

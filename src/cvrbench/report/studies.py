@@ -1,5 +1,6 @@
 """Sweeps as tables: what was tried, what it cost, and which rows of a comparison it chose."""
 
+import math
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -18,6 +19,8 @@ REASON = 40
 """Letters of a reason that a table shows."""
 LINE = 16
 """Letters of a line of that reason."""
+BORDER = 0.02
+"""Share of a dimension at either end, within which a trial stands at its border."""
 MOST_COLUMNS = 2
 """Parameters that fit a column each at 80 columns; more share one, which breaks into lines."""
 DASH = Cell("-")
@@ -108,6 +111,22 @@ def tuned_words(found: dict[str, Tuned | None]) -> str:
     rest = len(found) - len(told)
     others = " All other rows are presets." if rest else ""
     return f"Tuned: {'; '.join(told)}.{others}"
+
+
+def at_border(summary: StudySummary) -> list[str]:
+    """Return the dimensions at whose end the best trial stands: `trainer.learning_rate=0.01`."""
+    found = []
+    best = [trial for trial in summary.trials if trial.number in summary.best]
+    for trial in best if len(best) == 1 else []:
+        for key, axis in summary.axes.items():
+            value, low, high = trial.params.get(key), axis.low, axis.high
+            if low is None or high is None or not isinstance(value, int | float) or low >= high:
+                continue
+            ends = [math.log(x) if axis.log else x for x in (low, value, high)]
+            place = (ends[1] - ends[0]) / (ends[2] - ends[0])
+            if not BORDER < place < 1 - BORDER:
+                found.append(f"{key}={value_text(value)} of {low:g} to {high:g}")
+    return found
 
 
 def study_json(summary: StudySummary) -> dict[str, Any]:
@@ -218,6 +237,8 @@ def _trials_caption(summary: StudySummary, shown: int, total: int, *, spread: bo
     words = [f"Bold: {best}, on validation rows." if summary.best else "No trial is complete."]
     if spread:
         words.append(f"± is the 95 % interval of the mean over {len(summary.seeds)} tuning seeds.")
+    if border := at_border(summary):
+        words.append(f"The best is at the border of its space: {'; '.join(border)}.")
     words.append("Examples include mask searches, not what another trial had computed.")
     if shown < total:
         words.append(f"The first {shown} of {total} trials.")

@@ -179,7 +179,7 @@ class _Cell:
             return self._run()
 
     def _run(self) -> RunRecord:
-        begun, clock = datetime.now(UTC), time.monotonic()
+        begun, clock, cpu = datetime.now(UTC), time.monotonic(), time.process_time()
         torch.manual_seed(derive(self.config.seed, "init"))
         network = build_network(self.config, self.schema).to(self.device)
         session = self.session
@@ -197,7 +197,7 @@ class _Cell:
             metrics={split: found.metrics for split, found in scores.items()},
             undefined={split: found.undefined for split, found in scores.items()},
             **_count(network, session.valid),
-            **session.cost(time.monotonic() - clock),
+            **session.cost(time.monotonic() - clock, time.process_time() - cpu),
             best_step=final.state.best_step,
             best_epoch=round(session.epochs_of(final.state.best_step), 3),
             test_scored=n_scored,

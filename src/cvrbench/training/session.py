@@ -175,18 +175,20 @@ class TrainingSession:
         """Convert a number of steps into passes over the training rows."""
         return step * self.config.trainer.batch_size / len(self.train_rows)
 
-    def cost(self, total_seconds: float) -> dict[str, Any]:
+    def cost(self, total_seconds: float, cpu_seconds: float) -> dict[str, Any]:
         """Return seconds, examples and examples per second for the run's record.
 
         Args:
             total_seconds: Of wall clock; of time that several runs shared, each has an equal part.
+            cpu_seconds: Of this process, all threads together; likewise.
         """
         n_runs = self.seed_group.size if self.seed_group else 1
         *searches, final = (result.state for result in self.results)
         search = sum(state.seconds for state in searches)
         of_searches = sum(state.examples for state in searches)
         rate = (of_searches + final.examples) / max(search + final.seconds, 1e-9)
-        seconds = {"search": search, "train": final.seconds, "total": total_seconds / n_runs}
+        shared = {"total": total_seconds / n_runs, "cpu": cpu_seconds / n_runs}
+        seconds = {"search": search, "train": final.seconds, **shared}
         return {
             "seconds": {name: round(value, 3) for name, value in seconds.items()},
             "examples": {

@@ -96,9 +96,10 @@ NETWORK = ("model.embedding_dim=8", "model.hidden=[32,16]", "model.tower=[8]")
 
 
 @cache
-def settings(model: str, folder: Path) -> Config:
-    """Compose a strategy's configuration, as the command line would."""
-    return compose([f"model={model}", f"data_dir={folder}", *LOG, *TRAINER, *NETWORK]).config
+def settings(model: str, folder: Path, *words: str) -> Config:
+    """Compose a strategy's configuration, as the command line would; later words win."""
+    ours = [f"model={model}", f"data_dir={folder}", *LOG, *TRAINER, *NETWORK]
+    return compose([*ours, *words]).config
 
 
 @dataclass
@@ -107,6 +108,7 @@ class Bench:
 
     folder: Path
     dataset: Dataset
+    chunks: int = CHUNKS
 
     def __post_init__(self) -> None:
         schema = self.dataset.schema
@@ -114,11 +116,11 @@ class Bench:
         self.valid = SplitTensors.load(self.dataset.valid, schema, CPU)
         self.pool = SplitTensors.load(self.dataset.test, schema, CPU)
         users, codes = np.unique(self.dataset.test.groups, return_inverse=True)
-        self.chunk_of_row = numpy_stream(0, "chunks").integers(0, CHUNKS, len(users))[codes]
+        self.chunk_of_row = numpy_stream(0, "chunks").integers(0, self.chunks, len(users))[codes]
 
-    def predictions(self, model: str, seed: int, rows: Labels) -> Predictions:
+    def predictions(self, config: Config, seed: int, rows: Labels) -> Predictions:
         """Train one network and predict the rows `[n]` of the pool."""
-        config = replace(settings(model, self.folder), seed=seed)
+        config = replace(config, seed=seed)
         objective = build_objective(config.objective, self.dataset.schema)
         names = [task.name for task in self.dataset.schema.tasks]
         balancing = build_balancing(config.balancing, names, names)
@@ -154,10 +156,11 @@ class Bench:
         rows = np.flatnonzero(self.chunk_of_row == number)
         seeds = [derive(number, "aa", k) for k in range(2 * max(SEEDS))]
         first, other = seeds[: max(SEEDS)], seeds[max(SEEDS) :]
+        shared, single = (settings(of, self.folder) for of in ("shared_bottom", "single_task"))
         arms = {
-            "first": [self.predictions("shared_bottom", seed, rows) for seed in first],
-            "again": [self.predictions("shared_bottom", seed, rows) for seed in other],
-            "alone": [self.predictions("single_task", seed, rows) for seed in first],
+            "first": [self.predictions(shared, seed, rows) for seed in first],
+            "again": [self.predictions(shared, seed, rows) for seed in other],
+            "alone": [self.predictions(single, seed, rows) for seed in first],
         }
         labels, groups = self.dataset.test.labels[rows], self.dataset.test.groups[rows]
         tasks = self.dataset.schema.tasks

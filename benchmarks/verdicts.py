@@ -21,7 +21,8 @@ the fixed seeds.
 import argparse
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ from rich.progress import track
 from rich.table import Table
 
 from cvrbench.report import MARGIN, MOST_SEEDS
-from cvrbench.stats.best import Best, Joint, best
+from cvrbench.stats.best import Best, Bools, Joint, best
 from cvrbench.stats.sequential import decided, looks, share
 
 DOUBTS = {"seeds": (0.001, 0.0002), "both": (0.001, 0.0005), "rows": (0.0003, 0.001)}
@@ -91,23 +92,29 @@ IN_ROUNDS = {
 }
 
 
-def in_rounds(whole: Joint) -> tuple[int, Best]:
-    """Return the runs that rounds take of a table of 20 seeds, and what they find."""
-    n = len(whole.values)
+def in_rounds(n: int, so_far: Callable[[Bools], Joint]) -> tuple[int, Best]:
+    """Return the runs that rounds take of `n` rows, and what they find.
+
+    Args:
+        n: Strategies.
+        so_far: Which runs there are, `[n, seeds]` -> what these say.
+    """
     have, stopped = np.zeros(n, np.int64), set()
     for look in looks(MOST_SEEDS):
         have[[k for k in range(n) if k not in stopped]] = look
-        known = np.arange(look) < have[:, None]
-        so_far = Joint(
-            values=np.where(known, whole.values[:, :look], np.nan), of_rows=whole.of_rows
-        )
-        found = best(so_far)
+        joint = so_far(np.arange(look) < have[:, None])
+        found = best(joint)
         spent = np.array([share(MOST_SEEDS, seeds) for seeds in have.tolist()])
         found = found._replace(p=np.minimum(found.p / spent, 1.0))
-        stopped |= set(decided(so_far, found, MARGIN, MOST_SEEDS))
+        stopped |= set(decided(joint, found, MARGIN, MOST_SEEDS))
         if len(stopped) == n:
             break
     return int(have.sum()), found
+
+
+def _seen(whole: Joint, known: Bools) -> Joint:
+    values = np.where(known, whole.values[:, : known.shape[1]], np.nan)
+    return Joint(values=values, of_rows=whole.of_rows)
 
 
 def rounds_table(repetitions: int) -> list[dict[str, object]]:
@@ -119,7 +126,7 @@ def rounds_table(repetitions: int) -> list[dict[str, object]]:
         runs = lost = lost_fixed = same = 0
         for _ in range(repetitions):
             whole = table(random, means, MOST_SEEDS, doubt)
-            n, one = in_rounds(whole)
+            n, one = in_rounds(len(means), partial(_seen, whole))
             fixed = best(whole)
             runs += n
             lost += int((~one.inside[top]).any())

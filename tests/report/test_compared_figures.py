@@ -56,7 +56,7 @@ def drawn(part):
 
 
 def words_of(figure):
-    return figure.get_suptitle().replace("\n", " ")
+    return figure.get_label()
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def marked(axes: Axes, marker: str) -> list[tuple[float, float]]:
 
 
 def titles(figure: Figure) -> str:
-    return figure.get_suptitle().replace("\n", " ")
+    return figure.get_label()
 
 
 def legend(figure: Figure) -> list[str]:
@@ -326,7 +326,7 @@ def test_hostile_and_long_names_are_drawn_as_they_are(tmp_path):
     figures = study_figures(summary)
     assert len(figures) == 8
     for name, figure in figures.items():
-        save(figure, tmp_path / f"{name}.png")
+        save(figure, tmp_path / f"{name}.png", titles=True)
         assert r"\$" in figure.get_suptitle()
         width = figure.get_figwidth() * figure.dpi
         assert figure._suptitle.get_window_extent().x1 <= 1.02 * width

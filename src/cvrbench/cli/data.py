@@ -242,7 +242,7 @@ def describe(
         _print_description(description)
     path = figure or dataset.path.parent / f"{dataset.path.name}.png"
     try:
-        written = save(description_figure(description), path)
+        written = save(description_figure(description), path, titles=True)
     except StoreError as error:
         raise StoreError(f"{error}".partition("; set ")[0] + "; name another by --figure") from None
     if not as_json:

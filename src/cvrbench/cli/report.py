@@ -52,6 +52,7 @@ Bootstrap = typer.Option(
     help="Redraw the test rows so often for their doubt, at least 100; 0: by formula",
 )
 Figures = typer.Option(metavar="DIR", help="Draw what there is of every dataset there")
+Titles = typer.Option("--titles", help="Write titles into these pictures, for slides")
 Paper = typer.Option(
     metavar="DIR",
     help="Write what a paper needs there: tables, figures as PDF, methods, bibliography (LaTeX)",
@@ -68,6 +69,7 @@ NoHtml = typer.Option("--no-html", help="Write no page; only the terminal's tabl
 def report(
     words: Annotated[list[str] | None, Words] = None,
     figures: Annotated[Path | None, Figures] = None,
+    titles: Annotated[bool, Titles] = False,
     paper: Annotated[Path | None, Paper] = None,
     baseline: Annotated[str | None, Baseline] = None,
     metric: Annotated[str | None, Metric] = None,
@@ -113,7 +115,7 @@ def report(
         )
     if curves:
         reports = [with_curves(r, store) if drawn or r.fits_a_page else r for r in reports]
-    _present(reports, layout=layout, full=full, figures=figures, sweeps=sweeps)
+    _present(reports, layout=layout, full=full, figures=figures, titles=titles, sweeps=sweeps)
     if paper is not None:
         _write_paper(reports, paper)
     if with_page:
@@ -191,6 +193,7 @@ def _present(
     layout: Layout = "terminal",
     full: bool = False,
     figures: Path | None = None,
+    titles: bool = False,
     sweeps: "Sequence[StudySummary]" = (),
 ) -> None:
     """Print, and draw where wanted, what runs say against each other."""
@@ -218,8 +221,8 @@ def _present(
             else:
                 write(to_markdown(grid) if layout == "md" else to_latex(grid))
     if figures is not None:
-        _draw(reports, figures)
-        _draw_sweeps(sweeps, figures)
+        _draw(reports, figures, titles=titles)
+        _draw_sweeps(sweeps, figures, titles=titles)
 
 
 def _print_verdict(report: "DatasetReport", layout: Layout) -> None:
@@ -234,7 +237,7 @@ def _print_verdict(report: "DatasetReport", layout: Layout) -> None:
     else:
         heading(title)
         for line in lines:
-            if line.startswith("cvrbench "):  # whole, so that it can be copied
+            if line.startswith("cvrbench ") or not out.is_terminal:  # whole, to be copied or read
                 out.print(line, soft_wrap=True)
             else:
                 out.print(Padding(line, (0, 0, 0, 2), expand=False))
@@ -280,16 +283,24 @@ def _drawn(reports: "Sequence[DatasetReport]") -> "Iterator[tuple[str, str, Any]
             yield name, kind, figure
 
 
-def _draw(reports: "Sequence[DatasetReport]", folder: Path) -> None:
+def _draw(reports: "Sequence[DatasetReport]", folder: Path, *, titles: bool) -> None:
+    """Write every figure, and the captions of all; with titles these are in the pictures, too."""
+    from cvrbench.report.figures import caption
     from cvrbench.report.figures.style import save
+    from cvrbench.system.files import write_text
 
-    for name, _, figure in _drawn(reports):
+    captions = []
+    for name, kind, figure in _drawn(reports):
+        captions.append(f"{name}: {caption(kind, figure)}\n")
         for ending in ("png", "svg", "pdf"):  # no with_suffix: a name may end in `-0.3`
-            warn(f"wrote {save(figure, folder / f'{name}.{ending}')}")
+            warn(f"wrote {save(figure, folder / f'{name}.{ending}', titles=titles)}")
+    if captions:
+        write_text(folder / "captions.txt", "\n".join(captions))
+        warn(f"wrote {folder / 'captions.txt'}")
 
 
 def _write_paper(reports: "Sequence[DatasetReport]", folder: Path) -> None:
-    from cvrbench.report.figures import ACROSS, COMPARED
+    from cvrbench.report.figures import caption
     from cvrbench.report.figures.style import save
     from cvrbench.report.paper import write_paper
 
@@ -297,13 +308,12 @@ def _write_paper(reports: "Sequence[DatasetReport]", folder: Path) -> None:
     for name, kind, figure in _drawn(reports):
         file = f"figures/{re.sub('[^A-Za-z0-9-]', '-', name)}.pdf"  # LaTeX takes a dot for a suffix
         warn(f"wrote {save(figure, folder / file)}")
-        title, reading = (COMPARED | ACROSS)[kind]
-        figures.append((file, f"{title}. {reading}"))
+        figures.append((file, caption(kind, figure)))
     for place in write_paper(reports, figures, folder):
         warn(f"wrote {place}")
 
 
-def _draw_sweeps(summaries: "Sequence[StudySummary]", folder: Path) -> None:
+def _draw_sweeps(summaries: "Sequence[StudySummary]", folder: Path, *, titles: bool) -> None:
     """Write `sweep-NAME-KIND.png` of whatever can be drawn of each sweep."""
     from cvrbench.report.figures.style import save
     from cvrbench.report.figures.sweep import study_figures
@@ -311,7 +321,8 @@ def _draw_sweeps(summaries: "Sequence[StudySummary]", folder: Path) -> None:
     for summary in summaries:
         try:
             for kind, figure in study_figures(summary).items():
-                warn(f"wrote {save(figure, folder / f'sweep-{summary.name}-{kind}.png')}")
+                place = folder / f"sweep-{summary.name}-{kind}.png"
+                warn(f"wrote {save(figure, place, titles=titles)}")
         except ValueError as problem:  # a study.json that somebody edited
             warn(f"no figures of {summary.name}: {problem}")
 

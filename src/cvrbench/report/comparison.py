@@ -379,6 +379,24 @@ def _override(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def mixed(comparison: Comparison) -> Iterator[str]:
+    """Yield what rows differ in that is no way of sharing, and so may be what differs."""
+    of: dict[str, Callable[[RunRecord], Any]] = {
+        "learn by different objectives": lambda run: run.choices.get("objective"),
+        "choose their epoch by different metrics": lambda run: run.config.get("protocol", {}).get(
+            "selection"
+        ),
+    }
+    for words, value in of.items():
+        rows: dict[str, list[str]] = {}
+        for variant in comparison.variants:
+            if (found := value(variant.runs[0])) is not None:
+                rows.setdefault(str(found), []).append(variant.label)
+        if len(rows) > 1:
+            told = "; ".join(f"{name}: {len(labels)}" for name, labels in rows.items())
+            yield f"Rows {words} ({told}): a part of their differences may be that."
+
+
 @dataclass(frozen=True)
 class Filters:
     """Which runs a report is about: `dataset=kuairand model=ncs,mmoe model.density=0.2`."""

@@ -35,6 +35,7 @@ from cvrbench.report.grids import (
     power_grid,
     space_grids,
     transfer_grid,
+    wins_grid,
 )
 from cvrbench.report.studies import Tuned, tuned
 from cvrbench.report.tables import Grid
@@ -137,7 +138,9 @@ class DatasetReport:
         """Return values, differences, gains and costs, as far as they exist; `full`: the rest."""
         found = (self.values, self.differences_grid, self.transfer_grid, self.costs)
         main = [grid for grid in found if grid is not None]
-        return [*main, *self.beyond_auc, *self.more_differences] if full else main
+        wins = wins_grid(self.verdict)
+        more = [] if wins is None else [wins]
+        return [*main, *more, *self.beyond_auc, *self.more_differences] if full else main
 
     def runs(self) -> Iterator[tuple[Variant, RunRecord]]:
         """Yield every run with its row."""

@@ -9,7 +9,8 @@ from cvrbench.metrics.evaluation import METRICS_INFO, describe_metric
 from cvrbench.report.comparison import Comparison, Missing, Variant
 from cvrbench.report.differences import REFERENCE, Differences, Transfer, Verdict, few_users_words
 from cvrbench.report.studies import Tuned, tuned_words
-from cvrbench.report.tables import Cell, Grid, cells, interval, number, p_value
+from cvrbench.report.tables import Cell, Grid, cells, interval, number, p_value, percent
+from cvrbench.report.verdict import Recommendation
 from cvrbench.stats.power import detectable
 
 BEYOND_AUC = ("logloss", "gauc", "pcoc", "ece")
@@ -273,4 +274,21 @@ def power_grid(comparison: Comparison, found: Differences) -> Grid:
         ),
         caption=f"The smallest true difference to {found.baseline} that these seeds and rows find "
         "with 80 % power at 5 % (two-sided, not adjusted). The verdict tells what more would take.",
+    )
+
+
+def wins_grid(found: Recommendation) -> Grid | None:
+    """Return how often each row beats each other one; None where nothing is ranked."""
+    if found.ranking is None:
+        return None
+    labels, wins = found.ranking.labels, found.ranking.best.wins
+    return Grid(
+        title=f"{found.name}: how often a row beats a column, in {found.header}",
+        headers=("strategy", *labels),
+        rows=tuple(
+            cells(label, *("-" if i == j else percent(wins[i, j]) for j in range(len(labels))))
+            for i, label in enumerate(labels)
+        ),
+        caption="Share of draws in which the row's mean is the better one, seeds and test rows "
+        "drawn anew, the same for both. It describes these runs; the best set is what is shown.",
     )

@@ -7,8 +7,10 @@ bytes: nothing on the page depends on the time or the place it was made at.
 
 import re
 import warnings
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
+from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -23,15 +25,15 @@ from cvrbench.report.comparison import (
     Variant,
     examples_of,
     flat_settings,
+    mixed,
     seeds_at_once,
 )
 from cvrbench.report.dataset_report import DatasetReport
 from cvrbench.report.figures import ACROSS, COMPARED, SWEPT, across, comparison
 from cvrbench.report.figures.style import save
-from cvrbench.report.grids import rows_grid
+from cvrbench.report.grids import rows_grid, wins_grid
 from cvrbench.report.studies import budgets_grid, trials_grid
 from cvrbench.report.tables import Grid, cells
-from cvrbench.report.verdict import mixed
 from cvrbench.runs.record import NUMBER_FREE, RunRecord
 from cvrbench.runs.study import StudySummary
 from cvrbench.system.files import explain_write, write_text
@@ -56,11 +58,14 @@ LEFT_OUT = ("seed", *NUMBER_FREE)
 def render(parts: Sequence[DatasetReport], sweeps: Sequence[StudySummary]) -> str:
     """Return the whole page in ASCII, so that no reader needs to know an encoding."""
     made_with = [f"{name} {_versions_of(parts, name)}" for name in ("cvrbench", "torch")]
+    script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
     page = (
         templates()
         .get_template("page.html.j2")
         .render(
             css=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),
+            script=Markup(script),
+            script_hash=b64encode(sha256(script.encode()).digest()).decode(),
             chapters=[_chapter(part, f"data-{n}") for n, part in enumerate(parts, 1)],
             made_with=", ".join(made_with),
             between=warnings_between(parts),
@@ -118,6 +123,7 @@ def _chapter(part: DatasetReport, ident: str) -> dict[str, Any]:
         "n_runs": _count(sum(1 for _ in part.runs()), "run"),
         "warnings": found,
         "n_warnings": _count(len(found), "warning"),
+        "wins": wins_grid(part.verdict),
         "rows_grid": rows_grid(comparison),
         "undefined": list(_undefined(part)),
         "figures": compared_figures(part, f"{ident}-figure") if part.fits_a_page else [],
@@ -306,7 +312,8 @@ def _drawn(
             figure = draw()
             if figure is None:
                 continue
-            drawing = inline(_svg(figure), name, f"{title}. {reading}")
+            reading = f"{figure.get_label()}. {reading}"
+            drawing = inline(_svg(figure), name, f"{title}: {reading}")
         except (ValueError, TypeError) as problem:  # a name that is no text for matplotlib
             found.append(Drawn(name, title, reading, None, _line(problem)))
             continue

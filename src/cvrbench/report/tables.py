@@ -79,6 +79,18 @@ def p_value(p: float) -> str:
     return f"p={words}"
 
 
+def percent(chance: float) -> str:
+    """Return a chance for a person, never 0 or 100 %."""
+    return "<1 %" if chance < 0.01 else ">99 %" if chance > 0.99 else f"{100 * chance:.0f} %"
+
+
+def duration(minutes: float) -> str:
+    """`37 s`, `7 min`, `2.5 h`."""
+    if minutes < 1:
+        return f"{60 * minutes:.0f} s"
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
 LINE, WHOLE, WORD = map(re.compile, (r".+", r"\S+ ± \S+|\S+", r"\S+"))
 """What no line break parts: all there is, an interval, a word."""
 GAP, EDGES = 2, 2

@@ -19,14 +19,14 @@ import numpy as np
 from cvrbench.errors import ConfigError, did_you_mean
 from cvrbench.metrics.evaluation import describe_metric
 from cvrbench.report import MARGIN, MOST_SEEDS
-from cvrbench.report.comparison import OUTSIDE_BRACKETS, Comparison, Variant, flat_settings
+from cvrbench.report.comparison import OUTSIDE_BRACKETS, Comparison, Variant, flat_settings, mixed
 from cvrbench.report.differences import FEW_USERS, KINDS, Influence
-from cvrbench.report.tables import p_value
+from cvrbench.report.tables import duration, p_value, percent
 from cvrbench.runs.record import RunRecord
 from cvrbench.stats.best import Best, Joint, best, joint
 from cvrbench.stats.difference import Difference, equivalence, holm
 from cvrbench.stats.influence import Floats, Labels, folded, folded_labels
-from cvrbench.stats.power import rows_factor_needed, seeds_needed
+from cvrbench.stats.power import detectable, rows_factor_needed, seeds_needed
 from cvrbench.stats.sequential import looks, share
 
 MOST_NEEDED = 200
@@ -112,6 +112,8 @@ class Settle(NamedTuple):
     pair: tuple[str, str]
     difference: float
     half_width: float
+    shows: float
+    """The difference that these seeds and rows find four times in five."""
     seeds: int | None
     """More seeds that find the margin on these test rows; None where no number does."""
     rows: float | None
@@ -240,7 +242,7 @@ def recommend(
     ranking = _rank(comparison, keeper, metric, most_seeds)
     by_label = {variant.label: variant for variant in comparison.variants}
     judged = [by_label[label] for label in (ranking.labels if ranking else by_label)]
-    n_rows = max(count["rows"] for count in comparison.counts.values())
+    n_rows = comparison.counts[metric.rpartition("_")[0]]["rows"]
     found = Recommendation(
         name=comparison.name,
         metric=metric,
@@ -285,7 +287,10 @@ def _remarks(ranking: Ranking, left_out: Sequence[str]) -> Iterator[str]:
         )
     if ranking.found.freedom < FEW_USERS - 1:
         effective = ranking.found.freedom + 1
-        yield f"Few users, or a few heavy ones: in effect {effective:.1f}, which is accounted for."
+        yield (
+            f"Few users, or a few heavy ones: worth {effective:.1f} of equal size, which every ± "
+            "and p accounts for."
+        )
 
 
 def _rank(
@@ -337,24 +342,6 @@ def _rank(
         sign=sign,
         looks=max(looked, 1),
     )
-
-
-def mixed(comparison: Comparison) -> Iterator[str]:
-    """Yield what rows differ in that is no way of sharing, and so may be what differs."""
-    of: dict[str, Callable[[RunRecord], Any]] = {
-        "learn by different objectives": lambda run: run.choices.get("objective"),
-        "choose their epoch by different metrics": lambda run: run.config.get("protocol", {}).get(
-            "selection"
-        ),
-    }
-    for words, value in of.items():
-        rows: dict[str, list[str]] = {}
-        for variant in comparison.variants:
-            if (found := value(variant.runs[0])) is not None:
-                rows.setdefault(str(found), []).append(variant.label)
-        if len(rows) > 1:
-            told = "; ".join(f"{name}: {len(labels)}" for name, labels in rows.items())
-            yield f"Rows {words} ({told}): a part of their differences may be that."
 
 
 def _planned_seeds(row: Variant) -> int | None:
@@ -412,20 +399,21 @@ def _why(ranking: Ranking, take: Variant, reason: str, margin: float) -> str:
     if len(inside) == 1:
         others = "the other" if n == 2 else f"all {n - 1} others"
         return f"Take {take.label}: shown better than {others} at 5 %."
-    cost = f"{take.runs[0].multiply_adds / 1e6:,.3g} M multiply-adds, {take.seconds:,.3g} s"
+    cost = f"{take.runs[0].multiply_adds:,} multiply-adds, trained in {duration(take.seconds / 60)}"
     loss = ranking.loss(take.label)
-    matters = "less" if loss <= margin else "more"
+    matters = "within" if loss <= margin else "more than"
     shown = "No winner is shown" if len(inside) < n else "No difference is shown, and no winner"
+    doubt = "95 %, other seeds not counted" if ranking.found.single else "95 %"
     return (
-        f"Take {take.label}: {reason} ({cost}). {shown}; it gives up at most {loss:.4f} against "
-        f"the best (95 %), {matters} than the margin of {margin:g}."
+        f"Take {take.label}: {reason} ({cost}). {shown}; it gives up at most {_at_most(loss)} "
+        f"against the best ({doubt}), {matters} the margin of {margin:g}."
     )
 
 
 def _set_lines(ranking: Ranking) -> list[str]:
     """Return the best set with its chances, and who is out."""
     chance = dict(zip(ranking.labels, ranking.best.chance, strict=True))
-    named = ", ".join(f"{label} {_percent(chance[label])}" for label in ranking.inside)
+    named = ", ".join(f"{label} {percent(chance[label])}" for label in ranking.inside)
     found = [f"Best set (95 %), and the chance of each to be the best: {named}."]
     if ranking.outside:
         leader = ranking.labels[ranking.leader]
@@ -436,8 +424,9 @@ def _set_lines(ranking: Ranking) -> list[str]:
     return found
 
 
-def _percent(chance: float) -> str:
-    return "<1 %" if chance < 0.01 else f"{100 * chance:.0f} %"
+def _at_most(loss: float) -> str:
+    """Return a bound that is not rounded down: `0.0018`."""
+    return f"{max(math.ceil(loss * 1e4 - 1e-6), 1) / 1e4:.4f}"
 
 
 def _other_words(ranking: Ranking, take: str) -> str | None:
@@ -455,7 +444,7 @@ def _other_words(ranking: Ranking, take: str) -> str | None:
     if len(inside) == 1:
         return f"{ranking.header}: {take} is shown best there, too."
     of = f"the best set ({len(inside)} of {n})" if len(inside) < n else f"the best set (all {n})"
-    return f"{ranking.header}: {take} is in {of}, giving up at most {ranking.loss(take):.4f}."
+    return f"{ranking.header}: {take} is in {of}, giving up at most {_at_most(ranking.loss(take))}."
 
 
 def _settle(
@@ -479,7 +468,8 @@ def _settle(
             command = command_of(runs, seeds)
             minutes = seeds / 60 * sum(_seconds(one) for one in runs)
         difference = ranking.sign * d.mean
-        found.append(Settle((label, take), difference, d.half_width, seeds, rows, minutes, command))
+        widths = (d.half_width, detectable(d))
+        found.append(Settle((label, take), difference, *widths, seeds, rows, minutes, command))
     return sorted(found, key=lambda one: -ranking.sign * one.difference - one.half_width)
 
 
@@ -526,9 +516,12 @@ def _settle_lines(found: Recommendation) -> list[str]:
 
 def _needs_words(one: Settle, margin: float) -> str:
     if one.seeds == 0 and one.rows is None:
-        return f"These seeds would find {margin:g} four times in five, and did not."
+        return (
+            f"These seeds and rows are enough to see {margin:g} four times in five; they show "
+            "neither that difference nor that it is smaller."
+        )
     if one.seeds:
-        time = "" if one.minutes is None else f" (about {_time(one.minutes)})"
+        time = "" if one.minutes is None else f" (about {duration(one.minutes)})"
         if one.rows is None:
             end = "." if one.command is None else ":"
             return f"To settle {margin:g}: {_n(one.seeds, 'more seed')}{time}{end}"
@@ -537,14 +530,9 @@ def _needs_words(one: Settle, margin: float) -> str:
             f"{_n(one.seeds, 'more seed')}."
         )
     if one.rows is None:
-        return f"{margin:g} is far below what such seeds and test rows can show."
+        found = f"differences from about {one.shows:.2g} on" if one.shows < 0.5 else "no difference"
+        return f"Such seeds and test rows find {found}; {margin:g} takes far more of both."
     return f"Test rows are the limit: {margin:g} takes about {one.rows:.2g} times as many."
-
-
-def _time(minutes: float) -> str:
-    if minutes < 1:
-        return f"{60 * minutes:.0f} s"
-    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
 
 
 def command_of(rows: Sequence[Variant], seeds: int) -> str | None:
@@ -560,7 +548,7 @@ def command_of(rows: Sequence[Variant], seeds: int) -> str | None:
             return None
         wanted.setdefault(tuple(words), []).append(row.runs[0].model)
     first = 1 + max(run.seed for row in rows for run in row.runs)
-    span = f"seed={first}..{first + seeds - 1}"
+    span = f"seed={first}" if seeds == 1 else f"seed={first}..{first + seeds - 1}"
     commands = []
     for rest, models in wanted.items():
         of = [f"model={','.join(dict.fromkeys(models))}", span, *rest]

@@ -1,5 +1,7 @@
 """Figures, and how to read each in one sentence; only this package loads matplotlib."""
 
+from typing import Any
+
 COMPARED = {
     "comparison": (
         "AUC of every strategy in every space",
@@ -122,3 +124,9 @@ SWEPT = {
     ),
 }
 """Kind of a figure of a sweep -> what it shows, and how to read it."""
+
+
+def caption(kind: str, figure: Any) -> str:
+    """Return what a figure shows, of which runs, and how to read it."""
+    title, reading = (COMPARED | ACROSS)[kind]
+    return f"{title}: {figure.get_label()}. {reading}"

@@ -377,14 +377,33 @@ def cost_figure(comparison: Comparison) -> Figure:
             found = [t_interval([cost(run) for run in v.runs]) for v in comparison.variants]
             for axis, metric in zip(row, metrics, strict=True):
                 _cost_points(axis, comparison, metric, dict(zip(everybody, found, strict=True)))
+                _front(axis, [one.mean for one in found], _means(comparison, metric))
                 axis.xaxis.set_major_formatter(EngFormatter(sep=""))
                 axis.set_xlabel(words, fontsize=8)
         for axis, metric in zip(axes[0], metrics, strict=True):
             axis.set_title(heading(comparison.header(metric)))
         explain_all(figure, handles)
-        words = f"{comparison.name}, test split: what an AUC costs; bars: 95 % intervals over "
-        headline(figure, f"{words}seeds; equal costs stand side by side")
+        words = f"{comparison.name}, test split; bars: 95 % intervals over seeds; equal costs "
+        headline(figure, f"{words}side by side; grey: the highest mean for that cost or less")
     return figure
+
+
+def _means(comparison: Comparison, metric: str) -> list[float | None]:
+    estimates = [variant.estimate(metric) for variant in comparison.variants]
+    return [None if one is None else one.mean for one in estimates]
+
+
+def _front(axis: Axes, costs: Sequence[float], means: Sequence[float | None]) -> None:
+    """Draw the Pareto front: the highest mean that is to be had for a cost."""
+    corners: list[tuple[float, float]] = []
+    for cost, mean in sorted(
+        zip(costs, means, strict=True), key=lambda one: (one[0], -(one[1] or 0))
+    ):
+        if mean is not None and (not corners or mean > corners[-1][1]):
+            corners.append((cost, mean))
+    if corners:
+        ends = [*corners, (max(costs), corners[-1][1])]
+        axis.step(*zip(*ends, strict=True), where="post", color=FAINT, linewidth=0.9, zorder=1)
 
 
 def _cost_points(

@@ -342,7 +342,7 @@ def draw_masks(
         figures["fields"] = fields_figure(next(iter(keep.values())), masks.tasks, fields, title)
     for name, figure in figures.items():
         for ending in ("png", "svg"):
-            yield save(figure, start.with_name(f"{start.name}-{name}.{ending}"))
+            yield save(figure, start.with_name(f"{start.name}-{name}.{ending}"), titles=True)
 
 
 # Strategies side by side

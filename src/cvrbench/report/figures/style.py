@@ -96,22 +96,25 @@ def styled() -> Iterator[None]:
 
 
 def headline(figure: Figure, words: str) -> None:
-    """Write a title above all panels, in lines that fit the figure."""
+    """Say what a figure shows: words for its caption, or for a title above all panels."""
+    figure.set_label(words)
+
+
+def _entitle(figure: Figure) -> None:
+    """Write the headline above all panels, in lines that fit the figure."""
     letters = int(LETTERS_PER_INCH * figure.get_figwidth())
     # No line begins with a per cent sign.
-    together = words.replace(" %", "\N{MIDDLE DOT}%")
+    together = str(figure.get_label()).replace(" %", "\N{MIDDLE DOT}%")
     lines = textwrap.wrap(together, letters, max_lines=3, placeholder=" …")
     text = "\n".join(lines).replace("\N{MIDDLE DOT}%", " %")
     figure.suptitle(plain(text), x=0.01, ha="left", fontsize=10)
 
 
 def row_name(text: str, letters: int = 36) -> str:
-    """Break a strategy's name into two lines at most; both of its ends stay."""
-    short = cut(text, 2 * letters)
-    lines = textwrap.wrap(short, letters) or ["?"]
-    if len(lines) > 2:  # the words do not fill the lines
-        lines = [short[:letters], short[letters:]]
-    return plain("\n".join(lines))
+    """Break a strategy's name between words, into two lines at most; both of its ends stay."""
+    short = " ".join(cut(word, letters) for word in text.split())
+    lines = textwrap.wrap(short, letters, break_on_hyphens=False) or ["?"]
+    return plain("\n".join([lines[0], cut(" ".join(lines[1:]), letters)]).rstrip("\n"))
 
 
 def heading(text: str) -> str:
@@ -129,14 +132,21 @@ def plain(text: str) -> str:
     return escape_control(text).replace("$", r"\$")
 
 
-def save(figure: Figure, path: Path) -> Path:
+def save(figure: Figure, path: Path, *, titles: bool = False) -> Path:
     """Write a figure as PNG, SVG or PDF, as the path's ending says; whole or not at all.
+
+    Args:
+        figure: The picture.
+        path: Where to.
+        titles: Whether its headline is in the picture; else it is for a caption.
 
     Raises:
         StoreError: The folder is not writable.
     """
     with explain_write(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+    if titles:
+        _entitle(figure)
     ending = path.suffix if path.suffix in METADATA else ".png"
     # A salt of its own makes equal figures equal files; matplotlib would draw one at random.
     # Type 42 embeds fonts as they are, which publishers ask for.

@@ -371,6 +371,24 @@ def test_keys_that_hide_no_label_split_no_row():
     assert [(v.label, len(v.runs)) for v in comparison.variants] == [("mmoe", 3)]
 
 
+def test_a_balancing_method_is_named_without_the_settings_that_all_its_rows_have():
+    def labels(*balancings):
+        records = [
+            run("mmoe", 0, 0.7, run_id=str(n), config={"model": {"kind": "mmoe"}, "balancing": b})
+            for n, b in enumerate(balancings)
+        ]
+        (comparison,) = compare(records)
+        return sorted(variant.label for variant in comparison.variants)
+
+    equal, norm = {"kind": "equal"}, {"kind": "gradnorm", "alpha": "1.0"}
+    assert labels(equal, norm) == ["mmoe balancing=equal", "mmoe balancing=gradnorm"]
+    assert labels(equal, norm, {**norm, "alpha": "0.5"}) == [
+        "mmoe balancing.alpha=0.5",
+        "mmoe balancing.alpha=1.0",
+        "mmoe balancing=equal",  # the other two have what most rows have
+    ]
+
+
 @pytest.mark.parametrize("dataset", ["../../evil<b>", "a/b", ".hidden", ""])
 def test_a_figures_name_stays_in_its_folder(dataset):
     (comparison,) = compare([run("mmoe", 0, 0.7, dataset=dataset, fingerprint="../x")])

@@ -7,6 +7,7 @@ import pytest
 from cvrbench.errors import StoreError
 from cvrbench.report.comparison import compare
 from cvrbench.report.diagnostics import learnings, over_seeds
+from cvrbench.report.figures.runs import balancing_figure
 from cvrbench.runs.store import ResultStore
 from tests.report.test_comparison import run
 
@@ -45,6 +46,23 @@ def test_undefined_values_are_no_points(tmp_path):
     (comparison,) = compare([record])
     (found,) = learnings(comparison, ResultStore(tmp_path))
     assert set(found.curves) == {"ctr_auc"}
+
+
+def test_weights_of_the_balancing_are_drawn_where_a_method_has_some(tmp_path):
+    plain, norm = run("mmoe", 0, 0.7, best_step=10), run("ple", 0, 0.7, best_step=10)
+    keep(tmp_path, plain, [look("train", 5, 0.6)])
+    weighed = [
+        {"balancing": {"weights": {"ctr": w, "cvr": 2 - w}, "conflicts": c}}
+        for w, c in ((0.9, 0.5), (0.7, 0.25))
+    ]
+    looks = [look("train", 5 * n, 0.6) | {"sharing": of} for n, of in enumerate(weighed, 1)]
+    keep(tmp_path, norm, looks)
+    (comparison,) = compare([plain, norm])
+    found = learnings(comparison, ResultStore(tmp_path))
+    figure = balancing_figure(comparison, found)
+    ctr, cvr, conflicts = (list(axis.lines[0].get_ydata()) for axis in figure.axes)
+    assert (ctr, cvr, conflicts) == ([0.9, 0.7], [1.1, pytest.approx(1.3)], [0.5, 0.25])
+    assert balancing_figure(comparison, found[:1]) is None
 
 
 @pytest.mark.parametrize("line", ['{"step": 1}', "[]", '{"stage": "train"}', "no json", "3"])

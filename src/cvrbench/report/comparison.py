@@ -310,19 +310,25 @@ def _shortened(value: str) -> str:
 def _label(cell: _Cell, rows: Sequence[Mapping[str, str]], written: Callable[[str], str]) -> str:
     """Name a row by its model and by what sets it apart from the model's other rows.
 
-    A key of a mask search sets it apart from rows of the same search, which have the key as well.
+    A key of a mask search, or of one balancing method or objective, sets it apart from rows of the
+    same search or method, which have the key as well.
     """
     own, usual = cell.settings, _usual(rows)
     if len({row.get(SEARCH) for row in rows}) > 1:  # a row without its search reads as the default
         usual[SEARCH] = None
     same = [row for row in rows if all(row.get(k) == own.get(k) for k in (SEARCH, BASE))]
     usual_in_search = _usual(same)
-    words = (
-        f"{key.removeprefix('model.')}={written(value)}"
-        for key, value in own.items()
-        if value != (usual_in_search if _is_of_search(key) else usual).get(key)
-    )
-    return " ".join([cell.model, *words])
+    words = [cell.model]
+    for key, value in own.items():
+        kind = f"{key.partition('.')[0]}.kind"
+        common = usual
+        if _is_of_search(key):
+            common = usual_in_search
+        elif key != kind and kind in own:
+            common = _usual([row for row in rows if row.get(kind) == own[kind]])
+        if value != common.get(key):
+            words.append(f"{key.removeprefix('model.').removesuffix('.kind')}={written(value)}")
+    return " ".join(words)
 
 
 def _is_of_search(key: str) -> bool:

@@ -67,20 +67,26 @@ class Learning:
     label: str
     seeds: int
     curves: Mapping[str, Curve]
-    """Metric -> its curve."""
+    """Metric -> its curve; task's name after `WEIGHT` -> the curve of its weight."""
     best: Mapping[str, tuple[tuple[float, float], ...]]
     """Metric -> per seed the epoch that validation chose, and the value there."""
 
 
+WEIGHT = "weight of "
+CONFLICTS = "conflicts"
+"""Names of the curves of what a balancing method did; conflicts: the share of steps."""
+
+
 def learnings(comparison: Comparison, store: ResultStore) -> list[Learning]:
-    """Read the AUC of every task in its own space at every evaluation.
+    """Read every task's AUC in its own space and its weight in the balancing at every evaluation.
 
     Searches are left out: their networks are other ones, trained for their masks.
 
     Raises:
         StoreError: A history cannot be read.
     """
-    metrics = [f"{task.name}_auc" for task in comparison.tasks]
+    tasks = [task.name for task in comparison.tasks]
+    metrics = [*(f"{t}_auc" for t in tasks), *(f"{WEIGHT}{t}" for t in tasks), CONFLICTS]
     found = (_learning(variant, metrics, store) for variant in comparison.variants)
     return [one for one in found if one.curves]
 
@@ -115,6 +121,9 @@ def _evaluations(
         for one in history:
             if one["stage"] == LAST_STAGE:
                 values = {name: v for name, v in one["metrics"].items() if v is not None}
+                balanced = one.get("sharing", {}).get("balancing", {})
+                values |= {f"{WEIGHT}{t}": w for t, w in balanced.get("weights", {}).items()}
+                values |= {CONFLICTS: balanced[CONFLICTS]} if CONFLICTS in balanced else {}
                 yield one["epoch"], one["step"] == run.best_step, values
     except (AttributeError, KeyError, TypeError) as error:
         raise StoreError(

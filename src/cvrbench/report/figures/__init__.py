@@ -43,6 +43,12 @@ COMPARED = {
         "the value at a mark was chosen as the best of many, and so flatters what it is worth on "
         "other rows.",
     ),
+    "balancing": (
+        "What balancing made of the tasks",
+        "A weight is relative to the 1 that each task has under `equal`; gradients of unrelated "
+        "directions are in conflict in half of the steps, so only a share clear of that tells "
+        "something, and a method whose weights stay at 1 did nothing.",
+    ),
     "calibration": (
         "Predicted rates against observed ones",
         "Below the diagonal a strategy promises more than happens, above it less; near the ends "

@@ -18,6 +18,7 @@ from cvrbench.report.differences import REFERENCE, USUAL_BASELINES, Differences,
 from cvrbench.report.figures.masks import masks_figure
 from cvrbench.report.figures.runs import (
     agreement_figure,
+    balancing_figure,
     calibration_figure,
     gates_figure,
     learning_figure,
@@ -506,6 +507,7 @@ def compared_figures(part: DatasetReport) -> Mapping[str, Drawer]:
         "cost": partial(cost_figure, comparison),
         "density": partial(density_figure, comparison),
         "learning": partial(learning_figure, comparison, part.learnings),
+        "balancing": partial(balancing_figure, comparison, part.learnings),
         "calibration": partial(calibration_figure, comparison, part.calibrations),
         "masks": partial(masks_figure, comparison),
         "gradients": partial(agreement_figure, comparison.name, part.agreements),

@@ -1,6 +1,6 @@
 """Figures of what happened within runs, and of prepared data."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -8,7 +8,14 @@ from matplotlib.figure import Figure
 
 from cvrbench.data.registry import Description
 from cvrbench.report.comparison import Comparison
-from cvrbench.report.diagnostics import Agreement, Calibration, Gating, Learning
+from cvrbench.report.diagnostics import (
+    CONFLICTS,
+    WEIGHT,
+    Agreement,
+    Calibration,
+    Gating,
+    Learning,
+)
 from cvrbench.report.figures.style import (
     FAINT,
     GRID,
@@ -35,12 +42,28 @@ from cvrbench.stats.influence import Floats
 
 def learning_figure(comparison: Comparison, found: Sequence[Learning]) -> Figure | None:
     """Validation AUC over epochs: a column per task, a row of panels per few strategies."""
-    metrics = [f"{task.name}_auc" for task in comparison.tasks]
-    metrics = [metric for metric in metrics if any(metric in one.curves for one in found)]
+    metrics = {
+        f"{t.name}_auc": heading(comparison.header(f"{t.name}_auc")) for t in comparison.tasks
+    }
+    return _over_epochs(comparison, found, metrics, "validation split over the last training")
+
+
+def balancing_figure(comparison: Comparison, found: Sequence[Learning]) -> Figure | None:
+    """Weights that balancing gave the tasks over epochs, and the share of steps in conflict."""
+    weights = {f"{WEIGHT}{task.name}": f"{WEIGHT}{task.name}" for task in comparison.tasks}
+    titles = {**weights, CONFLICTS: "share of steps with gradients in conflict"}
+    return _over_epochs(comparison, found, titles, "means since the last evaluation")
+
+
+def _over_epochs(
+    comparison: Comparison, found: Sequence[Learning], titles: Mapping[str, str], what: str
+) -> Figure | None:
+    """Curves of the last training, a column per metric that any strategy has."""
+    metrics = [metric for metric in titles if any(metric in one.curves for one in found)]
+    by_label = {one.label: one for one in found if not one.curves.keys().isdisjoint(metrics)}
+    labels = [v.label for v in comparison.variants if v.label in by_label]
     if not metrics:
         return None
-    by_label = {one.label: one for one in found}
-    labels = [v.label for v in comparison.variants if v.label in by_label]
     rows = rows_of(len(labels))
     with styled():
         figure = Figure(
@@ -51,11 +74,14 @@ def learning_figure(comparison: Comparison, found: Sequence[Learning]) -> Figure
             curves = [by_label[label] for label in labels]
             for axis, shown in zip(axes[:, column], rows, strict=True):
                 _learn(axis, curves, metric, shown)
-            axes[0, column].set_title(heading(comparison.header(metric)))
+            axes[0, column].set_title(titles[metric])
             axes[-1, column].set_xlabel("epoch of the last training")
         for axis, shown in zip(axes[:, -1], rows, strict=True):
             line_key(axis, labels, shown)
-        headline(figure, _learning_words(comparison, found))
+        words = f"{comparison.name}, {what}; marks: the step that validation chose"
+        if max(one.seeds for one in found) > 1:
+            words += ", per seed; lines: means of the seeds, as far as all got, bands: their range"
+        headline(figure, words)
     return figure
 
 
@@ -77,14 +103,6 @@ def _learn(axis: Axes, found: Sequence[Learning], metric: str, shown: range) -> 
         )
     quiet_grid(axis)
     axis.locator_params(nbins=5)
-
-
-def _learning_words(comparison: Comparison, found: Sequence[Learning]) -> str:
-    words = f"{comparison.name}, validation split over the last training; marks: the step that "
-    words += "validation chose"
-    if max(one.seeds for one in found) > 1:
-        words += ", per seed; lines: means of the seeds, as far as all got, bands: their range"
-    return words
 
 
 # Calibration

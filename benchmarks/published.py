@@ -20,6 +20,7 @@ from datetime import date
 from pathlib import Path
 
 import cvrbench
+from cvrbench.config.folder import find_conf
 from cvrbench.runs.record import NUMBERS
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
@@ -29,6 +30,8 @@ EIGHT = "model=single_task,shared_embedding,shared_bottom,omoe,mmoe,cgc,ple,ncs"
 BOTH = "dataset=kuairand,census_income"
 SMALL = "dataset=synthetic dataset.rows=40000"
 FRESH = "seed=5..9"
+METHODS = ",".join(kind for kind in find_conf().groups["balancing"] if kind != "weighted")
+WEIGHTS = "{cvr:0.1},{cvr:0.3},{cvr:3.0},{cvr:10.0}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +106,25 @@ PUBLISHED = {
         runs=(f"sweep -m {EIGHT} dataset=kuairand sweep=equal_budget pruner=median",),
         tables="cvrbench report --format md",
         minutes=70,
+    ),
+    "debiasing": Published(
+        page="docs/results/debiasing.md",
+        runs=(
+            *(f"run experiment=debiasing {SMALL} dataset.selection_bias={n}" for n in (0, 1, 2)),
+            *(f"run experiment=debiasing_kuairand dataset=kuairand{of}" for of in ("", "_like")),
+        ),
+        tables="cvrbench report --format md",
+        minutes=70,
+    ),
+    "balancing": Published(
+        page="docs/results/balancing.md",
+        runs=tuple(
+            f"run -m {data} {SEEDS} model=shared_bottom {rest}"
+            for data in (SMALL, "dataset=kuairand,kuairand_like")
+            for rest in (f"balancing={METHODS}", f"balancing=weighted balancing.weights={WEIGHTS}")
+        ),
+        tables="cvrbench report --baseline shared_bottom --format md",
+        minutes=150,
     ),
 }
 """Name -> what is published under it. What other benchmarks print stands in their own modules."""

@@ -107,6 +107,7 @@ COMMANDS = {
     "run --model ncs": "a setting is a word without dashes: model=ncs",
     "run --seed=3 model=ncs": "a setting is a word without dashes: seed=3",
     "report --results-dir x": "the folder is a word of its own: cvrbench report x",
+    "data prepare dataset=synthetic --raw x": "synthetic is drawn, not read; leave it out",
     "data prepare synthetic --raw x": "synthetic is drawn, not read; leave it out",
     "data prepare table dataset.path=a.csv dataset.ids=[u] --raw b.csv": "dataset.path=b.csv",
 }  # fmt: skip

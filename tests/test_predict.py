@@ -285,9 +285,9 @@ def test_ids_of_another_kind_are_remarked(everything, cvrbench, tmp_path):
     assert "100% of the values of 'whole' are unknown" in said.err
 
 
-def test_datasets_made_by_rules_are_refused(trained):
+def test_rows_of_two_files_are_refused(trained):
     schema = load_trained(trained("model=mmoe", "model.hidden=[8]", "model.tower=[]")).schema
-    config = compose(["model=mmoe", "dataset=census_income"]).config.dataset
+    config = compose(["model=mmoe", "dataset=aliccp"]).config.dataset
     with pytest.raises(DataError, match="dataset=table"):
         as_table(config, schema)
 

@@ -27,6 +27,7 @@ class Tables:
     key: str | None = None
     key_column: str | None = None
     group_disjoint: bool = False
+    files_split: bool = False
     unnested: bool = False
     truth: tuple[str, ...] | None = None
     label_weights: tuple[str, ...] | None = None

@@ -15,6 +15,19 @@ N = 900
 GUESS = Wanted()
 
 
+def test_words_of_labels_and_of_absent_numbers_are_proposed(tmp_path):
+    clicked = log()["clicked"].cast(pl.Int8).replace_strict({1: "Yes", 0: "No"})
+    price = log()["price"].cast(pl.String).set(pl.Series(np.arange(N) % 9 == 0), "N/A")
+    items = log()["itemId"].cast(pl.String).set(pl.Series(np.arange(N) % 7 == 0), "NA")
+    log(clicked=clicked, price=price, itemId=items).write_csv(tmp_path / "log.csv")
+    found = inspect(tmp_path / "log.csv", GUESS)
+    roles = {column.name: column.role for column in found.columns}
+    assert (roles["price"], roles["itemId"], roles["device"]) == ("number", "id", "id")
+    assert set(found.keys["null_values"]) == {"N/A", "NA"}
+    assert found.keys["tasks"][0] == {"name": "ctr", "label": "clicked", "positive": "Yes"}
+    assert 'positive: "Yes"' in found.yaml("mine")  # yaml would read Yes as true
+
+
 def log(**more: pl.Series) -> pl.DataFrame:
     draw = np.random.default_rng(1)
     click = draw.random(N) < 0.3

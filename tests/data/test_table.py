@@ -197,6 +197,7 @@ def test_a_conversion_without_a_click_needs_a_policy(csv):
         ({"ids": ("user", "price")}, "listed twice"),
         ({"ids": ("user", "click")}, "label 'click' is among the features"),
         ({"key": "p_ctr"}, "column that predictions have"),
+        ({"ids": ("user", "p_ctcvr")}, "feature 'p_ctcvr' has the name of a prediction"),
         ({"group": "click"}, "a label cannot be the group"),
         ({"hash": {"item_id": 10}}, "hash names 'item_id', which is not listed in ids or lists"),
         ({"clip": {"user": (0, 1)}}, "clip names 'user', which is not listed in numbers"),
@@ -867,6 +868,53 @@ def test_hidden_labels_and_weights_stand_beside_the_training_rows(tmp_path):
     given = with_given(dataset.train.weights, None)
     assert set(given.flatten().tolist()) == {0.0, 1.0, 2.0, 3.0}  # in units of the smallest
     assert dataset.valid.weights is None
+
+
+def test_repeated_keys_and_rows_of_two_splits_are_remarked(tmp_path):
+    """As many as polars counts."""
+    frame = log().with_columns(key=pl.Series(np.arange(900) % 890)).drop("price")
+    train, test = frame[:600], pl.concat([frame[600:], frame[100:107]])
+    train.write_parquet(tmp_path / "a.parquet")
+    test.write_parquet(tmp_path / "b.parquet")
+    paths = SplitPaths(train=str(tmp_path / "a.parquet"), test=str(tmp_path / "b.parquet"))
+    config = described(paths, numbers=(), split=None, key="key")
+    remarks = ensure(config, "mine", tmp_path).manifest["remarks"]
+    assert f"{len(frame) + 7 - 890} rows have a 'key' that a row before them has" in remarks
+    read = frame.drop("day").columns
+    both = test.join(train.unique(read), on=read, how="semi", nulls_equal=True)
+    said = [remark for remark in remarks if "of test equal a row of train" in remark]
+    assert len(both) >= 5  # those of the seven that validation did not take
+    assert said
+    assert int(said[0].split()[0]) <= len(both)
+
+
+def test_zst_is_not_unpacked_beyond_what_a_log_is(tmp_path):
+    text = log().write_csv().encode()
+    log().write_csv(tmp_path / "log.csv.zst", compression="zstd")
+    packed = (tmp_path / "log.csv.zst").read_bytes()
+    assert len(text) <= table_files._zst_size(packed) <= len(text) + (1 << 17)
+    two = packed + b"\x50\x2a\x4d\x18\x03\x00\x00\x00abc" + packed  # a skipped frame between
+    assert table_files._zst_size(two) == 2 * table_files._zst_size(packed)
+    zeros = pl.DataFrame({"a": ["0" * (1 << 20)] * 300})
+    zeros.write_csv(tmp_path / "zeros.csv.zst", compression="zstd")
+    with pytest.raises(DataError, match=r"unpacks to 0.3 GB or more from .* unpack it yourself"):
+        load(described(tmp_path / "zeros.csv.zst"))
+
+
+@pytest.mark.parametrize(
+    ("begin", "words"),
+    [
+        (b"PK\x03\x04rest", "is a zip archive, not text; rename it to end in .zip"),
+        (b"PAR1rest", "is Parquet, not text; rename it to end in .parquet"),
+        (b"\x28\xb5\x2f\xfdrest", "is packed by zstd, not text; rename it"),
+    ],
+)
+def test_a_file_of_another_kind_that_is_named_csv_is_told_by_its_first_bytes(
+    begin, words, tmp_path
+):
+    (tmp_path / "log.csv").write_bytes(begin)
+    with pytest.raises(DataError, match=words):
+        load(described(tmp_path / "log.csv"))
 
 
 @pytest.mark.parametrize("value", [-1.0, None, float("inf"), float("nan")])

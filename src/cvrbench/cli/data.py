@@ -50,8 +50,16 @@ PRESET, DEFAULT_PRESET = "preset=", "lossless"
 """`preset=aitm` is short for the dataset of that name behind a `_`: aliccp_aitm."""
 
 
+def _called(name: str) -> str:
+    """Take `dataset=kuairand` for `kuairand`."""
+    return name.removeprefix("dataset=")
+
+
 Name = Annotated[
-    str, typer.Argument(help="A dataset, as `cvrbench data list` shows", autocompletion=datasets)
+    str,
+    typer.Argument(
+        help="A dataset, as `cvrbench data list` shows", autocompletion=datasets, callback=_called
+    ),
 ]
 
 
@@ -247,6 +255,29 @@ def describe(
         raise StoreError(f"{error}".partition("; set ")[0] + "; name another by --figure") from None
     if not as_json:
         out.print(f"picture: {written}", soft_wrap=True)
+
+
+@app.command()
+def sample(
+    name: Name,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="A .parquet")],
+    overrides: Overrides = None,
+    rows: Annotated[int, typer.Option(min=1, help="Most rows")] = 1000,
+    split: Annotated[Literal["train", "valid", "test"], typer.Option()] = "test",
+) -> None:
+    """Write rows of a dataset as it is learnt from: the columns that `predict` takes.
+
+    Examples:
+        cvrbench data sample kuairand -o rows.parquet
+    """
+    from cvrbench.data.registry import first_rows
+
+    found = first_rows(*_compose(name, overrides), split=split, most=rows)
+    if output.exists():
+        raise ConfigError(f"{output} is there already; name another, or remove it")
+    with explain_write(output):
+        found.write_parquet(output)
+    write(f"{output}: {len(found):,} rows of {split}, {len(found.columns)} columns")
 
 
 @app.command(name="rm")

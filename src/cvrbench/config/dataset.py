@@ -283,6 +283,8 @@ class TableConfig(SplitOptions):
         taken = {"group", *(f"p_{o}" for o in outputs), *(f"label_{t.name}" for t in self.tasks)}
         if self.key in taken:
             raise ValueError(f"key {self.key!r} is a column that predictions have; rename it")
+        if both := [name for name in features if name in {f"p_{o}" for o in outputs}]:
+            raise ValueError(f"the feature {both[0]!r} has the name of a prediction; rename one")
 
     def _check_split(self) -> None:
         given = isinstance(self.path, SplitPaths)

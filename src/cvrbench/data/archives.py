@@ -95,7 +95,7 @@ class RawFile:
     def pieces(self, size: int) -> Iterator[bytes]:
         """Read it in pieces of `size` bytes; only reading is guarded, not what others do."""
         with ExitStack() as stack:
-            _refuse_bomb(self.where, self.size, self.packed)
+            refuse_bomb(self.where, self.size, self.packed)
             with explain_damage(self.where):
                 stream = self.opener(stack)
                 if self.is_gzipped:
@@ -106,7 +106,7 @@ class RawFile:
                 with explain_damage(self.where):
                     piece = stream.read(size)
                     total += len(piece)
-                    _refuse_bomb(self.where, total, self.packed)
+                    refuse_bomb(self.where, total, self.packed)
                     if not piece and not self.is_gzipped and total != self.size:
                         raise EOFError(f"{total:,} of {self.size:,} bytes")
                 if not piece:
@@ -213,7 +213,7 @@ class _OnDisk:
         self.unpacked += size
         if self.n_files > MOST_FILES:
             raise DataError(f"{where}: more than {MOST_FILES:,} files in one archive; unpack it")
-        _refuse_bomb(where, self.unpacked, self.packed)
+        refuse_bomb(where, self.unpacked, self.packed)
 
 
 class _Member(tarfile.TarInfo):
@@ -260,7 +260,8 @@ def _open_zip_member(outer: Opener, name: str, stack: ExitStack) -> IO[bytes]:
     return stack.enter_context(archive.open(name))
 
 
-def _refuse_bomb(where: str, unpacked: int, packed: int) -> None:
+def refuse_bomb(where: str, unpacked: int, packed: int) -> None:
+    """Raise `DataError` where a file would unpack to more than any log does."""
     if unpacked > max(ALWAYS_FINE, MOST_RATIO * packed):
         raise DataError(
             f"{where} unpacks to {unpacked / 1e9:.1f} GB or more from {packed:,} bytes, as no log "

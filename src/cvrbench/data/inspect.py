@@ -53,6 +53,10 @@ FEW, RARE = 50, 0.001
 """Least rows that a guess about some of them needs, and the share of exceptions that it takes."""
 PLAIN = re.compile(r"[A-Za-z_][\w./-]*", re.ASCII)
 WORDS_OF_YAML = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
+SAID = {"yes": 1, "no": 0, "y": 1, "n": 0, "t": 1, "f": 0}
+"""Labels that only `positive:` takes."""
+ABSENT = {"na", "n/a", "nan", "null", "none", "nil", "\\n", "-", "?"}
+"""Words that mean no value among numbers, in small letters."""
 ISO = re.compile(r"\d{4}-\d\d-\d\d")
 Role = Literal["id", "number", "list", "label", "group", "key", "time", "left out"]
 
@@ -207,13 +211,29 @@ class _Guess:
     def __init__(
         self, path: Path, frame: pl.DataFrame, wanted: Wanted, separator: str | None
     ) -> None:
-        self.path, self.frame, self.wanted, self.separator = path, frame, wanted, separator
+        self.path, self.wanted, self.separator = path, wanted, separator
+        self.null_values: list[str] = []
+        self.frame = frame.with_columns(self._numbers(frame[name]) for name in frame.columns)
+        frame = self.frame
         self.roles: dict[str, Column] = {}
         self.remarks: list[str] = []
         self.list_separator = LIST_SEPARATORS[0]
         self.key: str | None = None
         binary = ((name, _binary(frame[name])) for name in frame.columns)
         self.binary = {name: values for name, values in binary if values is not None}
+
+    def _numbers(self, values: pl.Series) -> pl.Series:
+        """Return text of numbers and words for absent ones as numbers; what is else as it is."""
+        if values.dtype != pl.String:
+            return values
+        is_word = values.str.strip_chars().str.to_lowercase().is_in(ABSENT).fill_null(value=False)
+        words, rest = values.filter(is_word).unique().to_list(), values.set(is_word, None)
+        numbers = rest.str.strip_chars().cast(pl.Float64, strict=False)
+        if not words or not numbers.count() or numbers.count() < rest.count():
+            return values
+        self.null_values += [word for word in sorted(words) if word not in self.null_values]
+        whole = numbers.cast(pl.Int64, strict=False)
+        return whole if (whole == numbers).all() else numbers
 
     def whole(self) -> Inspection:
         tasks = self._tasks()
@@ -244,8 +264,9 @@ class _Guess:
         keys |= {"separator": self.separator} if self.separator else {}
         if self.list_separator != LIST_SEPARATORS[0]:
             keys["list_separator"] = self.list_separator
-        labels = [(task["label"], task.get("parent")) for task in tasks]
-        if labels != [("click", None), ("conversion", "ctr")]:
+        keys |= {"null_values": self.null_values} if self.null_values else {}
+        labels = [(t["label"], t.get("parent"), t.get("positive")) for t in tasks]
+        if labels != [("click", None, None), ("conversion", "ctr", None)]:
             keys["tasks"] = tasks
         if groups:
             keys["group"] = groups[0]
@@ -284,7 +305,8 @@ class _Guess:
                         f"{label} is also 1 where {tasks[-1]['label']} is 0, so it is a task of "
                         "its own, not one given a click"
                     )
-            tasks.append(task)
+            spelt = _positive(self.frame[label])
+            tasks.append(task | ({"positive": spelt} if spelt is not None else {}))
         return tasks
 
     def _labels(self) -> dict[str, str]:
@@ -427,12 +449,21 @@ def _binary(values: pl.Series) -> pl.Series | None:
         is_label = bool(((found == 0) | (found == 1)).all()) and found.n_unique() > 0
         return values.cast(pl.Int8) if is_label else None
     if values.dtype == pl.String:
-        words = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
+        words = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1} | SAID
         text = values.str.strip_chars().str.to_lowercase()
         number = text.replace_strict(words, default=None, return_dtype=pl.Int8)
         same = number.null_count() == values.null_count() and len(values) > number.null_count()
         return number if same else None
     return None
+
+
+def _positive(values: pl.Series) -> str | None:
+    """Return how a label of words, such as Yes and No, spells that it is 1."""
+    if values.dtype != pl.String:
+        return None
+    text = values.str.strip_chars()
+    spelt = text.filter(text.str.to_lowercase().is_in([w for w, one in SAID.items() if one]))
+    return str(spelt[0]) if spelt.n_unique() == 1 else None
 
 
 def _words(name: str) -> set[str]:

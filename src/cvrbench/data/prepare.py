@@ -21,6 +21,7 @@ from cvrbench.data.encode import (
     VectorScale,
     Vocabulary,
     VocabularyCounter,
+    as_text,
     encode_bags,
 )
 from cvrbench.data.raw import (
@@ -260,6 +261,8 @@ class Inspection:
         self._labels = [task.label for task in raw.tasks]
         self._counts = {split: np.zeros((len(raw.tasks), 2), np.int64) for split in SPLITS}
         self.groups = Groups()
+        self._row_hashes: dict[str, list[pl.Series]] = {split: [] for split in SPLITS}
+        self._key_hashes: list[pl.Series] = []
         spaces = [_parents(raw.tasks, index) for index in range(len(raw.tasks))]
         self._leaks = [
             _LeakGuard(raw, task.label, parents)
@@ -283,6 +286,10 @@ class Inspection:
         self._count_labels(split, frame)
         for index, guard in enumerate(self._leaks if split == "train" else ()):
             guard.see(_learnt(self._raw, index, frame, weighed=True))
+        if self._raw.files_split:
+            self._row_hashes[split].append(frame.hash_rows())
+        if self._raw.key is not None:
+            self._key_hashes.append(as_text(frame[self._raw.key_column or self._raw.key]).hash())
         if self._raw.group is not None:
             self.groups.add(split, frame[self._raw.group_column or self._raw.group])
 
@@ -310,7 +317,20 @@ class Inspection:
         remarks = [remark for guard in self._leaks for remark in guard.remarks()]
         if alone := self.groups.n_alone:
             remarks.append(f"{alone:,} rows have no {self._raw.group!r}: each its own group")
-        return remarks
+        return [*remarks, *self._repeated()]
+
+    def _repeated(self) -> Iterator[str]:
+        """Yield remarks about keys and rows that come again."""
+        if self._key_hashes:
+            keys = pl.concat(self._key_hashes)
+            if again := len(keys) - keys.n_unique():
+                yield f"{again:,} rows have a {self._raw.key!r} that a row before them has"
+        if not self._raw.files_split:
+            return
+        learnt = pl.concat(self._row_hashes["train"]).implode()
+        for split in ("valid", "test"):
+            if both := int(pl.concat(self._row_hashes[split]).is_in(learnt).sum()):
+                yield f"{both:,} rows of {split} equal a row of train in every column that is read"
 
     def _count_labels(self, split: str, frame: pl.DataFrame) -> None:
         for index, task in enumerate(self._raw.tasks):

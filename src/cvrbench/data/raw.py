@@ -134,6 +134,7 @@ class RawStream:
     group_column: str | None = None  # where a chunk has it, if not under its own name
     key: str | None = None  # column that names a row, to be kept beside predictions
     key_column: str | None = None  # where a chunk has it
+    files_split: bool = False  # whether files, not rows, were put into splits
     group_disjoint: bool = False  # whether the split promises that no group is in two splits
     unnested: bool = False  # whether labels of 1 whose parent's is 0 were kept on purpose
     truth: tuple[str, ...] | None = None

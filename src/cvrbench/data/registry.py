@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -82,6 +83,27 @@ def ensure(
     keep = raw is None and not force and missing
     plain = _plain(config)
     return prepare(rows, name=name, target=folder, config=plain, keep=keep, on_rows=on_rows)
+
+
+def first_rows(
+    config: DatasetConfig, name: str, data_dir: Path, *, split: str, most: int
+) -> pl.DataFrame:
+    """Return rows of a split as they are before values become ids: fields, then labels.
+
+    Raises:
+        DataError: They are the user's own, or no table, or their files are missing.
+    """
+    if isinstance(config, TableConfig | AliCCPConfig):
+        why = "they are those of your file" if config.kind == "table" else "two files hold them"
+        raise DataError(f"no rows can be written of dataset {name!r}: {why}")
+    stream = load_raw(config, find_raw(config, name, data_dir))
+    columns = [*(field.name for field in stream.fields), *(task.label for task in stream.tasks)]
+    found: list[pl.DataFrame] = []
+    for chunk in stream.chunks(Counter()):
+        found += [chunk.frame[columns]] if chunk.split == split else []
+        if sum(map(len, found)) >= most:
+            break
+    return pl.concat(found).head(most)
 
 
 def prepared_folder(config: DatasetConfig, name: str, data_dir: Path) -> Path:

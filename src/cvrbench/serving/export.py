@@ -58,8 +58,8 @@ SCORER, README = (Path(__file__).with_name(name) for name in ("score.py", "READM
 
 SCORES_ROWS = """`python score.py ROWS.parquet SCORES.parquet` scores a file with numpy, polars and
 onnxruntime alone, `score.score` a polars frame (CSV: `pl.read_csv(FILE, infer_schema=False)`)."""
-SCORES_NONE = """Its fields are made of raw files by rules that are not part of it, or its lists
-have weights: there is no scorer of raw rows, build the inputs from prepared values."""
+SCORES_NONE = """The values of its lists have weights: there is no scorer of rows, build the inputs
+from prepared values."""
 
 Predict = Callable[[Output], Predictions]
 

@@ -18,10 +18,8 @@ import torch
 from polars.io.plugins import register_io_source
 
 from cvrbench.config.dataset import (
-    AliExpressConfig,
+    AliCCPConfig,
     DatasetConfig,
-    HillstromConfig,
-    SyntheticConfig,
     TableConfig,
     TableTask,
 )
@@ -44,20 +42,18 @@ CSV = {".csv": ",", ".tsv": "\t"}
 
 
 def takes_rows(config: DatasetConfig) -> bool:
-    """Whether the fields of a dataset are columns of its raw rows, as they stand there.
+    """Whether rows of a dataset are a table: the user's, or as `cvrbench data sample` writes it.
 
-    Others' are made of several files, or by rules that a new table need not follow: a bin, a
-    logarithm, a number that stands for none.
+    Those of Ali-CCP are lines of two files, whose values have weights.
     """
-    plain = TableConfig | SyntheticConfig | AliExpressConfig | HillstromConfig
-    return isinstance(config, plain)
+    return not isinstance(config, AliCCPConfig)
 
 
 def as_table(config: DatasetConfig, schema: Schema, path: str = "rows") -> TableConfig:
     """Return how to read a table whose columns are the fields of a dataset.
 
     Raises:
-        DataError: The fields are no columns of raw rows.
+        DataError: The rows are no table.
     """
     if isinstance(config, TableConfig):
         return replace(
@@ -67,8 +63,8 @@ def as_table(config: DatasetConfig, schema: Schema, path: str = "rows") -> Table
         )  # fmt: skip
     if not takes_rows(config):
         raise DataError(
-            f"the fields of dataset {schema.name!r} are made of its raw files by rules that no "
-            "other table follows; prepare rows of your own as dataset=table to predict new ones"
+            f"the rows of dataset {schema.name!r} are lines of two files with weighted values, no "
+            "table; prepare rows of your own as dataset=table to predict new ones"
         )
     gaps = schema.gaps
     return TableConfig(

@@ -16,6 +16,7 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
+from cvrbench.config.dataset import TableConfig
 from cvrbench.config.runtime import SIZES
 from cvrbench.config.schema import Config, WeightedConfig
 from cvrbench.config.study import Study, compose_studies
@@ -24,6 +25,8 @@ from cvrbench.data.dataset import Dataset
 from cvrbench.data.raw import OnRows, silent
 from cvrbench.data.registry import ensure
 from cvrbench.data.schema import Schema, Task
+from cvrbench.data.sources.table import checksums
+from cvrbench.data.sources.table_files import find_parts
 from cvrbench.errors import ConfigError, RunError, did_you_mean
 from cvrbench.metrics.evaluation import describe_metric, selectable
 from cvrbench.runs.memory import check_together
@@ -201,9 +204,12 @@ def open_study(plan: Plan) -> Opened:
 def identity(study: Study) -> dict[str, Any]:
     """Return what makes two studies the same, as plain values."""
     settings = {key: value for key, value in asdict(study.settings).items() if key in IDENTITY}
+    config, dataset = decisive(config_to_dict(study.base.config)), study.base.config.dataset
+    if isinstance(dataset, TableConfig):  # the same bytes elsewhere are the same study
+        config["dataset"]["path"] = sorted(checksums(find_parts(dataset)).values())
     found = {
         "numbers": NUMBERS,
-        "config": decisive(config_to_dict(study.base.config)),
+        "config": config,
         "settings": settings,
         "space": {d.key: d.text for d in study.space.always},
         "when": {c.word: {d.key: d.text for d in c.dimensions} for c in study.space.when},

@@ -83,6 +83,7 @@ def load(config: TableConfig) -> RawStream:
         key=config.key,
         group_column=names[GROUP],
         key_column=names[KEY],
+        files_split=isinstance(config.path, SplitPaths),
         group_disjoint=config.split == "group" and not isinstance(config.path, SplitPaths),
         label_weights=tuple(names[WEIGHT, t.name] for t in config.tasks) if weighed else None,
         unnested=config.unclicked_conversions == "keep",

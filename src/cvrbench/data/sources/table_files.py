@@ -19,7 +19,7 @@ import polars as pl
 from polars import selectors
 
 from cvrbench.config.dataset import Paths, SplitPaths, TableConfig
-from cvrbench.data.archives import MOST_RATIO, RawFile, files_in
+from cvrbench.data.archives import MOST_RATIO, RawFile, files_in, refuse_bomb
 from cvrbench.data.sources.delimited import check_columns
 from cvrbench.errors import DataError
 from cvrbench.system.machine import available_memory
@@ -31,6 +31,12 @@ ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 TABS = (".tsv", ".tab")
 SLICE_ROWS, BLOCK_BYTES = 1 << 18, 16 << 20
 GZIP = b"\x1f\x8b"
+OTHERS = {
+    b"PK\x03\x04": ("a zip archive", ".zip"),
+    b"PAR1": ("Parquet", ".parquet"),
+    b"\x28\xb5\x2f\xfd": ("packed by zstd", ".csv.zst"),
+}
+"""How files begin that are no text, what they are, and how their names should end."""
 NEWLINE, QUOTE, UNUSED = b"\n", b'"', "\x1f"
 MAX_RECORD = 1 << 28
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
@@ -346,8 +352,11 @@ def as_utf8(text: RawFile, encoding: str) -> Iterator[bytes]:
     if text.name.lower().endswith(".zst"):
         pieces = _unpack_zst(text)
     else:
-        first = next(text.pieces(len(GZIP)), b"")
-        is_gzipped = text.is_gzipped or first == GZIP
+        first = next(text.pieces(4), b"")
+        if first in OTHERS:
+            what, suffix = OTHERS[first]
+            raise DataError(f"{text.where} is {what}, not text; rename it to end in {suffix}")
+        is_gzipped = text.is_gzipped or first.startswith(GZIP)
         pieces = replace(text, is_gzipped=is_gzipped).pieces(BLOCK_BYTES)
     if codecs.lookup(encoding).name not in {"utf-8", "utf-8-sig"}:
         with translated(text.where):
@@ -361,15 +370,40 @@ def as_utf8(text: RawFile, encoding: str) -> Iterator[bytes]:
 
 def _unpack_zst(text: RawFile) -> Iterator[bytes]:
     """Yield a file that polars unpacks in memory, since Python has no such stream before 3.14."""
+    packed = text.read()
+    refuse_bomb(text.where, _zst_size(packed), len(packed))
     with translated(text.where):
         lines = pl.read_csv(
-            io.BytesIO(text.read()),
+            io.BytesIO(packed),
             has_header=False,
             separator=UNUSED,
             quote_char=None,
             infer_schema=False,
         ).to_series()
     yield "\n".join(lines.fill_null("")).encode()
+
+
+def _zst_size(data: bytes) -> int:
+    """Return at most how many bytes zstd frames unpack to; a block holds 128 KiB (RFC 8878)."""
+    place, total = 0, 0
+
+    def number(at: int, length: int) -> int:
+        return int.from_bytes(data[at : at + length], "little")
+
+    while place + 8 <= len(data):
+        if number(place, 4) & ~0xF == 0x184D2A50:  # a frame that is skipped
+            place += 8 + number(place + 4, 4)
+            continue
+        flags, is_last = data[place + 4], 0
+        is_single = flags >> 5 & 1
+        place += 5 + (not is_single) + (0, 1, 2, 4)[flags & 3] + (is_single, 2, 4, 8)[flags >> 6]
+        while not is_last and place < len(data):
+            header = number(place, 3)
+            is_last, kind, size = header & 1, header >> 1 & 3, header >> 3
+            total += size if kind < 2 else 1 << 17  # as it is, or one byte repeated
+            place += 3 + (1 if kind == 1 else size)
+        place += 4 * (flags >> 2 & 1)
+    return total
 
 
 def _whole_records(pieces: Iterator[bytes], file: str) -> Iterator[bytes]:

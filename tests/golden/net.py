@@ -71,6 +71,9 @@ RUNS: dict[str, str] = {
     "dbmtl": "model=dbmtl",
     "stem": "model=stem",
     "snr_trans": "model=snr_trans",
+    "mssm": "model=mssm",
+    "pepnet": "model=pepnet",
+    "dselect_k": "model=dselect_k",
     "escm2_ipw": "model=shared_bottom objective=escm2_ipw",
     "escm2_dr": "model=shared_bottom objective=escm2_dr",
     "dcmt": "model=shared_bottom objective=dcmt",
@@ -107,6 +110,7 @@ RUNS: dict[str, str] = {
 
 SLOW = (
     *("adatt", "cgc", "cross_stitch", "dbmtl", "omoe", "resflow", "snr_trans", "stem"),
+    *("dselect_k", "mssm", "pepnet"),
     *("cagrad", "dwa", "fairgrad", "famo", "gradcraft", "gradnorm", "gradvac", "metabalance"),
     *("nise_ratio", "stch", "dcmt", "escm2_dr", "nise", "fm"),
 )

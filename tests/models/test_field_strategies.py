@@ -1,16 +1,23 @@
 """Strategies of several authors against numbers of their own code, on the same weights."""
 
+from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from cvrbench.data.schema import MultiValued
+from cvrbench.errors import ConfigError
 from cvrbench.nn import FeatureEncoder
+from cvrbench.nn.multiply_adds import count_multiply_adds
 from cvrbench.strategies import SharingStrategy
 from cvrbench.strategies.adatt import AdaTT
 from cvrbench.strategies.cross_stitch import CrossStitch
-from cvrbench.strategies.snr import SNRTrans
+from cvrbench.strategies.dselect_k import DSelectGates
+from cvrbench.strategies.pepnet import PEPNet
+from cvrbench.strategies.snr import SNRTrans, draw_gates, share_open
 from cvrbench.strategies.stem import STEM
 from tests.models.conftest_models import build, chosen, make_batch, make_schema
 from tests.models.test_strategy_relations import copy_common
@@ -36,11 +43,14 @@ class Given(nn.Module):
         return self.value
 
 
-def fill_in(network: SharingStrategy, values: dict[str, Tensor]) -> SharingStrategy:
+def fill_in(
+    network: SharingStrategy, values: dict[str, Tensor], heads: str = "towers"
+) -> SharingStrategy:
     """Put values into named parameters, and those of the towers' heads, of which all have one."""
     named = dict(network.double().named_parameters())
-    heads = {"towers.head": fill(len(named["towers.bias"]), HIDDEN[-1], 1, shift=1)}
-    values = values | heads | {"towers.bias": fill(len(named["towers.bias"]), shift=2)}
+    n = len(named[f"{heads}.bias"])
+    values = values | {f"{heads}.head": fill(n, HIDDEN[-1], 1, shift=1)}
+    values = values | {f"{heads}.bias": fill(n, shift=2)}
     assert named.keys() == values.keys()
     with torch.no_grad():
         for name, value in values.items():
@@ -328,15 +338,15 @@ def test_gates_of_snr_are_hard_concrete_variables():
     with torch.no_grad():
         network.log_alpha.copy_(torch.tensor([[-2.0, 0.0, 2.0], [-1.0, 1.0, 3.0]]))
     torch.manual_seed(0)
-    z = torch.stack([network.gates().detach() for _ in range(20_000)])
+    z = torch.stack([draw_gates(network.log_alpha, training=True).detach() for _ in range(20_000)])
     share = (z > 0).double().mean(dim=0)
-    torch.testing.assert_close(share.float(), network.expected_open(), atol=0.012, rtol=0)
+    torch.testing.assert_close(share.float(), share_open(network.log_alpha), atol=0.012, rtol=0)
     # P(z = 1) = P(s > (1 - gamma) / (zeta - gamma)), s the logistic of ln alpha
     full = torch.sigmoid(network.log_alpha - 2 / 3 * torch.tensor(1.1 / 0.1).log())
     torch.testing.assert_close((z == 1).float().mean(dim=0), full, atol=0.012, rtol=0)
     network.l0 = 0.5
     features = make_batch(make_schema()).features
-    expected = 0.5 * network.expected_open().sum()
+    expected = 0.5 * share_open(network.log_alpha).sum()
     torch.testing.assert_close(network(features).penalty, expected)
     assert network.eval()(features).penalty is None
 
@@ -345,3 +355,234 @@ def test_tables_of_stem_are_counted():
     schema = make_schema()
     one = FeatureEncoder(schema, 4).table.numel()
     assert build("stem", schema).encoder.table.numel() == 3 * one
+
+
+# alibaba/TorchEasyRec, tzrec/modules/personalized_net.py: EPNet and PPNet, and the gradient of the
+# first task's logits plus twice the second's by what is looked up.
+PEPNET_LOGITS = [
+    [-0.392347444213, -0.544831124021],
+    [-0.43510818301, -0.623688509159],
+    [-0.498135028929, -0.329505381107],
+    [-0.366816387807, -0.246279755616],
+]
+PEPNET_GRADIENT = [
+    [
+        -0.242520014459,
+        -0.075794736278,
+        0.325799327179,
+        0.703707911978,
+        0.216722204927,
+        -0.198339217998,
+    ],
+    [
+        -0.051153904631,
+        -0.035254783584,
+        0.007822211908,
+        0.10477358391,
+        0.071659082649,
+        -0.026138572852,
+    ],
+    [
+        -0.096131963461,
+        -0.006456381186,
+        0.129902896888,
+        0.168185201629,
+        -0.057750717205,
+        -0.166670932795,
+    ],
+    [
+        -0.169771704572,
+        -0.094141138729,
+        0.165639220874,
+        0.306672827606,
+        0.077853223465,
+        -0.113944563658,
+    ],
+]
+# LibMTL, architecture/DSelect_k.py, a port of the authors', bits read as numbers: each task's
+# mixture, summed over units.
+DSELECT_K = {
+    (4, 2): [
+        [0.006395826652, 0.416585917902, 0.056662154216, -0.11333389089],
+        [0.236010862885, -0.055028277837, -0.130435672253, -0.137426852676],
+    ],
+    (3, 2): [
+        [-0.152510311936, 0.310314528767, 0.050965623327, -0.036136647998],
+        [0.123480473483, -0.122618806342, -0.134783362996, -0.03688273048],
+    ],
+    (5, 3): [
+        [-0.005896013507, 0.076978709018, 0.134322738128, 0.011867961011],
+        [-0.03333751103, 0.137867346247, 0.155462221369, -0.049333549792],
+    ],
+}
+"""Experts, selectors -> tasks, rows."""
+
+
+def test_pepnet_is_that_of_torcheasyrec():
+    names = [MultiValued(name="tags", size=12), MultiValued(name="place", size=4)]
+    schema = replace(
+        make_schema(), multivalued=tuple(names), categorical=make_schema().categorical[:1]
+    )
+    config = chosen(
+        "model",
+        "pepnet",
+        embedding_dim=2,
+        hidden=(4, 4),
+        tower=(),
+        gate_hidden=4,
+        prior=("user", "place"),
+    )
+    encoded = fill(ROWS, WIDTH, shift=0).requires_grad_()
+    network = PEPNet(config, schema, Given(encoded), ())
+    values = gate("epnet", 1, WIDTH + 4, WIDTH, shifts=(40, 41, 42, 43))
+    for layer, n_in in enumerate((WIDTH, 4)):
+        values[f"layers.{layer}.weights.0"] = fill(2, n_in, 4, shift=10 + layer)
+        values[f"layers.{layer}.biases.0"] = fill(2, 1, 4, shift=20 + layer)
+        shifts = (50 + layer, 52 + layer, 54 + layer, 56 + layer)
+        values |= gate(f"ppnets.{layer}", 2, WIDTH + 4, 4, shifts=shifts)
+    logits = fill_in(network, values, heads="heads")(None).logits
+    assert_equal(logits, PEPNET_LOGITS)
+    (gradient,) = torch.autograd.grad((logits * torch.arange(1, 3)).sum(), encoded)
+    assert_equal(gradient, PEPNET_GRADIENT)
+
+
+def gate(prefix: str, n: int, n_in: int, n_out: int, *, shifts) -> dict[str, Tensor]:
+    shapes = {
+        "network.weights.0": (n, n_in, 4),
+        "network.biases.0": (n, 1, 4),
+        "weight": (n, 4, n_out),
+        "bias": (n, 1, n_out),
+    }
+    each = zip(shapes.items(), shifts, strict=True)
+    return {f"{prefix}.{name}": fill(*shape, shift=shift) for (name, shape), shift in each}
+
+
+def assert_equal(found: Tensor, theirs: object) -> None:
+    expected = torch.tensor(theirs, dtype=torch.float64)
+    torch.testing.assert_close(found, expected, atol=1e-9, rtol=0)
+
+
+def test_pepnet_whose_gates_are_1_is_shared_embedding_and_reads_no_gradient_through_them():
+    schema = make_schema()
+    pepnet = build("pepnet", schema, seed=1, prior=("item",))
+    for each in (pepnet.epnet, *pepnet.ppnets):
+        torch.nn.init.zeros_(each.weight)
+    names = {}
+    for part in ("weights", "biases"):
+        names |= {f"layers.{layer}.{part}.0": f"trunks.{part}.{layer}" for layer in range(2)}
+        names[f"layers.2.{part}.0"] = f"towers.network.{part}.0"
+    names |= {"heads.head": "towers.head", "heads.bias": "towers.bias"}
+    relate(build("shared_embedding", schema), pepnet, names)
+
+
+def test_pepnet_names_the_fields_that_it_may_be_given():
+    with pytest.raises(ConfigError, match=r"model.prior names nobody.*user, item, tags"):
+        build("pepnet", make_schema(), prior=("nobody",))
+
+
+@pytest.mark.parametrize("sizes", DSELECT_K)
+def test_dselect_k_is_its_authors(sizes):
+    n_experts, k = sizes
+    config = chosen("model", "dselect_k", n_experts=n_experts, k=k)
+    gates = DSelectGates(2, WIDTH, config).double()
+    with torch.no_grad():
+        gates.weight.copy_(fill(*gates.weight.shape, shift=50))
+        gates.bias.copy_(fill(*gates.bias.shape, shift=51))
+    mixtures, penalty = gates(fill(ROWS, WIDTH, shift=0))
+    mixed = torch.einsum("tbe,ebo->tb", mixtures, fill(n_experts, ROWS, 4, shift=30))
+    assert_equal(mixed, DSELECT_K[sizes])
+    penalty.backward()  # selectors of experts that are not there have no share at all
+    assert torch.isfinite(gates.weight.grad).all()
+
+
+def test_dselect_k_that_has_decided_for_one_expert_each_is_mmoe():
+    schema = make_schema()
+    mmoe = build("mmoe", schema, n_experts=4)
+    selecting = build("dselect_k", schema, seed=1, n_experts=4, k=4)
+    names = {f"experts.{p}.{n}": f"experts.{p}.{n}" for p in ("weights", "biases") for n in (0, 1)}
+    copy_common(mmoe, selecting, names)
+    gates = selecting.gates
+    with torch.no_grad():
+        gates.weight[..., :8], gates.bias[..., 8:] = 0.0, 0.0
+        gates.weight[..., 8:] = mmoe.gates.weight
+        gates.bias[..., :8] = gates.codes.flatten() * 2.0 - 1.0
+    features = make_batch(schema, 64).features
+    torch.testing.assert_close(selecting(features).logits, mmoe(features).logits)
+    _, penalty = gates(selecting.encoder(features))
+    torch.testing.assert_close(penalty, torch.zeros(()), atol=1e-9, rtol=0)
+
+
+def test_mssm_with_open_gates_and_one_cell_is_shared_bottom():
+    schema = make_schema()
+    mssm = build("mssm", schema, seed=1, n_cells=1)
+    with torch.no_grad():
+        mssm.field_logits.fill_(20.0)
+        mssm.cell_logits.fill_(20.0)
+    names = {f"layers.{n}.{p}.0": f"trunk.{p}.{n}" for n in range(2) for p in ("weights", "biases")}
+    relate(build("shared_bottom", schema), mssm.eval(), names)
+
+
+def test_mssm_by_hand():
+    """Loops over tasks, fields, layers and cells, in numpy."""
+    schema = make_schema()
+    mssm = build("mssm", schema, n_cells=3, tower=()).double().eval()
+    with torch.no_grad():
+        for parameter in mssm.parameters():
+            parameter.normal_()
+    features = make_batch(schema).features
+    features = features._replace(
+        numeric=features.numeric.double(), bag_weights=features.bag_weights.double()
+    )
+    encoded = mssm.encoder(features).detach().numpy()  # user, item and tags of 4 numbers, age
+
+    def opened(logits: Tensor) -> np.ndarray:
+        return np.clip(1.2 / (1 + np.exp(-logits.detach().numpy())) - 0.1, 0, 1)
+
+    of_fields, of_cells = opened(mssm.field_logits), opened(mssm.cell_logits)
+    columns = []
+    for task in range(2):
+        gates = of_fields[task]
+        x = np.hstack([encoded[:, 4 * f : 4 * f + 4] * gates[f] for f in range(3)])
+        x = np.hstack([x, encoded[:, 12:] * gates[3]])
+        for number, layer in enumerate(mssm.layers):
+            weight, bias = layer.weights[0].detach().numpy(), layer.biases[0].detach().numpy()
+            cells = [np.maximum(x @ weight[c] + bias[c], 0) for c in range(3)]
+            x = sum(of_cells[task, 3 * number + c] * cells[c] for c in range(3))
+        head = mssm.towers.head[task].detach().numpy()
+        columns.append(x @ head[:, 0] + mssm.towers.bias[task].item())
+    assert_equal(mssm(features).logits.detach(), np.stack(columns, axis=1))
+    mssm.train()
+    expected = mssm.l0 * (share_open(mssm.field_logits).sum() + share_open(mssm.cell_logits).sum())
+    torch.testing.assert_close(mssm(features).penalty, expected)
+
+
+def test_parameters_and_multiply_adds_are_those_of_the_formulas():
+    """Encoder 13 wide, layers 8 and 6, tower 5, two tasks, 3 experts; a row's multiply-adds."""
+    schema, towers = make_schema(), 2 * (6 * 5 + 5)
+    tower_size = 2 * (6 * 5 + 5 + 5 + 1)
+    gates = {17: 17 * 4 + 4}  # of PEPNet, with a prior of 4 numbers and 4 hidden units
+    pepnet = 2 * (13 * 8 + 8 * 6 + 6 * 5 + 5) + (17 * 4 + 4 * 13)
+    pepnet += 2 * (3 * 17 * 4 + 4 * (8 + 6 + 5))
+    size = 2 * (13 * 8 + 8 + 8 * 6 + 6 + 6 * 5 + 5 + 5 + 1) + gates[17] + 4 * 13 + 13
+    size += 2 * (3 * gates[17] + 4 * (8 + 6 + 5) + 8 + 6 + 5)
+    cells = 3 * (13 * 8 + 8 * 6)
+    known = {
+        "pepnet": (size, pepnet, {"prior": ("item",), "gate_hidden": 4}),
+        "mssm": (
+            cells + 3 * (8 + 6) + 2 * (4 + 6) + tower_size,
+            2 * cells + 2 * 3 * (8 + 6) + towers,
+            {"n_cells": 3},
+        ),
+        "dselect_k": (
+            cells + 3 * (8 + 6) + 2 * (13 + 1) * 2 * 3 + tower_size,
+            cells + 2 * 13 * 2 * 3 + 2 * 3 * 6 + towers,
+            {"k": 2},
+        ),
+    }
+    features = make_batch(schema, 16).features
+    for kind, (parameters, multiply_adds, changes) in known.items():
+        network = build(kind, schema, **changes).eval()
+        table = network.encoder.table
+        found = sum(p.numel() for p in network.parameters() if p is not table)
+        assert found == parameters, kind
+        assert count_multiply_adds(lambda n=network: n(features)) == 16 * multiply_adds, kind

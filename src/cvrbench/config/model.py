@@ -8,10 +8,10 @@ the logit is implied.
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le
 
 from cvrbench.config.ncs import NCSConfig
-from cvrbench.config.types import Count, Dropout, Layers, Options, Width
+from cvrbench.config.types import Count, Dropout, Layers, Options, Text, Width
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +159,47 @@ class SNRConfig(NetworkOptions):
     """Weight of the expected number of open gates."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class MSSMConfig(NetworkOptions):
+    """Common fields and cells, of which gates that are drawn choose each task's own."""
+
+    kind: Literal["mssm"]
+    n_cells: Count
+    """Per layer."""
+    hidden: Layers
+    """Widths of one cell, layer by layer."""
+    l0: Annotated[float, Ge(0)]
+    """Weight of the expected number of open gates."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PEPNetConfig(NetworkOptions):
+    """Embeddings and layers scaled by gates over fields that are known beforehand."""
+
+    kind: Literal["pepnet"]
+    hidden: Layers
+    prior: tuple[Text, ...]
+    """Names of fields of ids, such as the user's and the item's."""
+    gate_hidden: Width
+    """Width of each gate's hidden layer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DSelectKConfig(NetworkOptions):
+    """MMoE whose gates select at most k experts."""
+
+    kind: Literal["dselect_k"]
+    n_experts: Annotated[int, Ge(2)]
+    k: Count
+    """Selectors of one expert each, per task."""
+    gamma: Annotated[float, Gt(0)]
+    """Width of the smooth step between 0 and 1; the narrower, the sooner a selector decides."""
+    entropy: Annotated[float, Ge(0)]
+    """Weight of the selectors' entropy."""
+    hidden: Layers
+    """Widths of one expert."""
+
+
 ModelConfig = (
     SingleTaskConfig
     | SharedEmbeddingConfig
@@ -172,5 +213,8 @@ ModelConfig = (
     | DBMTLConfig
     | STEMConfig
     | SNRConfig
+    | MSSMConfig
+    | PEPNetConfig
+    | DSelectKConfig
     | NCSConfig
 )

@@ -8,8 +8,11 @@ from cvrbench.config.model import (
     AITMConfig,
     CrossStitchConfig,
     DBMTLConfig,
+    DSelectKConfig,
     MMoEConfig,
     ModelConfig,
+    MSSMConfig,
+    PEPNetConfig,
     PLEConfig,
     ResFlowConfig,
     SharedBottomConfig,
@@ -29,9 +32,12 @@ from cvrbench.strategies.aitm import AITM
 from cvrbench.strategies.base import SharingStrategy
 from cvrbench.strategies.cross_stitch import CrossStitch
 from cvrbench.strategies.dbmtl import DBMTL
+from cvrbench.strategies.dselect_k import DSelectK
 from cvrbench.strategies.mmoe import MMoE
+from cvrbench.strategies.mssm import MSSM
 from cvrbench.strategies.ncs import NCS
 from cvrbench.strategies.ncs.searches import build_search
+from cvrbench.strategies.pepnet import PEPNet
 from cvrbench.strategies.ple import PLE
 from cvrbench.strategies.resflow import ResFlow
 from cvrbench.strategies.shared_bottom import SharedBottom
@@ -93,6 +99,12 @@ def build_strategy(
             return STEM(config, schema, encoder(len(schema.tasks) + 1), heads)
         case SNRConfig():
             return SNRTrans(config, schema, encoder(), heads)
+        case MSSMConfig():
+            return MSSM(config, schema, encoder(), heads)
+        case PEPNetConfig():
+            return PEPNet(config, schema, encoder(), heads)
+        case DSelectKConfig():
+            return DSelectK(config, schema, encoder(), heads)
         case NCSConfig():
             return NCS(config, schema, encoder(), heads, build_search(config))
         case _:

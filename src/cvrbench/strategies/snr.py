@@ -59,9 +59,10 @@ class SNRTrans(SharingStrategy):
         """Return the logits `[batch, tasks]`, in training with the penalty on open gates."""
         encoded = self.encoder(features)  # [batch, width]
         experts = self.experts(encoded)  # [experts, batch, k]
-        routed = self.gates()[:, :, None, None] * self.transforms  # [tasks, experts, k, k]
+        z = draw_gates(self.log_alpha, training=self.training)
+        routed = z[:, :, None, None] * self.transforms  # [tasks, experts, k, k]
         output: Output = self.towers(torch.einsum("ebi,teio->tbo", experts, routed))
-        penalty = self.l0 * self.expected_open().sum() if self.training else None
+        penalty = self.l0 * share_open(self.log_alpha).sum() if self.training else None
         return output._replace(shared=(encoded,), penalty=penalty)
 
     def only(self, task: int) -> "SNRTrans":
@@ -73,19 +74,21 @@ class SNRTrans(SharingStrategy):
         select_networks(own.towers, [task])
         return own
 
-    def gates(self) -> Tensor:
-        """Return z, `[tasks, experts]`: drawn in training, its middle in evaluation."""
-        logits: Tensor = self.log_alpha
-        if self.training:
-            u = torch.rand_like(logits).clamp(TINY, 1 - TINY)
-            logits = (torch.logit(u) + logits) / BETA
-        return (logits.sigmoid() * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
-
-    def expected_open(self) -> Tensor:
-        """Return the probability that each gate is not 0, `[tasks, experts]`."""
-        return (self.log_alpha - BETA * math.log(-GAMMA / ZETA)).sigmoid()
-
     def diagnostics(self) -> dict[str, object]:
         """Return the probability that each task's gates are open."""
-        rows = self.expected_open().tolist()
+        rows = share_open(self.log_alpha).tolist()
         return {"open_gates": dict(zip(self.tasks, rows, strict=True))}
+
+
+def draw_gates(log_alpha: Tensor, *, training: bool) -> Tensor:
+    """Return hard concrete gates of the logits' shape: drawn in training, else their middle."""
+    logits = log_alpha
+    if training:
+        u = torch.rand_like(logits).clamp(TINY, 1 - TINY)
+        logits = (torch.logit(u) + logits) / BETA
+    return (logits.sigmoid() * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
+
+
+def share_open(log_alpha: Tensor) -> Tensor:
+    """Return the probability that each gate is not 0."""
+    return (log_alpha - BETA * math.log(-GAMMA / ZETA)).sigmoid()

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -99,8 +100,9 @@ def test_a_shell_takes_every_command_as_it_is_written():
     # What stands for a word in prose is no redirection: <name>, and {} of an f-string.
     lines = [re.sub(r"<[^>]*>|\{[^}]*\}|\.\.\.", "WORD", command) for _, command in found]
     script = "\n".join(lines)
-    result = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True)
-    assert not result.returncode, result.stderr
+    for shell in filter(shutil.which, ("bash", "dash", "zsh")):
+        result = subprocess.run([shell, "-n"], input=script, capture_output=True, text=True)
+        assert not result.returncode, (shell, result.stderr)
 
 
 def pages() -> dict[str, str]:

@@ -244,7 +244,9 @@ def test_report_draws_sweeps(results, cvrbench):
     assert said.code == 0
     names = {path.name for path in Path("figures").glob("sweep-*")}
     kinds = ("history", "slices", "parallel", "density")
-    assert names == {f"sweep-ncs-log-{kind}.png" for kind in kinds}
+    endings = ("png", "svg", "pdf")
+    assert names == {f"sweep-ncs-log-{kind}.{end}" for kind in kinds for end in endings}
+    assert "sweep-ncs-log-history: Every trial" in Path("figures/captions.txt").read_text()
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"version": 0}', '{"version": 1}', '{"axes": []}'])

@@ -44,7 +44,7 @@ def test_mean_ranks_are_demsars():
 
 
 def test_the_lowest_can_be_the_best():
-    assert average_ranks(np.array([[0.3, 0.1, 0.1]]), higher_is_better=False).tolist() == [
+    assert average_ranks(np.array([[-0.3, -0.1, -0.1]])).tolist() == [
         3,
         1.5,
         1.5,

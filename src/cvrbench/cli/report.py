@@ -221,8 +221,7 @@ def _present(
             else:
                 write(to_markdown(grid) if layout == "md" else to_latex(grid))
     if figures is not None:
-        _draw(reports, figures, titles=titles)
-        _draw_sweeps(sweeps, figures, titles=titles)
+        _draw(reports, sweeps, figures, titles=titles)
 
 
 def _print_verdict(report: "DatasetReport", layout: Layout) -> None:
@@ -267,8 +266,11 @@ def _write_page(
     warn(f"wrote {place}")
 
 
-def _drawn(reports: "Sequence[DatasetReport]") -> "Iterator[tuple[str, str, Any]]":
-    """Yield the name, the kind and the drawing of every figure that has something to show."""
+def _drawn(
+    reports: "Sequence[DatasetReport]", sweeps: "Sequence[StudySummary]" = ()
+) -> "Iterator[tuple[str, str, Any]]":
+    """Yield the name, the caption and the drawing of every figure that has something to show."""
+    from cvrbench.report.figures import ACROSS, COMPARED, SWEPT, caption
     from cvrbench.report.figures.across import across_figures
     from cvrbench.report.figures.comparison import compared_figures
 
@@ -280,18 +282,31 @@ def _drawn(reports: "Sequence[DatasetReport]") -> "Iterator[tuple[str, str, Any]
     drawers |= {one.name: (one.kind, one.draw) for one in across_figures(reports)}
     for name, (kind, draw) in drawers.items():
         if (figure := draw()) is not None:
-            yield name, kind, figure
+            yield name, caption((COMPARED | ACROSS)[kind], figure), figure
+    for summary in sweeps:
+        from cvrbench.report.figures.sweep import study_figures  # loads Optuna
+
+        try:
+            for kind, figure in study_figures(summary).items():
+                yield f"sweep-{summary.name}-{kind}", caption(SWEPT[kind], figure), figure
+        except ValueError as problem:  # a study.json that somebody edited
+            warn(f"no figures of {summary.name}: {problem}")
 
 
-def _draw(reports: "Sequence[DatasetReport]", folder: Path, *, titles: bool) -> None:
+def _draw(
+    reports: "Sequence[DatasetReport]",
+    sweeps: "Sequence[StudySummary]",
+    folder: Path,
+    *,
+    titles: bool,
+) -> None:
     """Write every figure, and the captions of all; with titles these are in the pictures, too."""
-    from cvrbench.report.figures import caption
     from cvrbench.report.figures.style import save
     from cvrbench.system.files import write_text
 
     captions = []
-    for name, kind, figure in _drawn(reports):
-        captions.append(f"{name}: {caption(kind, figure)}\n")
+    for name, caption, figure in _drawn(reports, sweeps):
+        captions.append(f"{name}: {caption}\n")
         for ending in ("png", "svg", "pdf"):  # no with_suffix: a name may end in `-0.3`
             warn(f"wrote {save(figure, folder / f'{name}.{ending}', titles=titles)}")
     if captions:
@@ -300,31 +315,16 @@ def _draw(reports: "Sequence[DatasetReport]", folder: Path, *, titles: bool) -> 
 
 
 def _write_paper(reports: "Sequence[DatasetReport]", folder: Path) -> None:
-    from cvrbench.report.figures import caption
     from cvrbench.report.figures.style import save
     from cvrbench.report.paper import write_paper
 
     figures = []
-    for name, kind, figure in _drawn(reports):
+    for name, caption, figure in _drawn(reports):
         file = f"figures/{re.sub('[^A-Za-z0-9-]', '-', name)}.pdf"  # LaTeX takes a dot for a suffix
         warn(f"wrote {save(figure, folder / file)}")
-        figures.append((file, caption(kind, figure)))
+        figures.append((file, caption))
     for place in write_paper(reports, figures, folder):
         warn(f"wrote {place}")
-
-
-def _draw_sweeps(summaries: "Sequence[StudySummary]", folder: Path, *, titles: bool) -> None:
-    """Write `sweep-NAME-KIND.png` of whatever can be drawn of each sweep."""
-    from cvrbench.report.figures.style import save
-    from cvrbench.report.figures.sweep import study_figures
-
-    for summary in summaries:
-        try:
-            for kind, figure in study_figures(summary).items():
-                place = folder / f"sweep-{summary.name}-{kind}.png"
-                warn(f"wrote {save(figure, place, titles=titles)}")
-        except ValueError as problem:  # a study.json that somebody edited
-            warn(f"no figures of {summary.name}: {problem}")
 
 
 def check(

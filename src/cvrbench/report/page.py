@@ -25,7 +25,6 @@ from cvrbench.report.comparison import (
     Variant,
     examples_of,
     flat_settings,
-    mixed,
     seeds_at_once,
 )
 from cvrbench.report.dataset_report import DatasetReport
@@ -364,8 +363,6 @@ def warnings_of(part: DatasetReport) -> list[str]:
         *_versions(part),
         *_tuning(part),
         *_machines(part),
-        *_programs(part),
-        *mixed(part.comparison),
     ]
 
 
@@ -474,15 +471,6 @@ def _machines(part: DatasetReport) -> Iterator[str]:
         yield (
             f"Runs had different numbers of threads ({_groups(threads)}): their times do not "
             "compare, and sums are rounded in another order."
-        )
-
-
-def _programs(part: DatasetReport) -> Iterator[str]:
-    at_once = _by(part, seeds_at_once)
-    if len(at_once) > 1:
-        yield (
-            f"Seeds were trained as programs of different numbers of them ({_groups(at_once)}): "
-            "their times do not compare."
         )
 
 

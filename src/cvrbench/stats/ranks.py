@@ -21,20 +21,18 @@ class Friedman(NamedTuple):
     p: float
 
 
-def average_ranks(values: Floats, *, higher_is_better: bool = True) -> Floats:
+def average_ranks(values: Floats) -> Floats:
     """Mean rank of each strategy over the datasets, `[strategies]`; 1 is best, ties share ranks.
 
     Args:
-        values: `[datasets, strategies]`, none missing.
-        higher_is_better: Whether rank 1 is the highest value or the lowest.
+        values: `[datasets, strategies]`, higher is better; none missing.
 
     Raises:
         ValueError: A value is NaN: a strategy that was not run has no rank.
     """
     if np.isnan(values).any():
         raise ValueError(f"{int(np.isnan(values).sum())} values are missing; ranks need all")
-    ranks = stats.rankdata(-values if higher_is_better else values, axis=1)
-    mean: Floats = ranks.mean(axis=0)
+    mean: Floats = stats.rankdata(-values, axis=1).mean(axis=0)
     return mean
 
 

@@ -132,7 +132,6 @@ SWEPT = {
 """Kind of a figure of a sweep -> what it shows, and how to read it."""
 
 
-def caption(kind: str, figure: Any) -> str:
+def caption(words: tuple[str, str], figure: Any) -> str:
     """Return what a figure shows, of which runs, and how to read it."""
-    title, reading = (COMPARED | ACROSS)[kind]
-    return f"{title}: {figure.get_label()}. {reading}"
+    return f"{words[0]}: {figure.get_label()}. {words[1]}"

@@ -80,7 +80,8 @@ def test_a_dry_run_says_what_memory_each_configuration_needs_against_what_is_fre
     wide = ("model=mmoe", "model.hidden=[2048]", "trainer.batch_size=10,4000", "seed=0,1,2")
     words = ("run", "-m", *wide, "trainer.eval_batch_size=10", *QUICK[:1])
     said = cvrbench(*words, "--dry-run")
-    head, small, large = said.out.partition("\n\n")[2].splitlines()
+    head, small, large, _, time = said.out.partition("\n\n")[2].splitlines()
+    assert time == "time: known once a run of these strategies is finished"
     assert head.split()[:3] == ["#", "memory", "free"]
     assert re.match(r"1-3 +0\.\d GB +[\d.]+ GB, .+  a training step 0.1", small)
     assert re.match(r"4-6 +[01]\.\d GB +[\d.]+ GB, .+  a training step", large)
@@ -103,6 +104,8 @@ def test_a_dry_run_says_where_there_is_no_estimate_and_asks_none_for_finished_ce
     cell = ("run", "model=shared_bottom", *QUICK)
     given("model=shared_bottom", *SMALL)
     assert "memory" not in cvrbench(*cell, "--dry-run").out
+    told = cvrbench(*cell, "seed=1", "--dry-run").out.splitlines()[-1]
+    assert re.fullmatch(r"time: about \d+ s one after another, [\d.]+ kB on disk", told)
     assert "memory" in cvrbench(*cell, "--dry-run", "--force").out
     (row,) = cvrbench(*cell, "--dry-run", "--json").json()
     assert row["memory"] is None

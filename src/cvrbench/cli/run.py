@@ -1,6 +1,6 @@
 """`cvrbench run` and `cvrbench resume`."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +13,7 @@ from cvrbench.cli.console import (
     plain_table,
     preparing_bar,
     print_json,
+    size_words,
     training_bar,
     warn,
     working,
@@ -165,6 +166,28 @@ def _print_plan(
         table.add_row(str(number), *names, " ".join(cell.overrides), state)
     out.print(table)
     _print_needs(found, at_once)
+    if turn:
+        _print_pace([cells[number] for number in turn])
+
+
+def _print_pace(cells: "Sequence[Composed]") -> None:
+    """Print how long runs of a plan will take and how much they leave, by finished ones."""
+    from cvrbench.report.tables import duration
+    from cvrbench.runs.store import ResultStore
+    from cvrbench.system.files import size_of
+
+    store = ResultStore(Path(cells[0].config.results_dir))
+    finished = {(run.model, run.dataset): run for run in store.survey().records}
+    found = [finished.get((one.choices["model"], one.choices["dataset"])) for one in cells]
+    runs = [one for one in found if one is not None]
+    minutes = sum(run.seconds.get("total", 0.0) for run in runs) / 60
+    size = size_words(sum(size_of(store.runs / run.run_id) for run in runs))
+    told = f"about {duration(minutes)} one after another, {size} on disk"
+    if not runs:
+        told = "known once a run of these strategies is finished"
+    elif len(runs) < len(found):
+        told += f", and {len(found) - len(runs)} runs of which none is finished"
+    out.print(f"\ntime: {told}", soft_wrap=True)
 
 
 def _print_needs(needs: "Iterable[Need]", at_once: "AtOnce | None") -> None:

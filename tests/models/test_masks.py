@@ -1,5 +1,7 @@
 """Ranking against torch.nn.utils.prune, and the laws of mask sets, drawn and found."""
 
+from itertools import combinations
+
 import pytest
 import torch
 from hypothesis import given
@@ -7,8 +9,15 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
+from cvrbench.errors import ConfigError
 from cvrbench.masks.mask_set import MaskSet
-from cvrbench.masks.ranking import keep_best, keep_rates, random_scores, shuffled
+from cvrbench.masks.ranking import (
+    keep_best,
+    keep_rates,
+    overlapping,
+    random_scores,
+    shuffled,
+)
 from cvrbench.masks.saliency import GradientSums, agreeing, snip
 
 
@@ -144,6 +153,30 @@ def test_random_masks_of_one_draw_are_nested_and_overlap_by_chance() -> None:
     assert sparse.overlap()[0, 1].item() == pytest.approx(chance, abs=0.02)
     same = keep_best(random_scores(like, seed=3, identical=True), like, 0.2, "global")
     assert same.overlap()[0, 1] == 1
+
+
+@given(
+    st.integers(2, 4), st.floats(0.02, 0.2), st.floats(0, 1), st.integers(0, 1000), st.booleans()
+)
+def test_prescribed_overlap_and_density_hold_in_every_layer(n, density, overlap, seed, wide):
+    like = everything((40, 50 if wide else 7), (50 if wide else 7, 9), tasks="abcd"[:n])
+    masks = overlapping(like, density, overlap, seed)
+    for name, keep in masks.keep.items():
+        flat = keep.flatten(1)
+        kept = round(density * flat.shape[1])
+        assert flat.sum(1).tolist() == [kept] * n
+        for one, other in combinations(flat.numpy(), 2):
+            common = (one & other).sum()  # J = c / (2 k - c), so c = 2 k J / (1 + J)
+            assert abs(common - 2 * kept * overlap / (1 + overlap)) <= 0.5, name
+    again = overlapping(like, density, overlap, seed)
+    assert torch.equal(masks.flat(), again.flat())
+
+
+def test_masks_that_must_meet_cannot_be_kept_apart():
+    like = everything((10, 10), tasks=("ctr", "cvr"))
+    with pytest.raises(ConfigError, match=r"meet in more than that in trunk_0; .* at least 0\.2,"):
+        overlapping(like, 0.6, 0.1, 0)  # 60 and 60 of 100 have 20 in common, of 100
+    assert overlapping(like, 0.6, 0.2, 0).overlap()[0, 1].item() == pytest.approx(0.2)
 
 
 def test_snip_tells_what_removing_a_connection_costs_to_first_order() -> None:

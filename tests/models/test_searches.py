@@ -70,6 +70,7 @@ SEARCHES = (
     "rigl",
     "random",
     "identical",
+    "overlap",
     "shuffled",
     "unshared",
 )

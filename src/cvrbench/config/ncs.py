@@ -208,6 +208,17 @@ class IdenticalSearch(Untrained):
 
 
 @dataclass(frozen=True, kw_only=True)
+class OverlapSearch(Options):
+    """Control: random masks, one per task, that overlap as much as is asked for in every layer."""
+
+    kind: Literal["overlap"]
+    density: Density
+    """Share of the connections of each layer that a task keeps."""
+    overlap: Annotated[float, Ge(0), Le(1)]
+    """Jaccard index of every two tasks: connections that both keep, of those that either keeps."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DenseSearch(Options):
     """Control: every connection is kept."""
 
@@ -233,6 +244,7 @@ Finder = (
     | RiglSearch
     | RandomSearch
     | IdenticalSearch
+    | OverlapSearch
     | DenseSearch
 )
 

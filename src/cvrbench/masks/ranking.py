@@ -4,17 +4,20 @@ With the absolute weight as score this is magnitude pruning (Han et al. 2015); i
 rewinding it is the search for lottery tickets of Frankle and Carbin (ICLR 2019), and per task the
 mask search of Sun et al. (AAAI 2020) and of NCS (arXiv 2008.09872).
 
-`random_scores` and `shuffled` are controls, which a search must beat before its choice can be
-credited: random scores keep the density alone; a shuffled set has every layer's density and every
-overlap of a found one, but other connections.
+`random_scores`, `overlapping` and `shuffled` are controls, which a search must beat before its
+choice can be credited: random scores keep the density alone; overlapping masks have a density and
+an overlap that are asked for; a shuffled set has those of a found one in every layer, but other
+connections.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from cvrbench.errors import ConfigError
 from cvrbench.masks.mask_set import MaskSet
 
 Scope = Literal["global", "layer"]
@@ -84,6 +87,44 @@ def random_scores(like: MaskSet, seed: int, *, identical: bool) -> dict[str, Ten
         name: torch.rand(n, *keep.shape[1:], generator=generator).to(keep.device)
         for name, keep in like.keep.items()
     }
+
+
+def overlapping(like: MaskSet, density: float, overlap: float, seed: int) -> MaskSet:
+    """Draw masks of a density of which every two overlap by a Jaccard index, layer by layer.
+
+    All tasks keep a common part, and each a part that no other task keeps.
+
+    Args:
+        like: A set with the wanted layers.
+        density: Share of each layer's connections that a task keeps, to the nearest whole one.
+        overlap: Jaccard index J; of n kept, 2 n J / (1 + J) are common.
+        seed: Of the draw.
+
+    Raises:
+        ConfigError: A layer has too few connections for masks that overlap so little.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    drawn = {}
+    for name, keep in like.keep.items():
+        n_tasks, n = len(like.tasks), keep[0].numel()
+        kept = round(density * n)
+        common = round(2 * kept * overlap / (1 + overlap))
+        own = kept - common
+        if common + n_tasks * own > n:
+            # The least common part c of masks that fill the layer: c + tasks (kept - c) = n.
+            least = math.ceil((n_tasks * kept - n) / max(n_tasks - 1, 1))
+            raise ConfigError(
+                f"model.search.overlap={overlap:g}: {n_tasks} masks of density {density:g} meet in "
+                f"more than that in {name}; set model.search.overlap to at least "
+                f"{math.ceil(1000 * least / (2 * kept - least)) / 1000:g}, or a lower density"
+            )
+        order = torch.randperm(n, generator=generator)
+        flat = torch.zeros(n_tasks, n, dtype=torch.bool)
+        flat[:, order[:common]] = True
+        for task, places in enumerate(order[common:].split(own)[:n_tasks] if own else ()):
+            flat[task, places] = True
+        drawn[name] = flat.view_as(keep).to(keep.device)
+    return MaskSet(like.tasks, drawn)
 
 
 def shuffled(masks: MaskSet, seed: int) -> MaskSet:

@@ -18,6 +18,7 @@ from cvrbench.config.ncs import (
     LearnedSearch,
     NCSConfig,
     OneShotSearch,
+    OverlapSearch,
     RandomSearch,
     RiglSearch,
     SetSearch,
@@ -26,7 +27,7 @@ from cvrbench.config.ncs import (
     SynflowSearch,
     UnsharedSearch,
 )
-from cvrbench.masks.ranking import random_scores, shuffled
+from cvrbench.masks.ranking import overlapping, random_scores, shuffled
 from cvrbench.strategies.base import PretrainContext, Training
 from cvrbench.strategies.ncs import NCS, MaskSearch, SearchResult
 from cvrbench.strategies.ncs.by_gradient import gradient_conflict, grasp, snip, synflow
@@ -81,6 +82,11 @@ def _find(search: Finder, ncs: NCS, context: PretrainContext) -> list[Candidate]
             return dynamic(ncs, context, search)
         case RandomSearch() | IdenticalSearch():
             return drawn(ncs, context, search)
+        case OverlapSearch(density=density, overlap=overlap):
+            seed = derive(context.seed, "masks", "overlap")
+            return [
+                Candidate(density=density, masks=overlapping(ncs.masks, density, overlap, seed))
+            ]
         case DenseSearch():
             return dense(ncs)
         case _:

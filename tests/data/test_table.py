@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from cvrbench.config.dataset import SplitPaths, TableConfig, TableTask
 from cvrbench.data.dataset import read_key, vocabulary_file
-from cvrbench.data.label_subsampling import with_given
+from cvrbench.data.label_subsampling import label_weights
 from cvrbench.data.registry import describe, ensure
 from cvrbench.data.sources import table, table_files
 from cvrbench.errors import DataError
@@ -865,8 +865,14 @@ def test_hidden_labels_and_weights_stand_beside_the_training_rows(tmp_path):
     found = counts(dataset.schema, dataset.train.labels, dataset.train.weights)
     assert found["ctr"]["rows"] == weighed["a"].sum()
     assert found["ctcvr"]["rows"] == weighed["b"].sum()
-    given = with_given(dataset.train.weights, None)
-    assert set(given.flatten().tolist()) == {0.0, 1.0, 2.0, 3.0}  # in units of the smallest
+    own, labels = dataset.train.weights, dataset.train.labels
+    given = label_weights(dataset.schema, labels, 1, share=1, seed=0, given=own)
+    np.testing.assert_array_equal(given, own / 0.5)  # in units of the smallest
+    drawn = label_weights(dataset.schema, labels, 1, share=0.5, seed=0, given=own)
+    np.testing.assert_array_equal(drawn[:, 0], given[:, 0])
+    assert (drawn[own == 0] == 0).all()
+    below = (labels[:, 0] == 1) & (labels[:, 1] == 1) & (own[:, 1] > 0)
+    assert (drawn[below, 1] > 0).sum() == round(0.5 * below.sum())
     assert dataset.valid.weights is None
 
 
@@ -917,10 +923,10 @@ def test_a_file_of_another_kind_that_is_named_csv_is_told_by_its_first_bytes(
         load(described(tmp_path / "log.csv"))
 
 
-@pytest.mark.parametrize("value", [-1.0, None, float("inf"), float("nan")])
+@pytest.mark.parametrize("value", [-1.0, None, float("inf"), float("nan"), 1e-9, 1e300])
 def test_a_weight_is_a_number_that_is_not_negative(value, tmp_path):
     path = write_parquet(log().with_columns(w=pl.lit(value)), tmp_path / "l.parquet")
-    with pytest.raises(DataError, match=r"column 'w' holds .* in row 1; a weight is a finite"):
+    with pytest.raises(DataError, match=r"column 'w' holds .* in row 1; a weight is 0 or between"):
         load(described(path, weight="w"))
 
 
@@ -979,6 +985,7 @@ def test_vectors_are_as_numpy_standardises_them(scale, tmp_path):
         (["1,2"] * 899 + ["1;2"], "row 900; a vector holds finite numbers alone"),
         ([7.0] * 900, "expected lists of numbers, or text"),
         ([[[1.0]]] * 900, "expected lists of numbers, or text"),
+        ([[date(2026, 1, 1)]] * 900, "expected lists of numbers, or text"),
     ],
 )
 def test_vectors_of_other_lengths_or_gaps_are_one_sentence(values, words, tmp_path):

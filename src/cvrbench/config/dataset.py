@@ -199,7 +199,7 @@ class TableConfig(SplitOptions):
     """What happens to a row without a label; one below a parent's 0 is 0 whatever is chosen.
     `hide`: a training row teaches its other labels, rows of validation and test are left out."""
     weight: Text | None = None
-    """Column of what a row counts in the training loss, 0 or more; nothing else is weighed."""
+    """Column of what a row counts in the training loss alone: 0, or between 1e-6 and 1e6."""
     group: Text | None
     """Column by which rows belong together (a user), for GAUC and `split=group`."""
     key: Text | None = None

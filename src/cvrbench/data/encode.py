@@ -187,17 +187,15 @@ class ScaleCounter:
         return Scale(self._mean, std, self._has_gaps)
 
 
-@dataclass(frozen=True)
-class VectorScale:
+class VectorScale(tuple[Scale, ...]):
     """The scale of each number of a vector."""
-
-    scales: tuple[Scale, ...]
 
     def encode(self, values: pl.Series) -> npt.NDArray[np.float32]:
         """Return standardised vectors `[rows, width]`, absent ones as the mean, 0."""
-        parts = _elements(values, len(self.scales))
-        columns = [s.encode(part)[:, :1] for s, part in zip(self.scales, parts, strict=True)]
-        return np.concatenate(columns, axis=1)
+        parts = _elements(values, len(self))
+        return np.concatenate(
+            [s.encode(x)[:, :1] for s, x in zip(self, parts, strict=True)], axis=1
+        )
 
 
 class VectorCounter:
@@ -209,12 +207,9 @@ class VectorCounter:
 
     def add(self, values: pl.Series) -> None:
         """Add some rows' vectors."""
-        width = int(values.list.len().max() or 0)  # type: ignore[arg-type]
-        if not self._counters:
-            self._counters = [ScaleCounter(f"{self._name}[{k}]") for k in range(width)]
-        for counter, part in zip(
-            self._counters, _elements(values, len(self._counters)), strict=True
-        ):
+        parts = _elements(values, int(values.list.len().max() or 0))  # type: ignore[arg-type]
+        self._counters = self._counters or [ScaleCounter(self._name) for _ in parts]
+        for counter, part in zip(self._counters, parts, strict=False):  # parts: none, or all
             counter.add(part)
 
     def learn(self) -> VectorScale:
@@ -226,7 +221,7 @@ class VectorCounter:
         if not self._counters:
             raise DataError(f"vector column {self._name!r} has no vector in the training rows")
         raw = Scale(0.0, 1.0, has_gaps=False)
-        return VectorScale(tuple(c.learn() if self._standardised else raw for c in self._counters))
+        return VectorScale(c.learn() if self._standardised else raw for c in self._counters)
 
 
 def _elements(values: pl.Series, width: int) -> list[pl.Series]:

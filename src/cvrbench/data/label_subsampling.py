@@ -50,23 +50,14 @@ def scarce_task(tasks: Sequence[Task], name: str | None) -> int:
     return names.index(name)
 
 
-def with_given(
-    given: npt.NDArray[np.float32] | None, drawn: npt.NDArray[np.float32] | None
-) -> npt.NDArray[np.float32] | None:
-    """Return the product of a dataset's own weights and those of labels that a run hides.
-
-    Losses are means weighed by them, which take a weight to be 0 or at least 1; only their ratios
-    count.
-    """
-    if given is None:
-        return drawn
-    least = given[given > 0].min(initial=np.inf)
-    own = given / (least if np.isfinite(least) else np.float32(1))
-    return own if drawn is None else own * drawn
-
-
 def label_weights(
-    schema: Schema, labels: npt.NDArray[np.uint8], task: int, *, share: float, seed: int
+    schema: Schema,
+    labels: npt.NDArray[np.uint8],
+    task: int,
+    *,
+    share: float,
+    seed: int,
+    given: npt.NDArray[np.float32] | None = None,
 ) -> npt.NDArray[np.float32] | None:
     """Return the weight of each label of the training rows.
 
@@ -76,13 +67,17 @@ def label_weights(
         task: Index of the task whose labels are hidden.
         share: Share of the task's labels that is kept, in `(0, 1]`.
         seed: The run's seed.
+        given: The dataset's own weights, of which only the ratios count.
 
     Returns:
         `[rows, tasks]`: 0 for a hidden label, above 1 for one that stands for others, 1 for all
-        other tasks. None where nothing is hidden.
+        other tasks, times what is given. None where nothing is hidden or given.
     """
+    if given is not None:  # the losses' means take weights to be 0 or at least 1
+        given = given / given[given > 0].min()
     if share == 1:
-        return None
+        return given
+    seen = given[:, task] > 0 if given is not None else True
     *ancestors, own = schema.chain(task)
     inside = labels[:, ancestors].all(axis=1)
     positive = labels[:, own] == 1
@@ -95,11 +90,11 @@ def label_weights(
     weight = np.ones(len(labels), np.float32)
     for name, stratum in strata.items():
         stream = numpy_stream(seed, "label_share", schema.tasks[task].name, name)
-        rows = stream.permutation(np.flatnonzero(stratum))
+        rows = stream.permutation(np.flatnonzero(stratum & seen))
         kept = max(1, round(share * len(rows)))
         weight[rows[:kept]] = len(rows) / kept
         weight[rows[kept:]] = 0
     below = [t for t in range(len(schema.tasks)) if task in schema.chain(t)]
     weights = np.ones(labels.shape, np.float32)
     weights[:, below] = weight[:, None]
-    return weights
+    return weights if given is None else weights * given

@@ -21,7 +21,6 @@ from cvrbench.data.encode import (
     VectorScale,
     Vocabulary,
     VocabularyCounter,
-    as_text,
     encode_bags,
 )
 from cvrbench.data.raw import (
@@ -213,7 +212,6 @@ def _schema(raw: RawStream, learned: _Learned, name: str) -> Schema:
             numeric.append(Numeric(name=gap_name(field), mean=0.0, std=1.0))
     ids, lists = learned.categorical.items(), learned.multivalued.items()
     of = {field.name: field for field in raw.fields}
-    vectors = [(f, vector.scales) for f, vector in learned.vectors.items()]
     try:
         return Schema(
             name=name,
@@ -227,7 +225,7 @@ def _schema(raw: RawStream, learned: _Learned, name: str) -> Schema:
             numeric=tuple(numeric),
             vectors=tuple(
                 Vector(name=f, mean=tuple(s.mean for s in each), std=tuple(s.std for s in each))
-                for f, each in vectors
+                for f, each in learned.vectors.items()
             ),
             tasks=raw.tasks,
             group=raw.group,
@@ -289,7 +287,7 @@ class Inspection:
         if self._raw.files_split:
             self._row_hashes[split].append(frame.hash_rows())
         if self._raw.key is not None:
-            self._key_hashes.append(as_text(frame[self._raw.key_column or self._raw.key]).hash())
+            self._key_hashes.append(frame[[self._raw.key_column or self._raw.key]].hash_rows())
         if self._raw.group is not None:
             self.groups.add(split, frame[self._raw.group_column or self._raw.group])
 

@@ -72,13 +72,16 @@ class Tolerance:
 STRICT = Tolerance()
 
 
+FieldKind = Literal["categorical", "multivalued", "numeric", "vector"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class RawField:
     """A feature column of the raw tables."""
 
     name: str
     """The column; of a multi-valued field a list column."""
-    kind: Literal["categorical", "multivalued", "numeric", "vector"]
+    kind: FieldKind
     min_count: int = 1
     """Values seen fewer times than this in the training split become OOV."""
     weights: str | None = None

@@ -105,9 +105,7 @@ class Encoder:
             if number.name not in gaps
         }
         self._vectors = {
-            v.name: VectorScale(
-                tuple(Scale(*s, has_gaps=False) for s in zip(v.mean, v.std, strict=True))
-            )
+            v.name: VectorScale(Scale(*s, has_gaps=False) for s in zip(v.mean, v.std, strict=True))
             for v in schema.vectors
         }
         self.values, self.unknown = Counter[str](), Counter[str]()

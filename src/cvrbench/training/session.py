@@ -18,7 +18,7 @@ from cvrbench.balancing import Balancing, build_balancing, trained_tasks, untied
 from cvrbench.config.schema import BalancingConfig, Config, EqualConfig
 from cvrbench.data.batches import Batch
 from cvrbench.data.dataset import Dataset, Trust, Verification, load_labels
-from cvrbench.data.label_subsampling import label_weights, scarce_task, with_given
+from cvrbench.data.label_subsampling import label_weights, scarce_task
 from cvrbench.data.streaming import Placement
 from cvrbench.metrics.evaluation import counts, selection_score
 from cvrbench.nn import Output
@@ -81,11 +81,13 @@ class TrainingSession:
         self.trained = trained_tasks(self.config.balancing, self.tasks)
         protocol, group = self.config.protocol, self.seed_group
         self.scarce = scarce_task(schema.tasks, protocol.label_share_task)
-        self.label_weights = with_given(
-            train.weights,
-            label_weights(
-                schema, train.labels, self.scarce, share=protocol.label_share, seed=self.seed
-            ),
+        self.label_weights = label_weights(
+            schema,
+            train.labels,
+            self.scarce,
+            share=protocol.label_share,
+            seed=self.seed,
+            given=train.weights,
         )
         # In memory they are once for all runs that go the same way, so the first one has chosen.
         asked = "memory" if group is not None and group.loaded else self.config.trainer.data

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from cvrbench.data.dataset import SPLITS, sha256_of
 from cvrbench.data.raw import (
     MAX_SAMPLE,
     Chunk,
+    FieldKind,
     Fractions,
     RawField,
     RawStream,
@@ -53,30 +54,26 @@ def load(config: TableConfig) -> RawStream:
     survey, sources = source.survey(), checksums(source.table.parts)
     bounds = source.find_bounds(survey)
     names, weighed = source.names, config.weight or config.missing_labels == "hide"
-    kinds: dict[Literal["categorical", "multivalued"], Sequence[str]] = {
+    kinds: dict[FieldKind, Sequence[str]] = {
         "categorical": config.ids,
         "multivalued": config.lists,
+        "numeric": config.numbers,
+        "vector": config.vectors,
     }
     return RawStream(
         chunks=lambda account: source.chunks(survey, account),
-        fields=(
-            *(
-                RawField(
-                    name=name,
-                    kind=kind,
-                    min_count=config.min_count,
-                    weights=names.get(name),
-                    shares=config.shared.get(name),
-                    bounds=bounds.get(name),
-                )
-                for kind, columns in kinds.items()
-                for name in columns
-            ),
-            *(RawField(name=n, kind="numeric") for n in config.numbers),
-            *(
-                RawField(name=n, kind="vector", standardised=config.vector_scale == "standardised")
-                for n in config.vectors
-            ),
+        fields=tuple(
+            RawField(
+                name=name,
+                kind=kind,
+                min_count=config.min_count,
+                weights=names.get(name),
+                shares=config.shared.get(name),
+                bounds=bounds.get(name),
+                standardised=config.vector_scale == "standardised",
+            )
+            for kind, columns in kinds.items()
+            for name in columns
         ),
         tasks=source.tasks,
         group=config.group,

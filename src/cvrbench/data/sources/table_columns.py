@@ -182,7 +182,12 @@ class Columns:
         if values.dtype == pl.String:
             parts = values.str.strip_chars("[] ").str.split(self._config.vector_separator)
             lists = parts.list.eval(pl.element().str.strip_chars())
-        if not isinstance(lists.dtype, pl.List | pl.Array) or lists.dtype.inner.is_nested():
+        inner = getattr(lists.dtype, "inner", pl.Null())
+        if (
+            not isinstance(lists.dtype, pl.List | pl.Array)
+            or inner.is_nested()
+            or inner.is_temporal()
+        ):
             raise at.misfit(values, "expected lists of numbers, or text such as 0.25,-1")
         found = lists.cast(pl.List(pl.Float64), strict=False)
         bad = pl.element().is_null() | ~pl.element().is_finite() | (pl.element().abs() > MAX_NUMBER)
@@ -213,11 +218,12 @@ class Columns:
         """Return what each row counts.
 
         Raises:
-            DataError: A value is absent, negative or infinite.
+            DataError: A value is absent, negative, or beyond what sums of them can hold.
         """
         found = self.plain_numbers(values, at)
-        if (wrong := found.is_null() | (found < 0) | ~found.is_finite()).fill_null(True).any():
-            raise at.error(values, wrong, "a weight is a finite number, 0 or more, in every row")
+        fits = (found == 0) | found.is_between(1e-6, 1e6)
+        if (wrong := ~fits.fill_null(value=False)).any():
+            raise at.error(values, wrong, "a weight is 0 or between 1e-6 and 1e6 in every row")
         return found.cast(pl.Float32)
 
     def _split(self, values: pl.Series, at: At) -> pl.Series:

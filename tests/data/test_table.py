@@ -971,6 +971,7 @@ def test_vectors_are_as_numpy_standardises_them(scale, tmp_path):
     for first in (1, 4, 7):
         np.testing.assert_allclose(dataset.train.numeric[:, first : first + 3], expected, atol=1e-5)
     assert [v.width for v in dataset.schema.vectors] == [3, 3, 3]
+    assert [f.kind for f in describe(dataset, {}).fields][-3:] == ["vector of 3"] * 3
 
 
 @pytest.mark.parametrize(

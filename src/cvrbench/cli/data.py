@@ -435,7 +435,7 @@ def _print_description(description: "Description") -> None:
     for fact in description.fields:
         cells = [f"{fact.ids:,}", *(f"{s:.1%}" for s in (fact.missing, fact.unknown_test))]
         cells = ["", cells[1]] if fact.kind == "numeric" else [*cells, f"{fact.top_share:.1%}"]
-        fields.add_row(fact.name, fact.kind, *cells)
+        fields.add_row(fact.name, fact.kind, *([] if fact.kind.startswith("vector") else cells))
     out.print()
     out.print(fields)
     out.print()

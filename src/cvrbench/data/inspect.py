@@ -390,7 +390,8 @@ class _Guess:
         if _is_list(values):
             inner = values.dtype.inner  # type: ignore[attr-defined]
             whole = not inner.is_float() and not inner.is_nested()
-            return ("list", "lists of values") if whole else ("left out", f"{values.dtype}")
+            vector = "; vectors of one length belong in vectors" if inner.is_float() else ""
+            return ("list", "lists of values") if whole else ("left out", f"{values.dtype}{vector}")
         if values.dtype.is_nested() or values.dtype in (pl.Binary, pl.Object):
             return "left out", f"{values.dtype}"
         if unique == 1:

@@ -241,6 +241,7 @@ def describe(dataset: Dataset, counts: Counts) -> Description:
         flag = gap_name(name)  # a column of 0 and 1, standardised by 0 and 1
         gaps = dataset.train.numeric[:, numbers.index(flag)] if flag in numbers else np.zeros(1)
         facts.append(FieldFacts(name, "numeric", missing=float(gaps.mean(dtype=np.float64))))
+    facts += [FieldFacts(v.name, f"vector of {v.width}") for v in schema.vectors]
     return Description(
         name=schema.name,
         fingerprint=schema.fingerprint,

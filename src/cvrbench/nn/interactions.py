@@ -67,14 +67,7 @@ class VectorFields(Interaction):
     def __init__(
         self, sizes: Sequence[int], dim: int, interaction: Interaction | None, *, copies: int
     ) -> None:
-        """Begin with maps at random.
-
-        Args:
-            sizes: Numbers of the embedded fields, the numeric ones, and each vector.
-            dim: Numbers of a field.
-            interaction: Of all fields, if there is one.
-            copies: See `build_encoder`.
-        """
+        """Begin with maps at random; `sizes` are those of the parts of the input in its order."""
         super().__init__()
         self.sizes, self.interaction = list(sizes), interaction
         self.weights = nn.ParameterList([glorot(copies, width, dim) for width in sizes[2:]])

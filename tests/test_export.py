@@ -26,8 +26,9 @@ from cvrbench.runs.load import load_trained, read_finished
 from cvrbench.serving.compaction import compact, example_features, task_network
 from cvrbench.serving.export import Column, Part, save_onnx, tensor_inputs
 from cvrbench.serving.score import score
+from cvrbench.strategies import build_strategy
 from tests.choices import OBJECTIVES
-from tests.models.conftest_models import KINDS, build, make_batch, make_schema
+from tests.models.conftest_models import KINDS, build, chosen, make_batch, make_schema
 
 CONF = Path(__file__).parents[1] / "conf"
 NCS_CELL = ("model=ncs", "model.hidden=[24,12]", "model.tower=[6]", "model.density=0.1")
@@ -232,6 +233,18 @@ def test_a_compacted_network_with_bags_and_numbers_is_exported(tmp_path):
         return select(make_batch(schema, n, seed=n).features, schema, reads)
 
     assert_exported(network, reads, [0], features_of, tmp_path / "x.onnx")
+
+
+@pytest.mark.slow
+def test_attention_over_lists_is_exported(tmp_path):
+    schema = make_schema()
+    interaction = chosen("interaction", "attention")
+    network = build_strategy(chosen("model", "single_task"), schema, interaction=interaction)
+
+    def features_of(n: int) -> Features:
+        return make_batch(schema, n, seed=n).features
+
+    assert_exported(network.eval(), schema, [0, 1], features_of, tmp_path / "x.onnx")
 
 
 ONE = pytest.param("mmoe", "numeric")

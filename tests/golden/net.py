@@ -93,6 +93,7 @@ RUNS: dict[str, str] = {
     "dot": "model=single_task interaction=dot",
     "fm": "model=shared_bottom interaction=fm",
     "cross": "model=ple interaction=cross",
+    "attention": "model=mmoe interaction=attention",
     "schedule": "model=mmoe trainer.schedule=warmup_cosine trainer.clip_norm=0.1",
     "label_share": "model=shared_bottom protocol.label_share=0.1",
     "disk": "model=shared_bottom trainer.data=disk",

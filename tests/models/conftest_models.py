@@ -47,6 +47,7 @@ SMALL: Mapping[str, Any] = {
     "weights": {"ctr": 0.5},
     "window": 2,
     "warmup_steps": 2,
+    "over": {"tags": "item"},
 }
 """Sizes of small networks, and what differs from `conf/` so that it shows."""
 

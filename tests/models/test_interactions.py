@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from cvrbench.config.schema import CrossConfig, DotConfig, FMConfig, NoInteractionConfig
+from cvrbench.errors import ConfigError
 from cvrbench.nn.interactions import Cross, Dot, FactorizationMachine, build_encoder
 from tests.choices import kinds
 from tests.models.conftest_models import chosen, make_batch, make_schema
@@ -14,6 +15,7 @@ from tests.models.conftest_models import chosen, make_batch, make_schema
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     theirs = pytest.importorskip("deepctr_torch.layers.interaction")
+    sequence = pytest.importorskip("deepctr_torch.layers.sequence")
 
 ROWS, FIELDS, DIM = 6, 4, 3
 
@@ -83,6 +85,54 @@ def test_cross_of_zeros_is_no_interaction():
     for weight in cross.weights:
         torch.nn.init.zeros_(weight)
     assert torch.equal(cross(embedded()), embedded())
+
+
+def test_attention_is_deepctrs_over_a_history_and_leaves_other_lists_alone():
+    """Histories of 0 to 3 values against the item, one network of one hidden layer."""
+    torch.manual_seed(0)
+    schema, config = make_schema(), chosen("interaction", "attention", hidden=(5,))
+    encoder = build_encoder(config, schema, DIM)
+    lengths = torch.tensor([3, 0, 1, 2])
+    features = make_batch(schema, 4).features
+    features = features._replace(
+        bag_rows=torch.arange(6) + 80,
+        bag_segments=torch.arange(4).repeat_interleave(lengths),
+        bag_weights=torch.ones(6),
+    )
+    torch.nn.init.normal_(encoder.table)
+    attention = encoder.attention
+    layer = sequence.AttentionSequencePoolingLayer((5,), "relu", embedding_dim=DIM)
+    (unit,) = attention.networks
+    given = dict(layer.named_parameters())
+    pairs = [
+        ("linears.0.weight", unit.weights[0][0].T),
+        ("linears.0.bias", unit.biases[0].view(-1)),
+    ]
+    with torch.no_grad():
+        attention.biases[0].fill_(0.3)
+        for name, value in pairs:
+            given[f"local_att.dnn.{name}"].copy_(value)
+        given["local_att.dense.weight"].copy_(attention.heads[0][0].T)
+        given["local_att.dense.bias"].copy_(attention.biases[0].view(-1))
+    items = encoder.table[features.rows[:, 1]]
+    keys = torch.zeros(4, 3, DIM)
+    for row, n in enumerate(lengths):
+        begin = 80 + int(lengths[:row].sum())
+        keys[row, :n] = encoder.table[begin : begin + int(n)]
+    expected = layer(items[:, None], keys, lengths[:, None]).squeeze(1)
+    found = encoder(features)
+    torch.testing.assert_close(found[:, 2 * DIM : 3 * DIM], expected)
+    assert torch.equal(found[1, 2 * DIM : 3 * DIM], torch.zeros(DIM))
+    plain = build_encoder(NoInteractionConfig(kind="none"), schema, DIM)
+    nobody = build_encoder(chosen("interaction", "attention", over={}), schema, DIM)
+    nobody.table.data.copy_(plain.table)
+    torch.testing.assert_close(nobody(features), plain(features))
+
+
+def test_attention_names_the_lists_that_it_may_be_given():
+    config = chosen("interaction", "attention", over={"tags": "age"})
+    with pytest.raises(ConfigError, match=r"interaction.over has tags: age.*tags.*user, item"):
+        build_encoder(config, make_schema(), DIM)
 
 
 CONFIGS = [

@@ -13,7 +13,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from cvrbench.config.dataset import DatasetConfig
 from cvrbench.config.model import ModelConfig, SingleTaskConfig
 from cvrbench.config.ncs import NCSConfig
-from cvrbench.config.types import Count, Options, Seed, Text, Threads
+from cvrbench.config.types import Count, Layers, Options, Seed, Text, Threads
 
 PASSWORD = re.compile(r"://[^/?#]*:.*@|^https?://[^/?#]*@|[?&]\w*(pass|token|secret)\w*=")
 """How a URI looks that holds one; over HTTP a user alone may be a token."""
@@ -51,7 +51,18 @@ class CrossConfig(Options):
     """Rank of each layer's matrix; null: full."""
 
 
-InteractionConfig = NoInteractionConfig | DotConfig | FMConfig | CrossConfig
+@dataclass(frozen=True, kw_only=True)
+class AttentionConfig(Options):
+    """Lists pooled by what each value has to do with the row's own (DIN)."""
+
+    kind: Literal["attention"]
+    over: dict[str, Text]
+    """List -> the field of single ids that its values are held against."""
+    hidden: Layers
+    """Widths of the network that weighs a value."""
+
+
+InteractionConfig = NoInteractionConfig | DotConfig | FMConfig | CrossConfig | AttentionConfig
 
 
 @dataclass(frozen=True, kw_only=True)

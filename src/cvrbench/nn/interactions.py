@@ -5,13 +5,14 @@ rows, `fields` embedded fields of `dim` numbers, `in` = fields * dim + numeric f
 interactions that lie beside each other, one per table, are a leading dimension.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import assert_never
 
 import torch
 from torch import Tensor, nn
 
 from cvrbench.config.schema import (
+    AttentionConfig,
     CrossConfig,
     DotConfig,
     FMConfig,
@@ -19,7 +20,8 @@ from cvrbench.config.schema import (
     NoInteractionConfig,
 )
 from cvrbench.data.schema import Schema
-from cvrbench.nn.embedding import FeatureEncoder, Interaction
+from cvrbench.errors import ConfigError
+from cvrbench.nn.embedding import Attention, FeatureEncoder, Interaction
 from cvrbench.nn.layers import glorot, parallel_linear
 
 
@@ -37,9 +39,14 @@ def build_encoder(
     n_looked_up, n_numeric = len(schema.id_fields), len(schema.numeric)
     n_fields = n_looked_up + len(schema.vectors)
     interaction: Interaction | None
+    attention: Attention | None = None
     match config:
         case NoInteractionConfig():
             interaction = None
+        case AttentionConfig(over=over, hidden=hidden):
+            pairs = pairs_of(over, schema)
+            interaction = None
+            attention = Attention(pairs, embedding_dim, hidden, copies=copies)
         case DotConfig():
             interaction = Dot(n_fields, embedding_dim, n_numeric, copies=copies)
         case FMConfig():
@@ -52,7 +59,26 @@ def build_encoder(
     if schema.vectors:
         sizes = [n_looked_up * embedding_dim, n_numeric, *(v.width for v in schema.vectors)]
         interaction = VectorFields(sizes, embedding_dim, interaction, copies=copies)
-    return FeatureEncoder(schema, embedding_dim, copies=copies, interaction=interaction)
+    return FeatureEncoder(
+        schema, embedding_dim, copies=copies, interaction=interaction, attention=attention
+    )
+
+
+def pairs_of(over: Mapping[str, str], schema: Schema) -> list[tuple[int, int]]:
+    """Return the places of lists, and of the single ids that their values are held against.
+
+    Raises:
+        ConfigError: There is no such list, or no such field of single ids.
+    """
+    lists = [field.name for field in schema.multivalued]
+    single = [field.name for field in schema.categorical]
+    if wrong := [pair for pair in over.items() if pair[0] not in lists or pair[1] not in single]:
+        raise ConfigError(
+            f"interaction.over has {wrong[0][0]}: {wrong[0][1]}; it takes a list of this dataset "
+            f"({', '.join(lists) or 'there is none'}) and a field of single ids "
+            f"({', '.join(single) or 'there is none'})"
+        )
+    return [(lists.index(name), single.index(target)) for name, target in over.items()]
 
 
 class VectorFields(Interaction):

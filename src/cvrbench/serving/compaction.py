@@ -109,7 +109,9 @@ def task_network(network: SharingStrategy, schema: Schema, task: int) -> TaskNet
     Returns:
         None where nothing is masked, or fields interact below the trunk.
     """
-    if not isinstance(network, NCS) or network.encoder.interaction is not None:
+    if not isinstance(network, NCS):
+        return None
+    if network.encoder.interaction is not None or network.encoder.attention is not None:
         return None
     own = network.only(task)
     effective = {name: weight.detach() for name, weight in own.effective().items()}

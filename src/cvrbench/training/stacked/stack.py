@@ -33,10 +33,12 @@ def can_stack(network: SharingStrategy) -> bool:
     """Whether a network can be a replica of a stack.
 
     A strategy says so (`SharingStrategy.stackable`). Not where its steps are its own: a step per
-    task, or a mask over the embeddings, which are looked up by the rows of one table.
+    task, or a mask over the embeddings, which are looked up by the rows of one table; nor where a
+    network of its own weighs what is looked up.
     """
     encoders = _encoders(network)
     plain = network.stackable and not network.update_steps()
+    plain = plain and all(encoder.attention is None for encoder in encoders.values())
     tables = {id(encoder.table) for encoder in encoders.values()}
     return plain and len(encoders) == 1 and not any(id(p) in tables for p in network.update_mask())
 

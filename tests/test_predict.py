@@ -213,8 +213,8 @@ def test_any_table_is_read_alike_three_times(tmp_path_factory, columns, seed, mo
 
 def test_rows_come_back_whole_from_text_folders_and_without_labels(everything, cvrbench, tmp_path):
     case, _, _ = everything
-    rows = case.rows.drop("words", "numbers", "click", "conversion")
-    rows = rows.with_columns(words=pl.lit("a|b"), numbers=pl.lit("1|2"))
+    rows = case.rows.drop("words", "numbers", "image", "click", "conversion")
+    rows = rows.with_columns(words=pl.lit("a|b"), numbers=pl.lit("1|2"), image=pl.lit("1,0,2.5"))
     (tmp_path / "new").mkdir()
     for part in range(3):
         rows.slice(150 * part, 150).write_csv(tmp_path / "new" / f"{part}.csv")

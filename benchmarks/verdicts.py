@@ -15,7 +15,9 @@ With `--rounds` the same of seeds in rounds (`seeds=auto`, at most 20): the shar
 fixed seeds that it took, how often it left out a best one, and how often its best set is that of
 the fixed seeds.
 
-    python -m benchmarks.verdicts [--rounds] [--repetitions 500] [--json FILE]
+With `--level`, how often any of equally good strategies was left out, by how seeds spread.
+
+    python -m benchmarks.verdicts [--rounds | --level] [--repetitions 500] [--json FILE]
 """
 
 import argparse
@@ -43,13 +45,17 @@ TRUTHS = {
 
 
 def table(
-    random: np.random.Generator, means: Sequence[float], seeds: int, doubt: tuple[float, float]
+    random: np.random.Generator,
+    means: Sequence[float],
+    seeds: int,
+    doubt: tuple[float, float],
+    spread: float | np.ndarray = 1.0,
 ) -> Joint:
-    """Draw what a table's runs would say of such strategies."""
+    """Draw what a table's runs would say of such strategies, `spread` times as wide over seeds."""
     of_seeds, of_rows = (one / math.sqrt(2) for one in doubt)
     n = len(means)
     common = of_seeds * random.standard_normal(seeds)  # a seed that is easy for all
-    noise = of_seeds * random.standard_normal((n, seeds))
+    noise = of_seeds * random.standard_normal((n, seeds)) * np.reshape(spread, (-1, 1))
     rows = of_rows * random.standard_normal((n, 1))
     values = 0.7 + np.array(means)[:, None] + common + noise + rows
     return Joint(values=values, of_rows=doubt[1] ** 2 * (1 - np.eye(n)))
@@ -80,6 +86,30 @@ def fixed_table(repetitions: int) -> list[dict[str, object]]:
                 "bound wrong": float(np.mean(wrong)),
             }
         )
+    return found
+
+
+SPREADS = {
+    "equal": [1.0],
+    "every second three times as wide": [1.0, 3.0],
+    "one a tenth as wide": [0.1, *[1.0] * 8],
+}
+
+
+def level_table(repetitions: int) -> list[dict[str, object]]:
+    """Simulate tables in which all means are equal, by how much seeds spread."""
+    found: list[dict[str, object]] = []
+    situations = [(n, seeds, name) for n in (4, 9) for seeds in (2, 3, 5) for name in SPREADS]
+    for n, seeds, name in track(situations, console=Console(stderr=True), transient=True):
+        random = np.random.default_rng([n, seeds, [*SPREADS].index(name)])
+        spread = np.resize(SPREADS[name], n)
+        out = {}
+        for label, rows in (("any out, seeds matter", 0.0002), ("any out, both matter", 0.0007)):
+            tables = (
+                table(random, [0.0] * n, seeds, (0.001, rows), spread) for _ in range(repetitions)
+            )
+            out[label] = float(np.mean([not best(one).inside.all() for one in tables]))
+        found.append({"strategies": n, "seeds": seeds, "spread": name, **out})
     return found
 
 
@@ -150,8 +180,9 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=500)
     parser.add_argument("--json", type=Path, help="write the rates there as well")
     parser.add_argument("--rounds", action="store_true", help="seeds in rounds, not fixed ones")
+    parser.add_argument("--level", action="store_true", help="any best row out, all being alike")
     options = parser.parse_args()
-    make = rounds_table if options.rounds else fixed_table
+    make = rounds_table if options.rounds else level_table if options.level else fixed_table
     found = make(options.repetitions)
     shown = Table(*found[0], box=None, pad_edge=False)
     for one in found:

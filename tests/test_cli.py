@@ -147,7 +147,7 @@ MISUSES = {
     "seed=one": "seed must be a whole number; got 'one'",
     "+model.x=1": "every key is declared already",
     "seed=0,1": "add -m",
-    "model.n_experts=3": "belongs to model=mmoe; you have model=ncs",
+    "model.n_experts=3": "belongs to model=dselect_k, mmoe, omoe, snr_trans; you have model=ncs",
     "dataset=table": "dataset.path",
     "launcher.together=zero": "launcher.together must be auto or a whole number (at least 1, at",
 }

@@ -345,7 +345,8 @@ def _aucs(record: "RunRecord") -> set[str]:
 
 
 def _list_options(names: list[str], *, as_json: bool) -> None:
-    """Print the options of a group, each with the sentence that its yaml begins with."""
+    """Print the options of a group with the sentence of each yaml, and names from elsewhere."""
+    from cvrbench.config.advice import OTHER_WORDS
     from cvrbench.config.folder import find_conf, sentence
 
     conf = find_conf()
@@ -359,6 +360,11 @@ def _list_options(names: list[str], *, as_json: bool) -> None:
             table.add_row(file.stem, sentence(file))
             if as_json:
                 print_json({"group": group, "option": file.stem, "about": sentence(file)})
+        for word, meant in OTHER_WORDS.items():
+            if meant.startswith(f"{group}="):
+                table.add_row(word, f"here {meant}")
+                if as_json:
+                    print_json({"group": group, "alias": word, "about": meant})
         if not as_json:
             out.print(table)
 

@@ -32,6 +32,8 @@ OTHER_WORDS = {
     "dlrm": "interaction=dot",
     "moe": "model=omoe",
     "ticket": "model=ncs model.search=imp",
+    "sparse_sharing": "model=ncs model.search=imp",
+    "lt4rec": "model=ncs_paper",
 }
 """What a method is called elsewhere, or by its paper, and what it is here."""
 

@@ -567,9 +567,9 @@ def _explain(error: Exception, parsed: Sequence[Override], nodes: Nodes) -> Conf
                 f"{key}: model.search={base.model.search.kind} does not read it; these searches "
                 f"do: {', '.join(sorted(searches))}"
             )
-        for option in options.get(group, []):
-            if rest in leaves(load(conf.file(group, option))):
-                chosen = base.get(group, {}).get("kind", "another")
-                return ConfigError(f"{key} belongs to {group}={option}; you have {group}={chosen}")
+        having = (o for o in options.get(group, []) if rest in leaves(load(conf.file(group, o))))
+        if owners := ", ".join(having):
+            chosen = base.get(group, {}).get("kind", "another")
+            return ConfigError(f"{key} belongs to {group}={owners}; you have {group}={chosen}")
         return ConfigError(f"unknown key {key!r}.{did_you_mean(key, [*known, *options])}")
     return plain

@@ -371,6 +371,14 @@ def test_keys_that_hide_no_label_split_no_row():
     assert [(v.label, len(v.runs)) for v in comparison.variants] == [("mmoe", 3)]
 
 
+def test_an_unfinished_run_is_one_of_the_newest_code():
+    made = run("ncs", 0, 0.7, environment={"numbers": 5})
+    config = {**made.config, "model": {"kind": "ncs", "density": 0.5}}
+    (comparison,) = compare([made], [replace(begun("ncs", 0, None), config=config)])
+    assert [v.label for v in comparison.variants] == ["ncs density=0.2"]
+    assert [a.label for a in comparison.absent] == ["ncs density=0.5"]
+
+
 def test_a_balancing_method_is_named_without_the_settings_that_all_its_rows_have():
     def labels(*balancings):
         records = [

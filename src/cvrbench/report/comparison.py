@@ -252,10 +252,11 @@ def _variants(
     cells = [cell for cell in found if last[cell.row, cell.seed] is cell]
     finished_cells = {*last}
     code = {(run.model, repr(_settings(run.config))): _code(run) for run in runs}
+    newest = max(map(_code, runs), key=lambda one: int(one.get("numbers", 0)), default={})
     for one in begun:
         reason = "unfinished" if one.failure is None else f"failed: {one.failure}"
         model, own = one.choices["model"], _settings(one.config)
-        own |= code.get((model, repr(own)), {})  # no record says which code will finish it
+        own |= code.get((model, repr(own)), newest)  # no record says which code will finish it
         cell = _Cell(model, one.config["seed"], own, None, reason)
         if (cell.row, cell.seed) not in finished_cells:  # else it is only being made anew
             cells.append(cell)

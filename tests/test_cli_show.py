@@ -197,7 +197,7 @@ def test_report_draws_what_masks_share(cvrbench):
             "seesaw-log-finger", "density-log-finger", "cost-other-finger", "seesaw-other-finger",
         )
         for ending in ("png", "svg", "pdf")
-    }  # fmt: skip
+    } | {"captions.txt"}  # fmt: skip
 
 
 def test_help_tells_of_masks_and_sharing(cvrbench):

@@ -364,7 +364,7 @@ def _list_options(names: list[str], *, as_json: bool) -> None:
             if meant.startswith(f"{group}="):
                 table.add_row(word, f"here {meant}")
                 if as_json:
-                    print_json({"group": group, "alias": word, "about": meant})
+                    print_json({"group": group, "option": word, "about": f"here {meant}"})
         if not as_json:
             out.print(table)
 

@@ -336,6 +336,7 @@ def fingerprint_of(schema: Schema, files: Mapping[str, Mapping[str, Any]]) -> st
     parts = [f"{name} {entry['sha256']}" for name, entry in files.items()]
     parts += [repr(field) for field in (*schema.id_fields, *schema.numeric, *schema.vectors)]
     parts += [f"{f.name} shares {f.shares}" for f in schema.id_fields if f.shares is not None]
+    parts += [f"{f.name} cut at {f.bounds}" for f in schema.categorical if f.bounds is not None]
     parts += [repr(task) for task in schema.tasks]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 

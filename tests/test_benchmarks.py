@@ -7,6 +7,18 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from benchmarks import gpu
+
+from cvrbench.config.schema import InteractionConfig
+from tests.models.conftest_models import BALANCINGS, KINDS, OBJECTIVES, kinds
+
+AXES = {
+    "model": KINDS,
+    "objective": OBJECTIVES,
+    "balancing": BALANCINGS,
+    "interaction": kinds(InteractionConfig),
+}
 
 ROOT = Path(__file__).parents[1]
 
@@ -44,6 +56,31 @@ def test_a_figure_that_became_worse_fails_the_comparison(tmp_path):
     assert compared.returncode == 1
     assert "worse" in compared.stdout
     assert json.loads(now.read_text())["figures"]
+
+
+@pytest.mark.slow
+def test_every_branch_of_the_gpu_script_runs_on_a_cpu(tmp_path):
+    out = tmp_path / "gpu.json"
+    command = [sys.executable, "-m", "benchmarks.gpu", "--cpu-rehearsal", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    kept = json.loads(out.read_text())
+    assert kept["ended"] == {}
+    figures = {figure["name"]: figure for figure in kept["figures"]}
+    assert {name.split("/")[0] for name in figures} == {*gpu.PARTS}
+    choices = {f"{group}/{kind}" for group, names in AXES.items() for kind in names}
+    assert {name.removeprefix("same/") for name in figures if name.startswith("same/")} == choices
+    drawn = {n for n, f in figures.items() if f["detail"].startswith("predictions alone")}
+    assert {"same/model/snr_trans", "same/balancing/random"} <= drawn
+    assert not {"same/model/mmoe", "same/balancing/pcgrad"} & drawn
+
+
+def test_the_gpu_script_sees_a_device_that_computes_something_else():
+    one = {"loss": torch.tensor(2.0), "trunk": torch.tensor([1.0, -4.0])}
+    assert gpu.farthest(one, one) == 0
+    off = {**one, "trunk": torch.tensor([1.0, -4.004])}
+    assert gpu.farthest(one, off) == pytest.approx(1e-3, rel=1e-3)
+    assert gpu.farthest(one, {"loss": one["loss"]}) == math.inf
 
 
 def test_an_unknown_benchmark_is_named():

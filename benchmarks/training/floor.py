@@ -71,14 +71,14 @@ def _move(shape: Shape, n_batches: int, *, copies: int) -> Callable[[int], None]
     starts = np.cumsum([0, *shape.sizes])[:-1]
     rows = torch.from_numpy(draw(shape, n_batches).ids + starts)
     size = sum(shape.sizes)
-    shifts = torch.arange(copies)[:, None] * size
+    shifts = torch.arange(copies, device="cpu")[:, None] * size
+    table = torch.randn(copies * size, shape.dim)
     read = []
     for batch in rows.split(shape.batch):
         values = (batch.reshape(-1) + shifts).reshape(-1)
         distinct = torch.unique(values)
         # Forward, backward; read and written by the optimiser.
-        read.append(torch.cat([values, values, distinct, distinct]))
-    table = torch.randn(copies * size, shape.dim)
+        read.append(torch.cat([values, values, distinct, distinct]).to(table.device))
 
     def move(number: int) -> None:
         gather_rows(table, read[number % len(read)])

@@ -17,7 +17,7 @@ from cvrbench.strategies.base import SharingStrategy
 from cvrbench.strategies.ncs import NCS
 from cvrbench.system.machine import keep_freed_memory
 from cvrbench.training.optimizers import build_optimizers
-from cvrbench.training.step import train_step
+from cvrbench.training.step import Forward, train_step
 
 DENSITY = 0.5
 CONFIG = compose(["objective=exposure_space", "balancing=equal"]).config
@@ -39,11 +39,15 @@ def build(strategy: str, shape: Shape, n_batches: int) -> Callable[[int], None]:
     return lambda _number: train(next(batches))
 
 
-def trainer_of(network: SharingStrategy, shape: Shape) -> Callable[[Batch], object]:
-    """Give the training step of a network, each label learned on all rows."""
+def trainer_of(
+    network: SharingStrategy, shape: Shape, *, forward: Forward | None = None, bf16: bool = False
+) -> Callable[[Batch], object]:
+    """Give the training step of a network, each label learned on all rows (`train_step`)."""
     objective, balancing = goal_of(shape)
     optimizers = build_optimizers(network, TRAINER, balancing)
-    return lambda batch: train_step(network, objective, balancing, batch, optimizers)
+    return lambda batch: train_step(
+        network, objective, balancing, batch, optimizers, forward=forward, bf16=bf16
+    )
 
 
 def goal_of(shape: Shape) -> tuple[Objective, Balancing]:

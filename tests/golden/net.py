@@ -26,7 +26,7 @@ import torch
 from safetensors.torch import load_file
 
 from cvrbench.config.compose import compose
-from cvrbench.config.ncs import search_kinds
+from cvrbench.config.ncs import derived_kinds, search_kinds
 from cvrbench.launch.cells import run_stacked
 from cvrbench.runs import experiment
 from tests.choices import SEARCHES
@@ -43,7 +43,9 @@ SMALL = {"rounds": 2, "probe_batches": 3, "regrow_every": 2}
 
 def of_search(name: str) -> str:
     """Overrides of a small run with a mask search; `imp` alone has rounds that need no choice."""
-    if name in ("shuffled", "unshared"):
+    if name == "longer":  # of random masks, which have no rounds without a choice
+        return f"model=ncs model.search={name}"
+    if name in derived_kinds():
         return f"model=ncs model.search={name} model.search.base.rounds=2"
     keys = {field.name for field in fields(search_kinds()[name])} & SMALL.keys()
     keys -= {"rounds"} if name != "imp" else set()

@@ -12,10 +12,12 @@ from torch.nn.utils import prune as torch_prune
 from cvrbench.errors import ConfigError
 from cvrbench.masks.mask_set import MaskSet
 from cvrbench.masks.ranking import (
+    erk_densities,
     keep_best,
     keep_rates,
     overlapping,
     random_scores,
+    redrawn,
     shuffled,
 )
 from cvrbench.masks.saliency import GradientSums, agreeing, snip
@@ -142,6 +144,35 @@ def test_shuffling_changes_which_and_neither_how_many_nor_how_shared(seed: int) 
     after = shuffled(before, seed)
     assert before.facts() == after.facts()
     assert not torch.equal(before.flat(), after.flat())
+
+
+@given(st.integers(0, 1000))
+def test_redrawing_keeps_every_layers_densities_and_the_overlap_of_chance(seed: int) -> None:
+    g = torch.Generator().manual_seed(seed)
+    one = {f"trunk_{i}": torch.rand(1, 80, 60 - i, generator=g) < 0.1 + 0.3 * i for i in range(2)}
+    before = MaskSet(("ctr", "cvr"), {n: k.expand(2, -1, -1) for n, k in one.items()})
+    after = redrawn(before, seed)
+    for name, keep in after.keep.items():
+        assert keep.flatten(1).sum(1).tolist() == before.keep[name].flatten(1).sum(1).tolist()
+        d = keep[0].double().mean().item()
+        overlap = after.facts()[name]["jaccard"][0][1]
+        assert overlap == pytest.approx(d / (2 - d), abs=0.04)  # before it was 1
+
+
+@given(st.floats(0.01, 1))
+def test_erk_keeps_the_density_and_gives_small_layers_more(density: float) -> None:
+    shapes = {"trunk_0": (112, 128), "trunk_1": (128, 64), "trunk_2": (64, 8), "trunk_3": (8, 4)}
+    found = erk_densities(shapes, density)
+    sizes = {name: i * o for name, (i, o) in shapes.items()}
+    kept = sum(found[name] * size for name, size in sizes.items())
+    assert kept == pytest.approx(density * sum(sizes.values()))
+    scale = {n: found[n] * sizes[n] / sum(shapes[n]) for n in shapes if found[n] < 1}
+    assert not scale or max(scale.values()) == pytest.approx(min(scale.values()))
+    assert all(0 < one <= 1 for one in found.values())
+    like = everything(*shapes.values(), tasks=("ctr", "cvr"))
+    masks = keep_best(random_scores(like, 0, identical=False), like, density, "erk")
+    for name, keep in masks.keep.items():
+        assert keep.flatten(1).sum(1).tolist() == [round(found[name] * sizes[name])] * 2
 
 
 def test_random_masks_of_one_draw_are_nested_and_overlap_by_chance() -> None:

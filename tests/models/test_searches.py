@@ -1,6 +1,7 @@
 """Mask searches through the real training engine, on the small planted log."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from cvrbench.config.compose import compose
 from cvrbench.config.ncs import NCSConfig
+from cvrbench.data.batches import BagTensors, SplitTensors
 from cvrbench.data.registry import ensure
 from cvrbench.errors import ConfigError, RunError
 from cvrbench.objectives import build_objective
@@ -68,11 +70,16 @@ SEARCHES = (
     "learned",
     "set",
     "rigl",
+    "initial",
     "random",
     "identical",
     "overlap",
     "shuffled",
     "unshared",
+    "redrawn",
+    "reinit",
+    "permuted",
+    "longer",
 )
 COMPARED = ("model.search.rounds=4", "model.search.epochs=2")
 """Candidates that a choice on validation trains under."""
@@ -130,7 +137,7 @@ def test_one_seed_gives_one_mask_and_another_seed_another(
     first = search(f"model.search={name}").run().masks.flat()
     again = Search(quick_data, tmp_path / "again", f"model.search={name}").run().masks.flat()
     assert torch.equal(first, again)
-    if name != "synflow":  # reads nothing but the initial weights, which are the same here
+    if name not in ("synflow", "initial"):  # they read initial weights alone, the same ones here
         other = Search(quick_data, tmp_path / "other", f"model.search={name}", "seed=1").run()
         assert not torch.equal(first, other.masks.flat())
 
@@ -201,11 +208,100 @@ def test_unshared_has_the_masks_of_its_base_and_weights_of_its_own(
     assert torch.equal(control.trunk.weights[0][0], found.trunk.weights[0][0])
 
 
+def test_initial_keeps_what_is_largest_before_any_training(search) -> None:
+    one = search("model.search=initial", "model.scope=layer", "model.density=0.2")
+    for number, weight in enumerate(one.network.trunk.weights):
+        kept = round(0.2 * weight.numel())
+        least = weight.detach().abs().flatten().sort(descending=True).values[kept - 1]
+        expected = (weight.detach().abs() >= least).expand(2, -1, -1)
+        assert torch.equal(one.run().masks.keep[f"trunk_{number}"], expected)
+
+
+def test_reinit_has_the_masks_of_its_base_over_new_weights_of_the_same_law(
+    search, quick_data, tmp_path
+) -> None:
+    found = search("model.search=imp").run()
+    one = Search(quick_data, tmp_path / "r", "model.search=reinit")
+    control = one.run()
+    assert torch.equal(control.masks.flat(), found.masks.flat())
+    assert torch.equal(control.encoder.table, found.encoder.table)
+    parts = zip(found.trunk.weights, control.trunk.weights, strict=True)
+    for before, after in [*parts, (found.towers.head, control.towers.head)]:
+        assert not (before == after).any()
+        bound = (6 / (before.shape[-2] + before.shape[-1])) ** 0.5
+        assert after.abs().max() <= bound
+        assert after.std().item() == pytest.approx(bound / 3**0.5, rel=0.3)
+
+
+@pytest.mark.parametrize("what", ["labels", "features"])
+def test_a_permuted_search_sees_noise_alone_and_the_training_the_data(search, what) -> None:
+    one = search("model.search=permuted", f"model.permuted={what}", "model.search.base=one_shot")
+    stages, seen = one.stages, []
+    train = stages.train
+
+    def spy(training):
+        seen.append((stages.train_rows, stages.valid, stages.evaluator.answers.labels))
+        return train(training)
+
+    stages.train = spy
+    true = stages.train_rows, stages.valid, stages.evaluator.answers.labels
+    one.run()
+    assert (stages.train_rows, stages.valid) == true[:2]
+    assert seen
+    for rows, valid, answers in seen:
+        for noise, data in ((rows, true[0]), (valid, true[1])):
+            same = torch.equal(noise.labels, data.labels), torch.equal(noise.rows, data.rows)
+            assert same == ((False, True) if what == "labels" else (True, False))
+            # Nothing is added: rows of labels, and values of a field, are what they were.
+            assert torch.equal(noise.labels.sum(0), data.labels.sum(0))
+            assert torch.equal(noise.labels.prod(1).sum(), data.labels.prod(1).sum())
+            assert torch.equal(noise.rows.sort(dim=0).values, data.rows.sort(dim=0).values)
+        assert torch.equal(torch.as_tensor(answers), valid.labels)
+    # No task can be told from noise: the search's own validation is at chance.
+    assert all(abs(auc - 0.5) < 0.2 for r in stages.results for auc in r.scores.values())
+
+
+def test_permuted_bags_and_weights_go_as_a_whole() -> None:
+    offsets, values = torch.tensor([0, 2, 2, 5]), torch.arange(5)
+    bag = BagTensors(offsets, values, values.float(), shared=False)
+    rows = SplitTensors(torch.arange(3)[:, None], torch.zeros(3, 0), torch.eye(3), (bag,), None)
+    moved = rows.permuted("features", seed=1).bags[0]
+    lists = [tuple(moved.rows[i:j].tolist()) for i, j in pairwise(moved.offsets.tolist())]
+    assert sorted(lists) == [(), (0, 1), (2, 3, 4)]
+    assert torch.equal(moved.weights, moved.rows.float())
+    weighed = SplitTensors(*rows[:5], weights=torch.eye(3) * 2).permuted("labels", seed=1)
+    assert torch.equal(weighed.weights, 2 * weighed.labels)
+    assert not torch.equal(weighed.labels, rows.labels)
+
+
+def test_longer_reads_as_much_as_the_search_that_it_stands_in_for(
+    search, quick_data, tmp_path
+) -> None:
+    plain = ("trainer.patience=100", "model.search=one_shot", "model.early_bird=null")
+    found = search(*plain, "model.search.epochs=2")
+    found.run()
+    longer = ("trainer.patience=100", "model.search=longer", "model.extra_epochs=2")
+    control = Search(quick_data, tmp_path / "l", *longer)
+    ncs = control.run()
+    spent = [sum(r.state.examples for r in one.stages.results) for one in (found, control)]
+    assert spent[0] == spent[1] > 0
+    assert not torch.equal(ncs.trunk.weights[0], control.initial["trunk.weights.0"])
+    unused = ~ncs.masks.keep["trunk_0"].any(0)
+    start = control.initial["trunk.weights.0"][0]
+    assert torch.equal(ncs.trunk.weights[0][0][unused], start[unused])
+    random = Search(quick_data, tmp_path / "x", "model.search=random").run()
+    assert torch.equal(ncs.masks.flat(), random.masks.flat())
+
+
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
         (("model.search=imp", "model.rewind=false"), "does not read it.*gradient_conflict"),
         (("model.search=shuffled", "model.base=set", "model.rewind=false"), "base.rewind=true"),
+        (("model.search=permuted", "model.base=random"), "base=random reads no data"),
+        (("model.search=permuted", "model.base=synflow"), "base=synflow reads no data"),
+        (("model.search=shuffled", "model.permuted=labels"), "does not read it.*permuted"),
+        (("model.search=random", "model.extra_epochs=1"), "does not read it.*longer"),
         (("model.search=random", "model.rounds=2"), "choice=validation or joint"),
         (("model.search=learned", "model.choice=joint"), "rounds=1 with choice=joint"),
         (("model.search=snip", "model.search.epochs=1"), "epochs=1.0 with choice=last"),

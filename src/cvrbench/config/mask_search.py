@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from cvrbench.config.folder import Conf
-from cvrbench.config.ncs import BASE, MOVED, NAMES, SEARCH, NCSConfig
+from cvrbench.config.ncs import BASE, MOVED, NAMES, SEARCH, NCSConfig, derived_kinds
 from cvrbench.errors import ConfigError, did_you_mean
 
 OWN = frozenset(field.name for field in fields(NCSConfig))
@@ -99,4 +99,4 @@ def chosen(model: Mapping[str, Any], words: Mapping[str, str]) -> set[str]:
     search = model.get("search", {})
     search = {"kind": search} if isinstance(search, str) else search
     kind = given.get(0, str(search.get("kind")))
-    return {kind, given.get(1, "imp")} if kind in ("shuffled", "unshared") else {kind}
+    return {kind, given.get(1, "imp")} if kind in derived_kinds() else {kind}

@@ -27,8 +27,8 @@ class Sparse(Options):
     kind: str
     density: Density
     """Share of the masked connections that the sparsest candidate keeps, per task."""
-    scope: Literal["global", "layer"]
-    """One threshold over all layers, or one per layer."""
+    scope: Literal["global", "layer", "erk"]
+    """One threshold over all layers, or one per layer; `erk`: small layers keep more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +194,13 @@ class RiglSearch(Regrowing):
 
 
 @dataclass(frozen=True, kw_only=True)
+class InitialSearch(Untrained):
+    """Control: the largest weights before any training, the same for all tasks."""
+
+    kind: Literal["initial"]
+
+
+@dataclass(frozen=True, kw_only=True)
 class RandomSearch(Untrained):
     """Control: random masks, one per task."""
 
@@ -242,6 +249,7 @@ Finder = (
     | LearnedSearch
     | SetSearch
     | RiglSearch
+    | InitialSearch
     | RandomSearch
     | IdenticalSearch
     | OverlapSearch
@@ -280,7 +288,58 @@ class UnsharedSearch(Derived):
     kind: Literal["unshared"]
 
 
-Search = Finder | ShuffledSearch | UnsharedSearch
+@dataclass(frozen=True, kw_only=True)
+class RedrawnSearch(Derived):
+    """Control: random masks with a search's densities, per task and layer."""
+
+    kind: Literal["redrawn"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReinitSearch(Derived):
+    """Control: a search's masks over new initial weights."""
+
+    kind: Literal["reinit"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PermutedSearch(Derived):
+    """Control: what a search finds on noise; the training that follows reads the data."""
+
+    kind: Literal["permuted"]
+    permuted: Literal["labels", "features"]
+    """What the search reads in another order: rows of labels, or each field by itself."""
+
+    def __post_init__(self) -> None:
+        """Refuse a search to which noise is all the same."""
+        Derived.__post_init__(self)
+        base = self.base
+        reads = isinstance(base, SnipSearch | GraspSearch) or not isinstance(base, Untrained)
+        if not isinstance(base, Sparse) or not (reads or getattr(base, "epochs", None)):
+            raise ValueError(
+                f"base={base.kind} reads no data, so that there is nothing to permute; "
+                "take a search that does, as base=imp"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LongerSearch(Derived):
+    """Control: a search's masks, whose training gets the epochs that another search would take."""
+
+    kind: Literal["longer"]
+    extra_epochs: Epochs
+    """Epochs under the masks before the final training, which goes on from there."""
+
+
+Search = (
+    Finder
+    | ShuffledSearch
+    | UnsharedSearch
+    | RedrawnSearch
+    | ReinitSearch
+    | PermutedSearch
+    | LongerSearch
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -333,6 +392,11 @@ NAMES = {SEARCH: 0, f"{SEARCH}.kind": 0, BASE: 1, f"{BASE}.kind": 1, "model.base
 def search_kinds() -> dict[str, type]:
     """Return the dataclass of every mask search by its name."""
     return {get_args(cls.__annotations__["kind"])[0]: cls for cls in get_args(Search)}
+
+
+def derived_kinds() -> set[str]:
+    """Return the names of the controls that alter what another search finds."""
+    return {kind for kind, cls in search_kinds().items() if issubclass(cls, Derived)}
 
 
 def from_flat(model: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,8 @@ from cvrbench.data import sampler
 from cvrbench.data.dataset import Array, ArrayReader, Span, Split
 from cvrbench.data.sampler import Shape
 from cvrbench.data.schema import Schema
+
+Permuted = Literal["labels", "features"]
 
 
 class Features(NamedTuple):
@@ -76,6 +78,14 @@ class BagTensors(NamedTuple):
     rows: Tensor
     weights: Tensor
     shared: bool
+
+    def reordered(self, index: Tensor) -> "BagTensors":
+        """Return the bags of `index`, in that order."""
+        rows, weights, _ = _bag_values(self, index)
+        ends = self.offsets.diff()[index].cumsum(0)
+        return self._replace(
+            offsets=torch.cat([ends.new_zeros(1), ends]), rows=rows, weights=weights
+        )
 
 
 class SplitTensors(NamedTuple):
@@ -151,6 +161,33 @@ class SplitTensors(NamedTuple):
         """Yield every row once, in the order of the split, `size` at a time."""
         for start in range(0, len(self), size):
             yield self.gather(torch.arange(start, min(start + size, len(self)), device=self.device))
+
+    def permuted(self, what: Permuted, seed: int) -> "SplitTensors":
+        """Return the rows with what their features say of their labels destroyed.
+
+        Args:
+            what: `labels`: rows of labels, with what they count, go to other rows, so that what the
+                labels say of each other stays. `features`: every field goes by an order of its own.
+            seed: Of the orders.
+        """
+        generator = torch.Generator().manual_seed(seed)
+
+        def order() -> Tensor:
+            return torch.randperm(len(self), generator=generator).to(self.device)
+
+        def columns(values: Tensor) -> Tensor:
+            moved = [column[order()] for column in values.T]
+            return torch.stack(moved, dim=1) if moved else values
+
+        rows, numeric, labels, bags, contexts, weights = self
+        if what == "labels":
+            new = order()
+            labels, weights = labels[new], None if weights is None else weights[new]
+        else:
+            rows, numeric = columns(rows), columns(numeric)
+            bags = tuple(bag if bag.shared else bag.reordered(order()) for bag in bags)
+            contexts = None if contexts is None else contexts[order()]
+        return SplitTensors(rows, numeric, labels, bags, contexts, weights)
 
 
 def join(one: Batch, other: Batch) -> Batch:

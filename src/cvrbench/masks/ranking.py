@@ -4,14 +4,14 @@ With the absolute weight as score this is magnitude pruning (Han et al. 2015); i
 rewinding it is the search for lottery tickets of Frankle and Carbin (ICLR 2019), and per task the
 mask search of Sun et al. (AAAI 2020) and of NCS (arXiv 2008.09872).
 
-`random_scores`, `overlapping` and `shuffled` are controls, which a search must beat before its
-choice can be credited: random scores keep the density alone; overlapping masks have a density and
-an overlap that are asked for; a shuffled set has those of a found one in every layer, but other
-connections.
+`random_scores`, `overlapping`, `shuffled` and `redrawn` are controls, which a search must beat
+before its choice can be credited: random scores keep the density alone; overlapping masks have a
+density and an overlap that are asked for; a shuffled set has those of a found one in every layer,
+but other connections; a redrawn one has its densities, and the overlap that chance gives.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor
 from cvrbench.errors import ConfigError
 from cvrbench.masks.mask_set import MaskSet
 
-Scope = Literal["global", "layer"]
+Scope = Literal["global", "layer", "erk"]
 
 
 def keep_rates(density: float, rounds: int) -> list[float]:
@@ -42,17 +42,19 @@ def keep_best(
         among: The masks so far; False is never revived.
         density: Share of *all* connections kept afterwards (at most what `among` holds); the
             number kept is rounded to the nearest whole one.
-        scope: One threshold over all layers together, or one per layer.
+        scope: One threshold over all layers together, or one per layer, which keeps the density or
+            (`erk`) more of it the smaller the layer is (`erk_densities`).
 
     Returns:
         The new masks. Ties are broken by position, so that the count is exact.
     """
     whole = {n: scores[n].detach().expand_as(keep).flatten(1) for n, keep in among.keep.items()}
-    if scope == "layer":
-        return MaskSet(
-            among.tasks,
-            {n: _top(whole[n], k.flatten(1), density).view_as(k) for n, k in among.keep.items()},
-        )
+    if scope != "global":
+        of_layer = dict.fromkeys(whole, density)
+        if scope == "erk":
+            of_layer = erk_densities({n: k.shape[1:] for n, k in among.keep.items()}, density)
+        kept = {n: _top(whole[n], k.flatten(1), of_layer[n]) for n, k in among.keep.items()}
+        return MaskSet(among.tasks, {n: kept[n].view_as(k) for n, k in among.keep.items()})
     flat = _top(torch.cat(list(whole.values()), dim=1), among.flat(), density)
     return MaskSet.from_flat(among.tasks, flat, among)
 
@@ -66,6 +68,23 @@ def _top(scores: Tensor, keep: Tensor, density: float) -> Tensor:
     places = torch.arange(keep.shape[1], device=keep.device).expand_as(order)
     rank.scatter_(1, order, places.contiguous())
     return keep & (rank < wanted)
+
+
+def erk_densities(shapes: Mapping[str, Sequence[int]], density: float) -> dict[str, float]:
+    """Return the densities of layers, in proportion to (in + out) / (in out) and at most 1.
+
+    (Erdos-Renyi kernel: Mocanu et al. 2018; Evci et al., ICML 2020.) All together keep `density`.
+    """
+    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+    full: set[str] = set()
+    while True:
+        left = density * sum(sizes.values()) - sum(sizes[name] for name in full)
+        share = {n: sum(shapes[n]) / sizes[n] for n in shapes if n not in full}
+        scale = left / sum(share[n] * sizes[n] for n in share) if share else 0.0
+        over = {name for name in share if scale * share[name] > 1}
+        if not over:
+            return {n: 1.0 if n in full else scale * share[n] for n in shapes}
+        full |= over
 
 
 def random_scores(like: MaskSet, seed: int, *, identical: bool) -> dict[str, Tensor]:
@@ -125,6 +144,19 @@ def overlapping(like: MaskSet, density: float, overlap: float, seed: int) -> Mas
             flat[task, places] = True
         drawn[name] = flat.view_as(keep).to(keep.device)
     return MaskSet(like.tasks, drawn)
+
+
+def redrawn(masks: MaskSet, seed: int) -> MaskSet:
+    """Permute each layer's connections, by a permutation of its own for every task.
+
+    Densities of every layer stay exactly what they were, and nothing else does.
+    """
+    alone = [
+        shuffled(MaskSet((task,), {n: k[t : t + 1] for n, k in masks.keep.items()}), seed + t)
+        for t, task in enumerate(masks.tasks)
+    ]
+    keep = {n: torch.cat([one.keep[n] for one in alone]) for n in masks.keep}
+    return MaskSet(masks.tasks, keep)
 
 
 def shuffled(masks: MaskSet, seed: int) -> MaskSet:

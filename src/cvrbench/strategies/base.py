@@ -5,11 +5,12 @@ Shape legend of all strategies: `batch` rows, `width` the encoder's output, `exp
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import ClassVar, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
-from cvrbench.data.batches import Batch, Features
+from cvrbench.data.batches import Batch, Features, Permuted
 from cvrbench.nn import Output
 from cvrbench.objectives import Objective
 from cvrbench.strategies.gates import GateFacts
@@ -146,6 +147,10 @@ class PretrainContext(Protocol):
 
     def train(self, training: Training) -> Fitted:
         """Train a network, early-stopped by validation, and leave its best weights in it."""
+        ...
+
+    def permuted(self, what: Permuted) -> AbstractContextManager[None]:
+        """Read noise until it is left: training and validation in which `what` is permuted."""
         ...
 
     def steps(self, epochs: float) -> int:

@@ -5,7 +5,7 @@ files, and every one counts in what the run cost.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -16,14 +16,16 @@ from torch import Tensor
 
 from cvrbench.balancing import Balancing, build_balancing, trained_tasks, untied
 from cvrbench.config.schema import BalancingConfig, Config, EqualConfig
-from cvrbench.data.batches import Batch
+from cvrbench.data.batches import Batch, Permuted, SplitTensors
 from cvrbench.data.dataset import Dataset, Trust, Verification, load_labels
 from cvrbench.data.label_subsampling import label_weights, scarce_task
 from cvrbench.data.streaming import Placement
+from cvrbench.errors import RunError
 from cvrbench.metrics.evaluation import counts, selection_score
 from cvrbench.nn import Output
 from cvrbench.objectives import Objective
 from cvrbench.strategies.base import SharingStrategy, Training
+from cvrbench.system.rng import derive
 from cvrbench.training.callbacks import (
     Evaluation,
     OnEvaluation,
@@ -67,6 +69,8 @@ class TrainingSession:
     """Examples of the trainings that another run had done."""
     verification: Verification | Trust = field(default_factory=Trust)
     """Asked, before anything of a training is kept, whether the data are what they should be."""
+    noise: Permuted | None = None
+    """What is permuted in the rows that a search reads at the moment."""
     together: int = 1
     """Trainings that were one program with one of these at most."""
 
@@ -139,6 +143,31 @@ class TrainingSession:
 
         epochs = self.config.trainer.epochs
         return self._fit(self._job(network, task, "train", epochs, observe, self.on_evaluation))
+
+    @contextmanager
+    def permuted(self, what: Permuted) -> Iterator[None]:
+        """Read noise until it is left (`strategies.base.PretrainContext`).
+
+        Raises:
+            RunError: The rows are left on disk.
+        """
+        true = self.train_rows, self.valid, self.evaluator
+        train, valid = true[:2]
+        if not isinstance(train, SplitTensors) or not isinstance(valid, SplitTensors):
+            raise RunError(
+                "model.search=permuted puts rows in another order, for which they must be in "
+                "memory; set trainer.data=memory"
+            )
+        self.noise = what
+        self.train_rows = train.permuted(what, derive(self.seed, "permuted", "train"))
+        self.valid = valid.permuted(what, derive(self.seed, "permuted", "valid"))
+        answers = replace(self.answers, labels=self.valid.labels.cpu().numpy())
+        self.evaluator = Evaluator(self.dataset.schema, answers, self.device)
+        try:
+            yield
+        finally:
+            self.noise = None
+            self.train_rows, self.valid, self.evaluator = true
 
     def steps(self, epochs: float) -> int:
         """Count the steps of a training (`strategies.base.PretrainContext`)."""
@@ -274,6 +303,7 @@ class TrainingSession:
 
     def _key(self, training: Training) -> str:
         how = [training.label, training.epochs, list(self._chosen(training)), training.per_task]
+        how += [self.noise] if self.noise else []
         return training_key(
             training.network.state_dict(),
             [*how, dict(training.depends or {})],

@@ -37,6 +37,7 @@ from cvrbench.nn import (
     Output,
     ParallelMLP,
     Towers,
+    glorot,
     parallel_mlp,
     select_networks,
 )
@@ -153,6 +154,17 @@ class NCS(SharingStrategy):
         """Take over the masks of a set."""
         for name, keep in self._keep().items():
             keep.copy_(masks.keep[name])
+
+    @torch.no_grad()
+    def redraw(self, seed: int) -> None:
+        """Draw the weights of trunk and towers anew; embeddings stay."""
+        networks = (self.trunk, self.towers.network)
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(seed)
+            for weight in [*(w for part in networks for w in part.weights), self.towers.head]:
+                weight.copy_(glorot(*weight.shape))
+        for bias in [*(b for part in networks for b in part.biases), self.towers.bias]:
+            bias.zero_()
 
     def split(self) -> None:
         """Replace the trunk by one per task, equal ones for now."""

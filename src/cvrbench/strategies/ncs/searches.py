@@ -1,10 +1,11 @@
 """Mask searches: which connections of an NCS trunk each task keeps. One function each.
 
-A finder gives candidates, sparser ones later; validation, or the user, chooses one. `shuffled` and
-`unshared` are no finders: they alter what another search found.
+A finder gives candidates, sparser ones later; validation, or the user, chooses one. Controls such
+as `shuffled` and `permuted` are no finders: they alter what another search finds, or what it reads.
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import assert_never
 
@@ -15,11 +16,16 @@ from cvrbench.config.ncs import (
     GraspSearch,
     IdenticalSearch,
     ImpSearch,
+    InitialSearch,
     LearnedSearch,
+    LongerSearch,
     NCSConfig,
     OneShotSearch,
     OverlapSearch,
+    PermutedSearch,
     RandomSearch,
+    RedrawnSearch,
+    ReinitSearch,
     RiglSearch,
     SetSearch,
     ShuffledSearch,
@@ -27,7 +33,7 @@ from cvrbench.config.ncs import (
     SynflowSearch,
     UnsharedSearch,
 )
-from cvrbench.masks.ranking import overlapping, random_scores, shuffled
+from cvrbench.masks.ranking import overlapping, random_scores, redrawn, shuffled
 from cvrbench.strategies.base import PretrainContext, Training
 from cvrbench.strategies.ncs import NCS, MaskSearch, SearchResult
 from cvrbench.strategies.ncs.by_gradient import gradient_conflict, grasp, snip, synflow
@@ -49,16 +55,28 @@ def _search(ncs: NCS, context: PretrainContext, *, config: NCSConfig) -> SearchR
         warm_up = Training(ncs, label="warm-up", epochs=config.warmup_epochs, depends=depends)
         context.train(warm_up)
     start = {name: tensor.clone() for name, tensor in ncs.state_dict().items()}
-    candidates: Sequence[Candidate] = _find(config.finder, ncs, context)
-    if getattr(config.finder, "rewind", True):
-        ncs.load_state_dict(start)
-    masks, candidates = choose(ncs, candidates, context, config.finder)
-    if isinstance(config.search, ShuffledSearch):
-        masks = shuffled(masks, derive(context.seed, "masks", "shuffled"))
+    search = config.search
+    noisy = context.permuted(search.permuted) if isinstance(search, PermutedSearch) else None
+    with noisy or nullcontext():
+        candidates: Sequence[Candidate] = _find(config.finder, ncs, context)
+        if getattr(config.finder, "rewind", True):
+            ncs.load_state_dict(start)
+        masks, candidates = choose(ncs, candidates, context, config.finder)
+    seed = derive(context.seed, "masks", search.kind)
+    match search:
+        case ShuffledSearch():
+            masks = shuffled(masks, seed)
+        case RedrawnSearch():
+            masks = redrawn(masks, seed)
+        case ReinitSearch():
+            ncs.redraw(seed)
+        case LongerSearch(extra_epochs=epochs):
+            ncs.set_masks(masks)
+            context.train(Training(ncs, "train longer", epochs, depends=settings_of(ncs)))
     return SearchResult(
         masks=masks,
         rounds=[candidate.facts() for candidate in candidates],
-        own_weights=isinstance(config.search, UnsharedSearch),
+        own_weights=isinstance(search, UnsharedSearch),
     )
 
 
@@ -80,6 +98,9 @@ def _find(search: Finder, ncs: NCS, context: PretrainContext) -> list[Candidate]
             return learned(ncs, context, search)
         case SetSearch() | RiglSearch():
             return dynamic(ncs, context, search)
+        case InitialSearch():
+            weights = {name: weight.detach().abs() for name, weight in ncs.masked().items()}
+            return ranked(weights, ncs.masks, search)
         case RandomSearch() | IdenticalSearch():
             return drawn(ncs, context, search)
         case OverlapSearch(density=density, overlap=overlap):

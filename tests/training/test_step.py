@@ -5,6 +5,7 @@ and then moves each replica as the replica's own steps would.
 """
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -273,6 +274,55 @@ def test_all_of_it_reaches_each_replica_of_a_stack(shares, clip_norm):
     # So that the law above can fail: without the term the same steps end elsewhere.
     with pytest.raises(AssertionError):
         assert_stacked_is_alone(made(), made(**shares), trainer)
+
+
+CTR, CVR = SCHEMA.tasks[:2]
+GRAPHS = {
+    "two tasks": (CTR, CVR),
+    "a chain of three": (CTR, CVR, replace(SCHEMA.tasks[2], parent="cvr")),
+    "two parallel tasks": (CTR, replace(CVR, parent=None, joint=None)),
+}
+
+
+@pytest.mark.parametrize(
+    "graph", [pytest.param(g, marks=[] if "parallel" in g else [pytest.mark.slow]) for g in GRAPHS]
+)
+@pytest.mark.parametrize("strategy", KINDS)
+def test_every_strategy_trains_any_graph_of_tasks_and_goes_on_from_what_was_saved(strategy, graph):
+    """Under every objective: steps, states, predictions, and each task's network by itself."""
+    schema = replace(SCHEMA, tasks=GRAPHS[graph])
+    batch = make_batch(schema, 64)
+    for kind in OBJECTIVES:
+        goal = objective_of(kind, schema)
+
+        def made(seed: int, goal: Objective = goal) -> Replica:
+            network = build(strategy, schema, seed, heads=goal.heads, dropout=0.3)
+            return replica(network, goal, balancing_of("uncertainty", schema))
+
+        one, other = made(0), made(1)
+        before = one.weights()
+        for seed in (1, 2):
+            torch.manual_seed(seed)
+            one.step(batch)
+        assert any(not torch.equal(now, before[name]) for name, now in one.weights().items())
+        for part, saved in zip(other, one, strict=True):
+            if part is not other.objective:
+                part.load_state_dict(deepcopy(saved.state_dict()))
+        for each in (one, other):
+            torch.manual_seed(3)
+            each.optimizers.set_rate(1.0)  # as `fit` does before every step
+            each.step(batch)
+        for name, tensor in one.weights().items():
+            assert torch.equal(tensor, other.weights()[name]), (kind, name)
+        network = one.network.eval()
+        with torch.inference_mode():
+            output = network(batch.features)
+            predicted = goal.predictions(output)
+            for task in range(len(schema.tasks)):
+                if (alone := network.only(task)) is not None:
+                    logit = alone.eval()(batch.features).logits[:, 0]
+                    torch.testing.assert_close(logit, output.logits[:, task], atol=1e-6, rtol=0)
+        assert all(((p >= 0) & (p <= 1)).all() for p in predicted)
 
 
 PARTS = ("trunk", "biases", "towers", "embeddings")

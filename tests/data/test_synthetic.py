@@ -1,5 +1,7 @@
 """The planted log keeps what its dials promise."""
 
+from itertools import combinations
+
 import numpy as np
 import polars as pl
 import pytest
@@ -64,6 +66,24 @@ def test_conflict_pulls_the_tasks_apart():
 
     assert agreement(0) == pytest.approx(1, abs=1e-6)
     assert agreement(2) < agreement(0.5) < agreement(0)
+
+
+def test_private_pairs_are_products_that_one_task_alone_reads():
+    few = ("correlation=1", "conflict=0", "zipf=0", "cardinality=3", "n_fields=2", "users=3")
+    log = everything(draw(*few, "items=3", "private_pairs=1"))
+    values = [log[name].to_numpy() for name in ("user_id", "item_id", "field_1", "field_2")]
+    columns = [np.eye(9)[3 * a + b] for a, b in combinations(values, 2)]
+    own = np.log(log["p_click"] / (1 - log["p_click"])) - np.log(
+        log["p_conversion"] / (1 - log["p_conversion"])
+    )
+    # The tasks differ in the pair's signs and their scale alone: by a table of two fields' values.
+    table = [own.filter(pl.Series(columns[-1][:, cell] == 1)).std() for cell in range(9)]
+    others = [own.filter(pl.Series(columns[0][:, cell] == 1)).std() for cell in range(9)]
+    assert max(table) < 0.3 * min(others)
+    many = everything(draw("correlation=1", "conflict=0", "private_pairs=15"))
+    both = [np.log(many[p] / (1 - many[p])) for p in ("p_click", "p_conversion")]
+    # A third of the variance is common, two thirds are the tasks' own.
+    assert np.corrcoef(*both)[0, 1] == pytest.approx(1 / 3, abs=0.12)
 
 
 def test_zipf_skews_the_ids():

@@ -57,6 +57,8 @@ class SyntheticConfig(DatasetOptions):
     """Correlation of the two tasks' effects, apart from the conflicting ones."""
     conflict: Annotated[float, Ge(0)]
     """Strength of effects that act on the two tasks with opposite sign."""
+    private_pairs: Annotated[int, Ge(0)]
+    """Products of two fields that a task alone reads, so many for each task; 0: none."""
     signal: Annotated[float, Gt(0)]
     """Standard deviation of each task's logit."""
     selection_bias: float

@@ -8,10 +8,17 @@ Every value v of every field f has, per task t, an effect and a factor vector of
     P(click) = sigmoid(a + z_1),   P(conversion | click) = sigmoid(b + z_2)
 
 Effects and interactions of the two tasks are correlated by `correlation`; `clash` pulls the tasks
-apart, so that a network which shares everything must spend capacity on both signs. Main part and
+apart, with opposite signs of one quantity, which a single unit can carry for both. Main part and
 interactions are scaled to 60 and 40 % of the variance, each z_t to the deviation `signal`, and a
 and b are solved for the wanted rates. Users recur: a user has `rows / users` exposures on average,
 fewer or more by Zipf's law. The true probabilities are kept as columns.
+
+With `private_pairs` of K, two thirds of the variance of z_t are
+
+    pairs_t = sum_{k < K} u_kt[f, v_f] w_kt[g, v_g],   signs u, w; (f, g) the k-th pair of fields
+
+in which the tasks have no sign in common: a trunk that serves both has twice as many products to
+compute, and one task's are noise to the other. This conflict takes width, where `clash` takes none.
 
 An exposure that was not clicked would have converted with
 
@@ -21,6 +28,8 @@ the probability by which `cvr_*_unclicked` judge. At 0 clicks and conversions de
 through the features alone; otherwise clicks say more about a conversion than the features do. The
 log is the same whatever the dial says: what is not observed cannot be learned from it.
 """
+
+from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +54,7 @@ LARGEST_INTERCEPT = 60.0
 ROW_BYTES, VALUE_BYTES = 320, 200
 """Memory while the log is drawn, per row (and 16 for each field) and per value of a field."""
 MAIN_SHARE = 0.6
+PAIRS_SHARE = 2 / 3
 TASKS = click_conversion("click", "conversion")
 TRUTH = ("p_click", "p_conversion")
 Floats = npt.NDArray[np.float64]
@@ -135,7 +145,27 @@ def _logits(config: SyntheticConfig, ids: dict[str, Ints], sizes: dict[str, int]
     if config.correlation < 0:
         interaction[1] *= -1
     mixed = MAIN_SHARE**0.5 * _unit(main) + (1 - MAIN_SHARE) ** 0.5 * _unit(interaction)
+    if config.private_pairs:
+        pairs = _unit(_private_pairs(config, ids, sizes))
+        mixed = PAIRS_SHARE**0.5 * pairs + (1 - PAIRS_SHARE) ** 0.5 * _unit(mixed)
     return config.signal * _unit(mixed)
+
+
+def _private_pairs(config: SyntheticConfig, ids: dict[str, Ints], sizes: dict[str, int]) -> Floats:
+    """Each task's sum of products of signs, `[2, rows]`; no two tasks or products share a sign."""
+    # Not of users and items, where there are two other fields: too many values to be learned.
+    few = [name for name in ids if name not in ("user_id", "item_id")]
+    fields = [*combinations(few if len(few) > 1 else ids, 2)]
+    order = numpy_stream(config.data_seed, "pairs").permutation(len(fields))
+    pairs = np.zeros((2, config.rows))
+    for number in range(config.private_pairs):
+        rng = numpy_stream(config.data_seed, "pairs", number)
+        first, second = (
+            rng.choice([-1.0, 1.0], size=(2, sizes[name]))[:, ids[name]]
+            for name in fields[order[number % len(fields)]]
+        )
+        pairs += first * second
+    return pairs
 
 
 def _correlated(pair: Floats, correlation: float) -> Floats:

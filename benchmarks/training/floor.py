@@ -32,7 +32,10 @@ def products(strategy: str, shape: Shape) -> list[Product]:
     gates = [(batch, width, n_mixed)] * 2 if n_mixed else []
     chain = (hidden[-1], *tower, 1)
     towers = [(batch, n_in, n_out) for n_in, n_out in pairwise(chain)] * 2
-    return experts + gates + towers
+    # What one task takes of the other: its information, and query, key and value of two vectors.
+    k = hidden[-1]
+    transfers = [(batch, k, k), *[(2 * batch, k, k)] * 3] if strategy == "aitm" else []
+    return experts + gates + transfers + towers
 
 
 def build(strategy: str, shape: Shape, n_batches: int) -> Callable[[int], None]:

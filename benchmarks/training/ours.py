@@ -24,7 +24,7 @@ CONFIG = compose(["objective=exposure_space", "balancing=equal"]).config
 TRAINER = replace(
     CONFIG.trainer, embedding_learning_rate=0.01, weight_decay=0.0, embedding_weight_decay=0.0
 )
-STRATEGIES = ("single_task", "shared_embedding", "shared_bottom", "mmoe", "ple", "ncs")
+STRATEGIES = ("single_task", "shared_embedding", "shared_bottom", "mmoe", "ple", "aitm", "ncs")
 
 
 def build(strategy: str, shape: Shape, n_batches: int) -> Callable[[int], None]:

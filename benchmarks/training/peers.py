@@ -24,14 +24,19 @@ PACKAGES = {
     "torch_rechub": "torch-rechub",
     "fuxictr": "fuxictr",
 }
-STRATEGIES = ("shared_bottom", "mmoe", "ple")
+ABLE = {
+    "shared_bottom": {*PACKAGES},
+    "mmoe": {"deepctr_torch", "torch_rechub"},
+    "ple": {"deepctr_torch", "torch_rechub"},
+    "aitm": {"torch_rechub"},
+}
+"""Strategy -> the peers that have it."""
 
 
 def installed(strategy: str) -> list[str]:
     """Name the peers that can train a strategy here."""
-    able = PACKAGES if strategy == "shared_bottom" else {*PACKAGES} - {"fuxictr"}
-    here = [name for name in PACKAGES if name in able and importlib.util.find_spec(name)]
-    return here if strategy in STRATEGIES else []
+    able = ABLE.get(strategy, set())
+    return [name for name in PACKAGES if name in able and importlib.util.find_spec(name)]
 
 
 def build(peer: str, strategy: str, shape: Shape, n_batches: int) -> Callable[[int], None]:
@@ -83,7 +88,7 @@ def _deepctr(strategy: str, shape: Shape, n_batches: int) -> Callable[[int], Non
 
 def _rechub(strategy: str, shape: Shape, n_batches: int) -> Callable[[int], None]:
     from torch_rechub.basic.features import SparseFeature
-    from torch_rechub.models.multi_task import MMOE, PLE, SharedBottom
+    from torch_rechub.models.multi_task import AITM, MMOE, PLE, SharedBottom
     from torch_rechub.utils.data import DataGenerator
 
     data = draw(shape, n_batches)
@@ -98,6 +103,7 @@ def _rechub(strategy: str, shape: Shape, n_batches: int) -> Callable[[int], None
         "shared_bottom": lambda: SharedBottom(features, types, expert, towers),
         "mmoe": lambda: MMOE(features, types, shape.n_experts, expert, towers),
         "ple": lambda: PLE(features, types, 1, 1, 1, expert, towers),
+        "aitm": lambda: AITM(features, 2, expert, towers),
     }
     columns = {str(i): data.ids[:, i].astype(np.int64) for i in range(len(shape.sizes))}
     loader, *_ = DataGenerator(columns, data.labels.astype(np.float32)).generate_dataloader(

@@ -41,13 +41,16 @@ SMALL = Shape("small", dim=8, hidden=(128, 64), tower=(32,))
 
 
 def schema_of(sizes: tuple[int, ...]) -> Schema:
-    """Give a log of single ids alone, with two tasks that are independent."""
+    """Give a log of single ids alone, with a click and a conversion."""
     return Schema(
         name="benchmark",
         categorical=tuple(Categorical(name=str(i), size=s) for i, s in enumerate(sizes)),
         multivalued=(),
         numeric=(),
-        tasks=(Task(name="ctr", label="y"), Task(name="cvr", label="z")),
+        tasks=(
+            Task(name="ctr", label="y"),
+            Task(name="cvr", label="z", parent="ctr", joint="ctcvr"),
+        ),
         group=None,
         rows={},
         fingerprint="",

@@ -279,10 +279,50 @@ def test_a_missing_column_and_a_missing_file_are_named(everything, cvrbench, tmp
 
 def test_ids_of_another_kind_are_remarked(everything, cvrbench, tmp_path):
     case, _, _ = everything
-    case.rows.with_columns(whole=pl.lit("u1")).write_parquet(tmp_path / "new.parquet")
+    case.rows.with_columns(text=pl.lit("u1")).write_parquet(tmp_path / "new.parquet")
     said = cvrbench("predict", str(case.run), "new.parquet", "-o", "scores.parquet")
     assert said.code == 0
-    assert "100% of the values of 'whole' are unknown" in said.err
+    assert "100% of the values of 'text' are unknown" in said.err
+
+
+def test_text_stands_for_the_numbers_and_flags_that_were_learnt(everything, tmp_path):
+    case, columns, _ = everything
+    trained = load_trained(case.run)
+    write_bundle(part_of(trained, None), trained, tmp_path / "served")
+    scores = []
+    ways = [{}, {"whole": "{}.0", "floats": "{}", "flags": "{}"}, {"floats": "{}", "flags": "{}"}]
+    for way in ways:  # as pandas writes a column with gaps, and True
+        new = case.rows.with_columns(
+            pl.Series(n, [None if v is None else form.format(v) for v in case.rows[n]], pl.String)
+            for n, form in way.items()
+        )
+        new.write_parquet(tmp_path / "new.parquet")
+        predict_file(trained, tmp_path / "new.parquet", tmp_path / "s.parquet", force=True)
+        scores.append(pl.read_parquet(tmp_path / "s.parquet").select(NAMES))
+        served = score(new.select("row", *columns), tmp_path / "served")
+        np.testing.assert_allclose(served.to_numpy(), scores[-1].to_numpy(), rtol=0, atol=1e-6)
+    assert scores[1].equals(scores[0])
+    assert scores[2].equals(scores[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "words"),
+    [
+        ("whole", ["1", "u1"], "'u1' in row 2; the run learnt numbers or flags there"),
+        ("whole", ["007", "1"], "'007' in row 1; the run learnt numbers"),
+        ("flags", ["yes", "no"], "'yes' in row 1; the run learnt numbers or flags"),
+        ("numbers", [["1"], ["2", "b"]], r"\['2', 'b'\] in row 2; the run learnt numbers"),
+        ("words", [[1], [2, 3]], "is of type List.*; the run learnt text there, as '[ab]'; write"),
+        ("text", [True, False], "is of type Boolean; the run learnt text there, as '"),
+        ("url", [1.0, 2.5], "is of type Float64; the run learnt text there; write it as text"),
+    ],
+)
+def test_values_of_a_type_that_cannot_match_are_refused(everything, tmp_path, name, values, words):
+    case, _, _ = everything
+    case.rows.head(2).with_columns(pl.Series(name, values)).write_parquet(tmp_path / "new.parquet")
+    with pytest.raises(DataError, match=words):
+        predict_file(load_trained(case.run), tmp_path / "new.parquet", tmp_path / "s.parquet")
+    assert not (tmp_path / "s.parquet").exists()
 
 
 def test_rows_of_two_files_are_refused(trained):

@@ -33,10 +33,14 @@ class Vocabulary:
         """Ids in use, reserved ones included."""
         return len(self.table)
 
+    @property
+    def known(self) -> pl.DataFrame:
+        """The table without the reserved ids."""
+        return self.table.filter(pl.col("id") >= N_RESERVED)
+
     def encode(self, values: pl.Series) -> npt.NDArray[np.int32]:
         """Return each value's id; absent ones are MISSING, unknown ones OOV."""
-        text = as_text(values)
-        known = self.table.filter(pl.col("id") >= N_RESERVED)
+        text, known = as_text(values), self.known
         ids = text.replace_strict(known["value"], known["id"], default=OOV, return_dtype=pl.Int32)
         missing = text.is_null()
         return ids.zip_with(

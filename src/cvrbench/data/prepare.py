@@ -216,11 +216,14 @@ def _schema(raw: RawStream, learned: _Learned, name: str) -> Schema:
         return Schema(
             name=name,
             categorical=tuple(
-                Categorical(name=f, size=v.size, shares=of[f].shares, bounds=of[f].bounds)
+                Categorical(
+                    name=f, size=v.size, shares=of[f].shares, typed=of[f].typed, bounds=of[f].bounds
+                )
                 for f, v in ids
             ),
             multivalued=tuple(
-                MultiValued(name=f, size=v.size, shares=of[f].shares) for f, v in lists
+                MultiValued(name=f, size=v.size, shares=of[f].shares, typed=of[f].typed)
+                for f, v in lists
             ),
             numeric=tuple(numeric),
             vectors=tuple(

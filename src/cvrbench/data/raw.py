@@ -92,6 +92,8 @@ class RawField:
     """Whether a vector's numbers are; else they stay as they are."""
     bounds: tuple[float, ...] | None = None
     """Bounds between the buckets of a number, if the training rows told them."""
+    typed: bool | None = None
+    """Whether ids are numbers or flags by type; False: text; None: not known."""
 
 
 def feature_fields(

@@ -24,6 +24,8 @@ class _IdField:
     size: int
     shares: str | None = field(default=None, repr=False)
     """Field whose vocabulary, and rows of the embedding table, this one has; None: its own."""
+    typed: bool | None = field(default=None, repr=False)
+    """Whether the raw values were numbers or flags by type; False: text; None: not known."""
 
     @property
     def vocabulary(self) -> str:

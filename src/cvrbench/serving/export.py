@@ -38,7 +38,7 @@ from cvrbench.data.batches import Features
 from cvrbench.data.dataset import vocabulary_file
 from cvrbench.data.encode import ZEROS
 from cvrbench.data.schema import MISSING, N_RESERVED, OOV, Categorical, MultiValued, Schema
-from cvrbench.data.sources.table_columns import absent_numbers, intervals
+from cvrbench.data.sources.table_columns import NAN, absent_numbers, intervals
 from cvrbench.errors import ConfigError, RunError, StoreError, did_you_mean
 from cvrbench.nn import Output
 from cvrbench.objectives import Predictions, build_objective
@@ -227,18 +227,19 @@ def _fields(reads: Schema, every: Schema, config: TableConfig | None) -> Iterato
         return {"kind": kind, "column": name, **words, **own}
 
     def place(field: Categorical | MultiValued, position: int) -> dict[str, Any]:
-        start = starts[field.name]
-        own = {"position": position, "size": field.size, "zeros": ZEROS}
-        own |= {"vocabulary": field.vocabulary}
+        start, typed = starts[field.name], bool(field.typed)
+        empty = [*(nulls if isinstance(field, Categorical) else [""]), *([NAN] if typed else [])]
+        own = {"position": position, "size": field.size, "zeros": ZEROS, "empty": empty}
+        own |= {"vocabulary": field.vocabulary, "typed": typed}
         rows = {"absent": start + MISSING, "unknown": start + OOV}
         return {**own, **rows}
 
     for position, single in enumerate(reads.categorical):
-        yield {**column("id", single.name), "empty": nulls, **place(single, position)}
+        yield {**column("id", single.name), **place(single, position)}
     for position, bag in enumerate(reads.multivalued):
         own = {"pool": bag.pool, "separator": config.list_separator if config else None}
         own |= {"around": ""}
-        yield {**column("list", bag.name), "empty": [""], **own, **place(bag, position)}
+        yield {**column("list", bag.name), **own, **place(bag, position)}
     gaps = every.gaps
     for number in reads.numeric:
         name = gaps.get(number.name, number.name)

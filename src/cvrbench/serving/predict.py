@@ -28,7 +28,7 @@ from cvrbench.data.dataset import vocabulary_file
 from cvrbench.data.encode import Scale, VectorScale, Vocabulary, encode_bags
 from cvrbench.data.raw import OnRows, RowsProgress, silent
 from cvrbench.data.schema import OOV, Schema, gap_name
-from cvrbench.data.sources.table_columns import At, Columns
+from cvrbench.data.sources.table_columns import At, Columns, is_typed
 from cvrbench.data.sources.table_files import PARQUET, Part, Table, find_parts, where
 from cvrbench.errors import DataError, StoreError
 from cvrbench.objectives import build_objective
@@ -92,7 +92,9 @@ class Encoder:
     def __init__(self, config: TableConfig, schema: Schema, data: Path) -> None:
         """Read the vocabularies in a folder `data`."""
         self._config, self._schema = config, schema
-        self._columns = Columns(config, {vector.name: vector.width for vector in schema.vectors})
+        widths = {vector.name: vector.width for vector in schema.vectors}
+        typed = {field.name for field in schema.id_fields if field.typed}
+        self._columns = Columns(config, widths, typed)
         tables = {
             name: Vocabulary(pl.read_parquet(vocabulary_file(data, name), glob=False))
             for name in {field.vocabulary for field in schema.id_fields}
@@ -124,6 +126,7 @@ class Encoder:
             DataError: A value does not fit its column.
         """
         schema, columns, starts = self._schema, self._columns, self._schema.starts
+        self._refuse_types(frame, at)
         rows = np.empty((len(frame), len(schema.categorical)), np.int64)
         for place, field in enumerate(schema.categorical):
             ids = self._vocabularies[field.name].encode(columns.ids(frame[field.name], at))
@@ -148,6 +151,23 @@ class Encoder:
         return SplitTensors(
             torch.from_numpy(rows), torch.from_numpy(numeric), labels, tuple(bags), None
         )
+
+    def _refuse_types(self, frame: pl.DataFrame, at: At) -> None:
+        """Refuse numbers and flags where text was learnt that none of them can equal."""
+        for field in self._schema.id_fields:
+            if field.typed is not False or field.name in self._config.buckets:
+                continue
+            values, known = frame[field.name], self._vocabularies[field.name].known["value"]
+            dtype = getattr(values.dtype, "inner", values.dtype)
+            if field.name in self._config.hash:
+                fits = not (dtype.is_float() or dtype == pl.Boolean)
+            elif dtype == pl.Boolean:
+                fits = known.is_in(["true", "false"]).any()
+            else:
+                fits = not (dtype.is_numeric() and len(known)) or is_typed(known).any()
+            if not fits:
+                such = "" if field.name in self._config.hash else f", as {known[0]!r}"
+                raise at.misfit(values, f"the run learnt text there{such}; write it as text")
 
     def _count(self, field: str, ids: np.ndarray[tuple[int], np.dtype[np.int32]]) -> None:
         self.values[field] += len(ids)

@@ -24,11 +24,11 @@ def _rows(values: pl.Series, field: dict[str, Any], vocabulary: pl.DataFrame) ->
     if field.get("buckets"):
         at = np.searchsorted(field["buckets"], (x := _numbers(values, field)).fill_null(0), "right")
         values = pl.Series(field["intervals"])[at].set(x.is_null(), None)
+    values = values.fill_nan(None) if values.dtype.is_float() else values
     text, known = values.cast(pl.String), vocabulary.filter(field=field["vocabulary"])
-    text = text if values.dtype == pl.String else text.str.replace(field["zeros"], "${1}${2}")
-    if values.dtype.is_float():  # a whole number has neither fraction nor exponent
-        whole = values.set(values != values.round(0), None).cast(pl.Int64, strict=False)
-        text = whole.cast(pl.String).fill_null(text.set(values.is_nan(), None))
+    text = text.str.to_lowercase() if field["typed"] else text  # of numbers and flags
+    if field["typed"] or values.dtype != pl.String:
+        text = text.str.replace(field["zeros"], "${1}${2}").replace("-0", "0")
     text = text.set(text.is_in(field["empty"]), None)
     if n := field.get("hash"):
         text = pl.Series([t and str(zlib.crc32(t.encode()) % n) for t in text], dtype=pl.String)

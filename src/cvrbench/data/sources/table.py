@@ -70,6 +70,7 @@ def load(config: TableConfig) -> RawStream:
                 weights=names.get(name),
                 shares=config.shared.get(name),
                 bounds=bounds.get(name),
+                typed=source.table.typed.get(name),
                 standardised=config.vector_scale == "standardised",
             )
             for kind, columns in kinds.items()

@@ -6,7 +6,7 @@ row; rows are counted from 1, a header left out.
 
 import reprlib
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -14,11 +14,16 @@ import numpy as np
 import polars as pl
 
 from cvrbench.config.dataset import TableConfig, TableTask
-from cvrbench.data.encode import MAX_NUMBER, as_text
+from cvrbench.data.encode import MAX_NUMBER, ZEROS, as_text
 from cvrbench.errors import DataError
 
+NAN = "nan"
+TYPED = rf"^((-?[1-9]\d*|0|)(\.\d+)?(e[+-]?\d+)?|-0?\.\d+(e-\d+)?|-?inf|true|false|{NAN})$"
+"""Text of numbers and flags, in lower case."""
 EXACT = (2.0**24, 2.0**53)
 """Largest number up to which a Float32, and a Float64, tells all whole numbers apart."""
+
+NO_TYPE = "the run learnt numbers or flags there, as 7 or true; write them so"
 
 
 class At(NamedTuple):
@@ -45,9 +50,21 @@ class At(NamedTuple):
 class Columns:
     """How a table's columns are read, by its description."""
 
-    def __init__(self, config: TableConfig, widths: Mapping[str, int] | None = None) -> None:
-        """Take the lengths of vectors from `widths`, or else from the first vector read."""
-        self._config, self._widths = config, dict(widths or {})
+    def __init__(
+        self,
+        config: TableConfig,
+        widths: Mapping[str, int] | None = None,
+        typed: Collection[str] = (),
+    ) -> None:
+        """Say how to read columns.
+
+        Args:
+            config: The table's description.
+            widths: The lengths of vectors; without, that of the first vector read.
+            typed: Columns of ids that were numbers or flags by type when they were learnt from:
+                text stands there for these.
+        """
+        self._config, self._widths, self._typed = config, dict(widths or {}), typed
         self._nulls = ["", *config.null_values]
 
     def features(self, frame: pl.DataFrame, at: At) -> Iterator[pl.Series]:
@@ -100,6 +117,10 @@ class Columns:
             wrong = pl.Series([not _is_utf8(value) for value in values], dtype=pl.Boolean)
             if wrong.any():
                 raise at.error(values, wrong, "expected text, which these bytes are not")
+        if values.dtype == pl.String and values.name in self._typed:
+            if (wrong := ~_plain(values).str.contains(TYPED).fill_null(value=True)).any():
+                raise at.error(values, wrong, NO_TYPE)
+            values = _plain(values).replace(NAN, None)
         return self.clean(as_text(values))
 
     def numbers(self, values: pl.Series, at: At) -> pl.Series:
@@ -165,6 +186,11 @@ class Columns:
                 raise at.error(
                     values, wrong, f"{inner} tells whole numbers apart up to {exact:,.0f} only"
                 )
+        if inner == pl.String and name in self._typed:
+            plain = values.list.eval(pl.element().map_batches(_plain, pl.String))
+            if (wrong := plain.list.eval(~pl.element().str.contains(TYPED)).list.any()).any():
+                raise at.error(values, wrong, NO_TYPE)
+            values = plain.list.eval(pl.element().replace(NAN, None))
         values = values.list.eval(pl.element().map_batches(as_text, pl.String))
         if name in self._config.hash:
             n = self._config.hash[name]
@@ -276,6 +302,16 @@ class Columns:
                 f"say so: {{name: {task.name}, label: {task.label}, positive: VALUE}}",
             )
         return one.cast(pl.UInt8)
+
+
+def is_typed(text: pl.Series) -> pl.Series:
+    """Whether text of ids is such as numbers and flags by type have."""
+    return (text == _plain(text)) & text.str.contains(TYPED)
+
+
+def _plain(text: pl.Series) -> pl.Series:
+    """Return text of numbers and flags as their types give it: 7.0 is 7, True is true."""
+    return text.str.to_lowercase().str.replace(ZEROS, "${1}${2}").replace("-0", "0")
 
 
 def _is_utf8(value: bytes | None) -> bool:

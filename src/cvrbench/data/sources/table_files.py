@@ -192,6 +192,16 @@ class Table:
                         f"column {name!r} is {before} in {first} and {dtype} in {where(part)}; "
                         "write it with one type in all files"
                     )
+        families = {
+            name: family.removeprefix("list of ").split("(")[0]
+            for name, (family, *_) in known.items()
+        }
+        self.typed = {
+            name: family != "text"
+            for name, family in families.items()
+            if family in {"text", "number", "Boolean", "Decimal"}
+        }
+        """Whether a column, or what its lists hold, is numbers or flags by type; False: text."""
 
     @property
     def columns(self) -> list[str]:

@@ -15,8 +15,9 @@ from tests.data.checks import Tables, check
 SMALL = ("dataset.rows=40000", "dataset.users=500", "dataset.items=300")
 
 
-def draw(*overrides: str):
-    return Tables.of(load(compose([*SMALL, *(f"dataset.{o}" for o in overrides)]).config.dataset))
+def draw(*overrides: str, dataset: str = "synthetic"):
+    words = [f"dataset={dataset}", *SMALL, *(f"dataset.{o}" for o in overrides)]
+    return Tables.of(load(compose(words).config.dataset))
 
 
 def everything(raw):
@@ -113,3 +114,17 @@ def test_the_same_seed_draws_the_same_log_and_another_another():
 def test_selection_bias_changes_no_bit_of_the_log():
     logs = [everything(draw("rows=500", f"selection_bias={bias}")) for bias in (0.0, 2.0)]
     assert logs[0].equals(logs[1])
+
+
+def test_a_watch_ratio_is_drawn_with_the_planted_mean_and_variance():
+    raw = draw("rows=20000", "concentration=3", dataset="synthetic_watch")
+    check(raw, "synthetic_watch")
+    log = everything(raw)
+    assert ((log["watch"] > 0) == (log["click"] == 1)).all()
+    assert log["watch"].max() <= 1
+    clicked = log.filter(log["click"] == 1)
+    watch, mean = clicked["watch"].to_numpy(), clicked["p_conversion"].to_numpy()
+    assert watch.mean() == pytest.approx(0.5, abs=0.02)
+    for part in np.array_split(np.argsort(mean), 5):
+        assert watch[part].mean() == pytest.approx(mean[part].mean(), abs=0.03)
+    assert ((watch - mean) ** 2).mean() == pytest.approx((mean * (1 - mean) / 4).mean(), rel=0.06)

@@ -1230,3 +1230,59 @@ def test_no_type_in_any_role_ends_in_another_error_than_ours(number, tmp_path):
     ):
         with suppress(DataError):
             list(table.load(described(path, **change)).chunks(Counter()))
+
+
+WATCH = TableTask(name="cvr", label="watch", parent="ctr", joint="ctcvr", kind="ratio")
+
+
+def watched(tmp_path: Path, **wrong: object) -> TableConfig:
+    """A table whose clicks have a watch ratio; `wrong` stands in the first clicked row."""
+    frame = log().with_columns(watch=pl.col("click") * (0.1 + 0.9 * pl.col("price").shuffle(1)))
+    row = int(frame["click"].arg_max() or 0)
+    for name, value in wrong.items():
+        column = frame[name].cast(pl.String).to_list()
+        column[row] = str(value)
+        frame = frame.with_columns(pl.Series(name, column))
+    frame.write_csv(tmp_path / "watch.csv")
+    return described(tmp_path / "watch.csv", tasks=(TableTask(name="ctr", label="click"), WATCH))
+
+
+def test_a_ratio_keeps_its_numbers(tmp_path):
+    frame = pl.read_csv(watched(tmp_path).path)
+    dataset = ensure(watched(tmp_path), "mine", tmp_path)
+    labels = np.concatenate([dataset.split(name).labels for name in ("train", "valid", "test")])
+    assert labels.dtype == np.float32
+    assert set(np.unique(labels[:, 0])) == {0.0, 1.0}
+    np.testing.assert_allclose(np.sort(labels[:, 1]), np.sort(frame["watch"]), rtol=1e-6)
+    assert dataset.schema.tasks[1].is_ratio
+    positives = counts(dataset.schema, labels)["cvr"]["positives"]
+    assert positives == frame["click"].sum()
+    half = label_weights(dataset.schema, dataset.train.labels, 1, share=0.5, seed=0)
+    clicked = dataset.train.labels[:, 0] == 1
+    assert (half[clicked, 1] > 0).mean() == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("value", ["1.2", "-0.1", "nan", "much"])
+def test_a_ratio_beyond_0_and_1_is_refused(tmp_path, value):
+    with pytest.raises(DataError, match=r"watch\.csv.*'watch'.*a ratio is a number from 0 to 1"):
+        ensure(watched(tmp_path, watch=value), "mine", tmp_path)
+
+
+def test_a_ratio_without_a_click_is_refused(tmp_path):
+    with pytest.raises(DataError, match="1 rows have watch > 0 with click = 0; say what to do"):
+        ensure(watched(tmp_path, click=0), "mine", tmp_path)
+
+
+def test_a_number_that_orders_rows_as_the_ratio_does_is_no_feature(tmp_path):
+    config = watched(tmp_path)
+    frame = pl.read_csv(config.path).with_columns(seconds=pl.col("watch") ** 2 * 60)
+    frame.write_csv(config.path)
+    with pytest.raises(DataError, match="'seconds' has the order of the label 'watch'"):
+        ensure(replace(config, numbers=("price", "seconds")), "mine", tmp_path)
+
+
+def test_a_ratio_that_never_changes_is_refused(tmp_path):
+    config = watched(tmp_path)
+    pl.read_csv(config.path).with_columns(watch=pl.col("click") * 0.5).write_csv(config.path)
+    with pytest.raises(DataError, match=r"watch is the same number \(0.5\)"):
+        ensure(config, "mine", tmp_path)

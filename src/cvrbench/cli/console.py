@@ -296,5 +296,5 @@ def _task_of(bar: Progress, shown: dict[str, TaskID], stage: str, **fields: Any)
 
 
 def _scores(scores: dict[str, float | None] | None) -> str:
-    aucs = {k: v for k, v in (scores or {}).items() if k.endswith("_auc") and v is not None}
-    return " ".join(f"{name.removesuffix('_auc')} {value:.4f}" for name, value in aucs.items())
+    found = [(name.rpartition("_"), v) for name, v in (scores or {}).items() if v is not None]
+    return " ".join(f"{name} {v:.4f}" for (name, _, kind), v in found if kind in ("auc", "xauc"))

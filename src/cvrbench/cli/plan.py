@@ -236,8 +236,9 @@ def _line(record: "RunRecord") -> str:
     split = "test" if "test" in record.metrics else "valid"
     values = record.metrics[split]
     spaces = record.counts[split]
-    aucs = [f"{n} {v:.4f}" for n in spaces if (v := values.get(f"{n}_auc")) is not None]
-    return f"{record.run_id}  {split} AUC: {'  '.join(aucs)}"
+    of = [(n, kind, values.get(f"{n}_{kind}")) for n in spaces for kind in ("auc", "xauc")]
+    found = [f"{n}{' XAUC' * (kind != 'auc')} {v:.4f}" for n, kind, v in of if v is not None]
+    return f"{record.run_id}  {split} AUC: {'  '.join(found)}"
 
 
 def summary(record: "RunRecord", folder: Path) -> dict[str, object]:

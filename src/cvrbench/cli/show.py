@@ -324,7 +324,7 @@ def list_runs(
     rows = []
     for record in filters.records(survey.records):
         aucs = {k: v for k, v in record.metrics.get("test", {}).items() if k in _aucs(record)}
-        said = " ".join(f"{k.removesuffix('_auc')} {v:.4f}" for k, v in aucs.items() if v)
+        said = " ".join(f"{k.rpartition('_')[0]} {v:.4f}" for k, v in aucs.items() if v)
         rows.append((record.run_id, "finished", said, str(record.environment.get("finished", ""))))
     rows += [(one.folder.name, "unfinished", "", "") for one in filters.begun(survey.begun)]
     if not words:
@@ -341,7 +341,8 @@ def list_runs(
 
 
 def _aucs(record: "RunRecord") -> set[str]:
-    return {f"{space}_auc" for space in record.counts.get("test", {})}
+    spaces = record.counts.get("test", {})
+    return {f"{space}_{kind}" for space in spaces for kind in ("auc", "xauc")}
 
 
 def _list_options(names: list[str], *, as_json: bool) -> None:

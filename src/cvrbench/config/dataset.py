@@ -71,6 +71,15 @@ class SyntheticConfig(DatasetOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SyntheticWatchConfig(SyntheticConfig):
+    """The same with a watch ratio after a click, of which `conversion_rate` is the mean."""
+
+    kind: Literal["synthetic_watch"]  # type: ignore[assignment]
+    concentration: Annotated[float, Gt(0)]
+    """A ratio of mean m has the variance m (1 - m) / (1 + concentration)."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class KuaiRandConfig(SplitOptions):
     """KuaiRand, a video feed: clicks, and what follows them."""
 
@@ -138,6 +147,8 @@ class TableTask(Options):
     positive: bool | int | float | str | None = None
     """The value that counts as 1, all others being 0; None: the column holds 0 and 1, 0.0 and 1.0,
     or false and true."""
+    kind: Literal["binary", "ratio"] = "binary"
+    """`ratio`: the column holds numbers from 0 to 1."""
 
     @property
     def product(self) -> str | None:
@@ -325,6 +336,14 @@ def _check_tasks(tasks: Sequence[TableTask]) -> None:
             raise ValueError(
                 f"parent {task.parent!r} of task {task.name!r} must be a task listed before it"
             )
+        ratios = [other.name for other in tasks if other.kind == "ratio"]
+        if task.parent in ratios:
+            raise ValueError(
+                f"task {task.name!r} has the ratio {task.parent!r} as its parent, which must be a "
+                "label of 0 and 1"
+            )
+        if task.kind == "ratio" and task.positive is not None:
+            raise ValueError(f"task {task.name!r} is a ratio, of which no value is `positive`")
         if task.joint is not None and task.parent is None:
             raise ValueError(f"task {task.name!r} has a joint but no parent; take one of the two")
         if (other := labels.setdefault(task.label, task.name)) != task.name:
@@ -447,6 +466,7 @@ class AliCCPConfig(SplitOptions):
 
 TabularConfig = (
     SyntheticConfig
+    | SyntheticWatchConfig
     | KuaiRandConfig
     | KuaiRandHistoryConfig
     | CensusIncomeConfig

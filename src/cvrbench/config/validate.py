@@ -36,6 +36,8 @@ BEFORE: dict[str, dict[str, Any]] = {
     },
 }
 """Keys that saved configs may lack, and what was done before they could be chosen."""
+BINARY = ("kind", "binary")
+"""Key of a table's task that plain values leave out, as before there were others."""
 RULES = {
     "date": "a day such as 2022-05-03",
     "float": "a number",
@@ -254,7 +256,7 @@ def _any_of(types: Sequence[Any]) -> str:
 
 def _jsonable(value: Any) -> Any:
     if isinstance(value, dict):
-        return {str(key): _jsonable(item) for key, item in value.items()}
+        return {str(k): _jsonable(v) for k, v in value.items() if (k, v) != BINARY}
     if isinstance(value, list | tuple):
         return [_jsonable(item) for item in value]
     return value.isoformat() if isinstance(value, date) else value

@@ -41,7 +41,7 @@ class Batch(NamedTuple):
 
     features: Features
     labels: Tensor
-    """`[batch, tasks]` float32, 0 or 1."""
+    """`[batch, tasks]` float32: 0 or 1, of a ratio any number between."""
     weights: Tensor | None = None
     """`[batch, tasks]` float32: how much each label counts, 0 where hidden. None: all alike."""
 

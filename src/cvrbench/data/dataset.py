@@ -8,9 +8,9 @@ Layout of a dataset folder, written whole by `prepare` and never changed afterwa
                                   see `vocabulary_file` for unusual names
     <split>/ids.npy               int32   [rows, categorical fields], ids local to the field
     <split>/numeric.npy           float32 [rows, numeric fields, then vectors' numbers]
-    <split>/labels.npy            uint8   [rows, tasks]
+    <split>/labels.npy            uint8   [rows, tasks]; float32 if a task is a ratio
     <split>/groups.npy            int64   [rows], codes; only with a group column
-    <split>/truth.npy             float64 [rows, tasks], P(label | parent); only for planted data
+    <split>/truth.npy             float64 [rows, tasks], E(label | parent); only for planted data
     train/weights.npy             float32 [rows, tasks], what a label counts, 0 where it is hidden;
                                   only if labels are hidden or rows weighed
     <split>/contexts.npy          int32   [rows], which shared bags a row has; only if some are
@@ -80,7 +80,7 @@ class Split:
     name: str
     ids: npt.NDArray[np.int32]
     numeric: npt.NDArray[np.float32]
-    labels: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.uint8] | npt.NDArray[np.float32]
     bags: tuple[Bag, ...]
     contexts: npt.NDArray[np.int32] | None
     groups: npt.NDArray[np.int64] | None
@@ -338,6 +338,7 @@ def fingerprint_of(schema: Schema, files: Mapping[str, Mapping[str, Any]]) -> st
     parts += [f"{f.name} shares {f.shares}" for f in schema.id_fields if f.shares is not None]
     parts += [f"{f.name} cut at {f.bounds}" for f in schema.categorical if f.bounds is not None]
     parts += [repr(task) for task in schema.tasks]
+    parts += [f"{task.name} is a ratio" for task in schema.tasks if task.is_ratio]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 

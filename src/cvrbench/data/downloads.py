@@ -142,7 +142,8 @@ SOURCES: Mapping[str, Public | BehindLogin] = {
         files=("sample_train.tar.gz", "sample_test.tar.gz"),
     ),
 }
-OWN = {"synthetic": "none: drawn by cvrbench", "table": "yours"}
+DRAWN = "none: drawn by cvrbench"
+OWN = {"synthetic": DRAWN, "synthetic_watch": DRAWN, "table": "yours"}
 
 
 def licence_of(source: str) -> str:

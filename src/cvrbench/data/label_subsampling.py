@@ -52,7 +52,7 @@ def scarce_task(tasks: Sequence[Task], name: str | None) -> int:
 
 def label_weights(
     schema: Schema,
-    labels: npt.NDArray[np.uint8],
+    labels: npt.NDArray[np.uint8] | npt.NDArray[np.float32],
     task: int,
     *,
     share: float,
@@ -63,7 +63,7 @@ def label_weights(
 
     Args:
         schema: The dataset's.
-        labels: `[rows, tasks]`, 0 or 1.
+        labels: `[rows, tasks]`, 0 or 1; a ratio is positive above 0.
         task: Index of the task whose labels are hidden.
         share: Share of the task's labels that is kept, in `(0, 1]`.
         seed: The run's seed.
@@ -80,7 +80,7 @@ def label_weights(
     seen = given[:, task] > 0 if given is not None else True
     *ancestors, own = schema.chain(task)
     inside = labels[:, ancestors].all(axis=1)
-    positive = labels[:, own] == 1
+    positive = labels[:, own] > 0
     strata = {
         "positive": inside & positive,
         "negative": inside & ~positive,

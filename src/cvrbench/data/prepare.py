@@ -190,10 +190,11 @@ def _arrays(raw: RawStream, learned: _Learned, split: str, frame: pl.DataFrame) 
     ids = [vocabulary.encode(frame[f]) for f, vocabulary in learned.categorical.items()]
     scales = (learned.numeric | learned.vectors).items()
     numbers = [scale.encode(frame[f]) for f, scale in scales]
+    label_type = np.float32 if any(task.is_ratio for task in raw.tasks) else np.uint8
     arrays: dict[str, Array] = {
         "ids": np.stack(ids, axis=1) if ids else np.empty((n, 0), np.int32),
         "numeric": np.concatenate(numbers, axis=1) if numbers else np.empty((n, 0), np.float32),
-        "labels": frame[[task.label for task in raw.tasks]].to_numpy().astype(np.uint8),
+        "labels": frame[[task.label for task in raw.tasks]].to_numpy().astype(label_type),
     }
     if raw.group is not None:
         arrays["groups"] = learned.groups.encode(frame[raw.group_column or raw.group])
@@ -244,6 +245,8 @@ MAX_LEAK_VALUES = 50
 MIN_LEAK_ROWS, MIN_LEAK_CLASS = 200, 5
 """Least rows, and positives and negatives among them, of which a leak is told."""
 REMARKABLE_AUC, N_BINS = 0.98, 64
+SAME_ORDER = 0.999
+"""Rank correlation above which a number is a ratio by another name."""
 SAMPLE_ROWS = 1 << 16
 """Most rows of a task's space that are held to judge single fields."""
 
@@ -259,26 +262,25 @@ class Inspection:
         _check_names(raw, name)
         self._raw, self._name = raw, name
         self._rows: Counter[str] = Counter()
-        self._labels = [task.label for task in raw.tasks]
         self._counts = {split: np.zeros((len(raw.tasks), 2), np.int64) for split in SPLITS}
+        self._ends = {split: {t.name: (1.0, 0.0) for t in raw.tasks} for split in SPLITS}
         self.groups = Groups()
         self._row_hashes: dict[str, list[pl.Series]] = {split: [] for split in SPLITS}
         self._key_hashes: list[pl.Series] = []
         spaces = [_parents(raw.tasks, index) for index in range(len(raw.tasks))]
         self._leaks = [
-            _LeakGuard(raw, task.label, parents)
-            for task, parents in zip(raw.tasks, spaces, strict=True)
+            _LeakGuard(raw, task, parents) for task, parents in zip(raw.tasks, spaces, strict=True)
         ]
 
     def see(self, split: str, frame: pl.DataFrame) -> None:
         """Check some rows of a split, and count what `finish` needs.
 
         Raises:
-            DataError: A label is neither 0 nor 1, or 1 where its parent's is 0.
+            DataError: A label is neither 0 nor 1 and no ratio, or above 0 where its parent's is 0.
         """
         where = f"{self._name}, {split} split"
         self._rows[split] += len(frame)
-        check_labels(frame, self._labels, where)
+        check_labels(frame, self._raw.tasks, where)
         if not self._raw.unnested:
             try:
                 apply_policy(frame, self._raw.tasks, "refuse")
@@ -313,7 +315,9 @@ class Inspection:
         for guard in self._leaks:
             guard.refuse(self._name)
         for split in SPLITS:
-            check_both_classes(self._raw.tasks, self._counts[split], f"{self._name}, {split} split")
+            where = f"{self._name}, {split} split"
+            check_both_classes(self._raw.tasks, self._counts[split], where)
+            self._check_ratios(self._ends[split], where)
         self._judge_groups()
         remarks = [remark for guard in self._leaks for remark in guard.remarks()]
         if alone := self.groups.n_alone:
@@ -336,7 +340,21 @@ class Inspection:
     def _count_labels(self, split: str, frame: pl.DataFrame) -> None:
         for index, task in enumerate(self._raw.tasks):
             labels = _learnt(self._raw, index, frame, weighed=split == "train")[task.label]
-            self._counts[split][index] += (len(labels), int(labels.sum()))
+            self._counts[split][index] += (len(labels), int((labels > 0).sum()))
+            if task.is_ratio and len(labels):
+                low, high = self._ends[split][task.name]
+                low, high = min(low, float(labels.min())), max(high, float(labels.max()))  # type: ignore[arg-type]
+                self._ends[split][task.name] = low, high
+
+    def _check_ratios(self, ends: Mapping[str, tuple[float, float]], where: str) -> None:
+        for task in self._raw.tasks:
+            low, high = ends[task.name]
+            if task.is_ratio and low >= high:
+                raise DataError(
+                    f"{where}: {task.label} is the same number ({high:g}) in all rows in which it "
+                    "is defined; a constant can be neither learned nor scored: change the split or "
+                    "the task"
+                )
 
     def _judge_groups(self) -> None:
         group = self._raw.group
@@ -355,9 +373,9 @@ class Inspection:
 class _LeakGuard:
     """What each feature alone tells of one label, in the training rows on which it is defined."""
 
-    def __init__(self, raw: RawStream, label: str, parents: list[str]) -> None:
+    def __init__(self, raw: RawStream, task: Task, parents: list[str]) -> None:
         self._fields = [field for field in raw.fields if field.kind != "vector"]
-        self._label, self._parents = label, parents
+        self._label, self._parents, self._is_ratio = task.label, parents, task.is_ratio
         self._by_value: dict[str, pl.DataFrame | None] = {f.name: None for f in self._fields}
         self._sample = Thinned(SAMPLE_ROWS)
 
@@ -367,6 +385,8 @@ class _LeakGuard:
         The rows are of the label's space.
         """
         self._sample.add(rows[[self._label, *(f.name for f in self._fields)]])
+        if self._is_ratio:
+            return
         sums = (pl.len().alias("rows"), pl.col("label").cast(pl.Int64).sum().alias("positives"))
         for field, before in tuple(self._by_value.items()):
             value = rows[field]
@@ -383,6 +403,9 @@ class _LeakGuard:
 
     def refuse(self, name: str) -> None:
         """Raise `DataError` if a field is the label by another name."""
+        if self._is_ratio:
+            self._refuse_ratio(name)
+            return
         for field, seen in self._by_value.items():
             if seen is None:
                 continue
@@ -395,10 +418,32 @@ class _LeakGuard:
                     "label by another name, take it out of the features"
                 )
 
-    def remarks(self) -> list[str]:
-        """Return a sentence about each field whose own AUC is hard to believe."""
+    def _refuse_ratio(self, name: str) -> None:
         sample = self._sample.rows()
-        labels = sample[self._label].cast(pl.Int64)
+        own = sample[self._label].rank("average")
+        for field in self._fields:
+            if field.kind != "numeric" or len(sample) < MIN_LEAK_ROWS:
+                continue
+            values = sample[field.name].cast(pl.Float64).fill_nan(None)
+            ranks = values.fill_null(values.mean() or 0.0).rank("average")
+            told = pl.select(pl.corr(ranks, own)).item()
+            if told is not None and abs(told) > SAME_ORDER:
+                raise DataError(
+                    f"{name}: field {field.name!r} has the order of the label {self._label!r} "
+                    f"(a rank correlation of {told:.4f}){self._space()}; it is the label by "
+                    "another name, take it out of the features"
+                )
+
+    def remarks(self) -> list[str]:
+        """Return a sentence about each field whose own AUC is hard to believe.
+
+        Of a ratio it is the AUC for lying above the median.
+        """
+        sample = self._sample.rows()
+        labels = sample[self._label]
+        if self._is_ratio:
+            labels = labels > (labels.median() or 0.0)
+        labels = labels.cast(pl.Int64)
         # Half of the rows say what a value means, the other half are scored.
         learn, score = labels.gather_every(2), labels.gather_every(2, offset=1)
         enough = [half for half in (learn, score) if _has_both(half)]
@@ -484,6 +529,8 @@ def _check_names(raw: RawStream, name: str) -> None:
 def check_both_classes(tasks: Sequence[Task], counts: npt.NDArray[np.int64], where: str) -> None:
     """Check a split's `[tasks, 2]` rows and positives of each task's space."""
     for index, task in enumerate(tasks):
+        if task.is_ratio:
+            continue
         parents = _parents(tasks, index)
         space = f" where {parents[0]} = 1" if parents else ""
         rows, positives = counts[index].tolist()

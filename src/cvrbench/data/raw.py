@@ -107,16 +107,18 @@ def feature_fields(
     )
 
 
-def click_conversion(click: str, conversion: str) -> tuple[Task, Task]:
+def click_conversion(
+    click: str, conversion: str, kind: Literal["binary", "ratio"] = "binary"
+) -> tuple[Task, Task]:
     """Return the tasks `ctr` and, given a click, `cvr` of two label columns."""
     return (
         Task(name="ctr", label=click),
-        Task(name="cvr", label=conversion, parent="ctr", joint="ctcvr"),
+        Task(name="cvr", label=conversion, parent="ctr", joint="ctcvr", kind=kind),
     )
 
 
 class Chunk(NamedTuple):
-    """Some rows of one split, at most a few hundred thousand; labels are integers 0 or 1."""
+    """Some rows of one split, at most a few hundred thousand; ratios are numbers from 0 to 1."""
 
     split: str
     """train, valid or test."""
@@ -344,7 +346,7 @@ def stream_chunks(
 
     def read(account: Counter[str]) -> Iterator[Chunk]:
         for table in tables(account):
-            check_labels(table, [task.label for task in tasks], name)
+            check_labels(table, tasks, name)
             try:
                 kept, changed = apply_policy(table, tasks, policy)
             except DataError as error:
@@ -418,8 +420,8 @@ def judge_nesting(
         if task.parent is None:
             continue
         parent = labels[task.parent]
-        broken = (frame[task.label] == 1) & (frame[parent] == 0) & kept
-        words = f"{task.label} = 1 with {parent} = 0"
+        broken = (frame[task.label] > 0) & (frame[parent] == 0) & kept
+        words = f"{task.label} {'> 0' if task.is_ratio else '= 1'} with {parent} = 0"
         if (n := int(broken.sum())) == 0:
             continue
         if policy == "refuse":
@@ -443,17 +445,28 @@ def unclicked(n: int, words: str) -> DataError:
     )
 
 
-def check_labels(frame: pl.DataFrame, labels: Sequence[str], file: str) -> None:
-    """Check that label columns hold 0 and 1 and nothing else.
+def check_labels(frame: pl.DataFrame, tasks: Sequence[Task | str], file: str) -> None:
+    """Check that label columns hold 0 and 1 and nothing else, of ratios numbers from 0 to 1.
+
+    Args:
+        frame: Rows.
+        tasks: The tasks, or names of columns of 0 and 1.
+        file: Named in messages.
 
     Raises:
         DataError: A column holds something else.
     """
-    for label in labels:
+    for task in tasks:
+        label, is_ratio = (task, False) if isinstance(task, str) else (task.label, task.is_ratio)
         column = frame[label]
-        wrong = (column.is_null() | ~column.cast(pl.String).is_in(["0", "1"])).arg_true()
+        if is_ratio:
+            numbers, rule = column.cast(pl.Float64, strict=False), "a ratio is a number from 0 to 1"
+            good = numbers.is_between(0, 1).fill_null(value=False)  # no NaN is
+        else:
+            rule, good = "a label is 0 or 1", column.cast(pl.String).is_in(["0", "1"])
+        wrong = (column.is_null() | ~good).arg_true()
         if len(wrong):
             raise DataError(
                 f"{file}: label column {label!r} holds {column[wrong[0]]!r} in "
-                f"{len(wrong):,} rows (first: row {wrong[0] + 1:,}); a label is 0 or 1"
+                f"{len(wrong):,} rows (first: row {wrong[0] + 1:,}); {rule}"
             )

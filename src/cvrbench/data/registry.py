@@ -18,6 +18,7 @@ import numpy.typing as npt
 import polars as pl
 
 from cvrbench.config.dataset import AliCCPConfig, DatasetConfig, TableConfig
+from cvrbench.config.validate import BINARY
 from cvrbench.data.dataset import (
     FORMAT_VERSION,
     Dataset,
@@ -170,7 +171,11 @@ def is_outdated(config: DatasetConfig, folder: Path) -> bool:
 
 
 def _plain(config: DatasetConfig) -> dict[str, Any]:
-    plain: dict[str, Any] = json.loads(json.dumps(asdict(config), default=str))
+    def without_default(values: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in values.items() if (key, value) != BINARY}
+
+    text = json.dumps(asdict(config), default=str)
+    plain: dict[str, Any] = json.loads(text, object_hook=without_default)
     return plain
 
 

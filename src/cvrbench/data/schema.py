@@ -78,7 +78,7 @@ class Vector:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One binary label to predict."""
+    """One label to predict."""
 
     name: str
     """Short name used in metrics: `ctr`, `cvr`, `income`."""
@@ -90,6 +90,20 @@ class Task:
     joint: str | None = None
     """Name of the product along the chain of parents, a probability over all exposures (`ctcvr`);
     set exactly when `parent` is."""
+    kind: Literal["binary", "ratio"] = field(default="binary", repr=False)
+    """Whether the label is 0 or 1, or any number from 0 to 1 (the share of a video that was
+    watched). A ratio's prediction is its mean E[label | parent's label is 1], and its joint one
+    E[product of the labels along the chain]."""
+
+    @property
+    def is_ratio(self) -> bool:
+        """Whether the label is a number from 0 to 1."""
+        return self.kind == "ratio"
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """Plain form; of a binary task as before there were ratios."""
+        return {key: v for key, v in asdict(self).items() if (key, v) != ("kind", "binary")}
 
 
 def gap_name(number: str) -> str:
@@ -153,6 +167,11 @@ class Schema:
         return chain(self.tasks, task)
 
     @property
+    def has_ratios(self) -> bool:
+        """Whether a label is no mere 0 or 1, so that labels are kept as numbers."""
+        return any(task.is_ratio for task in self.tasks)
+
+    @property
     def parents(self) -> list[int | None]:
         """Index of each task's parent, None of a root's; a parent stands before its children."""
         chains = [self.chain(task) for task in range(len(self.tasks))]
@@ -164,6 +183,12 @@ class Schema:
         for position, task in enumerate(self.tasks):
             if names.count(task.name) > 1 or task.parent not in {None, *names[:position]}:
                 raise ValueError(f"task {task.name!r}, or its parent, is no task before it")
+            parent = next((other for other in self.tasks if other.name == task.parent), task)
+            if parent is not task and parent.is_ratio:
+                raise ValueError(
+                    f"task {task.name!r} has the ratio {parent.name!r} as its parent, and a ratio "
+                    "is 1 or not nowhere"
+                )
         outputs = names + [task.joint for task in self.tasks if task.joint is not None]
         fields = [field.name for field in (*self.id_fields, *self.numeric, *self.vectors)]
         labels = [task.label for task in self.tasks]

@@ -6,6 +6,9 @@ conditional probability over all exposures against the label: it rewards a CVR t
 the CTR, and is kept, marked biased, because others publish it. Planted data know what nobody else
 does: `cvr_auc_unclicked`, `cvr_pcoc_unclicked` and `cvr_regret_unclicked` judge the conditional
 probability by the true one where a parent's label is not 1.
+
+A task whose label is a ratio has RMSE and MAE in the place of log loss, XAUC and GXAUC in that of
+AUC and GAUC (`metrics.ratios`); its joint prediction is judged by the product of the labels.
 """
 
 import math
@@ -22,7 +25,8 @@ import numpy.typing as npt
 from cvrbench import metrics
 from cvrbench.data.schema import Schema, Task, chain
 from cvrbench.errors import ConfigError, RunError
-from cvrbench.metrics.spaces import Array, Bytes, Indexed, Space, SpaceOf, spaces
+from cvrbench.metrics import ratios
+from cvrbench.metrics.spaces import Array, Indexed, Space, SpaceOf, spaces
 
 Direction = Literal["higher", "lower", "one"]
 
@@ -49,11 +53,20 @@ METRICS_INFO: dict[str, Kind] = {
     "auc_unclicked": Kind("AUC", "higher", 0, 1),
     "pcoc_unclicked": Kind("PCOC", "one", 0, float("inf")),
     "regret_unclicked": Kind("regret", "lower", 0, float("inf")),
+    "xauc": Kind("XAUC", "higher", 0, 1),
+    "gxauc": Kind("GXAUC", "higher", 0, 1),
+    "rmse": Kind("RMSE", "lower", 0, 1),
+    "mae": Kind("MAE", "lower", 0, 1),
+    "best_xauc": Kind("best reachable XAUC", "higher", 0, 1),
+    "best_rmse": Kind("best reachable RMSE", "lower", 0, 1),
 }
 """Kinds of metric; a metric is called `<task or joint>_<kind>`."""
 
 EVALUATION_KINDS = tuple(METRICS_INFO)
 SELECTABLE_KINDS = ("auc", "logloss", "gauc", "pcoc", "ece")
+SELECTABLE_OF_RATIOS = ("xauc", "gxauc", "rmse", "mae", "pcoc", "ece")
+BOTH = ("pcoc", "ece", "regret")
+"""Kinds of a probability and of a ratio."""
 
 
 class MetricInfo(NamedTuple):
@@ -96,11 +109,11 @@ def score(
 
     Args:
         schema: Tasks and their parents.
-        labels: [rows, tasks] uint8, 0 or 1.
-        conditional: [rows, tasks], P(label | parent's label is 1).
+        labels: [rows, tasks], 0 or 1; of a ratio any number between.
+        conditional: [rows, tasks], E(label | parent's label is 1).
         joint: [rows, tasks], the product along the chain of parents; for roots, `conditional`.
         groups: [rows], user codes, for GAUC.
-        truth: [rows, tasks], the true conditional probabilities of planted data.
+        truth: [rows, tasks], `conditional` of planted data, where it is known.
         selection_bias: Log odds of the true probability where the parent's label is 1 over that
             where it is not.
         kinds: Which of `METRICS_INFO` to compute; while training, two are enough.
@@ -116,6 +129,8 @@ def score(
     found = spaces(schema.tasks, labels, conditional, joint, truth)
     jobs = [partial(compute, space, {kind: kind for kind in kinds}) for space in found]
     for index, task in enumerate(schema.tasks):
+        if task.is_ratio:
+            continue
         if task.parent is not None and "auc_exposed" in kinds:
             exposed = SpaceOf(task.name, None, labels[:, index], conditional[:, index], None)
             jobs.append(partial(compute, exposed, {"auc": "auc_exposed"}))
@@ -139,9 +154,11 @@ def score(
 
 
 def counts(
-    schema: Schema, labels: Bytes, weights: npt.NDArray[np.float32] | None = None
+    schema: Schema, labels: npt.NDArray[Any], weights: npt.NDArray[np.float32] | None = None
 ) -> dict[str, dict[str, int]]:
     """Count rows and positives of every space, without labels that `weights` hide by a 0.
+
+    A ratio is positive above 0.
 
     Returns:
         `{"cvr": {"rows": 900, "positives": 31}, ...}`, one entry per task and per joint name.
@@ -155,7 +172,7 @@ def counts(
     return {
         space.name: {
             "rows": len(label := space.take(space.label)),
-            "positives": int(label.sum(dtype=np.int64)),
+            "positives": int(np.count_nonzero(label)),
         }
         for space in spaces(schema.tasks, labels, labels, labels)  # predictions are not looked at
     }
@@ -174,24 +191,51 @@ def describe_metric(name: str, tasks: Sequence[Task] = ()) -> MetricInfo:
     >>> describe_metric("cvr_auc").header
     'CVR AUC (clicked)'
     """
-    tasks = tasks or _USUAL
-    for owner, parent, is_joint in sorted(_owners(tasks), key=lambda one: -len(one[0])):
-        kind = METRICS_INFO.get(name.removeprefix(f"{owner}_"))
+    found = _owners(tasks or _USUAL)
+    for owner, parent, is_joint, is_ratio in sorted(found, key=lambda one: -len(one[0])):
+        word = name.removeprefix(f"{owner}_")
+        kind = METRICS_INFO.get(word)
         if kind is None or not name.startswith(f"{owner}_"):
             continue
+        if tasks and word not in BOTH and is_ratio != _is_of_ratios(word):
+            continue
         biased = name.endswith("_auc_exposed")
-        space = _space_name(tasks, None if is_joint or biased else parent)
+        space = _space_name(tasks or _USUAL, None if is_joint or biased else parent)
         space = f"not {space}" if name.endswith("_unclicked") else space
         space += ", biased" if biased else ""
         header = f"{owner.upper()} {kind.label} ({space})"
         return MetricInfo(name, header, space, kind.direction, kind.low, kind.high)
-    valid = ", ".join(selectable(tasks))
+    valid = ", ".join(selectable(tasks or _USUAL))
     raise ConfigError(f"there is no metric {name!r} for this dataset; valid names are: {valid}")
 
 
 def selectable(tasks: Sequence[Task]) -> list[str]:
     """Name every metric that validation may choose by, apart from `mean_auc`."""
-    return [f"{owner}_{kind}" for owner, *_ in _owners(tasks) for kind in SELECTABLE_KINDS]
+    return [
+        f"{owner}_{kind}"
+        for owner, *_, is_ratio in _owners(tasks)
+        for kind in (SELECTABLE_OF_RATIOS if is_ratio else SELECTABLE_KINDS)
+    ]
+
+
+def ranking_metric(owner: str, tasks: Sequence[Task]) -> str:
+    """Name the metric of a task or joint that says how well it ranks: AUC, of a ratio XAUC."""
+    ratios = [name for task in tasks if task.is_ratio for name in (task.name, task.joint)]
+    return f"{owner}_{'xauc' if owner in ratios else 'auc'}"
+
+
+def owner_of(metric: str) -> str:
+    """Return the task or joint that a metric is of."""
+    return metric.removesuffix(f"_{_kind_of(metric)}")
+
+
+def kinds_to_watch(tasks: Sequence[Task]) -> tuple[str, ...]:
+    """Return the kinds of metric that training looks at; of ratios only if there are some."""
+    return ("auc", "logloss", *(("xauc", "rmse") if any(t.is_ratio for t in tasks) else ()))
+
+
+def _is_of_ratios(kind: str) -> bool:
+    return kind.removeprefix("best_") in SELECTABLE_OF_RATIOS
 
 
 def selection_score(
@@ -205,17 +249,20 @@ def selection_score(
     Args:
         values: Metrics by name, as `score` gives them.
         tasks: Names of the trained tasks.
-        selection: `mean_auc` (mean of each trained task's AUC in its own space) or a metric's
-            name. What is better when lower counts negatively; PCOC by its distance from 1.
+        selection: `mean_auc` (mean of each trained task's AUC, of a ratio its XAUC, in its own
+            space) or a metric's name. What is better when lower counts negatively; PCOC by its
+            distance from 1.
         undefined: Reasons, as `score` gives them.
 
     Raises:
         ConfigError: There is no such metric.
         RunError: The metric is undefined on these rows.
     """
-    names = [f"{task}_auc" for task in tasks] if selection == "mean_auc" else [selection]
-    own = {f"{task}_{kind}" for task in tasks for kind in SELECTABLE_KINDS}  # of a task ctr_best
-    usable = [name for name in values if name in own or _kind_of(name) in SELECTABLE_KINDS]
+    ranking = [f"{t}_xauc" if f"{t}_xauc" in values else f"{t}_auc" for t in tasks]
+    names = ranking if selection == "mean_auc" else [selection]
+    kinds = (*SELECTABLE_KINDS, *SELECTABLE_OF_RATIOS)
+    own = {f"{task}_{kind}" for task in tasks for kind in kinds}  # of a task ctr_best
+    usable = [name for name in values if name in own or _kind_of(name) in kinds]
     total = 0.0
     for name in names:
         if name not in usable:
@@ -256,11 +303,12 @@ def _kind_of(name: str) -> str:
     return max(endings, key=len, default="")
 
 
-def _owners(tasks: Sequence[Task]) -> Iterator[tuple[str, str | None, bool]]:
+def _owners(tasks: Sequence[Task]) -> Iterator[tuple[str, str | None, bool, bool]]:
+    """Yield every task and joint: name, parent, whether it is a joint, whether a ratio."""
     for task in tasks:
-        yield task.name, task.parent, False
+        yield task.name, task.parent, False, task.is_ratio
         if task.joint is not None:
-            yield task.joint, task.parent, True
+            yield task.joint, task.parent, True, task.is_ratio
 
 
 def _space_name(tasks: Sequence[Task], parent: str | None) -> str:
@@ -290,6 +338,9 @@ def _of_space(metrics_of: MetricsOf, space: SpaceOf[Any], named: Mapping[str, st
 def _metrics_of(
     groups: npt.NDArray[np.int64] | None, space: Space
 ) -> Iterator[tuple[str, Callable[[], float]]]:
+    if space.is_ratio:
+        yield from _ratio_metrics(groups, space)
+        return
     label, predicted = space.take(space.label), space.take(space.predicted)
     # Sorted by the first metric that asks, for all that do.
     classes = cache(partial(metrics.Classes.of, label, predicted))
@@ -311,6 +362,30 @@ def _metrics_of(
             "regret",
             lambda: metrics.log_loss(label, predicted) - metrics.log_loss(label, truth),
         )
+
+
+def _ratio_metrics(
+    groups: npt.NDArray[np.int64] | None, space: Space
+) -> Iterator[tuple[str, Callable[[], float]]]:
+    """Offer the metrics of a ratio."""
+    label, predicted = space.take(space.label), space.take(space.predicted)
+
+    def by_group() -> float:
+        if groups is None:
+            raise metrics.Undefined("the dataset has no group column")
+        return ratios.gxauc(label, predicted, space.take(groups)).value
+
+    yield "xauc", lambda: ratios.xauc(label, predicted)
+    yield "rmse", lambda: ratios.rmse(label, predicted)
+    yield "mae", lambda: ratios.mae(label, predicted)
+    yield "gxauc", by_group
+    yield "pcoc", lambda: ratios.pcoc(label, predicted)
+    yield "ece", lambda: ratios.ece(label, predicted)
+    if space.truth is not None:
+        truth = space.take(space.truth)
+        yield "best_xauc", lambda: ratios.xauc(label, truth)
+        yield "best_rmse", lambda: ratios.rmse(label, truth)
+        yield "regret", lambda: ratios.rmse(label, predicted) - ratios.rmse(label, truth)
 
 
 def _unclicked_metrics(space: Space) -> Iterator[tuple[str, Callable[[], float]]]:

@@ -1,4 +1,4 @@
-"""Where a probability is defined: the rows of every task, and of each product along its parents.
+"""Where a prediction is defined: the rows of every task, and of each product along its parents.
 
 Rows are chosen by operators alone, so that it is done where the numbers lie, whether NumPy's arrays
 hold them or torch's tensors.
@@ -30,7 +30,7 @@ Array = TypeVar("Array", bound=Indexed)
 
 
 class SpaceOf(NamedTuple, Generic[Array]):
-    """One probability: the rows on which it is defined, its label and its predictions there."""
+    """One prediction: the rows on which it is defined, its label and its values there."""
 
     name: str
     rows: Array | None
@@ -38,6 +38,8 @@ class SpaceOf(NamedTuple, Generic[Array]):
     label: Array
     predicted: Array
     truth: Array | None
+    is_ratio: bool = False
+    """Whether the label is a number from 0 to 1; else it is 0 or 1."""
 
     def take(self, values: Array) -> Array:
         """Return the values of the space's rows."""
@@ -59,10 +61,10 @@ def spaces(
 
     Args:
         tasks: Each after its parent.
-        labels: [rows, tasks] uint8, 0 or 1.
-        conditional: [rows, tasks], P(label | parent's label is 1).
+        labels: [rows, tasks], 0 or 1; of a ratio any number between.
+        conditional: [rows, tasks], E(label | parent's label is 1), for 0 and 1 the probability.
         joint: [rows, tasks], the product along the chain of parents; for roots, `conditional`.
-        truth: [rows, tasks], the true conditional probabilities of planted data.
+        truth: [rows, tasks], the same of planted data, where it is known.
     """
     for index, task in enumerate(tasks):
         *ancestors, _ = path = chain(tasks, index)
@@ -71,8 +73,8 @@ def spaces(
         seen = reduce(mul, [labels[:, i] for i in ancestors]) if ancestors else None
         rows = None if seen is None else seen == 1
         true = None if truth is None else truth[:, index]
-        yield SpaceOf(task.name, rows, label, conditional[:, index], true)
+        yield SpaceOf(task.name, rows, label, conditional[:, index], true, task.is_ratio)
         if task.joint is not None:
             product = None if truth is None else reduce(mul, [truth[:, i] for i in path])
             all_of = label if seen is None else seen * label
-            yield SpaceOf(task.joint, None, all_of, joint[:, index], product)
+            yield SpaceOf(task.joint, None, all_of, joint[:, index], product, task.is_ratio)

@@ -17,7 +17,7 @@ from cvrbench.config.validate import leaves
 from cvrbench.data.label_subsampling import scarce_task
 from cvrbench.data.schema import Task
 from cvrbench.errors import ConfigError, did_you_mean
-from cvrbench.metrics.evaluation import describe_metric
+from cvrbench.metrics.evaluation import describe_metric, owner_of, ranking_metric
 from cvrbench.runs.record import NUMBER_FREE, SCARCITY, RunRecord
 from cvrbench.runs.store import Unfinished
 from cvrbench.runs.study import StudySummary
@@ -143,11 +143,13 @@ class Comparison:
 
     @property
     def auc_metrics(self) -> list[str]:
-        """AUC of every space, in the order of the tasks."""
-        return [f"{name}_auc" for name in self.counts]
+        """AUC of every space, of a ratio's XAUC, in the order of the tasks."""
+        return [ranking_metric(name, self.tasks) for name in self.counts]
 
     def row_error(self, metric: str) -> float | None:
         """Half-width of the 95 % interval that the test rows alone leave to an AUC."""
+        if not metric.endswith("_auc"):
+            return None
         count = self.counts[metric.removesuffix("_auc")]
         means = [e.mean for variant in self.variants if (e := variant.estimate(metric)) is not None]
         negatives = count["rows"] - count["positives"]
@@ -156,8 +158,9 @@ class Comparison:
         return 1.96 * auc_standard_error(max(means), count["positives"], negatives)
 
     def best_reachable(self, metric: str) -> float | None:
-        """AUC of the true probabilities, known for planted data."""
-        found = self.variants[0].estimate(metric.removesuffix("_auc") + "_best_auc")
+        """AUC or XAUC of the truth, known for planted data."""
+        owner = owner_of(metric)
+        found = self.variants[0].estimate(f"{owner}_best{metric.removeprefix(owner)}")
         return found.mean if found is not None else None
 
     def header(self, metric: str) -> str:
@@ -542,6 +545,7 @@ def _choose(comparisons: Sequence[Comparison]) -> tuple[list[Comparison], list[s
 
 
 def _value(comparison: Comparison, variant: Variant, name: str) -> float | None:
-    metrics = [f"{task.name}_auc" for task in comparison.tasks] if name == MEAN else [name]
+    of_tasks = [ranking_metric(task.name, comparison.tasks) for task in comparison.tasks]
+    metrics = of_tasks if name == MEAN else [name]
     means = [e.mean for metric in metrics if (e := variant.estimate(metric)) is not None]
     return sum(means) / len(means) if means and len(means) == len(metrics) else None

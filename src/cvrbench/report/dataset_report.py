@@ -19,6 +19,8 @@ from cvrbench.report.diagnostics import (
     learnings,
 )
 from cvrbench.report.differences import (
+    KINDS,
+    RANKING,
     REFERENCE,
     Differences,
     Method,
@@ -107,7 +109,7 @@ class DatasetReport:
         return [
             *(
                 difference_grid(self.comparison, tested, kind)
-                for kind in ("logloss", "gauc")
+                for kind in KINDS[len(RANKING) :]
                 if any(metric.endswith(f"_{kind}") for metric in tested.verdicts)
             ),
             power_grid(self.comparison, tested),

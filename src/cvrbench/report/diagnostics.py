@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cvrbench.errors import StoreError
+from cvrbench.metrics.evaluation import ranking_metric
 from cvrbench.metrics.spaces import Space
 from cvrbench.report.comparison import Comparison, Variant
 from cvrbench.report.differences import predicted_spaces
@@ -86,7 +87,8 @@ def learnings(comparison: Comparison, store: ResultStore) -> list[Learning]:
         StoreError: A history cannot be read.
     """
     tasks = [task.name for task in comparison.tasks]
-    metrics = [*(f"{t}_auc" for t in tasks), *(f"{WEIGHT}{t}" for t in tasks), CONFLICTS]
+    ranking = (ranking_metric(name, comparison.tasks) for name in tasks)
+    metrics = [*ranking, *(f"{WEIGHT}{t}" for t in tasks), CONFLICTS]
     found = (_learning(variant, metrics, store) for variant in comparison.variants)
     return [one for one in found if one.curves]
 
@@ -399,7 +401,7 @@ class CalibrationReader:
                 self.add(run.run_id, predicted_spaces(run.run_id, self.comparison.tasks, frame))
         return [
             Calibration(
-                metric=f"{name}_auc",
+                metric=ranking_metric(name, self.comparison.tasks),
                 rate=rate,
                 edges=self.edges[name],
                 variants={

@@ -26,6 +26,7 @@ import polars as pl
 
 from cvrbench.data.schema import Task
 from cvrbench.errors import ConfigError, StoreError
+from cvrbench.metrics.evaluation import ranking_metric
 from cvrbench.metrics.spaces import Space, spaces
 from cvrbench.report import MARGIN
 from cvrbench.report.comparison import Comparison, Variant
@@ -49,15 +50,24 @@ from cvrbench.stats.influence import (
     common_row_variance,
     effective_groups,
     gauc_influence,
+    gxauc_influence,
     log_loss_draws,
     log_loss_influence,
+    mae_draws,
+    mae_influence,
     per_group,
+    rmse_draws,
+    rmse_influence,
     row_variance,
+    xauc_draws,
+    xauc_influence,
 )
 
-KINDS = ("auc", "logloss", "gauc")
+RANKING = ("auc", "xauc")
+"""Kinds of metric by which rows are compared first."""
+KINDS = (*RANKING, "logloss", "gauc", "rmse", "mae", "gxauc")
 """Metrics whose differences are tested; what calibration loses, log loss shows."""
-ON_MARGIN = ("auc", "gauc")
+ON_MARGIN = ("auc", "gauc", "xauc", "gxauc")
 """Kinds of metric that a margin of AUC is a margin of."""
 ROWS_AT_ONCE = 20_000_000
 """Test rows that may be in memory together, some 100 bytes each; larger runs are read in turn."""
@@ -96,7 +106,9 @@ def predicted_spaces(run_id: str, tasks: Sequence[Task], frame: pl.DataFrame) ->
     if frame.is_empty():
         raise StoreError(f"{run_id}: its predictions have no rows; run the cell again with --force")
     arrays = [frame.select(names).to_numpy() for names in (labels, conditional, joint)]
-    return list(spaces(tasks, arrays[0].astype(np.uint8, copy=False), *arrays[1:]))
+    if not any(task.is_ratio for task in tasks):
+        arrays[0] = arrays[0].astype(np.uint8, copy=False)
+    return list(spaces(tasks, *arrays))
 
 
 class Rows(NamedTuple):
@@ -173,8 +185,8 @@ class InfluenceReader:
             digest, rows = self._rows(frame, own)
         for space in own:
             labels = rows[space.name].labels
-            is_defined = run.metrics["test"].get(f"{space.name}_auc") is not None
-            if is_defined and not 0 < labels.sum() < len(labels):
+            ranked = run.metrics["test"].get(ranking_metric(space.name, self.tasks))
+            if ranked is not None and not labels.min() < labels.max():
                 raise StoreError(f"{run.run_id}: its predictions are not of the same test rows")
             predicted = space.take(space.predicted).astype(np.float64)
             for kind in KINDS:
@@ -232,19 +244,40 @@ def _numbered(users: Labels) -> npt.NDArray[Any]:
 def _influence(kind: str, rows: Rows, predicted: Floats) -> tuple[Floats, Floats]:
     """Return the influence of each row, or user, on one kind of metric, and its draws if wanted."""
     labels, users = rows.labels, rows.users
-    draw: Callable[[Resampling], Floats]
-    if kind == "gauc":
-        if users is None:
-            raise StoreError("a record tells a GAUC, and its predictions have no users")
-        influence = gauc_influence(labels, predicted, users)
-        draw = partial(auc_draws, labels, predicted, groups=users)
-    else:
-        is_auc = kind == "auc"
-        influence = (auc_influence if is_auc else log_loss_influence)(labels, predicted)
+    of_rows, draw = OF_ROWS.get(kind), DRAWS[kind]
+    if of_rows is not None:
+        influence = of_rows(labels, predicted)
         if users is not None:
-            influence = per_group(influence, users, labels if is_auc else None)
-        draw = partial(auc_draws if is_auc else log_loss_draws, labels, predicted)
-    return influence, np.empty(0) if rows.redrawn is None else draw(rows.redrawn)
+            influence = per_group(influence, users, labels if kind == "auc" else None)
+    else:
+        if users is None:
+            raise StoreError(f"a record tells a {kind.upper()}, and its predictions have no users")
+        influence = (gauc_influence if kind == "gauc" else gxauc_influence)(
+            labels, predicted, users
+        )
+        draw = partial(draw, groups=users)
+    drawn = np.empty(0) if rows.redrawn is None else draw(labels, predicted, rows.redrawn)
+    return influence, drawn
+
+
+OF_ROWS: dict[str, Callable[[Labels, Floats], Floats]] = {
+    "auc": auc_influence,
+    "xauc": xauc_influence,
+    "logloss": log_loss_influence,
+    "rmse": rmse_influence,
+    "mae": mae_influence,
+}
+"""Kind -> influence of each row; GAUC's and GXAUC's is of users."""
+DRAWS: dict[str, Callable[..., Floats]] = {
+    "auc": auc_draws,
+    "gauc": auc_draws,
+    "xauc": xauc_draws,
+    "gxauc": xauc_draws,
+    "logloss": log_loss_draws,
+    "rmse": rmse_draws,
+    "mae": mae_draws,
+}
+"""Kind -> the metric on redrawn rows."""
 
 
 def seeds_row_variance(pairs: Sequence[tuple[Influence, Influence]]) -> float:
@@ -541,7 +574,7 @@ def transfer(comparison: Comparison, gains: Differences | None) -> Transfer | No
 
 def _relative_gains(comparison: Comparison, variant: Variant, alone: Variant) -> list[float]:
     """delta_m of each seed in which both have every task's AUC."""
-    metrics = [f"{task.name}_auc" for task in comparison.tasks]
+    metrics = [ranking_metric(task.name, comparison.tasks) for task in comparison.tasks]
     of_alone = {run.seed: run.metrics["test"] for run in alone.runs}
     found = []
     for run in variant.runs:

@@ -7,25 +7,33 @@ from itertools import product
 
 from cvrbench.metrics.evaluation import METRICS_INFO, describe_metric
 from cvrbench.report.comparison import Comparison, Missing, Variant
-from cvrbench.report.differences import REFERENCE, Differences, Transfer, Verdict, few_users_words
+from cvrbench.report.differences import (
+    KINDS,
+    RANKING,
+    REFERENCE,
+    Differences,
+    Transfer,
+    Verdict,
+    few_users_words,
+)
 from cvrbench.report.studies import Tuned, tuned_words
 from cvrbench.report.tables import Cell, Grid, cells, interval, number, p_value, percent
 from cvrbench.report.verdict import Recommendation
 from cvrbench.stats.power import detectable
 
-BEYOND_AUC = ("logloss", "gauc", "pcoc", "ece")
+BEYOND_AUC = ("rmse", "mae", "logloss", "gxauc", "gauc", "pcoc", "ece")
 """What else a space is judged by: kinds of `cvrbench.metrics.evaluation`."""
 UNCLICKED = ("auc_unclicked", "pcoc_unclicked", "regret_unclicked")
 CAPTIONS = {
-    BEYOND_AUC: "± as above. Log loss and ECE: less is better; GAUC: AUC within each user, "
-    "weighted by rows; PCOC: predicted over observed positives, best at 1.",
+    BEYOND_AUC: "± as above. Log loss, RMSE, MAE and ECE: less is better; GAUC and GXAUC: within "
+    "each user, weighted by rows; PCOC: predicted over observed positives, best at 1.",
     UNCLICKED: "± as above. Against the true probability of exposures without a click, which only "
     "planted data know. AUC: of labels drawn by it; PCOC: predicted over true, best at 1; regret: "
     "log loss above that of the truth, less is better.",
 }
 REASON = 90
 """Letters of a reason that a caption shows."""
-OF_KIND = {"auc": "", "logloss": " in log loss", "gauc": " in GAUC"}
+OF_KIND = {"auc": ""} | {k: f" in {METRICS_INFO[k].label}" for k in KINDS if k not in RANKING}
 MARK = "*"
 """After seconds that do not compare with those of the other rows."""
 
@@ -106,8 +114,9 @@ def space_grids(comparison: Comparison) -> list[Grid]:
 def rows_grid(comparison: Comparison) -> Grid:
     """Return the test rows and positives of every space, the population in its header."""
     counts = comparison.counts
-    spaces = {n: describe_metric(f"{n}_auc", comparison.tasks).space for n in counts}
-    errors = [comparison.row_error(f"{name}_auc") for name in counts]
+    ranking = dict(zip(counts, comparison.auc_metrics, strict=True))
+    spaces = {n: describe_metric(ranking[n], comparison.tasks).space for n in counts}
+    errors = [comparison.row_error(ranking[name]) for name in counts]
     shares = [100 * c["positives"] / c["rows"] if c["rows"] else None for c in counts.values()]
     return Grid(
         title=f"{comparison.name}: what was tested",
@@ -193,13 +202,14 @@ def _cost_row(variant: Variant, tuned: Tuned | None, mark: str) -> tuple[Cell, .
 
 def difference_grid(comparison: Comparison, found: Differences, kind: str = "auc") -> Grid:
     """All variants less the baseline, in one kind of metric."""
-    metrics = [f"{n}_{kind}" for n in comparison.counts if f"{n}_{kind}" in found.verdicts]
+    named = [f"{n}_{kind}" for n in comparison.counts] if kind != "auc" else comparison.auc_metrics
+    metrics = [metric for metric in named if metric in found.verdicts]
     drawn = "users, each with all of its rows" if found.clustered else "test rows"
     if found.how.draws:
         drawn += f" ({found.how.draws:,} bootstrap draws)"
     within = (
         " Less is better."
-        if kind == "logloss"
+        if METRICS_INFO[kind].direction == "lower"
         else f" ={found.margin:g}: equivalent, shown at 5 % to be smaller than that either way "
         "(two one-sided tests, Holm)."
     )

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cvrbench.data.schema import Task
-from cvrbench.metrics.evaluation import describe_metric
+from cvrbench.metrics.evaluation import describe_metric, ranking_metric
 from cvrbench.report import escape_control
 from cvrbench.runs.record import RunRecord
 from cvrbench.stats.difference import Estimate
@@ -104,21 +104,28 @@ def run_grid(record: RunRecord) -> Grid:
     tasks = tuple(Task(**task) for task in record.tasks)
     split = "test" if "test" in record.metrics else "valid"
     values = record.metrics[split]
-    kinds = {"auc": f"{split} AUC"}
-    if any(name.endswith("_best_auc") for name in values):  # planted data
-        kinds |= {"best_auc": "best reachable", "regret": "regret"}
-    kinds |= {"gauc": "GAUC", "logloss": "log loss", "pcoc": "PCOC"}
-    rows = (
-        cells(
-            f"{name.upper()} ({describe_metric(f'{name}_auc', tasks).space})",
-            f"{count['rows']:,}",
-            f"{count['positives']:,}",
-            number(record.metrics["valid"].get(f"{name}_auc")),
-            *(number(values.get(f"{name}_{kind}")) for kind in kinds),
-        )
-        for name, count in record.counts[split].items()
-    )
-    headers = ("space", "rows", "positives", "valid AUC", *kinds.values())
+    ratios = any(task.is_ratio for task in tasks)
+    ranks = "AUC or XAUC" if ratios else "AUC"
+    kinds: dict[tuple[str, ...], str] = {("auc", "xauc"): f"{split} {ranks}"}
+    if any(name.endswith("_regret") for name in values):  # planted data
+        kinds |= {("best_auc", "best_xauc"): "best reachable", ("regret",): "regret"}
+    kinds |= {("gauc", "gxauc"): "GAUC or GXAUC" if ratios else "GAUC", ("logloss",): "log loss"}
+    if ratios:
+        kinds |= {("rmse",): "RMSE", ("mae",): "MAE"}
+    kinds |= {("pcoc",): "PCOC"}
+
+    def value(name: str, words: tuple[str, ...]) -> str:
+        found = (values.get(f"{name}_{word}") for word in words)
+        return number(next((one for one in found if one is not None), None))
+
+    rows = []
+    for name, count in record.counts[split].items():
+        ranking = ranking_metric(name, tasks)
+        space = f"{name.upper()} ({describe_metric(ranking, tasks).space})"
+        sizes = f"{count['rows']:,}", f"{count['positives']:,}"
+        valid = number(record.metrics["valid"].get(ranking))
+        rows.append(cells(space, *sizes, valid, *(value(name, words) for words in kinds)))
+    headers = ("space", "rows", "positives", f"valid {ranks}", *kinds.values())
     return Grid(title="", headers=headers, rows=tuple(rows), caption="")
 
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cvrbench.errors import ConfigError, did_you_mean
-from cvrbench.metrics.evaluation import describe_metric
+from cvrbench.metrics.evaluation import describe_metric, ranking_metric
 from cvrbench.report import MARGIN, MOST_SEEDS
 from cvrbench.report.comparison import OUTSIDE_BRACKETS, Comparison, Variant, flat_settings, mixed
 from cvrbench.report.differences import FEW_USERS, KINDS, Influence
@@ -35,6 +35,8 @@ MOST_ROWS = 1000
 """Times the test rows, likewise."""
 AUTO = ("seeds", "max_seeds", "max_minutes", "margin")
 """Words of `cvrbench run seeds=auto` that are no overrides."""
+UNMARGINED = ("_logloss", "_rmse", "_mae")
+"""Ends of the names of metrics of which no margin is given."""
 MOST_TOLD = 3
 """Pairs whose settling is told in words; JSON has all."""
 ALIKE = 1.05
@@ -48,7 +50,7 @@ def primary(comparison: Comparison, wanted: str | None = None) -> str:
         ConfigError: No comparison of these tasks has it, or nothing is tested in it.
     """
     if wanted is None:
-        return f"{comparison.tasks[-1].name}_auc"
+        return ranking_metric(comparison.tasks[-1].name, comparison.tasks)
     valid = [f"{name}_{kind}" for name in comparison.counts for kind in KINDS]
     if wanted not in valid:
         raise ConfigError(
@@ -451,7 +453,7 @@ def _settle(
     ranking: Ranking, by_label: Mapping[str, Variant], take: str, margin: float
 ) -> list[Settle]:
     """Return what every open pair of the best set needs, those that may gain the most first."""
-    if ranking.found.single or ranking.metric.endswith("_logloss"):
+    if ranking.found.single or ranking.metric.endswith(UNMARGINED):
         return []
     place = {label: k for k, label in enumerate(ranking.labels)}
     pairs = [label for label in ranking.inside if label != take]

@@ -7,11 +7,12 @@ import logging
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import torch
 from safetensors.torch import save_file
@@ -239,7 +240,8 @@ class _Cell:
         scores, predictions = self._score(network, split, rows)
         columns: dict[str, Any] = read_key(self.dataset)
         for index, task in enumerate(self.schema.tasks):
-            columns[f"label_{task.name}"] = split.labels[:, index]
+            label = split.labels[:, index]
+            columns[f"label_{task.name}"] = label if task.is_ratio else label.astype(np.uint8)
             columns[f"p_{task.name}"] = predictions.conditional[:, index]
             if task.joint is not None:
                 columns[f"p_{task.joint}"] = predictions.joint[:, index]
@@ -273,7 +275,7 @@ class _Cell:
             "choices": choices,
             "config": config,
             "fingerprint": self.schema.fingerprint,
-            "tasks": [asdict(task) for task in self.schema.tasks],
+            "tasks": [task.plain for task in self.schema.tasks],
             "counts": {"train": self.session.learnt(), **of_others},
         }
 

@@ -40,6 +40,9 @@ them: whatever is not here distinguishes runs, and trainings that runs share."""
 SCARCITY = ("protocol.label_share", "protocol.label_share_task")
 """Keys that hide labels; without effect where all are kept."""
 
+LATE: dict[str, Any] = {"objective.losses": {}}
+"""Keys that no identity has while they say what was done before they could be chosen."""
+
 MAY_DIFFER = (
     "seconds",
     "examples_per_second",
@@ -74,8 +77,10 @@ def _check_aucs(metrics: dict[str, Metrics]) -> dict[str, Metrics]:
 def _check_tasks(tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
     known: list[Any] = [None]
     for task in tasks:
-        if task.keys() != {field.name for field in fields(Task)}:
+        if task.keys() - {"kind"} != {field.name for field in fields(Task)} - {"kind"}:
             raise ValueError("a task has other keys")
+        if task.get("kind", "binary") not in ("binary", "ratio"):
+            raise ValueError(f"a task is of the kind {task['kind']!r}")
         if not isinstance(task["name"], str) or task["parent"] not in known:
             raise ValueError("a task has no name, or a parent that is no task before it")
         known.append(task["name"])
@@ -117,7 +122,7 @@ class RunRecord:
     fingerprint: str
     """Fingerprint of the prepared data."""
     tasks: Annotated[list[dict[str, Any]], AfterValidator(_check_tasks)]
-    """Name, label, parent and joint of each task."""
+    """Name, label, parent and joint of each task, and the kind of one that is not binary."""
     metrics: Annotated[dict[str, Metrics], AfterValidator(_check_aucs)]
     """Split -> metric -> value; None where undefined."""
     undefined: dict[str, dict[str, str]]
@@ -231,13 +236,14 @@ def run_id(config: Mapping[str, Any], choices: Mapping[str, str], fingerprint: s
 
 
 def decisive(config: Mapping[str, Any], without: Sequence[str] = ()) -> dict[str, Any]:
-    """Return a config's plain values less `NUMBER_FREE` and the keys in `without`.
+    """Return a config's plain values less `NUMBER_FREE`, what `LATE` has, and keys in `without`.
 
     Args:
         config: Plain values, groups as mappings.
         without: More keys to leave out: `group` or `group.key`.
     """
     free = {*NUMBER_FREE, *without}
+    free |= {key for key, before in LATE.items() if _value(config, key) == before}
     return {
         name: {key: v for key, v in value.items() if f"{name}.{key}" not in free}
         if isinstance(value, Mapping)
@@ -245,3 +251,9 @@ def decisive(config: Mapping[str, Any], without: Sequence[str] = ()) -> dict[str
         for name, value in config.items()
         if name not in free
     }
+
+
+def _value(config: Mapping[str, Any], key: str) -> Any:
+    group, _, name = key.partition(".")
+    values = config.get(group)
+    return values.get(name) if isinstance(values, Mapping) else None

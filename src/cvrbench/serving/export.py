@@ -137,16 +137,18 @@ def _columns(schema: Schema, number: int) -> Iterator[Column]:
     """Yield a task's conditional probability and, if it has a parent, the joint one."""
     task = schema.tasks[number]
     *given, label = (schema.tasks[t].label for t in schema.chain(number))
+    of_ratio = task.is_ratio
     of_task = Column(
         name=f"p_{task.name}",
         task=task.name,
-        meaning=f"P({label} | {' and '.join(['exposure', *given])})",
+        meaning=f"{'E' if of_ratio else 'P'}({label} | {' and '.join(['exposure', *given])})",
         space="conditional",
         number=number,
     )
     yield of_task
     if task.joint is not None:
-        meaning = f"P({' and '.join([*given, label])} | exposure)"
+        product = (" * " if of_ratio else " and ").join([*given, label])
+        meaning = f"{'E' if of_ratio else 'P'}({product} | exposure)"
         yield replace(of_task, name=f"p_{task.joint}", meaning=meaning, space="joint")
 
 

@@ -74,7 +74,7 @@ def as_table(config: DatasetConfig, schema: Schema, path: str = "rows") -> Table
         numbers=tuple(field.name for field in schema.numeric if field.name not in gaps),
         lists=tuple(field.name for field in schema.multivalued),
         list_separator="|",
-        tasks=tuple(TableTask(name=task.name, label=task.label) for task in schema.tasks),
+        tasks=tuple(TableTask(name=t.name, label=t.label, kind=t.kind) for t in schema.tasks),
         group=None,
         split="random",
         split_column=None,

@@ -1,5 +1,6 @@
 """How far each test row moves a metric, and how far redrawn rows would: formulas and bootstrap."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +11,7 @@ import numpy.typing as npt
 
 from cvrbench.metrics import Undefined, log_losses
 from cvrbench.metrics.by_group import contests
+from cvrbench.metrics.ratios import Pairs
 from cvrbench.system.rng import numpy_stream
 
 Floats = npt.NDArray[np.float64]
@@ -145,6 +147,65 @@ def gauc_influence(labels: Labels, scores: Floats, groups: Labels) -> Floats:
     gauc = float((size * auc).sum() / size.sum())
     influence = np.zeros(len(rows))
     influence[used] = size * (auc - gauc) / size.sum()
+    return influence
+
+
+def rmse_influence(labels: Labels, scores: Floats) -> Floats:
+    """Influence of each row on an RMSE: `[rows]`, that on its square over 2 RMSE (delta method).
+
+    Args:
+        labels: `[rows]`, from 0 to 1.
+        scores: `[rows]`.
+    """
+    squares = np.square(scores.astype(np.float64) - labels)
+    mse = float(squares.mean())
+    influence: Floats = (squares - mse) / len(squares)
+    return influence / (2 * math.sqrt(mse)) if mse else influence
+
+
+def mae_influence(labels: Labels, scores: Floats) -> Floats:
+    """Influence of each row on a mean absolute error: `[rows]`; see `rmse_influence`."""
+    errors = np.abs(scores.astype(np.float64) - labels)
+    influence: Floats = (errors - errors.mean()) / len(errors)
+    return influence
+
+
+def xauc_influence(labels: Labels, scores: Floats) -> Floats:
+    """Influence of each row on an XAUC: `[rows]`, summing to 0.
+
+    XAUC is a ratio of two U-statistics, the pairs ordered rightly over the pairs whose labels
+    differ. Its derivative by the weight of a row, at weights of 1, is (a - XAUC n) / pairs, where
+    the row is in n such pairs, a of them right (Hoeffding, Annals of Mathematical Statistics 1948).
+    Of labels 0 and 1 it is `auc_influence`.
+
+    Args:
+        labels: `[rows]`, from 0 to 1, two of them different.
+        scores: `[rows]`, without NaN.
+    """
+    pairs = Pairs.of(labels, scores)
+    rivals, twice_wrong = pairs.of_rows()
+    right = rivals - twice_wrong / 2
+    xauc = float(right.sum() / rivals.sum())
+    influence = np.empty(len(rivals))
+    influence[pairs.order] = (right - xauc * rivals) / (rivals.sum() / 2)
+    return influence
+
+
+def gxauc_influence(labels: Labels, scores: Floats, groups: Labels) -> Floats:
+    """Influence of each group, drawn as a whole, on a GXAUC: `[groups]`; see `gauc_influence`.
+
+    Raises:
+        Undefined: No group has two labels.
+    """
+    rivals, twice_wrong, sizes = Pairs.of(labels, scores, groups).of_groups()
+    used = rivals > 0
+    if not used.any():
+        raise Undefined("no user has two rows that differ in their label")
+    rows = sizes[used]
+    xauc = 1 - twice_wrong[used] / (2 * rivals[used])
+    gxauc = float((rows * xauc).sum() / rows.sum())
+    influence = np.zeros(len(sizes))
+    influence[used] = rows * (xauc - gxauc) / rows.sum()
     return influence
 
 
@@ -358,10 +419,40 @@ def log_loss_draws(labels: Labels, probabilities: Floats, resampling: Resampling
         probabilities: `[rows]`, in [0, 1].
         resampling: Of these rows.
     """
-    losses = log_losses(labels, probabilities)
+    return _mean_draws(log_losses(labels, probabilities), resampling)
+
+
+def _mean_draws(losses: Floats, resampling: Resampling) -> Floats:
     _require_rows(losses, resampling)
     # Not by BLAS, whose last bits depend on the number of its threads.
     return np.array([(weight * losses).sum() / weight.sum() for weight in resampling.weights()])
+
+
+def rmse_draws(labels: Labels, scores: Floats, resampling: Resampling) -> Floats:
+    """RMSE on every redrawn sample, `[draws]`; arguments as of `rmse_influence`."""
+    squares = np.square(scores.astype(np.float64) - labels)
+    return np.sqrt(_mean_draws(squares, resampling))
+
+
+def mae_draws(labels: Labels, scores: Floats, resampling: Resampling) -> Floats:
+    """Mean absolute error on every redrawn sample, `[draws]`; arguments as of `rmse_influence`."""
+    return _mean_draws(np.abs(scores.astype(np.float64) - labels), resampling)
+
+
+def xauc_draws(
+    labels: Labels, scores: Floats, resampling: Resampling, groups: Labels | None = None
+) -> Floats:
+    """XAUC on every redrawn sample, `[draws]`, or GXAUC, if there are groups; see `auc_draws`."""
+    _require_rows(labels, resampling)
+    pairs = Pairs.of(labels, scores, groups)
+    levels = [*pairs.levels()]
+    values = np.empty(resampling.draws)
+    for draw, weight in enumerate(resampling.weights(pairs.order)):
+        rivals, wrong, rows = pairs.weighted(weight, levels)
+        used = rivals > 0
+        shares = rows[used] * (1 - wrong[used] / rivals[used])
+        values[draw] = shares.sum() / rows[used].sum() if used.any() else np.nan
+    return values
 
 
 def common_draw_variance(draws: Floats) -> float:

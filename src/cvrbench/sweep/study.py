@@ -42,7 +42,7 @@ IDENTITY = ("objectives", "sampler", "startup_trials", "pruner", "seeds", "prese
 """Settings that a study keeps once it has begun; its budget may grow."""
 ATTRIBUTE = "cvrbench"
 """Name of the study's attribute that says what it searches."""
-WATCHED = ("auc", "logloss")
+WATCHED = ("auc", "logloss", "xauc", "rmse")
 """Kinds of metric that every evaluation on validation rows holds."""
 
 
@@ -256,7 +256,8 @@ def directions(study: Study, tasks: Sequence[Task]) -> tuple[Direction, ...]:
             continue
         direction = describe_metric(name, tasks).direction
         if direction == "one":
-            other = f"{name.rsplit('_', 1)[0]}_logloss"
+            owner = name.rsplit("_", 1)[0]
+            other = next(f"{owner}_{k}" for k in ("logloss", "rmse") if f"{owner}_{k}" in known)
             raise ConfigError(
                 f"objectives: {name} is best at 1, neither high nor low; take {other}"
             )
@@ -266,7 +267,8 @@ def directions(study: Study, tasks: Sequence[Task]) -> tuple[Direction, ...]:
     if by_looks and first.rsplit("_", 1)[-1] not in WATCHED:
         raise ConfigError(
             f"pruner={study.settings.pruner} watches every look at validation, which has AUC and "
-            f"log loss but no {first}; set pruner=none or another first objective"
+            f"log loss (of a ratio XAUC and RMSE) but no {first}; set pruner=none or another first "
+            "objective"
         )
     return tuple(found)
 
@@ -285,7 +287,8 @@ def measure(
     Raises:
         RunError: It is undefined on these rows.
     """
-    names = [f"{task}_auc" for task in tasks] if name == "mean_auc" else [name]
+    ranking = [f"{t}_xauc" if f"{t}_xauc" in metrics else f"{t}_auc" for t in tasks]
+    names = ranking if name == "mean_auc" else [name]
     total = 0.0
     for one in names:
         value = metrics.get(one)

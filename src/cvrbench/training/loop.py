@@ -105,9 +105,13 @@ class FitResult(NamedTuple):
 
     @property
     def scores(self) -> dict[str, float]:
-        """Every AUC that these weights validate at, by the name of its task or space."""
-        best = self.state.best_metrics.items()
-        return {n.removesuffix("_auc"): v for n, v in best if n.endswith("_auc") and v is not None}
+        """What these weights validate at, by the name of a task or space; the more the better.
+
+        Its AUC, or of a ratio its RMSE with a minus.
+        """
+        best = [(name, v) for name, v in self.state.best_metrics.items() if v is not None]
+        aucs = {name.removesuffix("_auc"): v for name, v in best if name.endswith("_auc")}
+        return aucs | {name.removesuffix("_rmse"): -v for name, v in best if name.endswith("_rmse")}
 
 
 def fit(job: TrainingJob) -> FitResult:

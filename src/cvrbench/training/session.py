@@ -21,7 +21,7 @@ from cvrbench.data.dataset import Dataset, Trust, Verification, load_labels
 from cvrbench.data.label_subsampling import label_weights, scarce_task
 from cvrbench.data.streaming import Placement
 from cvrbench.errors import RunError
-from cvrbench.metrics.evaluation import counts, selection_score
+from cvrbench.metrics.evaluation import counts, kinds_to_watch, selection_score
 from cvrbench.nn import Output
 from cvrbench.objectives import Objective
 from cvrbench.strategies.base import SharingStrategy, Training
@@ -39,9 +39,6 @@ from cvrbench.training.diagnostics import Probe, probe_rows
 from cvrbench.training.evaluator import Evaluator, Predicted
 from cvrbench.training.loop import Callbacks, FitResult, Task, TrainingJob, count_steps, fit
 from cvrbench.training.stacked.seed_group import SeedGroup
-
-WATCHED_KINDS = ("auc", "logloss")
-"""Metrics computed at every evaluation; all of them once, at the end."""
 
 
 @dataclass
@@ -110,7 +107,10 @@ class TrainingSession:
         return self.config.seed
 
     def train(self, training: Training) -> FitResult:
-        """Train, the trained tasks' mean AUC choosing (`strategies.base.PretrainContext`)."""
+        """Train, the trained tasks' mean AUC choosing (`strategies.base.PretrainContext`).
+
+        A ratio that is trained alone is chosen by its RMSE.
+        """
         chosen = self._chosen(training)
         config: BalancingConfig = self.config.balancing
         if training.is_of_one:  # counts as it is
@@ -119,7 +119,11 @@ class TrainingSession:
             config = untied(config)
         balancing = build_balancing(config, self.tasks, chosen).to(self.device)
         objective = self.objective.per_task() if training.per_task else self.objective
-        task = self._task(objective, balancing, chosen, "mean_auc", ("auc",))
+        (*_, last), of = chosen, {task.name: task for task in self.dataset.schema.tasks}
+        judged_alone = len(chosen) == 1 and of[last].is_ratio
+        selection = f"{last}_rmse" if judged_alone else "mean_auc"
+        kinds = [kind for kind in kinds_to_watch([*of.values()]) if kind != "logloss"]
+        task = self._task(objective, balancing, chosen, selection, kinds)
         job = self._job(training.network, task, training.label, training.epochs)
         if self.shared is None or training.depends is None:
             return self._fit(job)
@@ -129,7 +133,8 @@ class TrainingSession:
     def finish(self, network: SharingStrategy) -> FitResult:
         """Train on all tasks, validation choosing by `protocol.selection`: the run's last stage."""
         selection = self.config.protocol.selection
-        kinds = tuple(sorted({*WATCHED_KINDS, selection.rsplit("_", 1)[-1]}))
+        watched = kinds_to_watch(self.dataset.schema.tasks)
+        kinds = tuple(sorted({*watched, selection.rsplit("_", 1)[-1]}))
         balancing = build_balancing(self.config.balancing, self.tasks, self.trained)
         task = self._task(self.objective, balancing.to(self.device), self.trained, selection, kinds)
         n_rows = probe_rows(len(self.train_rows) / self.config.trainer.evaluations_per_epoch)

@@ -27,6 +27,9 @@ An exposure that was not clicked would have converted with
 the probability by which `cvr_*_unclicked` judge. At 0 clicks and conversions depend on each other
 through the features alone; otherwise clicks say more about a conversion than the features do. The
 log is the same whatever the dial says: what is not observed cannot be learned from it.
+
+`synthetic_watch` has a watch ratio in the place of the conversion, drawn from the Beta distribution
+whose mean is that probability.
 """
 
 from itertools import combinations
@@ -35,7 +38,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from cvrbench.config.dataset import SyntheticConfig
+from cvrbench.config.dataset import SyntheticConfig, SyntheticWatchConfig
 from cvrbench.data.raw import (
     Fractions,
     RawStream,
@@ -56,6 +59,9 @@ ROW_BYTES, VALUE_BYTES = 320, 200
 MAIN_SHARE = 0.6
 PAIRS_SHARE = 2 / 3
 TASKS = click_conversion("click", "conversion")
+WATCH_TASKS = click_conversion("click", "watch", "ratio")
+LEAST_RATIO = 1e-6
+"""A click's watch ratio is never 0."""
 TRUTH = ("p_click", "p_conversion")
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -82,12 +88,15 @@ def load(config: SyntheticConfig) -> RawStream:
     p_conversion = expit(logits[1] + b)
     draw = numpy_stream(config.data_seed, "labels").random((2, config.rows))
     click = draw[0] < p_click
+    conversion, tasks = (click & (draw[1] < p_conversion)).astype(np.uint8), TASKS
+    if isinstance(config, SyntheticWatchConfig):
+        conversion, tasks = click * _ratios(config, p_conversion), WATCH_TASKS
     table = pl.DataFrame(
         {
             **ids,
             "time": np.arange(config.rows),
             "click": click.astype(np.uint8),
-            "conversion": (click & (draw[1] < p_conversion)).astype(np.uint8),
+            tasks[1].label: conversion,
             TRUTH[0]: p_click,
             TRUTH[1]: p_conversion,
         }
@@ -100,11 +109,18 @@ def load(config: SyntheticConfig) -> RawStream:
     return RawStream(
         chunks=table_chunks(table.with_columns(split), {"read": config.rows}),
         fields=feature_fields(list(ids), min_count=config.min_count),
-        tasks=TASKS,
+        tasks=tasks,
         group="user_id",
         group_disjoint=config.split == "user",
         truth=TRUTH,
     )
+
+
+def _ratios(config: SyntheticWatchConfig, mean: Floats) -> Floats:
+    """Draw a Beta of the given mean and concentration in every row."""
+    a, b = config.concentration * mean, config.concentration * (1 - mean)
+    drawn = numpy_stream(config.data_seed, "ratios").beta(a, b)
+    return np.clip(drawn, LEAST_RATIO, 1.0)
 
 
 def _check_memory(rows: int, sizes: dict[str, int]) -> None:

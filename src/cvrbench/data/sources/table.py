@@ -140,7 +140,8 @@ class _Source:
     def __init__(self, config: TableConfig) -> None:
         self.config, self.columns = config, Columns(config)
         self.tasks = tuple(
-            Task(name=t.name, label=t.label, parent=t.parent, joint=t.product) for t in config.tasks
+            Task(name=t.name, label=t.label, parent=t.parent, joint=t.product, kind=t.kind)
+            for t in config.tasks
         )
         self.labels = [task.label for task in config.tasks]
         self._order = config.split_column or ""

@@ -275,12 +275,14 @@ class Columns:
         return values
 
     def label(self, values: pl.Series, task: TableTask, at: At) -> pl.Series:
-        """Return 0, 1 or, where the label is absent, null.
+        """Return 0, 1 or, where the label is absent, null; of a ratio the number.
 
         Raises:
             DataError: A value is neither.
         """
         values = self.clean(values)
+        if task.kind == "ratio":
+            return self._ratio(values, at)
         if values.dtype.is_nested() or values.dtype.is_temporal() or values.dtype == pl.Binary:
             raise at.misfit(values, "a label is 0 or 1, false or true")
         plain = values.cast(pl.Float64) if values.dtype.is_decimal() else values
@@ -302,6 +304,16 @@ class Columns:
                 f"say so: {{name: {task.name}, label: {task.label}, positive: VALUE}}",
             )
         return one.cast(pl.UInt8)
+
+    def _ratio(self, values: pl.Series, at: At) -> pl.Series:
+        if values.dtype.is_nested() or values.dtype.is_temporal() or values.dtype == pl.Binary:
+            raise at.misfit(values, "a ratio is a number from 0 to 1")
+        plain = values.cast(pl.Float64) if values.dtype.is_decimal() else values
+        ratios = as_text(plain).str.strip_chars().cast(pl.Float64, strict=False)
+        wrong = values.is_not_null() & ~ratios.is_between(0, 1).fill_null(value=False)
+        if wrong.any():
+            raise at.error(values, wrong, "a ratio is a number from 0 to 1")
+        return ratios
 
 
 def is_typed(text: pl.Series) -> pl.Series:

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
+from cvrbench.metrics.evaluation import ranking_metric
 from cvrbench.report.comparison import Comparison, Shared, Variant, file_name, shared_metrics
 from cvrbench.report.dataset_report import DatasetReport
 from cvrbench.report.differences import REFERENCE, Differences
@@ -166,7 +167,7 @@ def scarcity_figure(
     task = next((one.scarce_task for one in comparisons if one.scarce_task is not None), None)
     if task is None or len(by_share) < 2:
         return None
-    metric = f"{task}_auc"
+    metric = ranking_metric(task, comparisons[0].tasks)
     labels = list(dict.fromkeys(v.label for one in by_share.values() for v in one.variants))
     values = [_values(by_share, label, metric) for label in labels]
     known = {c.label_share: one for c, one in zip(comparisons, gains, strict=True)}

@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter
 
+from cvrbench.metrics.evaluation import owner_of, ranking_metric
 from cvrbench.report.comparison import Comparison, Variant, examples_of
 from cvrbench.report.dataset_report import DatasetReport
 from cvrbench.report.diagnostics import gatings
@@ -204,7 +205,7 @@ def seesaw_figure(comparison: Comparison) -> Figure | None:
     The lines run through the tasks alone, where these were run: to the upper right both gain.
     """
     tasks = [task.name for task in comparison.tasks]
-    first, others = f"{tasks[0]}_auc", [f"{name}_auc" for name in tasks[1:]]
+    first, *others = (ranking_metric(name, comparison.tasks) for name in tasks)
     others = [metric for metric in others if _seesaw_points(comparison, first, metric)]
     if not others:
         return None
@@ -274,7 +275,7 @@ def _origin(axis: Axes, comparison: Comparison, metrics: tuple[str, str]) -> Non
     if x.half_width is not None and y.half_width is not None:
         axis.axvspan(x.mean - x.half_width, x.mean + x.half_width, color=UNUSED, zorder=0)
         axis.axhspan(y.mean - y.half_width, y.mean + y.half_width, color=UNUSED, zorder=0)
-    first, second = (cut(metric.removesuffix("_auc").upper(), 14) for metric in metrics)
+    first, second = (cut(owner_of(metric).upper(), 14) for metric in metrics)
     quarters = {
         (1, 1): "both gain",
         (0, 1): f"{second} gains,\n{first} pays",
@@ -474,13 +475,13 @@ def _densities(variant: Variant) -> list[dict[str, float]]:
 
 def _density(seeds: Sequence[dict[str, float]], metric: str) -> Estimate:
     """A task's own density in its own space, the mean over the tasks in a joint space."""
-    task = metric.removesuffix("_auc")
+    task = owner_of(metric)
     own = [kept.get(task, sum(kept.values()) / len(kept)) for kept in seeds]
     return t_interval(own)
 
 
 def _whose(seeds: Sequence[dict[str, float]], metric: str) -> str:
-    task = metric.removesuffix("_auc")
+    task = owner_of(metric)
     return heading(f"kept for {task}" if task in seeds[0] else "kept, mean of the tasks")
 
 

@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cvrbench.data.registry import Description
+from cvrbench.metrics.evaluation import ranking_metric
 from cvrbench.report.comparison import Comparison
 from cvrbench.report.diagnostics import (
     CONFLICTS,
@@ -42,9 +43,8 @@ from cvrbench.stats.influence import Floats
 
 def learning_figure(comparison: Comparison, found: Sequence[Learning]) -> Figure | None:
     """Validation AUC over epochs: a column per task, a row of panels per few strategies."""
-    metrics = {
-        f"{t.name}_auc": heading(comparison.header(f"{t.name}_auc")) for t in comparison.tasks
-    }
+    names = (ranking_metric(task.name, comparison.tasks) for task in comparison.tasks)
+    metrics = {name: heading(comparison.header(name)) for name in names}
     return _over_epochs(comparison, found, metrics, "validation split over the last training")
 
 

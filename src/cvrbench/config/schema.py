@@ -5,10 +5,11 @@ groups `dataset=` and `model=` have modules of their own.
 """
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
+from pydantic import Field
 
 from cvrbench.config.dataset import DatasetConfig
 from cvrbench.config.model import ModelConfig, SingleTaskConfig
@@ -66,28 +67,75 @@ InteractionConfig = NoInteractionConfig | DotConfig | FMConfig | CrossConfig | A
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClickSpaceConfig(Options):
+class BCEConfig(Options):
+    """Cross-entropy, of a ratio with the ratio as a soft label: the default."""
+
+    kind: Literal["bce"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MSEConfig(Options):
+    """Squared error of the probability."""
+
+    kind: Literal["mse"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HuberConfig(Options):
+    """Squared error of the probability near the label, absolute error further away."""
+
+    kind: Literal["huber"]
+    delta: Annotated[float, Gt(0)]
+    """Error at which one becomes the other."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FocalConfig(Options):
+    """Cross-entropy that counts less where the prediction is right; of labels 0 and 1 alone."""
+
+    kind: Literal["focal"]
+    alpha: Annotated[float, Gt(0), Lt(1)]
+    """Weight of a positive; a negative has the rest of 1."""
+    gamma: Annotated[float, Ge(0)]
+    """Power of the error that weighs a row; 0: none."""
+
+
+LossConfig = Annotated[
+    BCEConfig | MSEConfig | HuberConfig | FocalConfig, Field(discriminator="kind")
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveOptions(Options):
+    """What all objectives have."""
+
+    losses: dict[str, LossConfig] = field(default_factory=dict)
+    """Task -> loss of one row; `bce` for tasks that are not named."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClickSpaceConfig(ObjectiveOptions):
     """Each task learns in its own space: CVR on clicked rows."""
 
     kind: Literal["click_space"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EntireSpaceConfig(Options):
+class EntireSpaceConfig(ObjectiveOptions):
     """CTR and CTCVR on all exposures, CVR through their product (ESMM)."""
 
     kind: Literal["entire_space"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExposureSpaceConfig(Options):
+class ExposureSpaceConfig(ObjectiveOptions):
     """Each task learns the product of the labels along its chain on all exposures."""
 
     kind: Literal["exposure_space"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DebiasedConfig(Options):
+class DebiasedConfig(ObjectiveOptions):
     """What objectives have in common that learn CVR for all exposures, beside CTCVR."""
 
     lambda_c: Annotated[float, Ge(0)]

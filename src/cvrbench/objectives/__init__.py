@@ -29,11 +29,11 @@ def build_objective(config: ObjectiveConfig, schema: Schema) -> Objective:
     """Bind an objective to the tasks of a dataset."""
     match config:
         case ClickSpaceConfig():
-            return ClickSpace(schema)
+            return ClickSpace(schema, config.losses)
         case EntireSpaceConfig():
-            return EntireSpace(schema)
+            return EntireSpace(schema, config.losses)
         case ExposureSpaceConfig():
-            return ExposureSpace(schema)
+            return ExposureSpace(schema, config.losses)
         case ESCM2IPWConfig():
             return ESCM2IPW(config, schema)
         case ESCM2DRConfig():

@@ -3,14 +3,15 @@
     L_ctr = mean over exposures of BCE(y, s(a)),    L_cvr = mean over clicked rows of BCE(z, s(b))
 
 with labels y (click) and z (conversion), logits a and b, the logistic function s and binary
-cross-entropy BCE. A hidden label leaves its row out of the mean.
+cross-entropy BCE, or what `objective.losses` says. A hidden label leaves its row out of the mean.
+Of a ratio z the best s(b) is E[z | y = 1], by BCE with its soft label as by a squared error.
 """
 
 from torch import Tensor
 
 from cvrbench.data.batches import Batch
 from cvrbench.nn import Output
-from cvrbench.objectives.base import Objective, binary_cross_entropy, weighted_mean
+from cvrbench.objectives.base import Objective, weighted_mean
 
 
 class ClickSpace(Objective):
@@ -19,5 +20,5 @@ class ClickSpace(Objective):
     def losses(self, output: Output, batch: Batch) -> Tensor:
         """Return each task's mean loss in its own space, `[..., tasks]`."""
         observed = self.observed(batch.labels)
-        loss = binary_cross_entropy(output.logits, batch.labels)
+        loss = self.of_rows(output.logits, batch.labels)
         return weighted_mean(loss, observed if batch.weights is None else observed * batch.weights)

@@ -29,11 +29,12 @@ down, and below 0.2 harder than the label 0 would: by q (1 - q) log((1 - q) / q)
 Where `click_space` divides by the clicked rows, D divides by all: since 1 / p is about their ratio,
 IPW, DR and DCMT weigh CVR about as `click_space` does, times lambda_c; NISE and CTCVR by the click
 rate. A task deeper in a chain takes P(all ancestors' labels are 1). A hidden label leaves its row
-out of the means; a row that was not clicked stays.
+out of the means; a row that was not clicked stays. A ratio z is a soft label of IPW and DR; DCMT
+and NISE are of probabilities alone.
 """
 
 from abc import abstractmethod
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -73,20 +74,21 @@ class Rows(NamedTuple):
 class Debiased(Objective):
     """A loss of conversions for all exposures, with the entire-space loss beside it."""
 
+    only_products: ClassVar[bool] = True
+
     def __init__(self, config: DebiasedConfig, schema: Schema) -> None:
-        super().__init__(schema)
-        self.schema = schema
+        super().__init__(schema, config.losses)
+        self.schema, self.given = schema, config.losses
         self.lambda_c, self.lambda_g = config.lambda_c, config.lambda_g
 
     def losses(self, output: Output, batch: Batch) -> Tensor:
         """Return each task's mean loss, `[..., tasks]`."""
         logits, labels = output.logits, batch.labels
-        own = binary_cross_entropy(logits, labels)
+        own = self.of_rows(logits, labels)
         rows = Rows(own, self.observed(labels), self.propensities(logits), batch.weights)
         entire = mean_over_rows(self.joint_cross_entropy(logits, labels), batch.weights)
         combined = self.lambda_c * self.debiased(rows, output) + self.lambda_g * entire
-        is_root = torch.tensor([parent is None for parent in self.parents], device=logits.device)
-        return torch.where(is_root, mean_over_rows(own, batch.weights), combined)
+        return self.where_root(mean_over_rows(own, batch.weights), combined)
 
     @abstractmethod
     def debiased(self, rows: Rows, output: Output) -> Tensor:
@@ -103,7 +105,7 @@ class Debiased(Objective):
 
     def per_task(self) -> Objective:
         """Return `click_space`: the propensity is another task's prediction."""
-        return ClickSpace(self.schema)
+        return ClickSpace(self.schema, self.given)
 
 
 class ESCM2IPW(Debiased):
@@ -147,6 +149,7 @@ class DCMT(Debiased):
     """Clicked rows by 1 / p, unclicked ones by 1 / (1 - p) under a head that predicts 1 - q."""
 
     heads = ("counterfactual",)
+    only_binary: ClassVar[str | None] = "predicts that a row does not convert, by a head of its own"
 
     def __init__(self, config: DCMTConfig, schema: Schema) -> None:
         super().__init__(config, schema)
@@ -164,6 +167,8 @@ class DCMT(Debiased):
 
 class NISE(Debiased):
     """Clicked rows as they are; unclicked ones labelled by the prediction, with its gradient."""
+
+    only_binary: ClassVar[str | None] = "labels unclicked rows by the entropy of a probability"
 
     def __init__(self, config: NISEConfig, schema: Schema) -> None:
         super().__init__(config, schema)

@@ -16,7 +16,6 @@ from cvrbench.nn import Output
 from cvrbench.objectives.base import (
     Objective,
     Predictions,
-    binary_cross_entropy,
     mean_over_rows,
 )
 
@@ -28,7 +27,7 @@ class ExposureSpace(Objective):
 
     def losses(self, output: Output, batch: Batch) -> Tensor:
         """Return each task's mean loss over all exposures, `[..., tasks]`."""
-        loss = binary_cross_entropy(output.logits, self.joint_labels(batch.labels))
+        loss = self.of_rows(output.logits, self.joint_labels(batch.labels))
         return mean_over_rows(loss, batch.weights)
 
     def predictions(self, output: Output) -> Predictions:

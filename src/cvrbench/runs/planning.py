@@ -15,6 +15,7 @@ from cvrbench.data.raw import OnRows, silent
 from cvrbench.data.registry import ensure, prepared_folder
 from cvrbench.errors import ConfigError, did_you_mean
 from cvrbench.metrics.evaluation import selectable
+from cvrbench.objectives import build_objective
 from cvrbench.runs.memory import check_together
 from cvrbench.runs.record import run_id
 from cvrbench.runs.store import ResultStore, State
@@ -110,8 +111,8 @@ def check_plan(cells: Sequence[Composed], *, at_once: int = 1, on_rows: OnRows =
         on_rows: Told of the rows that are prepared.
 
     Raises:
-        ConfigError: A loss weight, the selection metric or the task of scarce labels names no task
-            of its dataset.
+        ConfigError: A loss weight, a loss, the selection metric or the task of scarce labels names
+            no task of its dataset, or one that it does not fit.
         RunError: A device is absent, or so many runs do not fit into memory beside each other.
         DataError: A dataset cannot be prepared.
         StoreError: A results folder is not writable.
@@ -133,6 +134,7 @@ def check_plan(cells: Sequence[Composed], *, at_once: int = 1, on_rows: OnRows =
         tasks = prepared[folder].schema.tasks
         trained_tasks(config.balancing, [task.name for task in tasks])
         scarce_task(tasks, config.protocol.label_share_task)
+        build_objective(config.objective, prepared[folder].schema)
         metric = config.protocol.selection
         if metric not in (valid := ["mean_auc", *selectable(tasks)]):
             raise ConfigError(

@@ -151,6 +151,7 @@ DISGUISES = {
     "absent or not": ("categorical", pl.when(pl.col("click") == 1).then(pl.lit("x"))),
     "id in its space": ("categorical", noisy(pl.col("buy"))),
     "number in its space": ("numeric", noisy(pl.col("buy") * 0.5)),
+    "number of a vector": ("vector", pl.concat_list(pl.lit(0.5), noisy(pl.col("buy") * 0.5))),
     "list in its space": ("multivalued", pl.concat_list(noisy(pl.col("buy")))),
 }
 
@@ -171,6 +172,8 @@ def test_a_label_is_refused_in_every_kind_of_column_and_in_its_own_space(raw, di
 
 MOSTLY = pl.when(pl.int_range(pl.len()) % 400 == 0).then(1 - pl.col("buy")).otherwise(pl.col("buy"))
 
+NOISE = pl.lit(pl.Series(np.random.default_rng(3).normal(size=3000) * 9))
+
 
 @pytest.mark.parametrize("pieces", [1, 5])
 @pytest.mark.parametrize(
@@ -180,6 +183,7 @@ MOSTLY = pl.when(pl.int_range(pl.len()) % 400 == 0).then(1 - pl.col("buy")).othe
         ("numeric", -MOSTLY.cast(pl.Int64) - pl.int_range(pl.len()) * 1e-6),
         ("categorical", MOSTLY * 100 + pl.int_range(pl.len()) % 60),
         ("multivalued", pl.concat_list(MOSTLY * 100, pl.int_range(pl.len()) % 60)),
+        ("vector", pl.concat_list(NOISE, NOISE + MOSTLY)),
     ],
 )
 def test_a_field_that_tells_nearly_all_is_remarked_upon_in_the_space_of_its_task(

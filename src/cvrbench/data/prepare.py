@@ -249,6 +249,8 @@ SAME_ORDER = 0.999
 """Rank correlation above which a number is a ratio by another name."""
 SAMPLE_ROWS = 1 << 16
 """Most rows of a task's space that are held to judge single fields."""
+VECTOR_ROWS = 1 << 13
+"""Most of them that are held with their vectors."""
 
 
 class Inspection:
@@ -370,26 +372,37 @@ class Inspection:
                 )
 
 
+_Place = tuple[str, int | None]
+"""A field, or the number of a vector at this place."""
+
+
 class _LeakGuard:
     """What each feature alone tells of one label, in the training rows on which it is defined."""
 
     def __init__(self, raw: RawStream, task: Task, parents: list[str]) -> None:
         self._fields = [field for field in raw.fields if field.kind != "vector"]
+        self._vectors = [field.name for field in raw.fields if field.kind == "vector"]
         self._label, self._parents, self._is_ratio = task.label, parents, task.is_ratio
-        self._by_value: dict[str, pl.DataFrame | None] = {f.name: None for f in self._fields}
-        self._sample = Thinned(SAMPLE_ROWS)
+        self._by_value: dict[_Place, pl.DataFrame | None] = {
+            (f.name, None): None for f in self._fields
+        }
+        self._sample, self._vector_sample = Thinned(SAMPLE_ROWS), Thinned(VECTOR_ROWS)
 
     def see(self, rows: pl.DataFrame) -> None:
         """Count rows and positives by value of each field that has few values; keep a sample.
 
         The rows are of the label's space.
         """
+        if not self._sample.n_rows:
+            self._by_value |= {place: None for v in self._vectors for place in _places(rows[v])}
         self._sample.add(rows[[self._label, *(f.name for f in self._fields)]])
+        self._vector_sample.add(rows[[self._label, *self._vectors]])
         if self._is_ratio:
             return
         sums = (pl.len().alias("rows"), pl.col("label").cast(pl.Int64).sum().alias("positives"))
         for field, before in tuple(self._by_value.items()):
-            value = rows[field]
+            name, number = field
+            value = rows[name] if number is None else rows[name].list.get(number, null_on_oob=True)
             if value.dtype == pl.List:
                 value = value.cast(pl.List(pl.String)).list.join("\x1f", ignore_nulls=True)
             seen = pl.DataFrame({"label": rows[self._label], "value": value})
@@ -406,14 +419,15 @@ class _LeakGuard:
         if self._is_ratio:
             self._refuse_ratio(name)
             return
-        for field, seen in self._by_value.items():
+        for (field, number), seen in self._by_value.items():
             if seen is None:
                 continue
             rows, positives = int(seen["rows"].sum()), int(seen["positives"].sum())
             enough = rows >= MIN_LEAK_ROWS and min(positives, rows - positives) >= MIN_LEAK_CLASS
             if enough and ((seen["positives"] == 0) | (seen["positives"] == seen["rows"])).all():
+                part = "" if number is None else f"number {number + 1} of "
                 raise DataError(
-                    f"{name}: each value of field {field!r} goes with one value of the label "
+                    f"{name}: each value of {part}field {field!r} goes with one value of the label "
                     f"{self._label!r} in all {rows:,} training rows{self._space()}; it is the "
                     "label by another name, take it out of the features"
                 )
@@ -440,10 +454,7 @@ class _LeakGuard:
         Of a ratio it is the AUC for lying above the median.
         """
         sample = self._sample.rows()
-        labels = sample[self._label]
-        if self._is_ratio:
-            labels = labels > (labels.median() or 0.0)
-        labels = labels.cast(pl.Int64)
+        labels = self._binary(sample[self._label])
         # Half of the rows say what a value means, the other half are scored.
         learn, score = labels.gather_every(2), labels.gather_every(2, offset=1)
         enough = [half for half in (learn, score) if _has_both(half)]
@@ -459,16 +470,45 @@ class _LeakGuard:
                 values = (values.rank("average") * N_BINS / len(values)).floor()
             rate = _rates(learn, values.gather_every(2))
             told = _auc(_score(values.gather_every(2, offset=1), rate), score)
-            auc = max(auc, 1 - auc, told, 1 - told)
-            if auc > REMARKABLE_AUC:
-                said.append(
-                    f"field {field.name!r} alone has an AUC of {auc:.3f} for the label "
-                    f"{self._label!r}{self._space()}: is it known before the label is?"
-                )
-        return said
+            said += self._remark(field.name, max(auc, 1 - auc, told, 1 - told))
+        return said + [remark for name in self._vectors for remark in self._of_vector(name)]
+
+    def _of_vector(self, name: str) -> list[str]:
+        """Judge a vector by least squares: learnt on half of the rows, scored on the other."""
+        rows = self._vector_sample.rows().drop_nulls(name)
+        labels = self._binary(rows[self._label])
+        learn, score = labels.gather_every(2), labels.gather_every(2, offset=1)
+        if len(rows) < MIN_LEAK_ROWS or not (_has_both(learn) and _has_both(score)):
+            return []
+        vectors = np.stack(rows[name].to_list())
+        vectors = (vectors - vectors.mean(0)) / np.maximum(
+            vectors.std(0), np.finfo(np.float32).tiny
+        )
+        weights, *_ = np.linalg.lstsq(vectors[::2], learn.to_numpy() - learn.mean())
+        return self._remark(name, _auc(pl.Series(vectors[1::2] @ weights), score))
+
+    def _binary(self, labels: pl.Series) -> pl.Series:
+        above = labels > (labels.median() or 0.0) if self._is_ratio else labels
+        return above.cast(pl.Int64)
+
+    def _remark(self, field: str, auc: float) -> list[str]:
+        if auc <= REMARKABLE_AUC:
+            return []
+        return [
+            f"field {field!r} alone has an AUC of {auc:.3f} for the label "
+            f"{self._label!r}{self._space()}: is it known before the label is?"
+        ]
 
     def _space(self) -> str:
         return f" where {self._parents[-1]} = 1" if self._parents else ""
+
+
+def _places(vectors: pl.Series) -> Iterator[_Place]:
+    """Yield the numbers of a vector column that have few values."""
+    first = vectors.head(MIN_LEAK_ROWS)
+    for number in range(int(vectors.list.len().max() or 0)):  # type: ignore[arg-type]
+        if first.list.get(number, null_on_oob=True).n_unique() <= MAX_LEAK_VALUES:
+            yield vectors.name, number
 
 
 def _has_both(labels: pl.Series) -> bool:

@@ -770,6 +770,7 @@ def test_lists_that_are_all_empty_are_prepared(tmp_path):
         (lambda f: {"a.parquet": b"PAR1" + f}, "a.parquet cannot be read"),
         (lambda f: {"a.csv": f, "b.parquet": f}, "names Parquet and text"),
         (lambda f: {"a.csv": f, "readme.md": f}, "readme.md is none of"),
+        (lambda f: {"a.csv": f + f}, r"a.csv, line 902: the first line comes again"),
         (lambda f: {"_x": f}, "which holds no file"),
         (lambda f: {"a.csv": f.splitlines(keepends=True)[0]}, "a.csv holds no rows"),
     ],
@@ -778,6 +779,32 @@ def test_a_folder_that_cannot_be_read_whole_is_refused(make, words, tmp_path):
     for name, content in make(log().write_csv().encode()).items():
         (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=words):
+        load(described(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"split": "time", "split_column": "one"}, "column 'one' has 1 value, and rows of one"),
+        ({"split": "time", "split_column": "two"}, "valid split would be .* 'two' has 2 values"),
+        ({"split": "group", "group": "one"}, "'one' has 1 value.*dataset.split=random"),
+    ],
+)
+def test_values_that_cannot_be_parted_are_named(changes, words, tmp_path):
+    frame = log().with_columns(one=7, two=pl.col("item") % 2)
+    with pytest.raises(DataError, match=words):
+        load(described(write_parquet(frame, tmp_path / "l.parquet"), **changes))
+
+
+def test_a_folder_says_each_thing_once_and_names_of_splits_are_remarked(tmp_path):
+    for place in ("train", "test/more"):
+        (tmp_path / place).mkdir(parents=True)
+        log(300).write_parquet(tmp_path / place / f"{len(place)}.parquet")
+    (said,) = [w for w in table.load(described(tmp_path)).split if "train and test" in w]
+    assert "dataset.path={train: ..., test: ...}" in said
+    (tmp_path / "k=1" / "k=2").mkdir(parents=True)
+    log(300).write_parquet(tmp_path / "k=1" / "k=2" / "a.parquet")
+    with pytest.raises(DataError, match=r"a.parquet is in two folders that say what 'k' is"):
         load(described(tmp_path))
 
 

@@ -89,6 +89,7 @@ def load(config: TableConfig) -> RawStream:
         split=[
             *survey.words,
             *_copies(source, sources),
+            *_named_as_splits(source),
             *(f"buckets of {name}: {', '.join(intervals(own))}" for name, own in bounds.items()),
         ],
     )
@@ -100,6 +101,15 @@ def checksums(parts: Sequence[Part]) -> dict[str, str]:
     files = dict.fromkeys((f"{split[part.split]}{part.name}", part.path) for part in parts)
     taken = set[str]()  # files of several folders may have one name
     return {_fresh(name, taken): sha256_of(path) for name, path in files}
+
+
+def _named_as_splits(source: "_Source") -> list[str]:
+    """Return a remark about files whose names say that they are split already."""
+    parts = [part for part in source.table.parts if part.split is None]
+    names = {part.name.split("/")[0].split(".")[0].lower() for part in parts}
+    if source.config.split == "column" or not {"train", "test"} <= names:
+        return []
+    return ["train and test are cut anew; to keep them apart, dataset.path={train: ..., test: ...}"]
 
 
 def _copies(source: "_Source", sources: Mapping[str, str]) -> list[str]:
@@ -200,8 +210,11 @@ class _Source:
         found, bounds = np.concatenate(codes), ""
         if config.split == "time":
             found[found == OPEN], bounds = self._by_time(times)
+            self._refuse_empty(found, self._order, times.finish())
         elif config.split != "column":
             found[found == OPEN] = self._at_random(found, groups)
+            if groups:
+                self._refuse_empty(found, config.group or "", pl.concat(groups))
         hidden = np.concatenate(gaps) & (found != DROPPED)
         account["a label is absent, hidden in training"] = int((hidden & (found == 0)).sum())
         lost = hidden & (found > 0)
@@ -323,6 +336,18 @@ class _Source:
         )
         account.update(changed)
         return labels, kept, pl.DataFrame(known)
+
+    def _refuse_empty(self, codes: Codes, column: str, values: pl.Series) -> None:
+        """Refuse a cut that leaves a split without rows, by the values that it cannot part."""
+        empty = [split for number, split in enumerate(SPLITS) if not (codes == number).any()]
+        if empty and (codes >= 0).any():
+            n = values.n_unique()
+            raise DataError(
+                f"the {empty[0]} split would be empty: column {column!r} has {n:,} "
+                f"value{'s' if n > 1 else ''}, and rows of one value stay together; choose other "
+                "fractions, dataset.split=random, or by time dataset.valid_from and "
+                "dataset.test_from"
+            )
 
     def _at_random(self, codes: Codes, groups: list[pl.Series]) -> Codes:
         if self.config.split == "group" and groups:

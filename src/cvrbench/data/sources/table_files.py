@@ -130,6 +130,10 @@ def _partition(folder: Path, file: Path) -> dict[str, str | None]:
     found: dict[str, str | None] = {}
     for part in file.relative_to(folder).parts[:-1]:
         name, is_partition, value = part.partition("=")
+        if is_partition and unquote(name) in found:
+            raise DataError(
+                f"{file} is in two folders that say what {unquote(name)!r} is; rename one"
+            )
         if is_partition:
             found[unquote(name)] = None if value == HIVE_NULL else unquote(value)
     return found
@@ -274,7 +278,7 @@ class Table:
 
     def _blocks(self, text: RawFile) -> Iterator[tuple[list[str], int, bytes]]:
         """Yield the header, the line that comes next, and whole records, their end included."""
-        header, line = None, 1
+        header, first, line = None, b"", 1
         for block in _whole_records(as_utf8(text, self._config.encoding), text.where):
             if header is None:
                 n_blank = len(block) - len(block.lstrip(b"\r\n"))
@@ -284,10 +288,15 @@ class Table:
                     end = block.index(NEWLINE, end) + 1
                 header = self._header(block[n_blank:end], text)
                 line += block.count(NEWLINE, n_blank, end)
-                block = block[end:]
+                first, block = block[n_blank:end], block[end:]
                 if not block:
                     yield header, line, block
                     continue
+            if (at := (NEWLINE + block).find(NEWLINE + first)) >= 0:
+                raise DataError(
+                    f"{text.where}, line {line + block.count(NEWLINE, 0, at):,}: the first line "
+                    "comes again; were several files joined? give them as a folder"
+                )
             yield header, line, block
             line += block.count(NEWLINE)
 

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cvrbench.data.schema import Schema
 from cvrbench.masks.mask_set import MaskSet
+from cvrbench.masks.ranking import whole_units
 from cvrbench.serving.compaction import (
     Layer,
     TaskNetwork,
@@ -86,6 +87,20 @@ def test_logits_stay_what_they_were(density, tower, n_tasks, own):
     network = ncs(schema, tower=tower, own=own)
     cut(network, density)
     check(network, schema)
+
+
+@pytest.mark.parametrize("density", [0.1, 0.2, 0.5])
+def test_masks_over_whole_units_take_the_multiply_adds_away(density):
+    schema = make_schema(2)
+    network = ncs(schema, hidden=(32, 16))
+    cut(network, density)
+    network.set_masks(whole_units(network.masks))
+    for task, found in enumerate(check(network, schema)):
+        kept, cost = int(network.masks.flat()[task].sum()), cost_of_task(found.network)
+        assert cost.multiply_adds == cost.connections  # no weight is a 0 that is multiplied
+        _, last, _ = found.units
+        assert cost.multiply_adds == kept + 5 * len(last) + 5  # and the tower's
+        assert kept <= density * 1.2 * network.masks.flat().shape[1]
 
 
 @settings(max_examples=60)

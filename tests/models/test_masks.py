@@ -19,6 +19,7 @@ from cvrbench.masks.ranking import (
     random_scores,
     redrawn,
     shuffled,
+    whole_units,
 )
 from cvrbench.masks.saliency import GradientSums, agreeing, snip
 
@@ -157,6 +158,26 @@ def test_redrawing_keeps_every_layers_densities_and_the_overlap_of_chance(seed: 
         d = keep[0].double().mean().item()
         overlap = after.facts()[name]["jaccard"][0][1]
         assert overlap == pytest.approx(d / (2 - d), abs=0.04)  # before it was 1
+
+
+@given(st.integers(0, 1000), st.floats(0.05, 1))
+def test_whole_units_keep_no_more_connections_and_all_of_each_unit(seed: int, density: float):
+    like = everything((20, 16), (16, 8), tasks=("ctr", "cvr"))
+    before = keep_best(random_scores(like, seed, identical=False), like, density, "global")
+    after = whole_units(before)
+    first, second = (keep for keep in after.keep.values())
+    for t in range(2):
+        hidden, last = first[t].any(dim=0), second[t].any(dim=0)
+        assert torch.equal(first[t], hidden.expand(20, 16))
+        assert torch.equal(second[t], hidden[:, None] & last)
+        kept, k = int(before.flat()[t].sum()), int(hidden.sum())
+        sizes = [20 * n + n * max(1, round(n / 2)) for n in range(1, 17)]
+        assert k == max([n for n, size in enumerate(sizes, 1) if size <= kept], default=1)
+        assert int(after.flat()[t].sum()) == sizes[k - 1]
+        # No unit that is left out had more connections, in and out, than one that stays.
+        ins = before.keep["trunk_0"][t].double().mean(0)
+        score = ins + before.keep["trunk_1"][t].double().mean(1)
+        assert hidden.all() or score[hidden].min() >= score[~hidden].max()
 
 
 @given(st.floats(0.01, 1))

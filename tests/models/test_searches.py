@@ -80,6 +80,7 @@ SEARCHES = (
     "reinit",
     "permuted",
     "longer",
+    "units",
 )
 COMPARED = ("model.search.rounds=4", "model.search.epochs=2")
 """Candidates that a choice on validation trains under."""
@@ -90,7 +91,10 @@ def test_every_search_keeps_the_density_it_was_asked_for(search, name) -> None:
     masks = search(f"model.search={name}", "model.density=0.25").run().masks
     total = masks.flat().shape[1]
     for task, kept in masks.density().items():
-        assert kept == pytest.approx(round(0.25 * total) / total), task
+        if name == "units":  # as many as go with it
+            assert 0.2 < kept <= 0.25, task
+        else:
+            assert kept == pytest.approx(round(0.25 * total) / total), task
 
 
 @pytest.mark.parametrize("together", ["true", "false"])
@@ -137,7 +141,8 @@ def test_one_seed_gives_one_mask_and_another_seed_another(
     first = search(f"model.search={name}").run().masks.flat()
     again = Search(quick_data, tmp_path / "again", f"model.search={name}").run().masks.flat()
     assert torch.equal(first, again)
-    if name not in ("synflow", "initial"):  # they read initial weights alone, the same ones here
+    # Two read the initial weights alone, which are the same here; of a few units the same may stay.
+    if name not in ("synflow", "initial", "units"):
         other = Search(quick_data, tmp_path / "other", f"model.search={name}", "seed=1").run()
         assert not torch.equal(first, other.masks.flat())
 

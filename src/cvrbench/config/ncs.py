@@ -323,6 +323,13 @@ class PermutedSearch(Derived):
 
 
 @dataclass(frozen=True, kw_only=True)
+class UnitsSearch(Derived):
+    """Whole units of the trunk: those that have most of the connections that a search keeps."""
+
+    kind: Literal["units"]
+
+
+@dataclass(frozen=True, kw_only=True)
 class LongerSearch(Derived):
     """Control: a search's masks, whose training gets the epochs that another search would take."""
 
@@ -338,6 +345,7 @@ Search = (
     | RedrawnSearch
     | ReinitSearch
     | PermutedSearch
+    | UnitsSearch
     | LongerSearch
 )
 

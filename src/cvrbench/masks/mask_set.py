@@ -63,13 +63,18 @@ class MaskSet:
         flat = self.flat(shareable=True)
         return flat.any(dim=0).double().mean().item() if flat.shape[1] else 1.0
 
+    def trunk(self) -> dict[str, Tensor]:
+        """The weight matrices of the trunk, `[tasks, in, out]` each, from the input up."""
+        names = [n for n in self.keep if n.startswith("trunk_") and not n.endswith("_bias")]
+        return {name: self.keep[name] for name in names}
+
     def dead_units(self) -> dict[str, tuple[int, ...]]:
         """Units per trunk layer that carry nothing of a task's.
 
         A unit is dead where the task keeps no connection to it, or none from it to the next
         layer of the trunk. Towers are not looked at.
         """
-        layers = [k for name, k in self.keep.items() if name in _trunk_names(self.keep)]
+        layers = [*self.trunk().values()]
         found = []
         for number, keep in enumerate(layers):
             alive = keep.any(dim=1)  # [tasks, out]
@@ -132,7 +137,3 @@ def jaccard(flat: Tensor) -> Tensor:
 def is_owned(name: str) -> bool:
     """Whether a layer belongs to one task each."""
     return name.startswith(OWNED)
-
-
-def _trunk_names(names: Mapping[str, Tensor]) -> list[str]:
-    return [name for name in names if name.startswith("trunk_") and not name.endswith("_bias")]

@@ -12,6 +12,7 @@ but other connections; a redrawn one has its densities, and the overlap that cha
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -144,6 +145,46 @@ def overlapping(like: MaskSet, density: float, overlap: float, seed: int) -> Mas
             flat[task, places] = True
         drawn[name] = flat.view_as(keep).to(keep.device)
     return MaskSet(like.tasks, drawn)
+
+
+def whole_units(masks: MaskSet) -> MaskSet:
+    """Keep, per task, the units with most of a set's connections, and every connection of theirs.
+
+    All hidden layers of the trunk keep the same share of their units: the largest with which no
+    more connections are kept than before, and at least one unit. Other layers stay as they are.
+    """
+    layers = masks.trunk()
+    sizes = [next(iter(layers.values())).shape[1], *(keep.shape[2] for keep in layers.values())]
+    kept = torch.stack([keep.flatten(1).sum(dim=1) for keep in layers.values()]).sum(dim=0)
+    counts = [_units_of(sizes, n) for n in kept.tolist()]  # per task, of each hidden layer
+    reading = [keep.double().mean(dim=2) for keep in layers.values()]  # [tasks, in]
+    below = torch.ones_like(reading[0], dtype=torch.bool)
+    found = {}
+    for number, (name, keep) in enumerate(layers.items()):
+        score = keep.double().mean(dim=1)  # [tasks, out]
+        if number + 1 < len(layers):
+            score = score + reading[number + 1]
+        best = [_first(one, n[number]) for one, n in zip(score, counts, strict=True)]
+        above = torch.stack(best)
+        found[name] = below[:, :, None] & above[:, None, :]
+        below = above
+    return MaskSet(masks.tasks, {**masks.keep, **found})
+
+
+def _units_of(sizes: Sequence[int], connections: int) -> list[int]:
+    """Return how many units each hidden layer keeps; `sizes` begin with the input's."""
+    for most in range(max(sizes[1:]), 0, -1):
+        units = [max(1, round(size * most / max(sizes[1:]))) for size in sizes[1:]]
+        if sum(i * o for i, o in pairwise([sizes[0], *units])) <= connections:
+            return units
+    return [1 for _ in sizes[1:]]
+
+
+def _first(scores: Tensor, n: int) -> Tensor:
+    """`[units]` -> the same, True for the n best; ties are broken by position."""
+    chosen = torch.zeros_like(scores, dtype=torch.bool)
+    chosen[scores.argsort(descending=True, stable=True)[:n]] = True
+    return chosen
 
 
 def redrawn(masks: MaskSet, seed: int) -> MaskSet:

@@ -31,9 +31,16 @@ from cvrbench.config.ncs import (
     ShuffledSearch,
     SnipSearch,
     SynflowSearch,
+    UnitsSearch,
     UnsharedSearch,
 )
-from cvrbench.masks.ranking import overlapping, random_scores, redrawn, shuffled
+from cvrbench.masks.ranking import (
+    overlapping,
+    random_scores,
+    redrawn,
+    shuffled,
+    whole_units,
+)
 from cvrbench.strategies.base import PretrainContext, Training
 from cvrbench.strategies.ncs import NCS, MaskSearch, SearchResult
 from cvrbench.strategies.ncs.by_gradient import gradient_conflict, grasp, snip, synflow
@@ -68,6 +75,8 @@ def _search(ncs: NCS, context: PretrainContext, *, config: NCSConfig) -> SearchR
             masks = shuffled(masks, seed)
         case RedrawnSearch():
             masks = redrawn(masks, seed)
+        case UnitsSearch():
+            masks = whole_units(masks)
         case ReinitSearch():
             ncs.redraw(seed)
         case LongerSearch(extra_epochs=epochs):

@@ -433,6 +433,14 @@ class KuaiRecConfig(DatasetOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LT4RecConfig(SplitOptions):
+    """The sample of the NCS authors' log: clicks, and watch ratios of clicks; by user."""
+
+    kind: Literal["lt4rec"]
+    test_fraction: Fraction
+
+
+@dataclass(frozen=True, kw_only=True)
 class AliCCPConfig(SplitOptions):
     """Ali-CCP: Taobao's exposures, clicks and purchases (Ma et al., SIGIR 2018)."""
 
@@ -477,6 +485,7 @@ TabularConfig = (
     | TikTokConfig
     | CriteoAttributionConfig
     | KuaiRecConfig
+    | LT4RecConfig
     | TableConfig
 )
 """Datasets that come as tables, and are prepared by `data.prepare`."""

@@ -116,6 +116,17 @@ SOURCES: Mapping[str, Public | BehindLogin] = {
             )
         },
     ),
+    "lt4rec": _public(
+        "none stated: not to be passed on",
+        "https://github.com/xuanjixiao/onerec",
+        "https://raw.githubusercontent.com/xuanjixiao/onerec/"
+        "7fd76e5417f68b6ea56af8b68cbba56a6b686c4b/lt4rec/dataset",
+        {
+            "part-r-00002.gz": (
+                "sha256:27a61dbb3fcaf95fe714edcfa6e53aea3816c79904b9dee79cc0f306c4bc7341"
+            )
+        },
+    ),
     "aliexpress": BehindLogin(
         licence="the provider's terms, shown with the download",
         page="https://tianchi.aliyun.com/dataset/74690",

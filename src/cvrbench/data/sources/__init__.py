@@ -5,7 +5,7 @@ from typing import assert_never
 
 from cvrbench.config import dataset
 from cvrbench.data.raw import RawStream
-from cvrbench.data.sources import kuaishou, logs, small_tables, synthetic, table
+from cvrbench.data.sources import kuaishou, logs, lt4rec, small_tables, synthetic, table
 
 
 def raw_folders(config: dataset.DatasetConfig) -> tuple[str, ...]:
@@ -17,6 +17,8 @@ def raw_folders(config: dataset.DatasetConfig) -> tuple[str, ...]:
             return (f"kuairand_{config.variant}",)
         case dataset.SyntheticConfig() | dataset.TableConfig():
             return ()
+        case dataset.LT4RecConfig():
+            return ("lt4rec", "lt4rec_sample")
         case _:
             return (config.kind,)
 
@@ -52,6 +54,8 @@ def load_raw(config: dataset.TabularConfig, raw: Path) -> RawStream:
             return logs.load_criteo(config, raw)
         case dataset.KuaiRecConfig():
             return kuaishou.load_kuairec(config, raw)
+        case dataset.LT4RecConfig():
+            return lt4rec.load_lt4rec(config, raw)
         case dataset.TableConfig():
             return table.load(config)
         case _:

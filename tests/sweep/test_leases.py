@@ -174,6 +174,29 @@ def test_a_dead_workers_trial_is_taken_over_with_what_was_suggested(one):
     assert taken.user_attrs[ATTEMPTS] == 2
 
 
+def test_a_worker_that_comes_too_late_leaves_no_sign(one):
+    """Else it would take the trial for one that it had left itself."""
+    late = another(one)
+    one.storage.create_new_trial(one.study_id, optuna.create_trial(state=TrialState.WAITING))
+    (waiting,) = late.trials(TrialState.WAITING)
+    taken = one.next(spent=False)
+    assert not late._start(waiting)
+    assert one._is_mine(taken)
+    assert late.next(spent=True) is None
+
+
+def test_a_trial_whose_worker_died_before_it_signed_is_taken_over(one, clock):
+    slow = replace(one, heartbeat=60.0, seen={})
+    number = one.storage.create_new_trial(
+        one.study_id, optuna.create_trial(state=TrialState.RUNNING)
+    )
+    assert slow.next(spent=True) is None
+    clock.now += module.UNSIGNED / 2
+    assert slow.next(spent=True) is None
+    clock.now += module.UNSIGNED
+    assert slow.next(spent=True)._trial_id == number
+
+
 def test_a_worker_takes_up_what_it_left_itself(one):
     """After an error in a process that lives on, as a notebook's does."""
     left = one.next(spent=False)

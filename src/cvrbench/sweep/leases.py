@@ -33,6 +33,8 @@ FURTHER = "further"
 """Names of a trial's user attributes; `further`: the last attempt that got further than before."""
 MISSED = 5
 """Heartbeats in a row that a worker may miss."""
+UNSIGNED = 5.0
+"""Seconds after which a running trial that nobody has signed has lost its worker, at most."""
 TRIES = 2
 """A trial whose worker dies is tried once more from where it last got further."""
 
@@ -119,9 +121,7 @@ class Leases:
             self.storage.set_trial_user_attr(trial._trial_id, WORKER, None)
 
     def _start(self, trial: FrozenTrial) -> bool:
-        # Signed before it runs: who is killed in between leaves no trial without a name. And again
-        # after it, since another may have signed the waiting one, too, and come too late.
-        self._sign(trial._trial_id, 0)
+        # Not signed before it is ours: the sign could come after that of a faster worker.
         try:
             if not self.storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING):
                 return False
@@ -176,7 +176,9 @@ class Leases:
         if last != sign:
             self.seen[trial.number] = (sign, time.monotonic())
             return False
-        return time.monotonic() - since > MISSED * self.heartbeat
+        patience = MISSED * self.heartbeat
+        patience = patience if sign is not None else min(patience, UNSIGNED)
+        return time.monotonic() - since > patience
 
 
 def _started(pid: int) -> str | None:

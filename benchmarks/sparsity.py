@@ -2,6 +2,8 @@
 
     python -m benchmarks.sparsity [OVERRIDE ...] [--train] [--data-dir DIR] [--json FILE]
     python -m benchmarks.sparsity dataset=kuairand --train
+    cvrbench run experiment=whole_units
+    python -m benchmarks.sparsity --runs results
 
 The default NCS network on a dataset (`synthetic` unless an override names another), cut to several
 densities in three ways:
@@ -15,6 +17,10 @@ densities in three ways:
 `compacted` is the same network without the units and fields that carry nothing. Both are timed in
 turns in one process on one thread, `trained` (all tasks, masks multiplied in) with them; a ratio is
 the median over rounds of calls, with quartiles. Ratios, not times, are comparable between machines.
+
+`--runs` takes finished runs instead: what each strategy's network of the task, as `cvrbench export
+--task` writes it, reaches on the test rows, counts, and takes in onnxruntime; times in turns as
+above, against the first network of the table.
 """
 
 import argparse
@@ -25,17 +31,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.latency import Latency, Spread, measure_savings
+from benchmarks.latency import (
+    Contender,
+    Latency,
+    Spread,
+    first_rows,
+    measure_latency,
+    measure_savings,
+    select,
+)
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
 from cvrbench.config.compose import compose
+from cvrbench.data.batches import Features
 from cvrbench.data.dataset import Dataset
 from cvrbench.data.registry import ensure
 from cvrbench.masks.ranking import keep_best, random_scores
+from cvrbench.report.comparison import compare as compare_runs
+from cvrbench.report.tables import interval
 from cvrbench.runs import experiment
 from cvrbench.runs.load import load_trained
-from cvrbench.serving.compaction import Savings, compare
+from cvrbench.runs.store import ResultStore
+from cvrbench.serving.compaction import Savings, compare, cost_as_trained
+from cvrbench.serving.export import Part, part_of, save_onnx, tensor_inputs
 from cvrbench.strategies import build_network
 from cvrbench.strategies.ncs import NCS
 
@@ -77,16 +97,74 @@ def trained(overrides: list[str], results: Path) -> Iterator[tuple[str, float, N
         yield "imp", density, network
 
 
+class Exported(nn.Module):
+    """One task's network as it is served: a session of onnxruntime on one thread."""
+
+    def __init__(self, part: Part, file: Path) -> None:
+        import onnxruntime as ort
+
+        super().__init__()
+        save_onnx(part, file, {})
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = 1
+        self.names = [tensor.name for tensor in tensor_inputs(part.schema)]
+        self.session = ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+
+    def forward(self, features: Features) -> Any:
+        """Return the probabilities."""
+        feed = {name: getattr(features, name).numpy() for name in self.names}
+        return self.session.run(None, feed)
+
+
+def of_runs(results: Path, task: str, rounds: int) -> Table:
+    """Compare finished runs: what a task's network as exported reaches, counts and takes."""
+    store = ResultStore(results)
+    (comparison,) = compare_runs(store.records())
+    table = Table(box=None, pad_edge=False, header_style="")
+    for heading in (
+        "strategy", "seeds", f"{task} AUC", "multiply-adds",
+        *(f"time of the first, batch {size}" for size in BATCHES),
+    ):  # fmt: skip
+        table.add_column(heading, justify="left" if heading == "strategy" else "right")
+    parts: list[Part] = []
+    contenders: dict[int, list[Contender]] = {size: [] for size in BATCHES}
+    with tempfile.TemporaryDirectory() as temporary:
+        for number, variant in enumerate(comparison.variants):
+            trained = load_trained(results / "runs" / variant.runs[0].run_id)
+            part = part_of(trained, task)
+            parts.append(part)
+            served = Exported(part, Path(temporary) / f"{number}.onnx")
+            config, name = trained.config, trained.record.choices["dataset"]
+            dataset = ensure(config.dataset, name, Path(config.data_dir))
+            for size, of_size in contenders.items():
+                rows = first_rows(dataset.valid, trained.schema, size)
+                of_size.append(Contender(served, select(rows, trained.schema, part.schema)))
+        measured = [measure_latency(of_size, rounds=rounds) for of_size in contenders.values()]
+    for number, (variant, part) in enumerate(zip(comparison.variants, parts, strict=True)):
+        table.add_row(
+            variant.label,
+            str(len(variant.runs)),
+            interval(variant.estimate(f"{task}_auc")),
+            f"{cost_as_trained(part.network, part.schema).multiply_adds:,}",
+            *(ratio(times[number].ratio_to(times[0])) for times in measured),
+        )
+    return table
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("overrides", nargs="*", help="as of `cvrbench run`")
     parser.add_argument("--train", action="store_true", help="also cut trained networks")
+    parser.add_argument("--runs", type=Path, help="results whose runs to export and compare")
     parser.add_argument("--task", default="cvr")
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--data-dir", type=Path, help="folder of datasets; default: a passing one")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    if options.runs:
+        Console(width=160).print(of_runs(options.runs, options.task, options.rounds))
+        return
     with tempfile.TemporaryDirectory() as temporary:
         data_dir = options.data_dir or Path(temporary)
         overrides = [*options.overrides, f"data_dir={data_dir}"]

@@ -29,6 +29,7 @@ SIX = "model=single_task,shared_embedding,shared_bottom,mmoe,ple,ncs"
 EIGHT = "model=single_task,shared_embedding,shared_bottom,omoe,mmoe,cgc,ple,ncs"
 BOTH = "dataset=kuairand,census_income"
 SMALL = "dataset=synthetic dataset.rows=40000"
+WATCH = "dataset=kuairand_watch objective.losses={cvr:{kind:mse}}"
 FRESH = "seed=5..9"
 METHODS = ",".join(kind for kind in find_conf().groups["balancing"] if kind != "weighted")
 WEIGHTS = "{cvr:0.1},{cvr:0.3},{cvr:3.0},{cvr:10.0}"
@@ -70,6 +71,17 @@ PUBLISHED = {
             *(f"{kind}-kuairand.png" for kind in ("forest", "seesaw", "learning", "cost")),
             *("calibration-kuairand.png", "forest-census_income.png", "ranks.png"),
         ),
+    ),
+    "watch": Published(
+        page="docs/results/comparison-on-kuairand.md",
+        runs=(
+            f"run -m {WATCH} {SEEDS} {SIX}",
+            f"run -m {WATCH} {SEEDS} model=ncs model.search=random,identical",
+            f"run -m {WATCH} {SEEDS} model=ncs model.search=shuffled,unshared "
+            "model.search.base=imp",
+        ),
+        tables="cvrbench report --metric cvr_rmse --format md",
+        minutes=60,
     ),
     "scarcity": Published(
         page="docs/results/scarce-conversions.md",

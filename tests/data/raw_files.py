@@ -27,6 +27,7 @@ def kuairand_files(rows: int = 600, seed: int = 0) -> dict[str, str]:
             "long_view": click * int(rng.random() < 0.6),
             "is_like": click * int(rng.random() < 0.2),
             "duration_ms": int(rng.integers(1000, 60000)),
+            "play_time_ms": 997 * row % 70_000,
             "tab": int(rng.integers(3)),
         }
         lines.append(",".join(str(values[column]) for column in kuaishou.LOG_COLUMNS))

@@ -1,12 +1,13 @@
 """Sources read the true formats, whole, wherever they lie, and refuse what is not theirs."""
 
+import numpy as np
 import polars as pl
 import pytest
 
 from cvrbench.config.compose import compose
 from cvrbench.data.raw import Fractions, by_row
-from cvrbench.data.sources import load_raw, small_tables
-from cvrbench.errors import DataError
+from cvrbench.data.sources import kuaishou, load_raw, small_tables
+from cvrbench.errors import ConfigError, DataError
 from tests.data.checks import Tables, check
 from tests.data.raw_files import FILES, write
 
@@ -157,3 +158,26 @@ def test_census_bins_are_cut_at_quantiles_of_training_rows_alone(tmp_path):
     after = load("census_income", write(files, tmp_path / "after"))
     assert after.valid["age"].n_unique() == 1 < before.valid["age"].n_unique()
     assert after.train["age_bin"].equals(before.train["age_bin"])
+
+
+FEEDBACK = {*kuaishou.SHORT_NAMES, "is_click", "is_forward", "is_hate", "play_time_ms"}
+
+
+@pytest.mark.parametrize("conversions", [("watch_ratio",), ("long_view", "watch_ratio")])
+def test_kuairand_has_the_watch_ratio_of_clicks(tmp_path, conversions):
+    folder = write(FILES["kuairand"](), tmp_path)
+    raw = load("kuairand_watch", folder, f"dataset.conversions=[{','.join(conversions)}]")
+    log = pl.read_csv(folder / "log_standard_4_25_to_5_08_pure.csv").sort("time_ms")
+    found = pl.concat(raw.splits().values()).sort("time_ms")["watch_ratio"].to_numpy()
+    play, duration, click = (log[c].to_numpy() for c in ("play_time_ms", "duration_ms", "is_click"))
+    np.testing.assert_allclose(found, np.minimum(play / duration, 1) * click)
+    assert 0 < (found == 1).sum() < (found > 0).sum()
+    ratios = {task.label for task in raw.tasks if task.is_ratio}
+    assert ratios == {"watch_ratio"}
+    assert len(raw.tasks) == 1 + len(conversions)
+    assert not FEEDBACK & {field.name for field in raw.fields}
+
+
+def test_a_ratio_is_not_counted_before_an_exposure():
+    with pytest.raises(ConfigError, match="watch_ratio is no count"):
+        compose(["dataset=kuairand_history", "dataset.conversions=[watch_ratio]"])

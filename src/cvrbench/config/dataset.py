@@ -86,10 +86,16 @@ class KuaiRandConfig(SplitOptions):
     kind: Literal["kuairand"]
     variant: Literal["pure", "1k", "27k"]
     conversions: Annotated[
-        tuple[Literal["long_view", "is_like", "is_follow", "is_comment", "is_profile_enter"], ...],
+        tuple[
+            Literal[
+                "long_view", "is_like", "is_follow", "is_comment", "is_profile_enter", "watch_ratio"
+            ],
+            ...,
+        ],
         MinLen(1),
     ]
-    """The first becomes task `cvr`, any other a task of its own; all given a click."""
+    """The first becomes task `cvr`, any other a task of its own; all given a click. `watch_ratio`
+    is a ratio: the share of the video that was played, at most 1."""
     split: Literal["time", "user", "random"]
     valid_from: date
     """First day of validation (`split=time`)."""
@@ -107,6 +113,14 @@ class KuaiRandHistoryConfig(KuaiRandConfig):
     variant: Literal["pure"]
     history: Annotated[int, Ge(1), Le(200)]
     """Clicks of the user that an exposure sees at most, the latest."""
+
+    def __post_init__(self) -> None:
+        """Refuse to count a ratio."""
+        if self.conversions[0] == "watch_ratio":
+            raise ValueError(
+                "conversions: the first is counted before every exposure, and watch_ratio is no "
+                "count; put another before it, as [long_view, watch_ratio]"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,8 +5,9 @@ record 10439422, CC BY-SA 4.0. Reads the standard log and joins the user and the
 features. Pure is read whole; 1K and 27K as streams of rows, with the videos' features in memory
 (some 50 bytes a video: 0.2 GB of 1K's, 1.6 GB of 27K's). Never features: every feedback column
 (`is_*`, `long_view`, play and stay times) and `video_features_statistic`, whose averages span the
-whole month and so the test days. Pure's exact duplicates are dropped before the split; of the
-larger logs they cannot be found without holding the log, and are kept.
+whole month and so the test days. The watch ratio of a click is its play time over the video's
+duration, at most 1; the duration is known before and a feature. Pure's exact duplicates are dropped
+before the split; of the larger logs they cannot be found without holding the log, and are kept.
 
 **KuaiRec 2.0** (Gao et al., CIKM 2022): watch ratios, one part nearly complete. kuairec.com, Zenodo
 record 18164998, CC BY-SA 4.0. There is no click and no like: both tasks are thresholds on
@@ -19,6 +20,7 @@ same or later days and is never a feature.
 import json
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
@@ -95,6 +97,7 @@ SHORT_NAMES = {
     "is_profile_enter": "profile_enter",
     "long_view": "long_view",
 }
+WATCH_RATIO = "watch_ratio"
 IDS = ("user_id", "video_id", "tab", "hour", "duration_bin", *USER_FIELDS, *VIDEO_FIELDS)
 CLICKED = {"video_id": "clicked_videos", "author_id": "clicked_authors", "tag": "clicked_tags"}
 """Column of a clicked video -> list of them before an exposure."""
@@ -175,7 +178,7 @@ def _in_memory(config: KuaiRandConfig, logs: list[RawFile], features: _Features)
         check_labels(part, ["is_click", *SHORT_NAMES], file.name)
         parts.append(part)
     log = pl.concat(parts)
-    rows = log.unique(maintain_order=True)
+    rows = _with_ratio(log.unique(maintain_order=True), config)
     accounting = {"read": len(log), "dropped: exact duplicate": len(log) - len(rows)}
     rows, changed = apply_policy(rows, _tasks(config), config.unclicked_conversions)
     table = features.join(rows)
@@ -189,6 +192,15 @@ def _in_memory(config: KuaiRandConfig, logs: list[RawFile], features: _Features)
     else:
         split = by_row(len(table), fractions)
     return table_chunks(table.with_columns(split), accounting | changed)
+
+
+def _with_ratio(log: pl.DataFrame, config: KuaiRandConfig) -> pl.DataFrame:
+    """Add the watch ratio of clicked rows, if it is a label; a video without a length has 0."""
+    if WATCH_RATIO not in config.conversions:
+        return log
+    played = pl.col("is_click") * pl.col("play_time_ms") / pl.col("duration_ms")
+    ratio = pl.when(pl.col("duration_ms") > 0).then(played.clip(0, 1)).otherwise(0.0)
+    return log.with_columns(ratio.alias(WATCH_RATIO))
 
 
 def _with_history(table: pl.DataFrame, config: KuaiRandHistoryConfig) -> pl.DataFrame:
@@ -209,7 +221,7 @@ def _streamed(config: KuaiRandConfig, logs: list[RawFile], features: _Features) 
     def tables(account: Counter[str]) -> Iterator[pl.DataFrame]:
         row = 0
         for frame in counted(logs, LOG_LAYOUT, account):
-            table = features.join(frame)
+            table = features.join(_with_ratio(frame, config))
             if config.split == "time":
                 split = _by_day(table["date"], config)
             elif config.split == "user":
@@ -236,13 +248,12 @@ def _by_day(days: pl.Series, config: KuaiRandConfig) -> pl.Series:
 
 def _tasks(config: KuaiRandConfig) -> tuple[Task, ...]:
     first, *others = config.conversions
-    return (
+    names = {**SHORT_NAMES, WATCH_RATIO: "watch"}
+    tasks = (
         *click_conversion("is_click", first),
-        *(
-            Task(name=SHORT_NAMES[c], label=c, parent="ctr", joint=f"ct_{SHORT_NAMES[c]}")
-            for c in others
-        ),
+        *(Task(name=names[c], label=c, parent="ctr", joint=f"ct_{names[c]}") for c in others),
     )
+    return tuple(replace(t, kind="ratio") if t.label == WATCH_RATIO else t for t in tasks)
 
 
 BIG, SMALL, PEOPLE, ITEMS = (

@@ -258,6 +258,9 @@ def test_the_papers_preset_is_what_the_papers_code_does():
     assert (search.together, search.early_bird, search.choice) == (False, None, "validation_before")
     assert (model.step, model.masked_step) == ("alternate", "legacy")
     assert config.balancing.weights == {"cvr": 1.5}
+    assert config.interaction.kind == "all_dots"
+    focal, squared = config.objective.losses["ctr"], config.objective.losses["cvr"]
+    assert (focal.kind, focal.alpha, focal.gamma, squared.kind) == ("focal", 0.75, 2.0, "mse")
     assert config.trainer.learning_rate == 1e-4
 
 

@@ -386,7 +386,7 @@ def test_what_a_task_without_masks_saves_is_told(strategy):
     assert "like alone takes" in savings.sentences[0]
 
 
-@pytest.mark.parametrize("interaction", ["none", "dot", "cross"])
+@pytest.mark.parametrize("interaction", ["none", "dot", "all_dots", "cross"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_tasks_copy_has_its_logits_and_fewer_parameters(kind, interaction):
     schema = make_schema(3)

@@ -3,10 +3,17 @@
 import warnings
 from itertools import combinations
 
+import numpy as np
 import pytest
 import torch
 
-from cvrbench.config.schema import CrossConfig, DotConfig, FMConfig, NoInteractionConfig
+from cvrbench.config.schema import (
+    AllDotsConfig,
+    CrossConfig,
+    DotConfig,
+    FMConfig,
+    NoInteractionConfig,
+)
 from cvrbench.errors import ConfigError
 from cvrbench.nn.interactions import Cross, Dot, FactorizationMachine, build_encoder
 from tests.choices import kinds
@@ -32,6 +39,16 @@ def test_dot_is_deepctrs_inner_product_layer():
     found = Dot(FIELDS, DIM, 0, copies=1)(x)
     assert torch.equal(found[:, : FIELDS * DIM], x)
     torch.testing.assert_close(found[:, FIELDS * DIM :], expected)
+
+
+def test_all_dots_are_the_matrix_of_products_flattened():
+    """lt4rec: tf.matmul(e, transpose(e)), reshaped, beside the embeddings."""
+    x = embedded()
+    fields = x.view(ROWS, FIELDS, DIM).double().numpy()
+    found = Dot(FIELDS, DIM, 0, copies=1, every=True)(x)
+    products = np.einsum("bid,bjd->bij", fields, fields).reshape(ROWS, -1)
+    assert torch.equal(found[:, : FIELDS * DIM], x)
+    np.testing.assert_allclose(found[:, FIELDS * DIM :].numpy(), products, rtol=1e-6, atol=1e-6)
 
 
 def test_dot_makes_numeric_features_one_more_field():
@@ -159,7 +176,9 @@ def test_every_copy_of_an_interaction_is_one_of_its_own(config):
 
 
 @pytest.mark.parametrize(
-    "config", [DotConfig(kind="dot"), FMConfig(kind="fm")], ids=lambda c: c.kind
+    "config",
+    [DotConfig(kind="dot"), AllDotsConfig(kind="all_dots"), FMConfig(kind="fm")],
+    ids=lambda c: c.kind,
 )
 def test_an_interaction_keeps_what_comes_in_where_that_is_its_first_part(config):
     schema = make_schema()

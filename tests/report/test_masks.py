@@ -106,7 +106,7 @@ def test_rounds_of_one_density_do_not_tell_which_was_chosen_unless_the_last_is_a
 
 def test_a_round_has_its_score_or_a_dash():
     grid = rounds_grid(read_masks(masked_record()))
-    assert list(column(grid, "AUC\nctr").values()) == ["0.7000", "-"]
+    assert list(column(grid, "score\nctr").values()) == ["0.7000", "-"]
 
 
 def test_one_task_has_no_overlap_and_three_have_three():

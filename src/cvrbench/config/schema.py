@@ -35,6 +35,13 @@ class DotConfig(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AllDotsConfig(Options):
+    """All dot products of two embedded fields, of each with itself too (the authors of NCS)."""
+
+    kind: Literal["all_dots"]
+
+
+@dataclass(frozen=True, kw_only=True)
 class FMConfig(Options):
     """Elementwise products of every two embedded fields, summed and joined to the fields (FM)."""
 
@@ -63,7 +70,9 @@ class AttentionConfig(Options):
     """Widths of the network that weighs a value."""
 
 
-InteractionConfig = NoInteractionConfig | DotConfig | FMConfig | CrossConfig | AttentionConfig
+InteractionConfig = (
+    NoInteractionConfig | DotConfig | AllDotsConfig | FMConfig | CrossConfig | AttentionConfig
+)
 
 
 @dataclass(frozen=True, kw_only=True)

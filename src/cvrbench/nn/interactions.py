@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cvrbench.config.schema import (
+    AllDotsConfig,
     AttentionConfig,
     CrossConfig,
     DotConfig,
@@ -49,6 +50,8 @@ def build_encoder(
             attention = Attention(pairs, embedding_dim, hidden, copies=copies)
         case DotConfig():
             interaction = Dot(n_fields, embedding_dim, n_numeric, copies=copies)
+        case AllDotsConfig():
+            interaction = Dot(n_fields, embedding_dim, n_numeric, copies=copies, every=True)
         case FMConfig():
             interaction = FactorizationMachine(n_fields, embedding_dim, n_numeric)
         case CrossConfig(layers=layers, rank=rank):
@@ -120,20 +123,26 @@ class Dot(Interaction):
 
     Numeric features x, if there are some, are mapped to one more field of the dot products (theirs
     by an MLP, ours by a linear map). Joined to the embeddings rather than to the mapped numeric
-    features alone, as in the authors' network of NCS (arXiv 2008.09872).
+    features alone, as in the authors' network of NCS (arXiv 2008.09872), whose products are `every`
+    <e_i, e_j>: each pair twice, and each field with itself.
 
-    Shape: `[(copies,) batch, in]` -> `[(copies,) batch, in + n (n - 1) / 2]` of n fields.
+    Shape: `[(copies,) batch, in]` -> `[(copies,) batch, in + n (n - 1) / 2]` of n fields, or `in +
+    n^2`.
     """
 
-    def __init__(self, n_fields: int, dim: int, n_numeric: int, *, copies: int) -> None:
+    def __init__(
+        self, n_fields: int, dim: int, n_numeric: int, *, copies: int, every: bool = False
+    ) -> None:
         super().__init__()
         self.n_fields, self.dim, self.n_numeric = n_fields, dim, n_numeric
         if n_numeric:
             self.weight = glorot(copies, n_numeric, dim)
             self.bias = nn.Parameter(torch.zeros(copies, 1, dim))
         n = n_fields + bool(n_numeric)
-        self.register_buffer("pairs", torch.triu_indices(n, n, offset=1), persistent=False)
-        self.width = n_fields * dim + n_numeric + n * (n - 1) // 2
+        square = torch.cartesian_prod(torch.arange(n), torch.arange(n)).T
+        pairs = square if every else torch.triu_indices(n, n, offset=1)
+        self.register_buffer("pairs", pairs, persistent=False)
+        self.width = n_fields * dim + n_numeric + pairs.shape[1]
 
     pairs: Tensor
 

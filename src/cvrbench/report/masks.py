@@ -337,7 +337,7 @@ def rounds_grid(masks: Masks) -> Grid:
         overlaps = ("overlap" if alone else f"overlap\n{a},\n{b}" for a, b in masks.pairs)
         headers += ["shared", *overlaps]
     if scored:
-        headers += [f"AUC\n{task}" for task in masks.tasks]
+        headers += [f"score\n{task}" for task in masks.tasks]
     headers.append("chosen")
     return Grid(
         title="rounds of the search, over all layers",
@@ -402,7 +402,10 @@ def _layers_caption(masks: Masks) -> str:
 def _rounds_caption(masks: Masks, *, scored: bool) -> str:
     words = []
     if scored:
-        words.append("AUC, on validation, speaks for the task's mask; a dash: it was not measured.")
+        words.append(
+            "Score: AUC on validation, of a ratio -RMSE; it speaks for the mask. A dash: it was "
+            "not measured."
+        )
     if not any(one.chosen for one in masks.rounds):
         words.append("No round's density alone tells which one was taken.")
     return " ".join(words)

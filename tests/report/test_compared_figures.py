@@ -173,7 +173,9 @@ def test_gains_over_the_tasks_alone_are_drawn_once(part):
     assert {"forest", "transfer"} <= set(drawn(part))
     same = replace(part, differences=part.transfer.gains)
     assert "transfer" not in drawn(same)
-    assert words_of(drawn(same)["forest"]).startswith("log, test split: AUC less that of single")
+    assert words_of(drawn(same)["forest"]).startswith(
+        "log, test split: AUC less that of Single-Task"
+    )
 
 
 def test_the_seesaws_origin_is_the_tasks_alone(part):
@@ -197,7 +199,7 @@ def test_a_seesaw_has_a_panel_per_other_task(tmp_path):
         "CVR AUC (clicked)",
         "LIKE AUC (exposures)",
     ]
-    assert "no single_task, so no origin" in words_of(figure)
+    assert "no Single-Task, so no origin" in words_of(figure)
     keep(tmp_path / "one", SHARED, n_tasks=1)
     assert seesaw_figure(part_of(tmp_path / "one").comparison) is None
 

@@ -50,8 +50,8 @@ def test_markdown_of_a_hostile_name_keeps_its_columns_and_runs_nothing():
 
 def test_latex_is_a_booktabs_table():
     lines = to_latex(grid("mmoe")).splitlines()
-    assert r"\caption{mmoe. 95 \% of it}\label{tab:mmoe}" in lines
-    assert r"mmoe & \textbf{\boldmath $+0.1 \pm 0.2$ $p<0.001$} \\" in lines
+    assert r"\caption{MMoE. 95 \% of it}\label{tab:mmoe}" in lines
+    assert r"MMoE & \textbf{\boldmath $+0.1 \pm 0.2$ $p<0.001$} \\" in lines
     assert [line for line in lines if line.endswith("rule")] == [
         r"\toprule",
         r"\midrule",

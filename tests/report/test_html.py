@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from jinja2 import UndefinedError
 
+from cvrbench.report import as_written
 from cvrbench.report.comparison import compare
 from cvrbench.report.dataset_report import DatasetReport
 from cvrbench.report.differences import against, transfer
@@ -190,6 +191,12 @@ def test_the_page_needs_nothing_from_elsewhere(page, source):
     assert "url(http" not in source
 
 
+def named(label):
+    """A row's label, beside what papers call it."""
+    first = label.split(" ")[0]
+    return label if as_written(first) == first else f"{label} {as_written(first)}"
+
+
 def test_tables_have_the_cells_of_the_grids(page, part, sweep):
     titles = [grid.title for grid in part.grids(full=True)]
     assert len(set(titles)) == len(titles) == 5
@@ -199,7 +206,7 @@ def test_tables_have_the_cells_of_the_grids(page, part, sweep):
         head, *rows = page.tables[grid.title]
         assert head == [header.replace("\n", " ") for header in grid.headers]
         wanted = [*grid.rows, *([] if grid.last is None else [grid.last])]
-        assert rows == [[cell.text for cell in row] for row in wanted]
+        assert rows == [[named(row[0].text), *(c.text for c in row[1:])] for row in wanted]
         for cell in [cell for row in wanted for cell in row if cell.strong]:
             assert page.strong[cell.text]
 
@@ -467,7 +474,7 @@ def test_report_writes_the_page_and_says_where(results, cvrbench):
     assert "wrote results/report/index.html" in said.err
     assert "CVR AUC (clicked)" in said.out
     page = Page(Path("results/report/index.html").read_text())
-    assert page.tables["log: 1,000 test rows"][1][0] == "mmoe"
+    assert page.tables["log: 1,000 test rows"][1][0] == "mmoe MMoE"
     # No baseline and no predictions: the page says so.
     assert "Nothing could be tested" in page.said("p")
 

@@ -72,7 +72,7 @@ def test_every_name_is_led_to_its_rank(tmp_path):
     figure = ranks_figure([FIRST, SECOND])
     axis = figure.axes[0]
     texts = {text.get_text() for text in axis.texts}
-    assert {"ple (1.00)", "mmoe (2.50)", "ncs (2.50)", "1", "2", "3"} <= texts
+    assert {"PLE (1.00)", "MMoE (2.50)", "NCS (2.50)", "1", "2", "3"} <= texts
     leads = {tuple(line.get_xdata()[:2]) for line in axis.lines if len(line.get_xdata()) == 3}
     assert leads == {(1.0, 1.0), (2.5, 2.5)}
     assert "2 datasets can prove little" in figure.get_label()

@@ -193,4 +193,4 @@ def test_the_figure_of_transfer_leaves_out_the_tasks_alone(store, tmp_path):
     figure = transfer_figure(comparison, gained(comparison, store))
     assert save(figure, tmp_path / "gain.png").read_bytes().startswith(b"\x89PNG")
     labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
-    assert labels == ["shared_bottom", "ple"]
+    assert labels == ["Shared-Bottom", "PLE"]

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from cvrbench.report import escape_control
+from cvrbench.report import as_written, escape_control
 from cvrbench.report.comparison import (
     IGNORED,
     Comparison,
@@ -92,7 +92,7 @@ def write(page: str, place: Path) -> None:
 @cache
 def templates() -> Environment:
     """Return the templates; they escape markup and control characters in every value."""
-    return Environment(
+    found = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
@@ -101,6 +101,8 @@ def templates() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    found.filters["as_written"] = as_written
+    return found
 
 
 def _spell_out(value: object) -> object:

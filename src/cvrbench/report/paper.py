@@ -10,7 +10,7 @@ from string import Template
 from typing import Any
 
 from cvrbench.metrics.evaluation import describe_metric
-from cvrbench.report import escape_control
+from cvrbench.report import as_written, escape_control
 from cvrbench.report.dataset_report import DatasetReport
 from cvrbench.report.page import TEMPLATES, version_of
 from cvrbench.report.tables import LATEX_SPECIAL, to_latex, words_to_latex
@@ -84,8 +84,8 @@ def methods(report: DatasetReport) -> str:
     strategies = ", ".join(_kinds(runs, "model"))
     return " ".join(
         [
-            rf"\paragraph{{{_plain(comparison.name)}.}}",
-            f"We compare {strategies} on {_plain(comparison.dataset)}, of which "
+            rf"\paragraph{{{_plain(as_written(comparison.name))}.}}",
+            f"We compare {strategies} on {_plain(as_written(comparison.dataset))}, of which "
             f"${_number(rows['train'])}$ rows train, ${_number(rows['valid'])}$ validate and "
             f"${_number(rows['test'])}$ test.",
             f"Objective: {', '.join(_kinds(runs, 'objective'))}; balancing: "
@@ -112,7 +112,7 @@ def _kinds(runs: Sequence[RunRecord], group: str) -> Iterator[str]:
     known = set(ENTRY.findall((TEMPLATES / "references.bib").read_text(encoding="utf-8")))
     for name in dict.fromkeys(run.choices.get(group, "") for run in runs):
         key = SAME.get(name, name)
-        yield _plain(name) + (rf"~\cite{{{key}}}" if key in known else "")
+        yield _plain(as_written(name)) + (rf"~\cite{{{key}}}" if key in known else "")
 
 
 def _cited(text: str) -> Iterator[str]:

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from cvrbench.data.schema import Task
 from cvrbench.metrics.evaluation import describe_metric, ranking_metric
-from cvrbench.report import escape_control
+from cvrbench.report import as_written, escape_control
 from cvrbench.runs.record import RunRecord
 from cvrbench.stats.difference import Estimate
 
@@ -301,8 +301,8 @@ def words_to_markdown(title: str, lines: Sequence[str]) -> str:
 
 def words_to_latex(title: str, lines: Sequence[str]) -> str:
     """Return sentences as a paragraph with a title; commands are nothing for a paper."""
-    told = [line for line in lines if not line.startswith("cvrbench ")]
-    plain = [escape_control(line).translate(LATEX_SPECIAL) for line in (title, *told)]
+    told = [as_written(line) for line in lines if not line.startswith("cvrbench ")]
+    plain = [escape_control(line).translate(LATEX_SPECIAL) for line in (as_written(title), *told)]
     words = [MINUS.sub("$-$", line) for line in plain]
     return "\n".join([rf"\paragraph{{{words[0]}.}}", *words[1:], ""])
 
@@ -323,17 +323,18 @@ def to_latex(grid: Grid) -> str:
         return rf"\textbf{{\boldmath {text}}}" if cell.strong else text
 
     def line(row: Sequence[Cell]) -> str:
-        name = plain(row[0].text)
+        name = plain(as_written(row[0].text))
         first = rf"\textbf{{{name}}}" if row[0].strong else name
         return " & ".join([first, *map(marked, row[1:])]) + r" \\"
 
     last = [] if grid.last is None else [r"\midrule", line(grid.last)]
     label = re.sub(r"[^a-z0-9]+", "-", grid.title.lower()).strip("-")
+    caption = plain(as_written(f"{grid.title}. {grid.caption}"))
     return "\n".join(
         [
             r"\begin{table*}",
             r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
-            rf"\caption{{{plain(f'{grid.title}. {grid.caption}')}}}\label{{tab:{label}}}",
+            rf"\caption{{{caption}}}\label{{tab:{label}}}",
             r"\begin{adjustbox}{max width=\linewidth}",
             rf"\begin{{tabular}}{{l{'r' * (len(grid.headers) - 1)}}}",
             r"\toprule",

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from cvrbench.report import escape_control
+from cvrbench.report import as_written, escape_control
 from cvrbench.report.studies import cut
 from cvrbench.stats.difference import Estimate
 from cvrbench.system.files import atomic_write, explain_write
@@ -97,7 +97,7 @@ def styled() -> Iterator[None]:
 
 def headline(figure: Figure, words: str) -> None:
     """Say what a figure shows: words for its caption, or for a title above all panels."""
-    figure.set_label(words)
+    figure.set_label(as_written(words))
 
 
 def _entitle(figure: Figure) -> None:
@@ -112,7 +112,7 @@ def _entitle(figure: Figure) -> None:
 
 def row_name(text: str, letters: int = 36) -> str:
     """Break a strategy's name between words, into two lines at most; both of its ends stay."""
-    short = " ".join(cut(word, letters) for word in text.split())
+    short = " ".join(cut(word, letters) for word in as_written(text).split())
     lines = textwrap.wrap(short, letters, break_on_hyphens=False) or ["?"]
     return plain("\n".join([lines[0], cut(" ".join(lines[1:]), letters)]).rstrip("\n"))
 

@@ -186,8 +186,8 @@ class Schema:
             parent = next((other for other in self.tasks if other.name == task.parent), task)
             if parent is not task and parent.is_ratio:
                 raise ValueError(
-                    f"task {task.name!r} has the ratio {parent.name!r} as its parent, and a ratio "
-                    "is 1 or not nowhere"
+                    f"task {task.name!r} has the ratio {parent.name!r} as its parent; a parent's "
+                    "label is 0 or 1"
                 )
         outputs = names + [task.joint for task in self.tasks if task.joint is not None]
         fields = [field.name for field in (*self.id_fields, *self.numeric, *self.vectors)]

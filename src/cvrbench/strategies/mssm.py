@@ -7,7 +7,7 @@
 The cells are common to all tasks, the routes through them are not. All z are hard concrete
 variables (`strategies.snr`), drawn at every step of training; the loss gains `l0` times the
 expected number of open ones. Each numeric feature, and each number that an interaction adds, is a
-field. Fields begin open in 95 of 100 draws. With open gates and one cell per layer it is
+field. All gates begin open in 99 of 100 draws. With open gates and one cell per layer it is
 shared_bottom.
 
 Written from the published description; a public port has SNR's gates between cells, learns
@@ -28,8 +28,8 @@ from cvrbench.nn import FeatureEncoder, Output, ParallelMLP, Towers, select_netw
 from cvrbench.strategies.base import SharingStrategy
 from cvrbench.strategies.snr import draw_gates, share_open
 
-OPEN = 1.5
-"""Logit with which the gate of a field begins."""
+OPEN = 3.0
+"""Logit with which a gate begins."""
 
 
 class MSSM(SharingStrategy):
@@ -57,7 +57,7 @@ class MSSM(SharingStrategy):
         )
         n_cells = len(config.hidden) * config.n_cells
         self.field_logits = nn.Parameter(torch.full((n_tasks, n_embedded + len(others)), OPEN))
-        self.cell_logits = nn.Parameter(torch.empty(n_tasks, n_cells).normal_(std=0.01))
+        self.cell_logits = nn.Parameter(torch.empty(n_tasks, n_cells).normal_(OPEN, 0.01))
         self.towers = Towers(
             n_tasks, config.hidden[-1], config.tower, dropout=config.dropout, heads=heads
         )

@@ -8,16 +8,20 @@ from scipy import stats as scipy_stats
 from sklearn.metrics import roc_auc_score
 
 from cvrbench import metrics
-from cvrbench.metrics import log_losses
+from cvrbench.metrics import log_losses, ratios
 from cvrbench.stats.difference import difference, row_difference
 from cvrbench.stats.influence import (
     auc_influence,
     common_row_variance,
     effective_groups,
     gauc_influence,
+    gxauc_influence,
     log_loss_influence,
+    mae_influence,
     per_group,
+    rmse_influence,
     row_variance,
+    xauc_influence,
 )
 
 
@@ -217,3 +221,36 @@ def test_equal_groups_need_no_correction():
     assert per_group(influence, groups, labels).tolist() == pytest.approx(plain.tolist())
     assert effective_groups(groups) == pytest.approx(12)
     assert np.isfinite(per_group(influence, np.zeros(60, int), labels)).all()
+
+
+RATIOS = {
+    "xauc": (ratios.xauc, xauc_influence),
+    "rmse": (ratios.rmse, rmse_influence),
+    "mae": (ratios.mae, mae_influence),
+}
+
+
+@pytest.mark.parametrize("kind", [*RATIOS, "gxauc"])
+def test_tests_of_ratios_find_as_many_differences_as_they_should_where_there_is_none(kind):
+    """A/A: two predictions of equal noise, rows of 80 users who have something in common."""
+    rng = np.random.default_rng(5)
+    gains, variances = [], []
+    for _ in range(400):
+        users = np.sort(rng.integers(80, size=480))
+        users = np.unique(users, return_inverse=True)[1]
+        true = 0.8 * rng.standard_normal(80)[users] + rng.standard_normal(480)
+        labels = scipy_stats.norm.cdf(true + 0.5 * rng.standard_normal(480))
+        shift = 0.5 * rng.standard_normal((2, 80))[:, users]  # an error that a user's rows share
+        scores = scipy_stats.norm.cdf(true + shift + 0.7 * rng.standard_normal((2, 480)))
+        if kind == "gxauc":
+            values = [ratios.gxauc(labels, score, users).value for score in scores]
+            moved = [gxauc_influence(labels, score, users) for score in scores]
+        else:
+            value, influence = RATIOS[kind]
+            values = [value(labels, score) for score in scores]
+            moved = [per_group(influence(labels, score), users) for score in scores]
+        gains.append(values[0] - values[1])
+        variances.append(row_variance(moved[0] - moved[1]))
+    assert np.mean(variances) == pytest.approx(np.var(gains), rel=0.2)
+    found = np.mean([row_difference(*pair).p < 0.05 for pair in zip(gains, variances, strict=True)])
+    assert 0.02 <= found <= 0.085

@@ -367,10 +367,11 @@ class CalibrationReader:
 
     def __init__(self, comparison: Comparison) -> None:
         self.comparison = comparison
+        ratios = [task.name for task in comparison.tasks if task.is_ratio]  # above 0 in all rows
         self.rates = {
             name: count["positives"] / count["rows"]
             for name, count in comparison.counts.items()
-            if 0 < count["positives"] < count["rows"]
+            if 0 < count["positives"] < count["rows"] + (name in ratios)
         }
         self.edges = {name: _edges(rate) for name, rate in self.rates.items()}
         self.runs: dict[str, dict[str, _Binned]] = {}
@@ -423,10 +424,10 @@ def bins_of(positives: int) -> int:
 
 
 def reliability(labels: Labels, predicted: Floats, bins: int) -> tuple[Floats, Floats]:
-    """Return mean prediction and share of positives of bins of equal size, the lowest first.
+    """Return mean prediction and mean label of bins of equal size, the lowest first.
 
     Args:
-        labels: `[rows]`, 0 or 1, in the order of the predictions.
+        labels: `[rows]`, from 0 to 1, in the order of the predictions.
         predicted: `[rows]`, ascending.
         bins: At most as many as rows.
 
@@ -438,7 +439,7 @@ def reliability(labels: Labels, predicted: Floats, bins: int) -> tuple[Floats, F
     sizes = ends - starts
     return (
         np.add.reduceat(predicted, starts) / sizes,
-        np.add.reduceat(labels, starts, dtype=np.int64) / sizes,
+        np.add.reduceat(labels, starts, dtype=np.float64) / sizes,
     )
 
 

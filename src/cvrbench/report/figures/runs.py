@@ -1,5 +1,6 @@
 """Figures of what happened within runs, and of prepared data."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -133,7 +134,8 @@ def calibration_figure(comparison: Comparison, found: Sequence[Calibration]) -> 
                 above, below = axes[2 * number : 2 * number + 2, column]
                 _reliability(above, one, labels, shown)
                 _histogram(below, one, labels, shown)
-            axes[0, column].set_title(heading(comparison.header(one.metric).replace(" AUC ", " ")))
+            space = re.sub(" X?AUC ", " ", comparison.header(one.metric))
+            axes[0, column].set_title(heading(space))
             axes[-1, column].set_xlabel("predicted rate")
         for number, shown in enumerate(rows):
             axes[2 * number, 0].set_ylabel("observed rate")

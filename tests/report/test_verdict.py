@@ -47,6 +47,7 @@ def test_losers_are_out_and_of_the_others_none_is_called_the_winner(store):
     assert set(plain["best_set"]) == {"mmoe", "ple"}
     assert {one["row"] for one in plain["out"]} == {"single_task", "shared_bottom"}
     assert all(one["difference"] < 0 and one["p"] < 0.05 for one in plain["out"])
+    assert {one["to"] for one in plain["out"]} <= {"mmoe", "ple", "shared_bottom"}
     assert plain["take"] in plain["best_set"]
     assert "No winner is shown" in plain["why"]
     assert sum(plain["chances"].values()) == pytest.approx(1)

@@ -30,6 +30,16 @@ def test_of_two_it_is_the_test_of_their_difference(seeds):
     assert all((best(found).p < 0.05) == [one.p < 0.05, False])
 
 
+def test_the_rival_is_the_one_that_beats_most_clearly_not_the_best_mean():
+    """The first has the best mean and a wide spread; the second beats the third seed by seed."""
+    steady = np.array([0.7000, 0.7002, 0.6999, 0.7001])
+    wide = steady + 0.0030 + 0.004 * np.array([-1, 1, -1, 1])
+    found = Joint(values=np.array([wide, steady + 0.0010, steady]), of_rows=np.zeros((3, 3)))
+    third = best(found)
+    assert third.inside.tolist() == [True, True, False]
+    assert int(third.rival[2]) == 1
+
+
 def test_without_doubt_about_seeds_it_is_tukeys_studentized_range():
     """Of k equal means with known variance the largest difference is beyond q once in twenty."""
     for k, q in ((3, 3.31), (5, 3.86), (9, 4.39)):  # tables of the studentized range, df infinite

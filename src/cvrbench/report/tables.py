@@ -301,7 +301,11 @@ def words_to_markdown(title: str, lines: Sequence[str]) -> str:
 
 def words_to_latex(title: str, lines: Sequence[str]) -> str:
     """Return sentences as a paragraph with a title; commands are nothing for a paper."""
-    told = [as_written(line) for line in lines if not line.startswith("cvrbench ")]
+    told = [
+        re.sub(r" \([^()]*\):$|:$", ".", as_written(line))
+        for line in lines
+        if not line.startswith("cvrbench ")
+    ]
     plain = [escape_control(line).translate(LATEX_SPECIAL) for line in (as_written(title), *told)]
     words = [MINUS.sub("$-$", line) for line in plain]
     return "\n".join([rf"\paragraph{{{words[0]}.}}", *words[1:], ""])

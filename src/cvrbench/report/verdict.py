@@ -102,8 +102,10 @@ class Out(NamedTuple):
     """A row that is shown not to be the best."""
 
     row: str
+    to: str
+    """The row that beats it most clearly; of the best means it may be another."""
     difference: float
-    """Its metric less that of the best mean."""
+    """Its metric less that row's."""
     p: float
     """Over all rows at once."""
 
@@ -145,18 +147,13 @@ class Ranking:
         return tuple(self.labels[k] for k in order if self.best.inside[k])
 
     @property
-    def leader(self) -> int:
-        """The row of the best mean over the seeds in common."""
-        n = range(len(self.labels))
-        worst = [min(self.found.gains(i, j).mean() for j in n if j != i) for i in n]
-        return int(np.argmax(worst))
-
-    @property
     def outside(self) -> tuple[Out, ...]:
         """The rows that are shown worse than another, the nearest first."""
         rows = [
-            Out(label, self.sign * float(self.found.gains(k, self.leader).mean()), float(p))
-            for k, (label, p) in enumerate(zip(self.labels, self.best.p, strict=True))
+            Out(label, self.labels[to], self.sign * float(self.found.gains(k, to).mean()), float(p))
+            for k, (label, p, to) in enumerate(
+                zip(self.labels, self.best.p, self.best.rival, strict=True)
+            )
             if not self.best.inside[k]
         ]
         return tuple(sorted(rows, key=lambda one: abs(one.difference)))
@@ -418,11 +415,13 @@ def _set_lines(ranking: Ranking) -> list[str]:
     named = ", ".join(f"{label} {percent(chance[label])}" for label in ranking.inside)
     found = [f"Best set (95 %), and the chance of each to be the best: {named}."]
     if ranking.outside:
-        leader = ranking.labels[ranking.leader]
         out = ", ".join(
-            f"{one.row} ({one.difference:+.4f}, {p_value(one.p)})" for one in ranking.outside
+            f"{one.row} ({one.difference:+.4f} to {one.to}, {p_value(one.p)})"
+            for one in ranking.outside
         )
-        found.append(f"Out, by the difference to {leader}, p over all rows at once: {out}.")
+        found.append(
+            f"Out, by the row that beats each most clearly, p over all rows at once: {out}."
+        )
     return found
 
 
@@ -438,10 +437,9 @@ def _other_words(ranking: Ranking, take: str) -> str | None:
     n, inside = len(ranking.labels), ranking.inside
     if take not in inside:
         out = next(one for one in ranking.outside if one.row == take)
-        leader = ranking.labels[ranking.leader]
         return (
-            f"Trade-off in {ranking.header}: {take} is out, {out.difference:+.4f} to {leader} "
-            f"({p_value(out.p)})."
+            f"Trade-off in {ranking.header}: {take} is out, {out.difference:+.4f} to {out.to} "
+            f"({p_value(out.p)} over all rows at once)."
         )
     if len(inside) == 1:
         return f"{ranking.header}: {take} is shown best there, too."

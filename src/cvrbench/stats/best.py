@@ -76,6 +76,8 @@ class Best(NamedTuple):
 
     p: Floats
     """p of "it is one of the best", over all strategies at once."""
+    rival: npt.NDArray[np.int64]
+    """Of those that are dropped the strategy that beat them most clearly, which the p is of."""
     loss: Floats
     """What it gives up against the best, at most: bounds that hold together at 95 %."""
     chance: Floats
@@ -183,9 +185,11 @@ def best(found: Joint, *, seed: int = 0) -> Best:
             of = _reach(level, spread, len(seeds), known, found.freedom)
             simulated[:, i, j] = _ratio(mean[:, i] - mean[:, j], of)
             simulated[:, j, i] = -simulated[:, i, j]
+    p, rival = _dropped(found, _ratio(gain, reach), simulated)
     means = _redrawn(found, gain, deviation, normal, rows / np.sqrt(estimated)[:, None])
     return Best(
-        p=_dropped(found, _ratio(gain, reach), simulated),
+        p=p,
+        rival=rival,
         loss=_losses(gain, reach, simulated),
         chance=np.bincount(np.argmax(means, axis=1), minlength=n) / draws,
         wins=np.array([(means[:, [k]] > means).mean(axis=0) for k in range(n)]),
@@ -263,17 +267,21 @@ def _ratio(shift: Floats, reach: Floats) -> Floats:
         return np.where(shift == 0, 0.0, shift / reach)
 
 
-def _dropped(found: Joint, observed: Floats, simulated: Floats) -> Floats:
-    """Drop the strategies one by one, the most clearly beaten first; return each one's p.
+def _dropped(
+    found: Joint, observed: Floats, simulated: Floats
+) -> tuple[Floats, npt.NDArray[np.int64]]:
+    """Drop the strategies one by one, the most clearly beaten first; return each one's p and rival.
 
     Those that are left when nothing more is shown share the p of the next that would go.
     """
     p, left, largest = np.ones(len(observed)), list(range(len(observed))), 0.0
+    rival = np.arange(len(observed))
     while len(left) > 1:
         among = observed[np.ix_(left, left)]
         beaten_by = among.max(axis=0)
         worst = int(np.argmax(beaten_by))
-        shown = _alone(found, left[int(np.argmax(among[:, worst]))], left[worst])
+        rival[left[worst]] = left[int(np.argmax(among[:, worst]))]
+        shown = _alone(found, int(rival[left[worst]]), left[worst])
         if len(left) > 2:
             beyond = simulated[:, left][:, :, left].max(axis=(1, 2)) >= beaten_by[worst]
             shown = max(shown, (1 + int(beyond.sum())) / (1 + len(simulated)))
@@ -282,7 +290,7 @@ def _dropped(found: Joint, observed: Floats, simulated: Floats) -> Floats:
             p[left] = largest
             break
         p[left.pop(worst)] = largest
-    return p
+    return p, rival
 
 
 def _alone(found: Joint, first: int, second: int) -> float:

@@ -21,8 +21,8 @@ from benchmarks.turns import Contender, Step, compare, ratio
 
 from cvrbench.config.compose import compose
 from cvrbench.data.registry import ensure
-from cvrbench.launch.cells import run_stacked
 from cvrbench.runs import experiment
+from cvrbench.runs.experiment import run_stacked
 
 SEEDS, THREADS = 8, 2
 MODELS = ("shared_bottom", "single_task", "ncs", "mmoe")

@@ -39,7 +39,7 @@ objectives masks
 strategies balancing
 training runs.study
 tracking runs.memory
-runs.experiment runs.planning report runs.load
+runs.experiment report runs.load
 serving runs
 launch
 sweep
@@ -62,7 +62,7 @@ HOMES = {
     "jinja2": "report.page",
     "markupsafe": "report.page",
     "matplotlib": "report.figures report.results",
-    "mlflow": "tracking.sinks",
+    "mlflow": "tracking",
     "omegaconf": "config",
     "onnx": "serving.export",
     "onnxruntime": "",
@@ -79,10 +79,10 @@ HOMES = {
     "torchjd": "balancing.gradients",
     "torch": """
         balancing data device launch.job masks metrics.on_tensors nn objectives
-        runs.experiment runs.load runs.memory serving strategies tracking.sinks training
+        runs.experiment runs.load runs.memory serving strategies tracking training
     """,
     "typer": "cli",
-    "wandb": "tracking.sinks",
+    "wandb": "tracking",
     "yaml": "config",
 }
 """The only modules that may import a heavy package; those below a named package are included."""

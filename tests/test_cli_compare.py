@@ -6,8 +6,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from cvrbench.runs import timing
-from cvrbench.runs.timing import Pace, afford
+from cvrbench.runs import planning
+from cvrbench.runs.planning import Pace, afford
 
 SMALL = ("model.hidden=[8]", "model.embedding_dim=4", "trainer.threads=1")
 
@@ -28,7 +28,7 @@ def log(cvrbench) -> Path:
 def test_a_dry_run_says_what_it_guessed_how_long_it_takes_and_how_to_go_on(
     cvrbench, log, monkeypatch
 ):
-    monkeypatch.setattr(timing, "SECONDS", 0.0)
+    monkeypatch.setattr(planning, "SECONDS", 0.0)
     words = ("compare", str(log), "model=shared_bottom,mmoe", *SMALL, "trainer.patience=40")
     said = cvrbench(*words, "--dry-run")
     assert (said.code, list(Path("results").iterdir())) == (0, [])
@@ -73,7 +73,7 @@ def test_inspect_prints_a_table_and_a_yaml_and_overwrites_nothing(cvrbench, log)
 def test_seeds_then_epochs_are_what_the_time_allows():
     pace = Pace(model="m", rate=1000.0, train=10_000, valid=0, test=0, searched=0.0, evaluations=4)
     run = pace.seconds(12)
-    assert run == timing.START_SECONDS + 120
+    assert run == planning.START_SECONDS + 120
     assert afford([pace, pace], 12, 10 * run) == (5, 12, 10 * run)
     assert afford([pace, pace], 12, 9.9 * run) == (4, 12, 8 * run)
     assert afford([pace, pace], 12, 5.9 * run)[:2] == (3, 11)

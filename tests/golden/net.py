@@ -27,8 +27,8 @@ from safetensors.torch import load_file
 
 from cvrbench.config.compose import compose
 from cvrbench.config.ncs import derived_kinds, search_kinds
-from cvrbench.launch.cells import run_stacked
 from cvrbench.runs import experiment
+from cvrbench.runs.experiment import run_stacked
 from tests.choices import SEARCHES
 
 FILE = Path(__file__).with_name("digests.json")

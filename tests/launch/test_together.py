@@ -9,11 +9,11 @@ import torch
 
 from cvrbench.config.compose import take_launcher
 from cvrbench.errors import ConfigError, RunInterrupted
-from cvrbench.launch.cells import run_stacked
 from cvrbench.runs import experiment, planning
+from cvrbench.runs.experiment import run_stacked
 from cvrbench.runs.store import ResultStore
 from cvrbench.strategies import build_network
-from cvrbench.training.stacked.seed_group import MOST, most_that_pay
+from cvrbench.training.seed_group import MOST, most_that_pay
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ from cvrbench.cli.app import main
 from cvrbench.data import registry
 from cvrbench.runs import experiment
 from cvrbench.runs.store import RunFolder
-from cvrbench.sweep import run_study, worker
+from cvrbench.sweep import run_study
 from cvrbench.training import checkpoint, loop, session
 
 ROOT = Path(__file__).parents[2]
@@ -129,7 +129,7 @@ def _tell(board: Path) -> None:
     watch(RunFolder, "finish", "record writing")
     watch(checkpoint, "_write", "checkpoint writing")
     watch(run_study, "open_study", "sweep: opening")
-    watch(worker._Worker, "_do", "sweep: a trial")
+    watch(run_study._Worker, "_do", "sweep: a trial")
     watch(run_study, "finish", "sweep: final runs")
 
 

@@ -18,10 +18,9 @@ from cvrbench.errors import ConfigError, RunError, RunInterrupted
 from cvrbench.runs.environment import describe_environment
 from cvrbench.runs.store import ResultStore
 from cvrbench.runs.study import Studies, StudySummary
-from cvrbench.sweep.run_study import _importances
+from cvrbench.sweep.run_study import _importances, work
 from cvrbench.sweep.samplers import quiet
 from cvrbench.sweep.study import check_studies, plan_studies
-from cvrbench.sweep.worker import work
 from cvrbench.training.session import TrainingSession
 
 ROOT = Path(__file__).parents[2]
@@ -198,7 +197,7 @@ def test_wilcoxon_ends_a_trial_whose_seeds_are_worse_one_by_one(study, monkeypat
         distance = abs(math.log10(record.config["trainer"]["learning_rate"]) + 3)
         return (0.01 * record.seed - distance,)  # seeds differ more than most rates
 
-    monkeypatch.setattr("cvrbench.sweep.worker.of_record", planted)
+    monkeypatch.setattr("cvrbench.sweep.run_study.of_record", planted)
     plan = study(
         "pruner=wilcoxon", "seeds=[5,6,7,8,9]", "trials=6", "sampler=random", "trainer.epochs=1",
         "sweep=equal_budget", "model=shared_bottom", "model.hidden=[16]",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cvrbench.balancing import build_balancing
-from cvrbench.balancing.fixed import Fixed
+from cvrbench.balancing.losses import Fixed
 from cvrbench.config.compose import compose
 from cvrbench.data.batches import SplitTensors
 from cvrbench.data.registry import ensure

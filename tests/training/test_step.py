@@ -23,7 +23,7 @@ from cvrbench.objectives.exposure_space import ExposureSpace
 from cvrbench.strategies.base import SharingStrategy
 from cvrbench.training.loop import Task, TrainingJob
 from cvrbench.training.optimizers import Optimizers, build_optimizers
-from cvrbench.training.stacked.stack import StackedStep, can_stack
+from cvrbench.training.stacked_step import StackedStep, can_stack
 from cvrbench.training.step import ON_ALL_TASKS, train_step, updates_of
 from tests.models.conftest_models import (
     BALANCINGS,

@@ -13,7 +13,7 @@ from cvrbench.strategies.base import SharingStrategy
 from cvrbench.strategies.ncs.imp import EarlyBird
 from cvrbench.training.checkpoint import StageFiles
 from cvrbench.training.loop import Callbacks, State, Task, TrainingJob, fit
-from cvrbench.training.stacked.replicas import fit_stacked
+from cvrbench.training.seed_group import fit_stacked
 from tests.models.conftest_models import KINDS, build, make_schema
 from tests.training.test_fit import Bench
 

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from cvrbench.balancing.base import Balancing
-from cvrbench.balancing.fixed import Fixed, weights_of
 from cvrbench.balancing.gradients import (
     FromGramian,
     GradCraft,
@@ -23,7 +22,7 @@ from cvrbench.balancing.gradients import (
     fair,
     from_gramian,
 )
-from cvrbench.balancing.losses import DWA, FAMO, STCH, NISERatio, by_loss
+from cvrbench.balancing.losses import DWA, FAMO, STCH, Fixed, NISERatio, by_loss, weights_of
 from cvrbench.config import schema
 from cvrbench.config.schema import BalancingConfig, EqualConfig, WeightedConfig
 from cvrbench.errors import ConfigError

@@ -1,4 +1,4 @@
-"""Methods that need no gradient but the step's own: weights from the losses, learned or drawn.
+"""Methods that need no gradient but the step's own: fixed, learned or drawn weights.
 
     L = sum_t w_t L_t,    w_t > 0 held constant in the step, scaled to a mean of 1
 
@@ -7,13 +7,44 @@ published unscaled, differ by the ratios of the tasks alone. A task that has no 
 so a loss of 0, takes no part: its logarithm or inverse would be all that counts.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Literal, assert_never
 
 import torch
 from torch import Tensor, nn
 
-from cvrbench.balancing.base import Adaptive, scaled
+from cvrbench.balancing.base import Adaptive, Balancing, scaled
 from cvrbench.config.schema import DWAConfig, FAMOConfig, NISERatioConfig, STCHConfig
+from cvrbench.errors import ConfigError
+
+
+class Fixed(Balancing):
+    """A weighted sum, of which `equal` is the case of ones."""
+
+    weights: Tensor
+
+    def __init__(self, active: Tensor, weights: Tensor) -> None:
+        super().__init__(active)
+        self.register_buffer("weights", active * weights, persistent=False)
+
+    def weigh(self, losses: Tensor) -> Tensor:
+        """Return the weighted losses, `[..., tasks]`."""
+        return losses * self.weights
+
+
+def weights_of(named: Mapping[str, float], tasks: Sequence[str]) -> Tensor:
+    """Return the weight of each task's loss, `[tasks]`: 1 for tasks not named.
+
+    Raises:
+        ConfigError: A weight names a task that the dataset does not have.
+    """
+    if unknown := sorted(set(named) - set(tasks)):
+        raise ConfigError(
+            f"balancing.weights names {', '.join(unknown)}, which is no task of this dataset; its "
+            f"tasks are {', '.join(tasks)}"
+        )
+    return torch.tensor([named.get(task, 1.0) for task in tasks])
+
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
 """Of FAMO's Adam, torch's own."""

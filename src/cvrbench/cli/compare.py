@@ -130,7 +130,7 @@ def _print_guess(found: "Inspection", yaml: Path, text: str) -> None:
 def _affordable(words: list[str], keys: set[str], minutes: float, *, as_json: bool) -> list[str]:
     """Time every strategy; return the seeds and epochs that fit, where the user names no seeds."""
     from cvrbench.config.compose import plan
-    from cvrbench.runs.timing import afford, measure
+    from cvrbench.runs.planning import afford, measure
 
     cells = plan([word for word in words if not word.startswith("seed=")], multirun=True)
     paces = []

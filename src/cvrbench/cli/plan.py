@@ -145,7 +145,7 @@ def _run_here(
 
 def _run_group(plan: _Plan, group: Sequence[int], *, force: bool) -> None:
     """Run cells that differ in their seed alone at once."""
-    from cvrbench.launch.cells import run_stacked
+    from cvrbench.runs.experiment import run_stacked
 
     cells = [plan.cells[index] for index in group]
     first, seeds = cells[0], ", ".join(str(cell.config.seed) for cell in cells)
@@ -181,7 +181,7 @@ def _run_elsewhere(
 ) -> None:
     """Run cells on an engine; those that are finished are only read."""
     from cvrbench.launch import Failed, launch
-    from cvrbench.launch.cells import cell_argument, record_of, run_cell
+    from cvrbench.runs.experiment import cell_argument, record_of, run_cell
 
     finished = [index for index in turn if not force and _is_finished(plan.cells[index])]
     _run_here(plan, finished, force=False)

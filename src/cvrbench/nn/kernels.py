@@ -1,6 +1,6 @@
 """Dropout and linear maps of n parallel networks, and of every replica of a stack of them.
 
-`training.stacked` stacks the weights of networks of one structure and runs their common code under
+`training.stacked_step` stacks weights of networks of one structure and runs their common code under
 `torch.vmap`. What torch makes of a linear map there copies inputs and adds biases in passes of
 their own, and a random draw is one of all networks. `of_replicas` leaves `torch.vmap` for such an
 operation: a map costs what it costs alone, and every network draws from its own generator what it

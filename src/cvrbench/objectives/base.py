@@ -1,7 +1,7 @@
 """What every objective is: on which rows each task learns, from which label, by which loss.
 
 Shape legend of all objectives: `batch` rows, `tasks`; the leading `...` are the replicas of a stack
-(`training.stacked`), absent where one network is trained.
+(`training.stacked_step`), absent where one network is trained.
 """
 
 import math

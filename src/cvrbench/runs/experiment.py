@@ -1,14 +1,18 @@
 """One run, from a config to a record: prepare, build, search, train, choose, test once.
 
-The only place where all parts meet, and the only one that touches the test split.
+The only place where all parts meet, and the only one that touches the test split. A cell of a plan
+runs here (`run`), as a job of an engine (`run_cell`), or beside others that differ in their seed
+(`run_stacked`), each with its own folder, lock, checkpoints, history and record.
 """
 
 import logging
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +23,11 @@ from safetensors.torch import save_file
 
 from cvrbench.config.compose import Composed, with_own_word
 from cvrbench.config.dataset import SyntheticConfig
-from cvrbench.config.validate import config_from_saved, config_to_dict
+from cvrbench.config.validate import config_from_dict, config_from_saved, config_to_dict
 from cvrbench.data.batches import Rows
 from cvrbench.data.dataset import Dataset, Split, Verification, load_labels, read_key
 from cvrbench.data.registry import ensure
-from cvrbench.errors import RunError
+from cvrbench.errors import CellBusy, RunError
 from cvrbench.metrics.evaluation import Scores, counts, score
 from cvrbench.nn import FeatureEncoder
 from cvrbench.nn.multiply_adds import count_multiply_adds
@@ -52,8 +56,8 @@ from cvrbench.training.device import (
     torch_settings,
 )
 from cvrbench.training.evaluator import PredictionArrays, predict
+from cvrbench.training.seed_group import SeedGroup, in_seed_group
 from cvrbench.training.session import TrainingSession
-from cvrbench.training.stacked.seed_group import SeedGroup
 
 FLOP_ROWS = 64
 
@@ -304,3 +308,55 @@ def _environment(device: torch.device, begun: datetime, determinism: Determinism
         "begun": begun.isoformat(timespec="seconds"),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def cell_argument(cell: Composed, *, force: bool) -> dict[str, Any]:
+    """Return a cell as plain values, for `run_cell`."""
+    return {
+        "config": config_to_dict(cell.config),
+        "choices": cell.choices,
+        "overrides": list(cell.overrides),
+        "force": force,
+        "argv": sys.argv,
+    }
+
+
+def run_cell(argument: dict[str, Any]) -> dict[str, Any] | None:
+    """Run a cell; return its record as plain values, None where another process is running it."""
+    sys.argv = list(argument["argv"])  # the command that a record names is the plan's
+    cell = Composed(
+        config=config_from_dict(argument["config"]),
+        choices=argument["choices"],
+        overrides=tuple(argument["overrides"]),
+    )
+    try:
+        return run(cell, force=argument["force"]).to_json()
+    except CellBusy:
+        return None
+
+
+def record_of(value: dict[str, Any] | None) -> RunRecord | None:
+    """Return the record in what `run_cell` returned."""
+    return None if value is None else RunRecord.from_json(value, Path(value["run_id"]))
+
+
+def run_stacked(
+    cells: Sequence[Composed], *, force: bool = False, on_progress: OnProgress = ignore
+) -> list[RunRecord | BaseException]:
+    """Run cells as `run` does each.
+
+    Args:
+        cells: They differ in nothing but their seed.
+        force: Run finished ones again.
+        on_progress: Told of every step of the first that is left.
+
+    Returns:
+        Of each the record, or what `run` would have raised.
+    """
+    with stop_on_interrupt() as stop_requested:
+        runs = [partial(_run, cell, force, on_progress) for cell in cells]
+        return in_seed_group(runs, stop_requested)
+
+
+def _run(cell: Composed, force: bool, on_progress: OnProgress, seed_group: SeedGroup) -> RunRecord:
+    return run(cell, force=force, on_progress=on_progress, seed_group=seed_group)

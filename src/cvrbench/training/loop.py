@@ -2,7 +2,7 @@
 
 A function, not a Trainer: it gets the training and validation rows, cannot see the test split,
 and knows no strategy by name. `TrainingState` is what happens between two steps, whoever takes
-them: `fit` for one training, `training.stacked` for several at once.
+them: `fit` for one training, `training.seed_group` for several at once.
 """
 
 import math

@@ -38,7 +38,7 @@ from cvrbench.training.checkpoint import StageFiles, TrainingCache, training_key
 from cvrbench.training.diagnostics import Probe, probe_rows
 from cvrbench.training.evaluator import Evaluator, Predicted
 from cvrbench.training.loop import Callbacks, FitResult, Task, TrainingJob, count_steps, fit
-from cvrbench.training.stacked.seed_group import SeedGroup
+from cvrbench.training.seed_group import SeedGroup
 
 
 @dataclass

@@ -1,1 +1,0 @@
-"""Trainings of networks of one structure as one program: same steps, same results, less time."""

@@ -17,7 +17,7 @@ from cvrbench.data.archives import locate
 from cvrbench.data.dataset import SPLITS, Dataset
 from cvrbench.data.prepare import prepare
 from cvrbench.data.raw import RawStream, time_cuts
-from cvrbench.data.sources import delimited, load_raw
+from cvrbench.data.sources import delimited, kuaishou, load_raw
 from cvrbench.data.sources.delimited import Layout, frames
 from cvrbench.errors import DataError
 from tests.data import public_files
@@ -40,7 +40,8 @@ def stream(name: str, folder: Path, *overrides: str) -> RawStream:
 
 
 def make(name: str, folder: Path, *overrides: str) -> Dataset:
-    raw = stream(name, write(FILES[name](), folder / "raw"), *overrides)
+    source = name.removesuffix("_watch")
+    raw = stream(name, write(FILES[source](), folder / "raw"), *overrides)
     return prepare(raw, name=name, target=folder / "out", config={})
 
 
@@ -341,3 +342,22 @@ def test_cuts_in_time_leave_the_wanted_shares(n):
     cuts = time_cuts(pieces, valid_fraction=0.1, test_fraction=0.2)
     shares = [float((times < cuts[0]).mean()), float((times >= cuts[1]).mean())]
     np.testing.assert_allclose(shares, [0.7, 0.2], atol=2e-3)
+
+
+def test_kuairec_has_the_watch_ratio_itself_of_every_row(tmp_path):
+    raw = stream("kuairec_watch", write(FILES["kuairec"](), tmp_path / "raw"))
+    table = pl.concat(chunk.frame for chunk in raw.chunks(Counter()) if chunk.split == "test")
+    small = pl.DataFrame(public_files.kuairec_tables()[kuaishou.SMALL], infer_schema_length=None)
+    both = table.join(
+        small.select("user_id", "video_id", "watch_ratio"), on=["user_id", "video_id"]
+    )
+    assert len(both) == len(small)
+    assert both["watched_share"].to_list() == both["watch_ratio"].clip(upper_bound=1).to_list()
+    assert both["watched"].to_list() == (both["watch_ratio"] > 0.5).cast(pl.UInt8).to_list()
+    assert [(task.name, task.parent, task.is_ratio) for task in raw.tasks] == [
+        ("ctr", None, False),
+        ("watch", None, True),
+    ]
+    assert not {"watch_ratio", "play_duration"} & {field.name for field in raw.fields}
+    dataset = make("kuairec_watch", tmp_path)
+    assert dataset.schema.has_ratios

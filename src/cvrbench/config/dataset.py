@@ -9,7 +9,7 @@ from datetime import date
 from itertools import pairwise
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Le, MinLen
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from cvrbench.config.types import Count, Fraction, Options, Policy, Seed, Text
 
@@ -447,6 +447,17 @@ class KuaiRecConfig(DatasetOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class KuaiRecWatchConfig(DatasetOptions):
+    """KuaiRec: watched, by a threshold, and beside it the watch ratio itself, at most 1."""
+
+    kind: Literal["kuairec_watch"]
+    watched_above: Annotated[float, Gt(0), Lt(1)]
+    """Task `ctr`: more than this share of the video was watched."""
+    valid_fraction: Fraction
+    """The last rows of the big matrix."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class LT4RecConfig(SplitOptions):
     """The sample of the NCS authors' log: clicks, and watch ratios of clicks; by user."""
 
@@ -499,6 +510,7 @@ TabularConfig = (
     | TikTokConfig
     | CriteoAttributionConfig
     | KuaiRecConfig
+    | KuaiRecWatchConfig
     | LT4RecConfig
     | TableConfig
 )

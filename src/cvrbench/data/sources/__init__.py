@@ -17,6 +17,8 @@ def raw_folders(config: dataset.DatasetConfig) -> tuple[str, ...]:
             return (f"kuairand_{config.variant}",)
         case dataset.SyntheticConfig() | dataset.TableConfig():
             return ()
+        case dataset.KuaiRecWatchConfig():
+            return ("kuairec",)
         case dataset.LT4RecConfig():
             return ("lt4rec", "lt4rec_sample")
         case _:
@@ -52,7 +54,7 @@ def load_raw(config: dataset.TabularConfig, raw: Path) -> RawStream:
             return logs.load_tiktok(config, raw)
         case dataset.CriteoAttributionConfig():
             return logs.load_criteo(config, raw)
-        case dataset.KuaiRecConfig():
+        case dataset.KuaiRecConfig() | dataset.KuaiRecWatchConfig():
             return kuaishou.load_kuairec(config, raw)
         case dataset.LT4RecConfig():
             return lt4rec.load_lt4rec(config, raw)

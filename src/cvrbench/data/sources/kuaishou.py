@@ -11,10 +11,11 @@ before the split; of the larger logs they cannot be found without holding the lo
 
 **KuaiRec 2.0** (Gao et al., CIKM 2022): watch ratios, one part nearly complete. kuairec.com, Zenodo
 record 18164998, CC BY-SA 4.0. There is no click and no like: both tasks are thresholds on
-`watch_ratio` (watched time over the video's length), named so in the configuration. Training and
-validation rows are `big_matrix.csv`, by time, without the pairs of a user and a video that the test
-has; the test is `small_matrix.csv`, nearly every such pair. `item_daily_features.csv` counts the
-same or later days and is never a feature.
+`watch_ratio` (watched time over the video's length), named so in the configuration, or with
+`kuairec_watch` one of them and the ratio itself, whose values above 1 (the video ran again) are 1.
+Training and validation rows are `big_matrix.csv`, by time, without the pairs of a user and a video
+that the test has; the test is `small_matrix.csv`, nearly every such pair. `item_daily_features.csv`
+counts the same or later days and is never a feature.
 """
 
 import json
@@ -29,7 +30,12 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from cvrbench.config.dataset import KuaiRandConfig, KuaiRandHistoryConfig, KuaiRecConfig
+from cvrbench.config.dataset import (
+    KuaiRandConfig,
+    KuaiRandHistoryConfig,
+    KuaiRecConfig,
+    KuaiRecWatchConfig,
+)
 from cvrbench.data.archives import RawFile, locate
 from cvrbench.data.raw import (
     SPLIT,
@@ -283,7 +289,7 @@ ZONE_HOURS = 8
 RATED_IDS = ("user_id", "video_id", "hour", "duration_bin", *USER_FIELDS)
 
 
-def load_kuairec(config: KuaiRecConfig, raw: Path) -> RawStream:
+def load_kuairec(config: KuaiRecConfig | KuaiRecWatchConfig, raw: Path) -> RawStream:
     """Prepare to read both matrices."""
     files = locate(raw, [BIG, SMALL, PEOPLE, ITEMS], dataset="kuairec")
     users, items = read(files[PEOPLE], PEOPLE_LAYOUT), _items(files[ITEMS])
@@ -308,20 +314,31 @@ def load_kuairec(config: KuaiRecConfig, raw: Path) -> RawStream:
         fields=feature_fields(
             RATED_IDS, lists=["categories"], numbers=["duration_log"], min_count=config.min_count
         ),
-        tasks=click_conversion("watched", "rewatched"),
+        tasks=click_conversion("watched", "rewatched")
+        if isinstance(config, KuaiRecConfig)
+        else (
+            Task(name="ctr", label="watched"),
+            Task(name="watch", label="watched_share", kind="ratio"),
+        ),
         group="user_id",
     )
 
 
 def _features(
-    table: pl.DataFrame, users: pl.DataFrame, items: pl.DataFrame, config: KuaiRecConfig
+    table: pl.DataFrame,
+    users: pl.DataFrame,
+    items: pl.DataFrame,
+    config: KuaiRecConfig | KuaiRecWatchConfig,
 ) -> pl.DataFrame:
     joined = table.join(users, on="user_id", how="left", maintain_order="left")
     joined = joined.join(items, on="video_id", how="left", maintain_order="left")
     ratio = pl.col("watch_ratio")
+    second = ratio.clip(upper_bound=1).alias("watched_share")
+    if isinstance(config, KuaiRecConfig):
+        second = (ratio > config.rewatched_above).cast(pl.UInt8).alias("rewatched")
     return joined.with_columns(
         (ratio > config.watched_above).cast(pl.UInt8).alias("watched"),
-        (ratio > config.rewatched_above).cast(pl.UInt8).alias("rewatched"),
+        second,
         ((pl.col("timestamp") / 3600 + ZONE_HOURS).floor() % 24).cast(pl.Int64).alias("hour"),
         *durations(pl.col("video_duration")),
     ).drop("watch_ratio", "timestamp", "video_duration")

@@ -81,7 +81,7 @@ def surface(cells: Sequence[Cell]) -> dict[str, Contrast]:
     """Return the mean gain, each factor's effect and each two factors' interaction.
 
     Args:
-        cells: A full design, in which overlap has a middle level as well, which has an effect too.
+        cells: Of a full design. Overlap may have a middle level, which is compared with both ends.
     """
     levels = {f: sorted({getattr(c, f) for c in cells}, reverse=f in FALLING) for f in FACTORS}
     ends = {f: (found[0], found[-1]) for f, found in levels.items()}
@@ -97,7 +97,7 @@ def surface(cells: Sequence[Cell]) -> dict[str, Contrast]:
 
     found: dict[str, Contrast] = {"mean gain": {c: 1 / len(corners) for c in corners}}
     found |= {words: effect([name]) for name, words in FACTORS.items()}
-    if inner:
+    if 2 * len(inner) == len(corners):  # a level that was run in part says nothing of a mean
         middle = {c: 1 / len(inner) for c in inner}
         found["half overlap, less the mean of both ends"] = {
             **middle,
@@ -138,7 +138,7 @@ def read(results: Path, metric: str) -> dict[Cell, dict[int, Influence]]:
 def tables(found: Found) -> dict[str, dict[str, Difference]]:
     """Test everything that the experiment was made for."""
     random = [cell for cell in found if cell.kind == "overlap"]
-    searched = [cell for cell in found if cell.kind == "one_shot"]
+    searched = [c for c in found if c.kind == "one_shot" and c._replace(kind="shuffled") in found]
     shared = [cell for cell in found if cell.kind == "shared_embedding"]
     against = {_words(c): {c: 1.0, c._replace(kind="shuffled"): -1.0} for c in searched}
     mean: dict[Cell, float] = defaultdict(float)
@@ -175,11 +175,12 @@ def draw(found: Found, tested: Mapping[str, Mapping[str, Difference]]) -> Figure
     with styled():
         figure = Figure(figsize=(9.5, 7.0), layout="constrained")
         above, below = figure.subplots(2, 2)
+        above[1].sharey(above[0])
         shares = sorted({cell.share for cell in found}, reverse=True)
         for axis, share in zip(above, shares, strict=True):
             _over_overlap(axis, found, gains, share)
-        above[1].sharey(above[0])
-        above[0].legend(frameon=False, fontsize=8)
+        key = above[0].get_legend_handles_labels()
+        figure.legend(*key, loc="outside upper center", ncols=4, frameon=False, fontsize=8)
         for axis, named, words in ((below[0], effects, "effect"), (below[1], search, "difference")):
             _forest(axis, named, f"{words} (AUC)")
     return figure

@@ -17,6 +17,8 @@ NAMES = {
     "kuairand": "KuaiRand-Pure", "kuairand_like": "KuaiRand-Pure (like)",
     "kuairand_three": "KuaiRand-Pure (three tasks)", "kuairand_history": "KuaiRand-Pure (history)",
     "kuairand_1k": "KuaiRand-1K", "kuairand_27k": "KuaiRand-27K", "kuairec": "KuaiRec",
+    "kuairand_watch": "KuaiRand-Pure (watch)", "kuairec_watch": "KuaiRec (watch)",
+    "lt4rec": "LT4Rec sample",
     "aliexpress": "AliExpress", "tenrec": "Tenrec", "tiktok": "TikTok", "adult": "Adult",
     "criteo_attribution": "Criteo Attribution", "census_income": "Census-Income",
     "census_education": "Census-Income (education)", "hillstrom": "Hillstrom",

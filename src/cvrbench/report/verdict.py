@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cvrbench.errors import ConfigError, did_you_mean
-from cvrbench.metrics.evaluation import describe_metric, ranking_metric
+from cvrbench.metrics.evaluation import describe_metric, ranking_metric, selectable
 from cvrbench.report import MARGIN, MOST_SEEDS
 from cvrbench.report.comparison import OUTSIDE_BRACKETS, Comparison, Variant, flat_settings, mixed
 from cvrbench.report.differences import FEW_USERS, KINDS, Influence
@@ -51,7 +51,8 @@ def primary(comparison: Comparison, wanted: str | None = None) -> str:
     """
     if wanted is None:
         return ranking_metric(comparison.tasks[-1].name, comparison.tasks)
-    valid = [f"{name}_{kind}" for name in comparison.counts for kind in KINDS]
+    tested = [f"{name}_{kind}" for name in comparison.counts for kind in KINDS]
+    valid = [metric for metric in tested if metric in selectable(comparison.tasks)]
     if wanted not in valid:
         raise ConfigError(
             f"--metric {wanted}: no such metric of {comparison.dataset}."

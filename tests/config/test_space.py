@@ -135,6 +135,20 @@ def test_every_strategy_has_a_space_under_the_equal_budget_that_holds_its_preset
         assert own, "a strategy with keys of its own is tuned in them"
 
 
+@pytest.mark.parametrize(
+    ("words", "sweeps"),
+    [
+        ([], {"ncs_sparsity"}),
+        (["model=ncs"], {"ncs_sparsity"}),
+        (["model=mmoe"], {"equal_budget"}),
+        (["model=mmoe,ncs"], {"equal_budget"}),
+        (["model=ncs", "sweep=equal_budget"], {"equal_budget"}),
+    ],
+)
+def test_the_sweep_that_is_not_named_fits_the_models(words, sweeps):
+    assert {study.sweep for study in compose_studies(words, multirun=True)} == sweeps
+
+
 def test_comma_lists_are_studies_and_functions_are_dimensions():
     studies = compose_studies(
         ["model=mmoe,ncs", "model.dropout=interval(0,0.5)", "sweep=equal_budget"],
@@ -198,7 +212,7 @@ def test_a_condition_on_no_key_is_refused(own_sweep):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["model=mmoe"], "model.density belongs to model=ncs"),
+        (["model=mmoe", "sweep=ncs_sparsity"], "model.density belongs to model=ncs"),
         (["model.density=interval(0.3,0.9)"], "leaves out the preset's value 0.2"),
         (["model.density=interval(0.05,2)"], "less than or equal to 1; got 2"),
         (["model.density=interval(0.9,0.1)"], "upside down"),

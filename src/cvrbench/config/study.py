@@ -16,7 +16,8 @@ from cvrbench.config.types import Value
 from cvrbench.config.validate import config_to_dict, leaves, validated
 from cvrbench.errors import ConfigError, did_you_mean
 
-DEFAULT = "ncs_sparsity"
+DEFAULT, OF_OTHERS = "ncs_sparsity", "equal_budget"
+"""The sweep where none is named, and where other models than NCS are."""
 OWN = {"protocol.score_test": "a sweep's trials never see the test split"}
 """Keys of a run that a sweep sets itself, and why."""
 FIXED = {
@@ -122,11 +123,13 @@ def compose_studies(overrides: Sequence[str], *, multirun: bool) -> list[Study]:
             f"{key}={listed} gives several values; add -m for a study of each, or search among "
             f"them: '{key}=choice({listed})'"
         )
-    values = compose_group("sweep", DEFAULT, words)
+    models = {m for w in rest if w.startswith("model=") for m in w.partition("=")[2].split(",")}
+    default = DEFAULT if all(model.startswith("ncs") for model in models) else OF_OTHERS
+    values = compose_group("sweep", default, words)
     if storage:  # a URL, whose signs mean other things in Hydra's grammar
         values["storage"] = None if storage[-1] == "null" else storage[-1].strip("'\"")
     settings: SweepConfig = validated(SweepConfig, values, "sweep")
-    option = next((w.partition("=")[2] for w in words if w.startswith("sweep=")), DEFAULT)
+    option = next((w.partition("=")[2] for w in words if w.startswith("sweep=")), default)
     command = [*words, *(f"sweep.storage={url}" for url in storage[-1:])]
     return [_study(option, settings, command, cell) for cell in product(rest, _is_list)]
 

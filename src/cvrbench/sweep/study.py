@@ -28,7 +28,7 @@ from cvrbench.data.schema import Schema, Task
 from cvrbench.data.sources.table import checksums
 from cvrbench.data.sources.table_files import find_parts
 from cvrbench.errors import ConfigError, RunError, did_you_mean
-from cvrbench.metrics.evaluation import describe_metric, selectable
+from cvrbench.metrics.evaluation import describe_metric, ranking_metric, selectable
 from cvrbench.runs.memory import check_together
 from cvrbench.runs.planning import check_plan
 from cvrbench.runs.record import NUMBERS, RunRecord, decisive
@@ -247,7 +247,8 @@ def directions(study: Study, tasks: Sequence[Task]) -> tuple[Direction, ...]:
         if name not in known:
             raise ConfigError(
                 f"objectives: {name!r} is no metric of {study.base.choices['dataset']}."
-                f"{did_you_mean(name, known)} Choices: {', '.join(known)}"
+                f"{did_you_mean(name, known)} Write 'objectives=["
+                f"{ranking_metric(tasks[-1].name, tasks)}]', or any of: {', '.join(known)}"
             )
         if name == "density" and study.base.config.model.kind != "ncs":
             raise ConfigError("objectives: density is a matter of model=ncs; take multiply_adds")

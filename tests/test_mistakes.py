@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from cvrbench.balancing import trained_tasks
-from cvrbench.config.advice import literal
 from cvrbench.config.compose import compose, parse, plan
+from cvrbench.config.spelling import literal
 from cvrbench.errors import ConfigError
 
 TABLE = ("dataset=table", "dataset.path=log.csv", "dataset.ids=[u]")

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from cvrbench.config import compose as composing
 from cvrbench.config.compose import Nodes, compose, origins, plan
 from cvrbench.config.folder import RUNTIME_GROUPS, Conf, complete, find_conf
-from cvrbench.config.mask_search import expand, has_search
+from cvrbench.config.spelling import expand, has_search
 from cvrbench.config.validate import config_from_dict, config_from_saved, config_to_dict
 from cvrbench.errors import ConfigError, did_you_mean
 

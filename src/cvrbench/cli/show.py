@@ -347,8 +347,8 @@ def _aucs(record: "RunRecord") -> set[str]:
 
 def _list_options(names: list[str], *, as_json: bool) -> None:
     """Print the options of a group with the sentence of each yaml, and names from elsewhere."""
-    from cvrbench.config.advice import OTHER_WORDS
     from cvrbench.config.folder import find_conf, sentence
+    from cvrbench.config.spelling import OTHER_WORDS
 
     conf = find_conf()
     for name in names:

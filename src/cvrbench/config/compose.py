@@ -21,7 +21,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
-from cvrbench.config import advice, mask_search, schema
+from cvrbench.config import schema, spelling
 from cvrbench.config.folder import RUNTIME_GROUPS, Conf, find_conf
 from cvrbench.config.ncs import NAMES, readers
 from cvrbench.config.runtime import LauncherConfig, LocalConfig
@@ -75,7 +75,7 @@ class Nodes:
         choosing = [override for override in others if self._chooses_files(override)]
         node, choices = self._merged(tuple(o.input_line or "" for o in choosing))
         values = {o.key_or_group: o.value() for o in others if o not in choosing}
-        mask_search.write_all(node, values, self.conf)
+        spelling.write_all(node, values, self.conf)
         for key, value in whole.items():
             plain = {str(name): item for name, item in value.items()}  # names may be quoted
             there = OmegaConf.select(node, key)
@@ -100,8 +100,8 @@ class Nodes:
                 if not str(group).startswith("hydra/") and option not in {None, "null"}
             }
             own = OmegaConf.masked_copy(node, [str(key) for key in node if key != "hydra"])
-            if mask_search.has_search(own):
-                mask_search.expand(own, self.conf)
+            if spelling.has_search(own):
+                spelling.expand(own, self.conf)
             OmegaConf.set_struct(own, True)  # as Hydra left it: an unknown key is an error
             self._bases[choosing] = own, choices
         node, choices = self._bases[choosing]
@@ -167,7 +167,7 @@ def _compose(overrides: Sequence[str], nodes: Nodes) -> Composed:
     try:
         config = config_from_dict(values)
     except ConfigError as error:
-        meant = [word for override in parsed if (word := advice.for_value(override))]
+        meant = [word for override in parsed if (word := spelling.for_value(override))]
         if not meant:
             raise
         raise ConfigError(f"{error}; write {meant[0]}") from None
@@ -277,7 +277,7 @@ def _fits(
         return True
     first = key.split(".")[0]
     if group == "model" and (searches := readers(key)):
-        return not searches.isdisjoint(mask_search.chosen(keys[option], options))
+        return not searches.isdisjoint(spelling.chosen(keys[option], options))
     return first in keys[option] or not any(first in others for others in keys.values())
 
 
@@ -320,7 +320,7 @@ def parse(overrides: Sequence[str]) -> list[Override]:
                 f"{text.lstrip('+~')!r}"
             )
         if "=" not in text:
-            meant = advice.for_word(text, find_conf()) or "key=value or group=option"
+            meant = spelling.for_word(text, find_conf()) or "key=value or group=option"
             raise ConfigError(f"{text!r} is no override; write {meant}")
         if text.startswith("hydra"):
             raise ConfigError(
@@ -343,7 +343,7 @@ def _parsed(text: str) -> Override:
 
     `seed=0..7` is 0 to 7, as `seed=range(0,8)`, whose brackets a shell takes for its own.
     """
-    plain = advice.literal(text)
+    plain = spelling.literal(text)
     if found := SPAN.fullmatch(text):
         first, last = int(found["first"]), int(found["last"])
         if last < first:
@@ -363,7 +363,7 @@ def origins(overrides: Sequence[str]) -> list[tuple[str, str, str]]:
     plain = config_to_dict(composed.config)
     node = OmegaConf.create(plain)
     given = {
-        mask_search.place(node, override.key_or_group): f"override {override.input_line}"
+        spelling.place(node, override.key_or_group): f"override {override.input_line}"
         for override in parse(overrides)
         if override.key_or_group not in composed.choices
     }
@@ -371,7 +371,7 @@ def origins(overrides: Sequence[str]) -> list[tuple[str, str, str]]:
     in_experiment: set[str] = set()
     if experiment is not None:
         keys = leaves(load(find_conf().file("experiment", experiment)))
-        in_experiment = {mask_search.place(node, key) for key in keys}
+        in_experiment = {spelling.place(node, key) for key in keys}
     rows = []
     for key, value in leaves(plain).items():
         group = key.split(".")[0]
@@ -479,7 +479,7 @@ def check_option(group: str, value: object, conf: Conf) -> None:
             that of a run's folder.
     """
     options = conf.groups[group]
-    if value not in options and (meant := advice.for_option(group, value, conf)):
+    if value not in options and (meant := spelling.for_option(group, value, conf)):
         raise ConfigError(f"no {group} called {value!r}; write {meant}")
     if value not in options:
         raise ConfigError(
@@ -539,7 +539,7 @@ def _explain(error: Exception, parsed: Sequence[Override], nodes: Nodes) -> Conf
     plain = ConfigError(str(error).splitlines()[0])
     try:
         base, _ = nodes.compose([o for o in parsed if o.key_or_group in options])
-        if mask_search.has_search(base):
+        if spelling.has_search(base):
             base, _ = nodes.compose([o for o in parsed if o.key_or_group in {*options, *NAMES}])
     except (HydraException, OmegaConfBaseException):
         return plain
@@ -550,10 +550,10 @@ def _explain(error: Exception, parsed: Sequence[Override], nodes: Nodes) -> Conf
         is_named = key in options or key in NAMES
         if isinstance(OmegaConf.select(base, key), DictConfig) and not is_named:
             return ConfigError(f"{override.input_line}: {key} is a dict: '{key}={{NAME: VALUE}}'")
-        if key in options or key in inner or mask_search.place(base, key) in {*known, *inner}:
+        if key in options or key in inner or spelling.place(base, key) in {*known, *inner}:
             continue
         group, _, rest = key.partition(".")
-        if meant := advice.for_value(override):
+        if meant := spelling.for_value(override):
             return ConfigError(f"unknown key {key!r}: write {meant}")
         above, _, last = key.rpartition(".")
         if above and above not in options and isinstance(OmegaConf.select(base, above), DictConfig):
@@ -561,7 +561,7 @@ def _explain(error: Exception, parsed: Sequence[Override], nodes: Nodes) -> Conf
                 f"{key}: {above} is one dict: '{above}={{{last}: {override.value()}}}'"
             )
         if group == "model" and (searches := readers(key)):
-            if not mask_search.has_search(base):
+            if not spelling.has_search(base):
                 return ConfigError(f"{key} belongs to model=ncs; you have model={base.model.kind}")
             return ConfigError(
                 f"{key}: model.search={base.model.search.kind} does not read it; these searches "

@@ -93,6 +93,7 @@ RUNS: dict[str, str] = {
     "metabalance": "model=mmoe balancing=metabalance",
     "gradcraft": "model=mmoe balancing=gradcraft",
     "dot": "model=single_task interaction=dot",
+    "all_dots": "model=shared_bottom interaction=all_dots",
     "fm": "model=shared_bottom interaction=fm",
     "cross": "model=ple interaction=cross",
     "attention": "model=mmoe interaction=attention",

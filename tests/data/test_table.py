@@ -25,6 +25,8 @@ from cvrbench.data.registry import describe, ensure
 from cvrbench.data.sources import table, table_files
 from cvrbench.errors import DataError
 from cvrbench.metrics.evaluation import counts
+from cvrbench.report.figures.runs import description_figure
+from cvrbench.report.figures.style import save
 from tests.data.checks import Tables, check
 
 
@@ -581,8 +583,22 @@ def test_the_key_of_every_test_row_is_kept_as_it_is(tmp_path):
     expected = [(prices[k] - scale.mean) / scale.std for k in key]
     np.testing.assert_allclose(dataset.test.numeric[:, 0], expected, atol=1e-6)
     assert key.name == "request"
+    both = frame.with_columns(request=pl.concat_list("item", pl.int_range(900)))
+    lists = described(write_parquet(both, tmp_path / "lists.parquet"), key="request")
+    (of_lists,) = read_key(ensure(lists, "lists", tmp_path)).values()
+    assert of_lists.dtype == pl.List(pl.Int64)
+    assert len(set(map(tuple, of_lists.to_list()))) == len(of_lists) > 100
     assert len(set(key)) == len(dataset.test)
     assert read_key(ensure(described(config.path), "mine", tmp_path)) == {}
+
+
+def test_a_table_whose_ids_are_all_rare_is_drawn(tmp_path):
+    config = described(write_parquet(log(), tmp_path / "l.parquet"), min_count=10**6)
+    dataset = ensure(config, "mine", tmp_path)
+    parts = (dataset.train, dataset.valid, dataset.test)
+    found = {part.name: counts(dataset.schema, part.labels) for part in parts}
+    drawn = description_figure(describe(dataset, found))
+    assert save(drawn, tmp_path / "l.png").is_file()
 
 
 def write_parts(frame: pl.DataFrame, folder, how: str) -> None:

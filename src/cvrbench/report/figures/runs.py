@@ -401,8 +401,9 @@ def _id_counts(axis: Axes, description: Description) -> None:
         # matplotlib leaves names with a leading underscore out of its legends.
         label = f" {plain(cut(name, 40))} ({len(values):,})"
         axis.plot(range(1, len(values) + 1), values, linewidth=1.4, label=label)
-    axis.set_xscale("log")
-    axis.set_yscale("log")
+    if any(len(values) for _, values in largest):  # all ids may be too rare to be known
+        axis.set_xscale("log")
+        axis.set_yscale("log")
     axis.set_xlabel("rank of the id")
     axis.set_ylabel("training rows")
     axis.set_title("ids by frequency, the largest fields")

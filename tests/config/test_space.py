@@ -149,6 +149,25 @@ def test_the_sweep_that_is_not_named_fits_the_models(words, sweeps):
     assert {study.sweep for study in compose_studies(words, multirun=True)} == sweeps
 
 
+TASKS = "dataset.tasks=[{name: a, label: a}]"
+
+
+@pytest.mark.parametrize(
+    ("words", "metric"),
+    [
+        (["dataset=kuairand"], "cvr_auc"),
+        (["dataset=kuairand_watch"], "cvr_xauc"),
+        (["dataset=census_income"], "never_married_auc"),
+        (["dataset=table", "dataset.path=x.csv", "dataset.ids=[u]", TASKS], "a_auc"),
+        (["dataset=kuairand", "objectives=[ctr_auc]"], "ctr_auc"),
+    ],
+)
+def test_a_sweep_chooses_by_a_metric_of_its_dataset(words, metric):
+    words = [*words, "model=mmoe", "sweep=equal_budget"]
+    (study,) = compose_studies(words, multirun=False)
+    assert study.settings.objectives == (metric,)
+
+
 def test_comma_lists_are_studies_and_functions_are_dimensions():
     studies = compose_studies(
         ["model=mmoe,ncs", "model.dropout=interval(0,0.5)", "sweep=equal_budget"],

@@ -20,6 +20,7 @@ from cvrbench.data.raw import RawStream, time_cuts
 from cvrbench.data.sources import delimited, kuaishou, load_raw
 from cvrbench.data.sources.delimited import Layout, frames
 from cvrbench.errors import DataError
+from cvrbench.metrics.evaluation import selectable
 from tests.data import public_files
 from tests.data.public_files import FILES
 from tests.data.raw_files import write
@@ -71,6 +72,9 @@ def test_a_log_is_accounted_for(name, plain):
     account = dataset.manifest["accounting"]
     dropped = sum(n for reason, n in account.items() if reason.startswith("dropped"))
     assert account["read"] == sum(dataset.schema.rows.values()) + dropped
+    # What a sweep chooses by is a metric that there is.
+    metric = compose([f"dataset={name}"]).config.dataset.metric
+    assert metric in selectable(dataset.schema.tasks)
 
 
 FROM_ARCHIVES = ("tiktok", "tenrec")

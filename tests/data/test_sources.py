@@ -8,6 +8,7 @@ from cvrbench.config.compose import compose
 from cvrbench.data.raw import Fractions, by_row
 from cvrbench.data.sources import kuaishou, load_raw, small_tables
 from cvrbench.errors import ConfigError, DataError
+from cvrbench.metrics.evaluation import selectable
 from tests.data.checks import Tables, check
 from tests.data.raw_files import FILES, write
 
@@ -34,6 +35,8 @@ def test_rows_read_are_rows_kept_plus_rows_dropped(name, tmp_path):
     kept = sum(len(frame) for frame in raw.splits().values())
     dropped = sum(n for reason, n in raw.accounting.items() if reason.startswith("dropped"))
     assert raw.accounting["read"] == kept + dropped
+    metric = compose([f"dataset={name}"]).config.dataset.metric
+    assert metric in selectable(raw.tasks)  # by which a sweep chooses
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -27,6 +27,11 @@ class DatasetOptions(Options):
     min_count: Count
     """An id with fewer training rows is one of the rare and unknown ones."""
 
+    @property
+    def metric(self) -> str:
+        """Validation metric by which a sweep chooses unless told otherwise."""
+        return "cvr_auc"
+
 
 @dataclass(frozen=True, kw_only=True)
 class SplitOptions(DatasetOptions):
@@ -78,6 +83,11 @@ class SyntheticWatchConfig(SyntheticConfig):
     concentration: Annotated[float, Gt(0)]
     """A ratio of mean m has the variance m (1 - m) / (1 + concentration)."""
 
+    @property
+    def metric(self) -> str:
+        """As `DatasetOptions.metric`."""
+        return "cvr_xauc"
+
 
 @dataclass(frozen=True, kw_only=True)
 class KuaiRandConfig(SplitOptions):
@@ -103,6 +113,11 @@ class KuaiRandConfig(SplitOptions):
     """First day of the test (`split=time`)."""
     test_fraction: Fraction
     unclicked_conversions: Policy
+
+    @property
+    def metric(self) -> str:
+        """As `DatasetOptions.metric`."""
+        return "cvr_xauc" if self.conversions[0] == "watch_ratio" else "cvr_auc"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,12 +148,22 @@ class CensusIncomeConfig(SplitOptions):
     validation: Literal["train_part", "test_half"]
     """From the training file (leak-free default), or half of the test file as others do."""
 
+    @property
+    def metric(self) -> str:
+        """As `DatasetOptions.metric`."""
+        return "never_married_auc"
+
 
 @dataclass(frozen=True, kw_only=True)
 class AdultConfig(SplitOptions):
     """UCI Adult: income and never-married, official test file."""
 
     kind: Literal["adult"]
+
+    @property
+    def metric(self) -> str:
+        """As `DatasetOptions.metric`."""
+        return "never_married_auc"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,6 +268,12 @@ class TableConfig(SplitOptions):
     """Time from which on rows test; None: by `test_fraction`."""
     test_fraction: Fraction
     unclicked_conversions: Policy
+
+    @property
+    def metric(self) -> str:
+        """As `DatasetOptions.metric`: of the last task."""
+        last = self.tasks[-1]
+        return f"{last.name}_{'xauc' if last.kind == 'ratio' else 'auc'}"
 
     def __post_init__(self) -> None:
         """Refuse tasks that do not form chains, a split without its column, and keys in vain."""
@@ -409,6 +440,11 @@ class TikTokConfig(SplitOptions):
     split: Literal["time", "user"]
     test_fraction: Fraction
 
+    @property
+    def metric(self) -> str:
+        """As `DatasetOptions.metric`."""
+        return "like_auc"
+
 
 @dataclass(frozen=True, kw_only=True)
 class CriteoAttributionConfig(DatasetOptions):
@@ -456,6 +492,11 @@ class KuaiRecWatchConfig(DatasetOptions):
     valid_fraction: Fraction
     """The last rows of the big matrix."""
 
+    @property
+    def metric(self) -> str:
+        """As `DatasetOptions.metric`."""
+        return "watch_xauc"
+
 
 @dataclass(frozen=True, kw_only=True)
 class LT4RecConfig(SplitOptions):
@@ -463,6 +504,11 @@ class LT4RecConfig(SplitOptions):
 
     kind: Literal["lt4rec"]
     test_fraction: Fraction
+
+    @property
+    def metric(self) -> str:
+        """As `DatasetOptions.metric`."""
+        return "cvr_xauc"
 
 
 @dataclass(frozen=True, kw_only=True)

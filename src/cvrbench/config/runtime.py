@@ -69,8 +69,9 @@ LauncherConfig = LocalConfig | ProcessesConfig | SubmititConfig | RayConfig
 class SweepConfig(Options):
     """A search for the best configuration of one strategy on one dataset."""
 
-    objectives: Annotated[tuple[str, ...], MinLen(1), MaxLen(3)]
-    """Validation metrics (`cvr_auc`, `mean_auc`), or sizes; of several the Pareto front."""
+    objectives: Annotated[tuple[str, ...], MaxLen(3)]
+    """Validation metrics (`cvr_auc`, `mean_auc`), or sizes; of several the Pareto front. None: the
+    dataset's own (`DatasetOptions.metric`)."""
     trials: Count | None
     """Configurations to try; null: as many as the budget lets."""
     budget_epochs: Annotated[float, Gt(0)] | None
@@ -127,7 +128,7 @@ class SweepConfig(Options):
             raise ValueError("sampler=cmaes needs one objective; nsga2 or tpe take many")
         if self.sampler == "nsga2" and self.startup_trials < 2:
             raise ValueError("sampler=nsga2 breeds from startup_trials; give two or more")
-        if self.objectives[0] in SIZES:
+        if self.objectives and self.objectives[0] in SIZES:
             raise ValueError(f"the first objective must be a metric; {self.objectives[0]} is none")
         if self.pruner == "wilcoxon" and len(self.seeds) < 5:
             raise ValueError("pruner=wilcoxon compares seeds: give five or more in seeds")

@@ -1,7 +1,7 @@
 """From the words of `cvrbench sweep` to studies: what all trials share, and what they search."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hydra.core.override_parser.types import Override
@@ -176,6 +176,8 @@ def _study(
     fixed = [o.input_line or "" for k, o in given.items() if k not in searched]
     words = (*common, *fixed)
     base = compose(words)
+    if not settings.objectives:
+        settings = replace(settings, objectives=(base.config.dataset.metric,))
     always = {key: text for key, text in settings.space.items() if key not in given}
     always |= {key: str(o.input_line).partition("=")[2] for key, o in searched.items()}
     when = {

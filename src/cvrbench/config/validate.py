@@ -176,6 +176,9 @@ def _as_config_error(error: ValidationError, cls: type, prefix: str) -> ConfigEr
     key = ".".join([prefix, *where] if prefix else where)
     if alternatives:
         return ConfigError(f"{key} must be {_any_of(alternatives)}, not {problem['input']!r}")
+    if problem["type"] == "missing" and len(where) > 1:
+        parent = key.rpartition(".")[0]
+        return ConfigError(f"{parent} lacks {where[-1]}; write {{..., {where[-1]}: ...}}")
     if problem["type"] == "missing":
         return ConfigError(f"{key} is missing from its yaml file")
     if problem["type"] in {"unexpected_keyword_argument", "extra_forbidden"}:

@@ -331,7 +331,8 @@ def test_a_sweep_killed_at_random_moments_ends_as_one_that_was_left_alone(quick_
         while not any_moment and process.poll() is None and _progress(killed) == before:
             time.sleep(0.02)
         try:
-            moment = took * draw.uniform(0.0, 0.6 if any_moment else 0.2)
+            # Early enough that the first two cannot reach the end.
+            moment = took * draw.uniform(0.0, 0.4 if any_moment else 0.1)
             code = process.wait(timeout=moment if kills < 4 else 300)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGINT if any_moment else signal.SIGKILL)
@@ -342,7 +343,7 @@ def test_a_sweep_killed_at_random_moments_ends_as_one_that_was_left_alone(quick_
             break
     else:
         pytest.fail("the sweep never came to its end")
-    assert kills >= 3
+    assert kills >= 2
     one, other = (
         Studies(folder).folder(Studies(folder).names()[0]).read() for folder in (straight, killed)
     )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
@@ -27,10 +27,12 @@ class DatasetOptions(Options):
     min_count: Count
     """An id with fewer training rows is one of the rare and unknown ones."""
 
+    usual_metric: ClassVar[str] = "cvr_auc"
+
     @property
     def metric(self) -> str:
         """Validation metric by which a sweep chooses unless told otherwise."""
-        return "cvr_auc"
+        return self.usual_metric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,10 +85,7 @@ class SyntheticWatchConfig(SyntheticConfig):
     concentration: Annotated[float, Gt(0)]
     """A ratio of mean m has the variance m (1 - m) / (1 + concentration)."""
 
-    @property
-    def metric(self) -> str:
-        """As `DatasetOptions.metric`."""
-        return "cvr_xauc"
+    usual_metric = "cvr_xauc"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,10 +147,7 @@ class CensusIncomeConfig(SplitOptions):
     validation: Literal["train_part", "test_half"]
     """From the training file (leak-free default), or half of the test file as others do."""
 
-    @property
-    def metric(self) -> str:
-        """As `DatasetOptions.metric`."""
-        return "never_married_auc"
+    usual_metric = "never_married_auc"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,10 +156,7 @@ class AdultConfig(SplitOptions):
 
     kind: Literal["adult"]
 
-    @property
-    def metric(self) -> str:
-        """As `DatasetOptions.metric`."""
-        return "never_married_auc"
+    usual_metric = "never_married_auc"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -440,10 +433,7 @@ class TikTokConfig(SplitOptions):
     split: Literal["time", "user"]
     test_fraction: Fraction
 
-    @property
-    def metric(self) -> str:
-        """As `DatasetOptions.metric`."""
-        return "like_auc"
+    usual_metric = "like_auc"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -492,10 +482,7 @@ class KuaiRecWatchConfig(DatasetOptions):
     valid_fraction: Fraction
     """The last rows of the big matrix."""
 
-    @property
-    def metric(self) -> str:
-        """As `DatasetOptions.metric`."""
-        return "watch_xauc"
+    usual_metric = "watch_xauc"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -505,10 +492,7 @@ class LT4RecConfig(SplitOptions):
     kind: Literal["lt4rec"]
     test_fraction: Fraction
 
-    @property
-    def metric(self) -> str:
-        """As `DatasetOptions.metric`."""
-        return "cvr_xauc"
+    usual_metric = "cvr_xauc"
 
 
 @dataclass(frozen=True, kw_only=True)

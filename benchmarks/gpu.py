@@ -190,7 +190,7 @@ def _pass(
     balancing = build_balancing(config.balancing, names, names).to(batch.labels.device)
     objective, passes = build_objective(config.objective, schema), Passes(network)
     network.train()
-    loss = train_step(network, objective, balancing, batch, passes)  # type: ignore[arg-type]
+    loss = train_step(network, objective, balancing, batch, passes)
     return {"loss": loss.cpu(), **passes.gradients()}
 
 

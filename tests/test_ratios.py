@@ -19,7 +19,7 @@ WATCH = "dataset=synthetic_watch"
 MSE = "objective.losses={cvr:{kind:mse}}"
 
 
-def record(folder: Path) -> dict:  # type: ignore[type-arg]
+def record(folder: Path) -> dict:
     return json.loads((folder / "record.json").read_text())
 
 

@@ -117,7 +117,7 @@ def test_every_record_is_a_row(tmp_path: Path) -> None:
     assert starts["SVID"] == starts["VID"]
     assert starts["UCAT"] == starts["SICAT1"] == starts["ICAT2"]
     assert starts["STAG"] == starts["IKEYWORD"] == starts["IXFTAG"] != starts["SIKEYWORD"]
-    users = [set(dataset.split(name).groups) for name in ("train", "valid", "test")]  # type: ignore[arg-type]
+    users = [set(dataset.split(name).groups) for name in ("train", "valid", "test")]
     assert not users[0] & users[1]
     assert not users[1] & users[2]
 

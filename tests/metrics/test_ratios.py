@@ -129,7 +129,7 @@ def test_a_users_influence_on_gxauc_is_its_part_of_a_ratio_estimator() -> None:
 
 
 @pytest.mark.parametrize("kind", [ratios.rmse, ratios.xauc, ratios.ece])
-def test_labels_outside_0_and_1_and_scores_without_a_number_are_refused(kind) -> None:  # type: ignore[no-untyped-def]
+def test_labels_outside_0_and_1_and_scores_without_a_number_are_refused(kind) -> None:
     for labels, scores in (([0.0, 1.2], [0.1, 0.2]), ([0.0, -0.1], [0.1, 0.2])):
         with pytest.raises(ValueError, match="outside"):
             kind(np.array(labels), np.array(scores))
@@ -172,9 +172,9 @@ def test_a_ratio_is_scored_on_clicked_rows_and_its_product_on_all() -> None:
         "rows": int(click.sum()),
         "positives": int((labels[:, 1] > 0).sum()),
     }
-    mean = (found["ctr_auc"] + found["cvr_xauc"]) / 2  # type: ignore[operator]
+    mean = (found["ctr_auc"] + found["cvr_xauc"]) / 2
     assert selection_score(found, ["ctr", "cvr"], "mean_auc") == mean
-    assert selection_score(found, ["ctr", "cvr"], "cvr_rmse") == -found["cvr_rmse"]  # type: ignore[operator]
+    assert selection_score(found, ["ctr", "cvr"], "cvr_rmse") == -found["cvr_rmse"]
 
 
 def test_each_kind_of_task_has_metrics_of_its_own() -> None:

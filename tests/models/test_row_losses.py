@@ -43,7 +43,7 @@ def arrays(case: tuple[torch.Tensor, torch.Tensor]) -> list[np.ndarray]:
     return [expit(logits[:, 0]), expit(logits[:, 1]), labels[:, 0], labels[:, 1]]
 
 
-def test_the_papers_losses_are_those_of_its_code(case) -> None:  # type: ignore[no-untyped-def]
+def test_the_papers_losses_are_those_of_its_code(case) -> None:
     """lt4rec: a mean over all rows, and a squared error over rows whose ratio is above 0."""
     s, q, y, r = arrays(case)
     positive = -0.75 * (y - s) ** 2 * np.log(np.clip(s, 1e-8, 1.0))
@@ -66,7 +66,7 @@ def test_the_focal_loss_is_finite_where_a_logit_is_far_off() -> None:
     assert plain.item() == pytest.approx(0.5 * np.log(2))
 
 
-def test_huber_is_squared_near_the_label_and_absolute_further_away(case) -> None:  # type: ignore[no-untyped-def]
+def test_huber_is_squared_near_the_label_and_absolute_further_away(case) -> None:
     _, q, y, r = arrays(case)
     error = np.abs(q - r)[y == 1]
     expected = np.where(error < 0.3, error**2 / 2, 0.3 * (error - 0.15)).mean()
@@ -77,9 +77,7 @@ def test_huber_is_squared_near_the_label_and_absolute_further_away(case) -> None
 
 
 @pytest.mark.parametrize("kind", OBJECTIVES)
-def test_a_loss_that_is_named_and_the_default_are_one(kind: str, case) -> None:  # type: ignore[no-untyped-def]
-    if kind in ("dcmt", "escm2_dr"):
-        pytest.skip("has heads of its own")
+def test_a_loss_that_is_named_and_the_default_are_one(kind: str, case) -> None:
     logits, labels = case[0], (case[1] > 0).float()
     named = objective(kind, {"ctr": BCEConfig(kind="bce")}, make_schema(2))
     plain = objective(kind, {}, make_schema(2))
@@ -87,7 +85,7 @@ def test_a_loss_that_is_named_and_the_default_are_one(kind: str, case) -> None: 
     assert torch.equal(got, expected)
 
 
-def test_a_ratio_is_a_soft_label_of_the_product(case) -> None:  # type: ignore[no-untyped-def]
+def test_a_ratio_is_a_soft_label_of_the_product(case) -> None:
     """ESMM with E[y r] = P(y) E[r | y] in the place of the product of two probabilities."""
     s, q, y, r = arrays(case)
     joint = s * q
